@@ -1,0 +1,28 @@
+"""Commands: what the control plane asks of one worker, once, by id.
+
+Decoded strictly: a worker refuses a command with a field that it does not know, rather than doing half of what was meant.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName
+
+
+class DumpCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dump"):
+    """Dump a running container and leave it running. Void after ``deadline``, and for any other incarnation."""
+
+    command_id: CommandId
+    node: NodeName
+    key: CheckpointKey
+    incarnation: IncarnationNumber
+    container_id: ContainerId
+    issued_at: datetime
+    deadline: datetime
+
+
+Command = DumpCommand
+"""All commands; becomes a union with the second kind."""

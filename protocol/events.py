@@ -1,0 +1,263 @@
+"""Events: what happened, in the past tense, never changed once recorded.
+
+A worker *reports* some of them (it alone saw the dump); the control plane *decides* the others. Both kinds are recorded
+in one log, so the history of an id reads as one story. Decoding is tolerant: an older reader ignores fields that a newer
+writer added. Every event names its key or node, so that one event read alone, by an auditor on NATS or in SQL, makes sense.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from protocol.commands import Command
+from protocol.facts import ContainerFacts, NodeFacts
+from protocol.failures import Failure
+from protocol.ids import (
+    CheckpointKey,
+    CommandId,
+    ContainerId,
+    IncarnationNumber,
+    NodeName,
+    SnapshotId,
+    WorkerId,
+)
+
+
+class Trigger(StrEnum):
+    """Why a dump was taken."""
+
+    STOP_SIGNAL = "stop-signal"
+    COMMAND = "command"
+
+
+class DumpStage(StrEnum):
+    """Where a dump was when it failed. Up to ``capture`` the container was frozen; afterwards it was not."""
+
+    PREFLIGHT = "preflight"
+    CAPTURE = "capture"
+    STORE = "store"
+
+
+class RestoreStage(StrEnum):
+    """Where a restore was when it failed."""
+
+    FETCH = "fetch"
+    APPLY = "apply"
+    CRIU = "criu"
+
+
+class Outcome(StrEnum):
+    """How a command ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+class _NodeEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", kw_only=True):
+    node: NodeName
+    worker_id: WorkerId
+
+
+class NodeRegistered(_NodeEvent, frozen=True, tag="node.registered"):
+    """A worker began its life on a node and said what the node offers."""
+
+    boot_id: str
+    facts: NodeFacts
+
+
+class NodeLost(_NodeEvent, frozen=True, tag="node.lost"):
+    """Nothing was heard of a worker for ``silent_seconds``: nobody waits for its dumps any more."""
+
+    silent_seconds: float
+
+
+class NodeReturned(_NodeEvent, frozen=True, tag="node.returned"):
+    """A lost worker was heard of again."""
+
+
+class _KeyEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", kw_only=True):
+    key: CheckpointKey
+    incarnation: IncarnationNumber
+
+
+class IncarnationOpened(_KeyEvent, frozen=True, tag="incarnation.opened"):
+    """A container under the key is about to be created on ``node``; it supersedes the incarnation before."""
+
+    node: NodeName
+    container_id: ContainerId
+    container: ContainerFacts
+
+
+class StartDeferred(_KeyEvent, frozen=True, tag="incarnation.start-deferred"):
+    """The start waits, no longer than ``until``, because starting now would be a step back."""
+
+    waiting_for: str
+    until: datetime
+
+
+class RestoreChosen(_KeyEvent, frozen=True, tag="incarnation.restore-chosen"):
+    """The incarnation shall go on from ``snapshot_id``; ``reason`` says why this one, and why no newer one."""
+
+    snapshot_id: SnapshotId
+    reason: str
+
+
+class ColdStartChosen(_KeyEvent, frozen=True, tag="incarnation.cold-start-chosen"):
+    """The incarnation shall start from its image, because of ``reason``."""
+
+    reason: str
+
+
+class RestoreFailed(_KeyEvent, frozen=True, tag="incarnation.restore-failed"):
+    """A chosen snapshot could not be restored; everything done for it has been undone."""
+
+    snapshot_id: SnapshotId
+    node: NodeName
+    stage: RestoreStage
+    failure: Failure
+
+
+class ContainerStarted(_KeyEvent, frozen=True, tag="container.started"):
+    """The container's processes run. ``restored_from`` is empty after a cold start."""
+
+    node: NodeName
+    container_id: ContainerId
+    restored_from: SnapshotId | None = None
+    create_seconds: float | None = None
+    """From the runtime's ``create`` to its answer."""
+
+
+class ContainerEnded(_KeyEvent, frozen=True, tag="container.ended"):
+    """The container is gone from its node. ``exit_code`` is unknown where nobody who knew told the worker."""
+
+    node: NodeName
+    container_id: ContainerId
+    exit_code: int | None = None
+
+
+class DumpStarted(_KeyEvent, frozen=True, tag="snapshot.dump-started"):
+    """A worker is about to freeze the container. ``final`` means that the container ends with this dump."""
+
+    snapshot_id: SnapshotId
+    node: NodeName
+    trigger: Trigger
+    final: bool
+    command_id: CommandId | None = None
+
+
+class SnapshotCaptured(_KeyEvent, frozen=True, tag="snapshot.captured"):
+    """All that the dump takes along lies on the node; the container is thawed, or ended. Not yet valid."""
+
+    snapshot_id: SnapshotId
+    node: NodeName
+    freeze_seconds: float
+    raw_bytes: int
+
+
+class SnapshotStored(_KeyEvent, frozen=True, tag="snapshot.stored"):
+    """Every byte is in the store and was read back and checked: the snapshot is valid."""
+
+    snapshot_id: SnapshotId
+    node: NodeName
+    manifest_digest: str
+    """BLAKE3 of the manifest's bytes, 64 hex digits."""
+    raw_bytes: int
+    stored_bytes: int
+    store_seconds: float
+    taken_on: NodeFacts
+    taken_from: ContainerFacts
+    command_id: CommandId | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class DumpFailed(_KeyEvent, frozen=True, tag="snapshot.dump-failed"):
+    """The dump came to nothing; the container was left as it was, or was ending anyway."""
+
+    snapshot_id: SnapshotId
+    node: NodeName
+    stage: DumpStage
+    failure: Failure
+    command_id: CommandId | None = None
+
+
+class SnapshotSuperseded(_KeyEvent, frozen=True, tag="snapshot.superseded"):
+    """The snapshot came too late: incarnation ``by`` had started without it. It never becomes the latest."""
+
+    snapshot_id: SnapshotId
+    by: IncarnationNumber
+
+
+class SnapshotInvalidated(_KeyEvent, frozen=True, tag="snapshot.invalidated"):
+    """The snapshot proved unusable and is never chosen again."""
+
+    snapshot_id: SnapshotId
+    reason: str
+
+
+class CommandIssued(_KeyEvent, frozen=True, tag="command.issued"):
+    """A command was decided; the relay sends it from the log."""
+
+    command: Command
+
+
+class CommandFinished(_KeyEvent, frozen=True, tag="command.finished"):
+    """A command reached its one end."""
+
+    command_id: CommandId
+    outcome: Outcome
+    failure: Failure | None = None
+
+
+ReportedEvent = (
+    NodeRegistered
+    | RestoreFailed
+    | ContainerStarted
+    | ContainerEnded
+    | DumpStarted
+    | SnapshotCaptured
+    | SnapshotStored
+    | DumpFailed
+    | CommandFinished
+)
+"""What a worker may say; anything else in a report is refused."""
+
+NodeEvent = NodeRegistered | NodeLost | NodeReturned
+KeyEvent = (
+    IncarnationOpened
+    | StartDeferred
+    | RestoreChosen
+    | ColdStartChosen
+    | RestoreFailed
+    | ContainerStarted
+    | ContainerEnded
+    | DumpStarted
+    | SnapshotCaptured
+    | SnapshotStored
+    | DumpFailed
+    | SnapshotSuperseded
+    | SnapshotInvalidated
+    | CommandIssued
+    | CommandFinished
+)
+Event = NodeEvent | KeyEvent
+
+SCHEMA_VERSION = 1
+"""Version of every event type as written today; older ones are upcast on read."""
+
+
+def event_type(event: Event) -> str:
+    """Name the event's type as the log, the views and the audit stream do, e.g. ``snapshot.stored``."""
+    tag = event.__struct_config__.tag
+    assert isinstance(tag, str)
+    return tag
+
+
+def stream_of(event: Event) -> str:
+    """Name the stream that the event belongs to: one for each key and one for each node."""
+    if isinstance(event, _NodeEvent):
+        return f"node/{event.node}"
+    return f"checkpoint/{event.key}"

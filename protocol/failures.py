@@ -1,0 +1,42 @@
+"""A failure as a value: what went wrong, why, and what a person can do about it.
+
+Failures travel in reports, are kept in the log and are shown on pods and in ``woodfrog why``. An exception is how a
+failure moves inside one process; this is how it moves between them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One cause of failure.
+
+    ``code`` is stable and kebab-case (``snapshot-corrupt``, ``disk-full``, ``io-uring``), fit for counting and alerting;
+    ``cause`` says in a sentence what happened here; ``advice`` what to do; ``detail`` carries the lines of a tool's log.
+    """
+
+    code: str
+    cause: str
+    advice: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.cause} ({self.code}). {self.advice}"
+
+
+class FailureError(Exception):
+    """Raises a :class:`Failure` through code that cannot go on."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(str(failure))
+
+
+SNAPSHOT_CORRUPT = "snapshot-corrupt"
+"""Stored bytes differ from their digest, are truncated or malformed: proof against the snapshot itself, on any node."""
+SNAPSHOT_MISSING = "snapshot-missing"
+"""The manifest or an object that it names is not in the store."""
+
+CONDEMNING_CODES = frozenset({SNAPSHOT_CORRUPT, SNAPSHOT_MISSING})
+"""Codes that invalidate a snapshot at once; any other failure needs a second node's word (design: the selection law)."""

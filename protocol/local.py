@@ -1,0 +1,125 @@
+"""What the OCI runtime and the command line say to the node worker over its unix socket.
+
+One request a connection: a line of JSON, answered by a line of JSON. The runtime's slow path is stdlib-only Python that
+starts with every protected container, so it writes these messages as plain dictionaries; the names here are the contract.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from protocol.failures import Failure
+from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId
+
+
+class _Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="ask"):
+    pass
+
+
+class AskCreate(_Ask, frozen=True, tag="create"):
+    """How shall the container in this bundle be created? The answer may take as long as a hand-over and a fetch."""
+
+    container_id: ContainerId
+    bundle: str
+    runc_root: str
+    checkpoint_id: str
+    """As the user wrote it; the worker checks it."""
+
+
+class AskRestoreFailed(_Ask, frozen=True, tag="restore-failed"):
+    """``runc restore`` failed and ``runc delete`` cleaned up. Answered like :class:`AskCreate`, with the next best way."""
+
+    container_id: ContainerId
+    message: str
+
+
+class TellStarted(_Ask, frozen=True, tag="started"):
+    """The container's processes run."""
+
+    container_id: ContainerId
+
+
+class AskStop(_Ask, frozen=True, tag="stop"):
+    """The stop signal arrived: take the final dump and end the container."""
+
+    container_id: ContainerId
+
+
+class TellDeleted(_Ask, frozen=True, tag="deleted"):
+    """``runc delete`` removed the container."""
+
+    container_id: ContainerId
+    exit_code: int | None = None
+
+
+class AskContainers(_Ask, frozen=True, tag="containers"):
+    """Which protected containers are on this node?"""
+
+
+LocalAsk = AskCreate | AskRestoreFailed | TellStarted | AskStop | TellDeleted | AskContainers
+
+
+class _Answer(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer"):
+    pass
+
+
+class CreateRestored(_Answer, frozen=True, tag="restore"):
+    """Run ``runc restore`` with these directories in place of ``create``."""
+
+    snapshot_id: SnapshotId
+    image_path: str
+    work_path: str
+    criu_config: str
+    """Path of the CRIU configuration file to name in the annotation ``org.criu.config``."""
+    stopped_pids: tuple[int, ...] = ()
+    """Pids inside the container that ``start`` must not continue."""
+
+
+class CreateCold(_Answer, frozen=True, tag="cold"):
+    """Run ``runc create``."""
+
+    criu_config: str
+    reason: str
+
+
+class Refused(_Answer, frozen=True, tag="refused"):
+    """Do not create the container; show the failure to whoever asked."""
+
+    failure: Failure
+
+
+class Done(_Answer, frozen=True, tag="done"):
+    """Noted."""
+
+
+class Stopped(_Answer, frozen=True, tag="stopped"):
+    """The final dump is captured and the container's processes are dead."""
+
+    snapshot_id: SnapshotId
+
+
+class NotDumped(_Answer, frozen=True, tag="not-dumped"):
+    """No final dump could be taken; the container runs. Pass the signal on."""
+
+    failure: Failure
+
+
+class ContainerStatus(msgspec.Struct, frozen=True):
+    """One protected container on this node."""
+
+    container_id: ContainerId
+    key: CheckpointKey
+    incarnation: IncarnationNumber
+    state: str
+    """``creating``, ``created``, ``running``, ``dumping`` or ``ended``."""
+    restored_from: SnapshotId | None
+    bundle: str
+
+
+class Containers(_Answer, frozen=True, tag="containers"):
+    """Every protected container that this worker knows."""
+
+    containers: tuple[ContainerStatus, ...]
+
+
+LocalAnswer = CreateRestored | CreateCold | Refused | Done | Stopped | NotDumped | Containers

@@ -1,0 +1,115 @@
+"""The manifest: what a snapshot is made of, written last, so that its presence is the commit.
+
+A capture consists of *trees* (the CRIU images, the writable layer, /dev/shm). Every tree is a list of entries; the
+content of regular files is cut into chunks of ``chunk_bytes``, each named by the BLAKE3 digest of its raw bytes and kept,
+compressed, somewhere in a pack. A reader holds the manifest's own digest from the event log, so every byte that it
+restores is checked against the log. Nothing in a manifest is trusted before ``nodeworker.store`` has checked it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from protocol.facts import ContainerFacts, NodeFacts
+from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
+
+MANIFEST_VERSION = 1
+HOLE = -1
+"""In :attr:`Entry.chunks`: ``chunk_bytes`` of zeros (fewer at the end of a file), stored nowhere."""
+
+
+class TreeName(StrEnum):
+    """The kinds of tree that a capture may hold."""
+
+    PROCESSES = "processes"
+    """CRIU's image files."""
+    LAYER = "layer"
+    """The overlay's upper directory: what the container changed in its root filesystem."""
+    SHM = "shm"
+    """/dev/shm, where it is a bind mount from outside (as in a pod); a tmpfs of the container's own is in CRIU's images."""
+
+
+EntryKind = Literal["directory", "file", "symlink", "fifo", "socket", "whiteout"]
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True):
+    """One run of bytes and where it lies."""
+
+    digest: str
+    """BLAKE3 of the raw bytes, 64 hex digits."""
+    pack: int
+    """Index into :attr:`Manifest.packs`."""
+    offset_bytes: int
+    stored_bytes: int
+    """Length in the pack; equal to ``raw_bytes`` means kept as it is, anything less is one zstd frame."""
+    raw_bytes: int
+
+
+class Pack(msgspec.Struct, frozen=True):
+    """One object of the store, full of chunks; named by the BLAKE3 digest of its bytes."""
+
+    digest: str
+    bytes: int
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One file of a tree. ``path`` is relative, ``/``-separated and never empty, absolute or containing ``.`` or ``..``.
+
+    A ``whiteout`` says that the path was deleted from the layer below; ``opaque`` that a directory hides everything below
+    it. ``hardlink`` names an earlier entry of the same tree that this path is another name of.
+    """
+
+    path: str
+    kind: EntryKind
+    mode: int = 0
+    """Permission bits with setuid, setgid and sticky: 0 to 0o7777."""
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    size_bytes: int = 0
+    target: str | None = None
+    hardlink: str | None = None
+    opaque: bool = False
+    xattrs: dict[str, bytes] = {}
+    chunks: tuple[int, ...] = ()
+
+
+class Tree(msgspec.Struct, frozen=True):
+    """The entries of one tree, parents before children."""
+
+    name: TreeName
+    entries: tuple[Entry, ...]
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """Everything about one snapshot. JSON in the store."""
+
+    version: int
+    snapshot_id: SnapshotId
+    key: CheckpointKey
+    incarnation: IncarnationNumber
+    taken_at: datetime
+    node_facts: NodeFacts
+    container_facts: ContainerFacts
+    stopped_pids: tuple[int, ...]
+    """Pids, as the container sees them, that were stopped by job control at the dump and must stay so after a restore."""
+    chunk_bytes: int
+    trees: tuple[Tree, ...]
+    chunks: tuple[Chunk, ...]
+    packs: tuple[Pack, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def entry_path_problem(path: str) -> str | None:
+    """Say why a path may not appear in a tree, or ``None``: hostile manifests try to leave their root."""
+    if not path or path.startswith("/"):
+        return "is empty or absolute"
+    if "\0" in path:
+        return "contains a NUL"
+    if any(part in {"", ".", ".."} for part in path.split("/")):
+        return "has an empty, '.' or '..' component"
+    return None

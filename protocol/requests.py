@@ -1,0 +1,101 @@
+"""Requests: questions that somebody waits for, asked of the control plane over NATS request and reply.
+
+A worker asks how a container shall start; people ask for a checkpoint and for what the log says. Each question has one
+subject (:mod:`protocol.subjects`), one request Struct and a reply that is its answer or a :class:`Refusal`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from protocol.facts import ContainerFacts, NodeFacts
+from protocol.failures import Failure
+from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+
+
+class ResolveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How shall this container start? Asked again, with the same container id, after a wait or a failed restore.
+
+    ``reports_sequence`` is the REPORTS stream sequence of the asking worker's last confirmed report: the answer takes
+    everything up to it into account, so a worker never overtakes its own words.
+    """
+
+    key: CheckpointKey
+    container_id: ContainerId
+    node: NodeName
+    worker_id: WorkerId
+    facts: NodeFacts
+    container: ContainerFacts
+    reports_sequence: int
+
+
+class _Answer(msgspec.Struct, frozen=True, tag_field="answer", kw_only=True):
+    pass
+
+
+class RestoreFrom(_Answer, frozen=True, tag="restore"):
+    """Go on from this snapshot; its manifest must have this BLAKE3 digest."""
+
+    incarnation: IncarnationNumber
+    snapshot_id: SnapshotId
+    manifest_digest: str
+    reason: str
+
+
+class StartCold(_Answer, frozen=True, tag="cold"):
+    """Start from the image."""
+
+    incarnation: IncarnationNumber
+    reason: str
+
+
+class WaitFor(_Answer, frozen=True, tag="wait"):
+    """Ask again soon, and no later than ``until``."""
+
+    incarnation: IncarnationNumber
+    waiting_for: str
+    until: datetime
+
+
+class Refusal(_Answer, frozen=True, tag="refused"):
+    """The question cannot be answered; nothing was changed."""
+
+    failure: Failure
+
+
+Resolution = RestoreFrom | StartCold | WaitFor | Refusal
+
+
+class CheckpointRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Dump the running container of this key and leave it running."""
+
+    key: CheckpointKey
+    timeout_seconds: float = 600.0
+
+
+class CommandAccepted(_Answer, frozen=True, tag="accepted"):
+    """The command is in the log; ask the ``commands`` view how it ends."""
+
+    command_id: CommandId
+
+
+View = Literal["checkpoint_history", "latest_snapshots", "restore_history", "failures", "nodes", "commands", "events"]
+"""The SQL views that may be read over NATS, and ``events``, the log itself."""
+
+
+class QueryRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Read a view, oldest row first; ``key`` restricts it to one key, ``command_id`` to one command."""
+
+    view: View
+    key: CheckpointKey | None = None
+    command_id: CommandId | None = None
+    limit: int = 1000
+
+
+class Rows(_Answer, frozen=True, tag="rows"):
+    """The rows of a view, as SQL gave them."""
+
+    rows: list[dict[str, Any]]

@@ -1,0 +1,70 @@
+"""The names of streams, consumers and subjects, built here and nowhere else.
+
+NATS splits subjects at dots and gives ``*``, ``>`` and blanks a meaning, while node names and ids may hold dots: every
+name that comes from outside is encoded before it becomes a token (ADR-6 of nats-architecture-and-design lists the rules).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote
+
+from protocol.events import Event, NodeLost, NodeRegistered, NodeReturned, event_type
+from protocol.ids import NodeName
+
+PREFIX: Final = "woodfrog.v1"
+
+REPORTS_STREAM: Final = "REPORTS"
+COMMANDS_STREAM: Final = "COMMANDS"
+AUDIT_STREAM: Final = "AUDIT"
+
+REPORTS_ALL: Final = f"{PREFIX}.reports.*"
+COMMANDS_ALL: Final = f"{PREFIX}.commands.*"
+AUDIT_ALL: Final = f"{PREFIX}.audit.>"
+HEARTBEATS_ALL: Final = f"{PREFIX}.heartbeats.*"
+
+INGEST_CONSUMER: Final = "controlplane"
+
+RESOLVE: Final = f"{PREFIX}.control.resolve"
+CHECKPOINT: Final = f"{PREFIX}.control.checkpoint"
+QUERY: Final = f"{PREFIX}.control.query"
+CONTROL_ALL: Final = f"{PREFIX}.control.*"
+
+POSITION_HEADER: Final = "Woodfrog-Position"
+"""Header of every AUDIT message: the event's position in the log, so that a gap can be proved."""
+
+
+def token(name: str) -> str:
+    """Encode a name as one subject token: letters, digits, ``-`` and ``_`` stay, the rest becomes ``%XX``."""
+    return quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
+
+
+def reports(node: NodeName) -> str:
+    """Where a node's worker publishes its reports."""
+    return f"{PREFIX}.reports.{token(node)}"
+
+
+def commands(node: NodeName) -> str:
+    """Where a node's worker finds its commands."""
+    return f"{PREFIX}.commands.{token(node)}"
+
+
+def commands_consumer(node: NodeName) -> str:
+    """Name the durable consumer of a node's commands."""
+    return f"node-{token(node)}"
+
+
+def heartbeats(node: NodeName) -> str:
+    """Where a node's worker gives signs of life."""
+    return f"{PREFIX}.heartbeats.{token(node)}"
+
+
+def audit(event: Event) -> str:
+    """Where an event is published: ``…audit.node.<type>.<node>`` or ``…audit.id.<type>.<cluster>.<namespace>.<id>``.
+
+    The type's dot becomes a dash, so that ``…audit.id.snapshot-stored.>`` is every stored snapshot.
+    """
+    kind = event_type(event).replace(".", "-")
+    if isinstance(event, NodeRegistered | NodeLost | NodeReturned):
+        return f"{PREFIX}.audit.node.{kind}.{token(event.node)}"
+    return f"{PREFIX}.audit.id.{kind}.{token(event.key.cluster)}.{token(event.key.namespace)}.{token(event.key.id)}"
