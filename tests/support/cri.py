@@ -1,0 +1,113 @@
+"""A small CRI client: pods and containers as the kubelet would ask for them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_tools import protoc
+
+from support import images
+
+
+def _stubs(folder: Path) -> tuple[Any, Any]:
+    here = Path(__file__).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if protoc.main(["protoc", f"-I{here}", f"--python_out={folder}", f"--grpc_python_out={folder}", "cri.proto"]) != 0:
+        raise AssertionError("cri.proto does not compile")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return importlib.import_module("cri_pb2"), importlib.import_module("cri_pb2_grpc")
+
+
+class Cri:
+    """The CRI of the containerd behind ``socket``."""
+
+    def __init__(self, socket: Path, scratch: Path) -> None:
+        self.messages, services = _stubs(scratch / "stubs")
+        self._logs = scratch / "logs"
+        # The kubelet's default: processes of their own, network and IPC of the pod.
+        self._namespaces = self.messages.NamespaceOption(pid=self.messages.NamespaceMode.Value("CONTAINER"))
+        self._channel = grpc.insecure_channel(f"unix://{socket}")
+        self._runtime = services.RuntimeServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._channel.close()
+
+    def run_pod(self, name: str, *, handler: str = "cedana", namespace: str = "default") -> tuple[str, Any]:
+        """Start a pod's sandbox; return its id and its configuration."""
+        config = self.messages.PodSandboxConfig(
+            metadata=self.messages.PodSandboxMetadata(name=name, uid=str(uuid.uuid4()), namespace=namespace),
+            hostname=name,
+            log_directory=str(self._logs / name),
+            linux=self.messages.LinuxPodSandboxConfig(
+                security_context=self.messages.LinuxSandboxSecurityContext(namespace_options=self._namespaces)
+            ),
+        )
+        Path(config.log_directory).mkdir(parents=True, exist_ok=True)
+        request = self.messages.RunPodSandboxRequest(config=config, runtime_handler=handler)
+        return self._runtime.RunPodSandbox(request, timeout=60).pod_sandbox_id, config
+
+    def create(self, pod: str, config: Any, command: list[str], env: dict[str, str], mounts: dict[str, str]) -> str:
+        """Create a container in a pod; return its id."""
+        container = self.messages.ContainerConfig(
+            metadata=self.messages.ContainerMetadata(name="main"),
+            image=self.messages.ImageSpec(image=images.BUSYBOX),
+            command=command,
+            envs=[self.messages.KeyValue(key=key, value=value) for key, value in env.items()],
+            mounts=[self.messages.Mount(container_path=inside, host_path=out) for inside, out in mounts.items()],
+            log_path="main.log",
+            linux=self.messages.LinuxContainerConfig(
+                security_context=self.messages.LinuxContainerSecurityContext(namespace_options=self._namespaces)
+            ),
+        )
+        request = self.messages.CreateContainerRequest(pod_sandbox_id=pod, config=container, sandbox_config=config)
+        return str(self._runtime.CreateContainer(request, timeout=120).container_id)
+
+    def start(self, container: str) -> None:
+        """Start a created container."""
+        self._runtime.StartContainer(self.messages.StartContainerRequest(container_id=container), timeout=60)
+
+    def stop(self, container: str, grace_seconds: int = 30) -> None:
+        """Stop a container as the kubelet does: the stop signal, then SIGKILL after the grace period."""
+        request = self.messages.StopContainerRequest(container_id=container, timeout=grace_seconds)
+        self._runtime.StopContainer(request, timeout=grace_seconds + 60)
+
+    def status(self, container: str) -> Any:
+        """Ask for a container's status."""
+        request = self.messages.ContainerStatusRequest(container_id=container)
+        return self._runtime.ContainerStatus(request, timeout=20).status
+
+    def exec(self, container: str, *command: str) -> str:
+        """Run a command inside and return what it printed."""
+        request = self.messages.ExecSyncRequest(container_id=container, cmd=list(command), timeout=20)
+        answer = self._runtime.ExecSync(request, timeout=30)
+        assert answer.exit_code == 0, answer.stderr.decode()
+        return str(answer.stdout.decode())
+
+    def remove_container(self, container: str) -> None:
+        """Remove a container."""
+        self._runtime.RemoveContainer(self.messages.RemoveContainerRequest(container_id=container), timeout=60)
+
+    def remove_pod(self, pod: str) -> None:
+        """Stop and remove a pod."""
+        self._runtime.StopPodSandbox(self.messages.StopPodSandboxRequest(pod_sandbox_id=pod), timeout=60)
+        self._runtime.RemovePodSandbox(self.messages.RemovePodSandboxRequest(pod_sandbox_id=pod), timeout=60)
+
+    def wait_for(self, container: str, state: int, seconds: float = 20) -> Any:
+        """Wait until a container is in ``state``."""
+        deadline = time.monotonic() + seconds
+        while (status := self.status(container)).state != state:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"container is {status}, not in state {state}")
+            time.sleep(0.1)
+        return status
