@@ -1,0 +1,220 @@
+"""The worker's side of NATS: reports out, commands in, questions asked, signs of life.
+
+Everything here works while the broker or the control plane is away: reports wait in the journal's outbox, commands wait in
+their stream, a question is repeated until whoever asks gives up. Nothing that happens to the connection may stop a dump.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import nats.errors
+import nats.js.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig
+
+from nodeworker.journal import Journal
+from process.nats import connect
+from protocol import subjects, wire
+from protocol.commands import Command, DumpCommand
+from protocol.ids import NodeName
+from protocol.reports import Heartbeat
+from protocol.requests import Resolution, ResolveRequest
+
+_log = structlog.get_logger(logger="bus")
+
+HEARTBEAT_SECONDS = 2.0
+_ACK_WAIT_SECONDS = 30.0
+_PROGRESS_SECONDS = 10.0
+_RETRY_SECONDS = 0.5
+_RETRY_LIMIT_SECONDS = 5.0
+_PUBLISH_SECONDS = 5.0
+_FETCH_SECONDS = 5.0
+_REPLY_SECONDS = 15.0
+"""More than the control plane may take to catch up with the asker's own reports before it answers."""
+
+Obey = Callable[[Command], Awaitable[None]]
+
+
+class Bus:
+    """One worker's connection. :meth:`run` owns all background work; the other methods may be called at any time."""
+
+    def __init__(self, url: str, node: NodeName, journal: Journal, *, heartbeat: Callable[[], Heartbeat]) -> None:
+        self._url = url
+        self._node = node
+        self._journal = journal
+        self._heartbeat = heartbeat
+        self._client: Client | None = None
+        self._connected = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._written = asyncio.Event()
+        self._confirmed = asyncio.Condition()
+        self._confirmed_place = 0
+        self._obeying: set[asyncio.Task[None]] = set()
+        journal.on_report = self._wake
+
+    def _wake(self) -> None:
+        """Note, from whatever thread wrote the journal, that there is something to send."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._written.set)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker can be reached right now, as far as the connection knows."""
+        return self._client is not None and self._client.is_connected
+
+    async def run(self, obey: Obey) -> None:
+        """Connect, then send, listen and give signs of life until cancelled. ``obey`` returns when a command has its end."""
+        try:
+            self._client = await connect(self._url, name=f"woodfrog worker {self._node}")
+            self._connected.set()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send_reports())
+                group.create_task(self._give_signs_of_life())
+                group.create_task(self._take_commands(obey))
+        finally:
+            for task in self._obeying:
+                task.cancel()
+            if self._client is not None:
+                await self._client.close()
+
+    def _jetstream(self) -> JetStreamContext:
+        assert self._client is not None
+        return self._client.jetstream(timeout=_PUBLISH_SECONDS)
+
+    async def _send_reports(self) -> None:
+        """Send the outbox in order, each report again and again under its id until the broker confirms it."""
+        wait_seconds = _RETRY_SECONDS
+        while True:
+            self._written.clear()
+            for place, report in await asyncio.to_thread(self._journal.outbox):
+                headers = {"Nats-Msg-Id": str(report.report_id)}
+                try:
+                    if not self.connected:
+                        raise nats.errors.ConnectionClosedError  # noqa: TRY301 -- one way to wait and try again
+                    confirmation = await self._jetstream().publish(
+                        subjects.reports(self._node),
+                        wire.encode(report),
+                        timeout=_PUBLISH_SECONDS,
+                        stream=subjects.REPORTS_STREAM,
+                        headers=headers,
+                    )
+                except (nats.errors.Error, OSError) as problem:
+                    await _log.awarning("a report waits", report_id=str(report.report_id), error=repr(problem))
+                    await asyncio.sleep(wait_seconds)
+                    wait_seconds = min(2 * wait_seconds, _RETRY_LIMIT_SECONDS)
+                    self._written.set()
+                    break
+                wait_seconds = _RETRY_SECONDS
+                await asyncio.to_thread(self._journal.confirm, place, confirmation.seq)
+                async with self._confirmed:
+                    self._confirmed_place = place
+                    self._confirmed.notify_all()
+                self._written.set()
+            await self._written.wait()
+
+    async def flush(self, limit_seconds: float) -> bool:
+        """Wait until every report written before this call is confirmed; False if it takes longer, or nobody listens."""
+        place = await asyncio.to_thread(self._journal.last_place)
+        if not await asyncio.to_thread(self._journal.outbox, 1):
+            return True
+        try:
+            async with asyncio.timeout(limit_seconds), self._confirmed:
+                await self._confirmed.wait_for(lambda: self._confirmed_place >= place)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _give_signs_of_life(self) -> None:
+        while True:
+            if self._client is not None and self._client.is_connected:
+                try:
+                    await self._client.publish(subjects.heartbeats(self._node), wire.encode(self._heartbeat()))
+                except (nats.errors.Error, OSError) as problem:
+                    await _log.awarning("no sign of life could be given", error=repr(problem))
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _take_commands(self, obey: Obey) -> None:
+        """Fetch commands one by one; the stream, the consumer and the broker may come and go."""
+        consumer = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=_ACK_WAIT_SECONDS, max_ack_pending=1000)
+        subject, durable = subjects.commands(self._node), subjects.commands_consumer(self._node)
+        while True:
+            try:
+                subscription = await self._jetstream().pull_subscribe(
+                    subject, durable=durable, stream=subjects.COMMANDS_STREAM, config=consumer
+                )
+                try:
+                    await self._fetch_commands(subscription, obey)
+                finally:
+                    await subscription.unsubscribe()
+            except (nats.errors.Error, OSError) as problem:
+                await _log.adebug("no commands can be taken", error=repr(problem))
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _fetch_commands(self, subscription: JetStreamContext.PullSubscription, obey: Obey) -> None:
+        while True:
+            try:
+                messages = await subscription.fetch(1, timeout=_FETCH_SECONDS)
+            except TimeoutError:
+                if not self.connected:
+                    return
+                await subscription.consumer_info()  # raises if the stream was wiped, which a fetch does not tell
+                continue
+            for message in messages:
+                task = asyncio.create_task(self._obey(message, obey))
+                self._obeying.add(task)
+                task.add_done_callback(self._obeying.discard)
+
+    async def _obey(self, message: Msg, obey: Obey) -> None:
+        """Carry one command out and only then acknowledge it; a crash in between brings it back."""
+        try:
+            command: Command = wire.decode(message.data, DumpCommand)
+        except wire.MalformedMessageError as problem:
+            await _log.aerror("a command cannot be read and is refused", error=str(problem))
+            await message.term()
+            return
+        progress = asyncio.create_task(self._show_progress(message))
+        try:
+            await obey(command)
+        except Exception:
+            await _log.aexception("a command failed in an unforeseen way", command_id=command.command_id)
+            return
+        finally:
+            progress.cancel()
+        try:
+            await message.ack()
+        except (nats.errors.Error, OSError) as problem:
+            await _log.awarning("a command could not be acknowledged", error=repr(problem))
+
+    async def _show_progress(self, message: Msg) -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_SECONDS)
+            try:
+                await message.in_progress()
+            except (nats.errors.Error, OSError) as problem:
+                await _log.awarning("progress could not be shown", error=repr(problem))
+
+    async def resolve(self, ask: Callable[[int], ResolveRequest]) -> Resolution:
+        """Ask how a container shall start until somebody answers; the caller bounds the time.
+
+        ``ask`` builds the question from the stream sequence of the last confirmed report. What was reported before is
+        sent before.
+        """
+        while True:
+            if self.connected and await self.flush(_PUBLISH_SECONDS):
+                assert self._client is not None
+                sequence = await asyncio.to_thread(self._journal.reports_sequence)
+                try:
+                    reply = await self._client.request(
+                        subjects.RESOLVE, wire.encode(ask(sequence)), timeout=_REPLY_SECONDS
+                    )
+                    answer: Resolution = wire.decode(reply.data, Resolution)
+                except (nats.errors.Error, OSError, wire.MalformedMessageError) as problem:
+                    await _log.awarning("nobody answered how to start a container", error=repr(problem))
+                else:
+                    return answer
+            await asyncio.sleep(_RETRY_SECONDS)

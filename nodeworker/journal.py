@@ -1,0 +1,316 @@
+"""What a worker must still know after ``kill -9``: which containers it froze, which dumps it began, what it has yet to say.
+
+One SQLite file with ``synchronous=FULL``: when a method returns, its change is on disk. A change of state and the reports
+that tell of it are one transaction, so a crash never leaves a thing done but untold, or told but not done. Records are
+JSON, because nothing but the worker itself asks for them by content.
+
+Every method blocks for as long as the disk takes to sync and may be called from any thread; code in the event loop calls
+them through ``asyncio.to_thread``.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from protocol import wire
+from protocol.commands import Command
+from protocol.events import Outcome, ReportedEvent, Trigger
+from protocol.facts import ContainerFacts
+from protocol.failures import Failure
+from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+from protocol.reports import Report
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS containers (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS frozen     (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS dumps      (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS commands   (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS numbers    (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS outbox     (place INTEGER PRIMARY KEY AUTOINCREMENT, report TEXT NOT NULL) STRICT;
+"""
+_SCHEMA_VERSION = 1
+_COMMANDS_KEPT = 10_000
+"""Finished commands that are remembered, so that a late redelivery is recognized; the oldest go first."""
+
+
+class ContainerState(StrEnum):
+    """Where a container is in its life, as far as the runtime told."""
+
+    CREATING = "creating"
+    CREATED = "created"
+    RUNNING = "running"
+    ENDED = "ended"
+    """Its final dump is captured and its processes are dead; runc has not deleted it yet."""
+
+
+class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A protected container on this node, from its first ``create`` until ``delete``."""
+
+    container_id: ContainerId
+    key: CheckpointKey
+    bundle: str
+    runc_root: str
+    facts: ContainerFacts
+    asked_at: datetime
+    state: ContainerState = ContainerState.CREATING
+    incarnation: IncarnationNumber = IncarnationNumber(0)
+    """0 until the control plane gave a number."""
+    restored_from: SnapshotId | None = None
+    applied: SnapshotId | None = None
+    """The snapshot whose writable layer and shared memory lie in the container, until its start is reported."""
+    create_seconds: float | None = None
+    final_snapshot: SnapshotId | None = None
+
+
+class FrozenRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A container that the worker is about to freeze, or has frozen."""
+
+    container_id: ContainerId
+    freezer_path: str
+    cgroup_version: int
+    snapshot_id: SnapshotId
+    since: datetime
+
+
+class DumpStep(StrEnum):
+    """How far a dump has come."""
+
+    STARTED = "started"
+    """Nothing in the spool can be relied on."""
+    COMPLETE = "complete"
+    """The spool holds everything; whether the container was thawed or killed is not known yet."""
+    CAPTURED = "captured"
+    """The container was thawed or killed, and the capture is reported."""
+
+
+class DumpRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A dump that has neither been stored nor failed."""
+
+    snapshot_id: SnapshotId
+    container_id: ContainerId
+    key: CheckpointKey
+    incarnation: IncarnationNumber
+    trigger: Trigger
+    final: bool
+    facts: ContainerFacts
+    started_at: datetime
+    boot_id: str
+    """A spool is not synced to disk, so it outlives the worker but not the machine's boot."""
+    command_id: CommandId | None = None
+    step: DumpStep = DumpStep.STARTED
+    stopped_pids: tuple[int, ...] = ()
+    freeze_seconds: float = 0.0
+    raw_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that was taken; without an outcome it is being carried out."""
+
+    command: Command
+    outcome: Outcome | None = None
+    failure: Failure | None = None
+
+
+_Record = TypeVar("_Record")
+
+
+class Journal:
+    """The one journal of a node. ``node`` and ``worker_id`` sign the reports written through this object."""
+
+    def __init__(self, path: Path, *, node: NodeName, worker_id: WorkerId) -> None:
+        """Open or make the file; its folder must exist."""
+        self._node = node
+        self._worker_id = worker_id
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._reported = False
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        self._connection.executescript(_SCHEMA)
+        self._connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+        self.on_report: Callable[[], None] = lambda: None
+        """Called, in the writing thread, after reports were committed."""
+
+    def close(self) -> None:
+        """Close the file. Nothing is lost by not calling this."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make all changes within one: all of them are durable when it ends, or none if it ends with an exception."""
+        with self._lock:
+            if self._depth:
+                yield
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._depth, self._reported = 1, False
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth = 0
+            reported = self._reported
+        if reported:
+            self.on_report()
+
+    def _put(self, table: str, name: str, record: msgspec.Struct) -> None:
+        self._connection.execute(
+            f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record",  # noqa: S608
+            (name, wire.encode(record).decode()),
+        )
+
+    def _get(self, table: str, name: str, as_type: type[_Record]) -> _Record | None:
+        with self._lock:
+            row = self._connection.execute(f"SELECT record FROM {table} WHERE name = ?", (name,)).fetchone()  # noqa: S608
+        return None if row is None else wire.decode(row[0], as_type)
+
+    def _all(self, table: str, as_type: type[_Record]) -> list[_Record]:
+        with self._lock:
+            rows = self._connection.execute(f"SELECT record FROM {table} ORDER BY rowid").fetchall()  # noqa: S608
+        return [wire.decode(row[0], as_type) for row in rows]
+
+    def _drop(self, table: str, name: str) -> None:
+        self._connection.execute(f"DELETE FROM {table} WHERE name = ?", (name,))  # noqa: S608
+
+    def container(self, container_id: ContainerId) -> ContainerRecord | None:
+        """Look one container up."""
+        return self._get("containers", container_id, ContainerRecord)
+
+    def containers(self) -> list[ContainerRecord]:
+        """List every container, in the order in which they were first asked for."""
+        return self._all("containers", ContainerRecord)
+
+    def save_container(self, record: ContainerRecord, *events: ReportedEvent) -> None:
+        """Write a container's record, with the reports that tell of its change."""
+        with self.transaction():
+            self._put("containers", record.container_id, record)
+            self.report(*events)
+
+    def forget_container(self, container_id: ContainerId, *events: ReportedEvent) -> None:
+        """Drop a container that is gone."""
+        with self.transaction():
+            self._drop("containers", container_id)
+            self.report(*events)
+
+    def frozen(self) -> list[FrozenRecord]:
+        """List the containers that may be frozen by us."""
+        return self._all("frozen", FrozenRecord)
+
+    def note_frozen(self, record: FrozenRecord) -> None:
+        """Write down, before freezing, that a container will be frozen."""
+        with self.transaction():
+            self._put("frozen", record.container_id, record)
+
+    def note_thawed(self, container_id: ContainerId) -> None:
+        """Write down that a container is no longer frozen by us."""
+        with self.transaction():
+            self._drop("frozen", container_id)
+
+    def dumps(self) -> list[DumpRecord]:
+        """List the dumps in flight, oldest first."""
+        return self._all("dumps", DumpRecord)
+
+    def save_dump(self, record: DumpRecord, *events: ReportedEvent) -> None:
+        """Write how far a dump has come, with the reports that tell of it."""
+        with self.transaction():
+            self._put("dumps", record.snapshot_id, record)
+            self.report(*events)
+
+    def finish_dump(self, record: DumpRecord, failure: Failure | None, event: ReportedEvent) -> None:
+        """Close a dump, and the command that asked for it, with the report of its end; ``failure`` is None if stored."""
+        with self.transaction():
+            self._drop("dumps", record.snapshot_id)
+            if record.command_id is not None:
+                self.finish_command(record.command_id, failure)
+            self.report(event)
+
+    def command(self, command_id: CommandId) -> CommandRecord | None:
+        """Look up a command that was taken."""
+        return self._get("commands", command_id, CommandRecord)
+
+    def take_command(self, command: Command) -> CommandRecord | None:
+        """Take a command, once: answers what is known of it if it was taken before."""
+        with self.transaction():
+            known = self.command(command.command_id)
+            if known is None:
+                self._put("commands", command.command_id, CommandRecord(command=command))
+            return known
+
+    def finish_command(
+        self, command_id: CommandId, failure: Failure | None, *events: ReportedEvent
+    ) -> CommandRecord | None:
+        """Write a command's one end, with the reports that tell of it; a second end changes nothing but is reported."""
+        with self.transaction():
+            known = self.command(command_id)
+            if known is not None and known.outcome is None:
+                outcome = Outcome.SUCCEEDED if failure is None else Outcome.FAILED
+                known = msgspec.structs.replace(known, outcome=outcome, failure=failure)
+                self._put("commands", command_id, known)
+                self._connection.execute(
+                    "DELETE FROM commands WHERE rowid <= (SELECT max(rowid) FROM commands) - ?"
+                    " AND json_extract(record, '$.outcome') IS NOT NULL",
+                    (_COMMANDS_KEPT,),
+                )
+            self.report(*events)
+            return known
+
+    def open_commands(self) -> list[CommandRecord]:
+        """List the commands that were taken and have no outcome."""
+        return [record for record in self._all("commands", CommandRecord) if record.outcome is None]
+
+    def report(self, *events: ReportedEvent) -> None:
+        """Put reports of ``events`` into the outbox."""
+        if not events:
+            return
+        with self.transaction():
+            self._reported = True
+            for event in events:
+                report = Report(uuid.uuid4(), self._node, self._worker_id, datetime.now(UTC), event)
+                self._connection.execute("INSERT INTO outbox (report) VALUES (?)", (wire.encode(report).decode(),))
+
+    def outbox(self, limit: int = 100) -> list[tuple[int, Report]]:
+        """List unconfirmed reports in the order to send them, each with its place in the outbox."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT place, report FROM outbox ORDER BY place LIMIT ?", (limit,)
+            ).fetchall()
+        return [(place, wire.decode(text, Report)) for place, text in rows]
+
+    def last_place(self) -> int:
+        """Tell the outbox place of the newest report ever written; 0 if there was none."""
+        with self._lock:
+            row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
+        return 0 if row is None else int(row[0])
+
+    def confirm(self, place: int, stream_sequence: int) -> None:
+        """Remove a report that the broker has, and remember where in the stream it lies."""
+        with self.transaction():
+            self._connection.execute("DELETE FROM outbox WHERE place = ?", (place,))
+            self._connection.execute(
+                "INSERT INTO numbers VALUES ('reports_sequence', ?)"
+                " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                (stream_sequence,),
+            )
+
+    def reports_sequence(self) -> int:
+        """Tell the REPORTS stream sequence of the last confirmed report; 0 before the first."""
+        with self._lock:
+            row = self._connection.execute("SELECT value FROM numbers WHERE name = 'reports_sequence'").fetchone()
+        return 0 if row is None else int(row[0])

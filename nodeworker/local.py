@@ -1,0 +1,107 @@
+"""The unix socket on which the OCI runtime and the command line reach the worker.
+
+One request a connection, one line of JSON each way, as :mod:`protocol.local` says. Only root may connect: whoever can ask
+for a ``create`` gets another container's memory restored into a bundle of their choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from protocol import wire
+from protocol.failures import Failure
+from protocol.local import LocalAnswer, LocalAsk, Refused
+
+_log = structlog.get_logger(logger="local")
+_LINE_LIMIT_BYTES = 1 << 20
+_READ_LIMIT_SECONDS = 10.0
+
+Answerer = Callable[[LocalAsk], Awaitable[LocalAnswer]]
+
+
+def _bind(path: Path) -> socket.socket:
+    """Bind a listening socket that is never reachable with wider permissions than 0600, replacing a dead worker's."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(str(fresh))
+        fresh.chmod(0o600)
+        fresh.rename(path)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+class LocalServer:
+    """Answers every connection by ``answer``, whose exceptions become refusals; a lost asker does not stop the answer."""
+
+    def __init__(self, path: Path, answer: Answerer) -> None:
+        self._path = path
+        self._answer = answer
+        self._server: asyncio.Server | None = None
+        self._conversations: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begin to listen.
+
+        Raises:
+            OSError: if the socket cannot be made.
+        """
+        listening = await asyncio.to_thread(_bind, self._path)
+        self._server = await asyncio.start_unix_server(self._accept, sock=listening, limit=_LINE_LIMIT_BYTES)
+
+    async def stop(self, limit_seconds: float) -> None:
+        """Accept nobody any more and give the conversations under way ``limit_seconds`` to end."""
+        if self._server is not None:
+            self._server.close()
+            await asyncio.to_thread(self._path.unlink, missing_ok=True)
+        if self._conversations:
+            await asyncio.wait(self._conversations, timeout=limit_seconds)
+        for conversation in self._conversations:
+            conversation.cancel()
+        await asyncio.gather(*self._conversations, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversation = asyncio.create_task(self._converse(reader, writer))
+        self._conversations.add(conversation)
+        conversation.add_done_callback(self._conversations.discard)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            try:
+                async with asyncio.timeout(_READ_LIMIT_SECONDS):
+                    line = await reader.readline()
+            except (TimeoutError, ValueError, OSError):
+                line = b""
+            if not line:
+                return
+            answer = await self._answer_line(line)
+            writer.write(wire.encode(answer) + b"\n")
+            await writer.drain()
+        except OSError as problem:
+            await _log.awarning("the asker went away before its answer", error=str(problem))
+        finally:
+            writer.close()
+
+    async def _answer_line(self, line: bytes) -> LocalAnswer:
+        try:
+            ask: LocalAsk = wire.decode(line, LocalAsk)
+        except wire.MalformedMessageError as problem:
+            advice = "The runtime and the worker may be of different versions; install both from one release."
+            return Refused(
+                Failure("malformed-request", f"the worker was sent a message it cannot read: {problem}", advice)
+            )
+        try:
+            return await self._answer(ask)
+        except Exception as problem:  # noqa: BLE001 -- the runtime must get an answer whatever went wrong
+            await _log.aexception("a local request failed", ask=type(ask).__name__)
+            advice = "This is a fault in the worker; its log has the details."
+            return Refused(Failure("internal", f"the worker failed on {type(ask).__name__}: {problem!r}", advice))

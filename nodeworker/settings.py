@@ -1,0 +1,118 @@
+"""What a node worker may be told from outside: environment variables, read once, with a default for each.
+
+A worker has no configuration file, so that a DaemonSet, a systemd unit and ``woodfrog dev`` start it in the same way and
+``/proc/<pid>/environ`` shows all that it was told.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from protocol.ids import InvalidIdError, NodeName, check_id
+
+
+class SettingsError(ValueError):
+    """An environment variable whose value cannot be meant; the message names it."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings of one worker. Paths are absolute."""
+
+    node: NodeName
+    cluster: str
+    namespace: str
+    """Of containers whose bundle names none."""
+    state_dir: Path
+    """Survives a reboot: journal, spool, fetched snapshots."""
+    run_dir: Path
+    """Does not: the socket and a directory for each container."""
+    nats_url: str
+    store_url: str
+    runc: str
+    criu: str
+    create_limit_seconds: float
+    """How long a ``create`` may wait in all: below the two minutes after which the kubelet gives up on the runtime."""
+    stop_limit_seconds: float
+    """How long a stop signal may wait for a dump that is already in flight before its own dump begins."""
+    store_attempts: int
+    """How often storing a captured snapshot is tried before its dump counts as failed."""
+
+    @property
+    def socket(self) -> Path:
+        """Where the runtime finds the worker."""
+        return self.run_dir / "worker.sock"
+
+    @property
+    def journal(self) -> Path:
+        """The journal's file."""
+        return self.state_dir / "journal.sqlite3"
+
+    @property
+    def spool(self) -> Path:
+        """Captures that are not stored yet, one directory for each snapshot."""
+        return self.state_dir / "spool"
+
+    @property
+    def fetched(self) -> Path:
+        """Snapshots on their way into a container, one directory for each container."""
+        return self.state_dir / "fetched"
+
+    def container_dir(self, container_id: str) -> Path:
+        """Where the runtime and the worker keep what belongs to one container."""
+        return self.run_dir / "containers" / container_id
+
+
+def _positive(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise SettingsError(f"{name} is {text!r}; it must be a positive number")
+    return value
+
+
+def from_environment(environment: Mapping[str, str]) -> Settings:
+    """Read the settings; an unset or empty variable means its default.
+
+    Raises:
+        SettingsError: for the first variable whose value cannot be meant.
+    """
+
+    def text(name: str, default: str) -> str:
+        return environment.get(name) or default
+
+    def directory(name: str, default: str) -> Path:
+        path = Path(text(name, default))
+        if not path.is_absolute():
+            raise SettingsError(f"{name} is {str(path)!r}; it must be an absolute path")
+        return path
+
+    def name(variable: str, default: str) -> str:
+        try:
+            return check_id(text(variable, default), variable)
+        except InvalidIdError as problem:
+            raise SettingsError(str(problem)) from problem
+
+    state_dir = directory("WOODFROG_STATE_DIR", "/var/lib/woodfrog")
+    return Settings(
+        node=NodeName(name("WOODFROG_NODE", socket.gethostname())),
+        cluster=name("WOODFROG_CLUSTER", "local"),
+        namespace=name("WOODFROG_NAMESPACE", "default"),
+        state_dir=state_dir,
+        run_dir=directory("WOODFROG_RUN_DIR", "/run/woodfrog"),
+        nats_url=text("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
+        store_url=text("WOODFROG_STORE_URL", f"file://{state_dir}/store"),
+        runc=text("WOODFROG_RUNC", "runc"),
+        criu=text("WOODFROG_CRIU", "criu"),
+        create_limit_seconds=_positive(environment, "WOODFROG_CREATE_LIMIT_SECONDS", 110.0),
+        stop_limit_seconds=_positive(environment, "WOODFROG_STOP_LIMIT_SECONDS", 20.0),
+        store_attempts=int(_positive(environment, "WOODFROG_STORE_ATTEMPTS", 5)),
+    )
