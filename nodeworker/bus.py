@@ -40,6 +40,10 @@ _REPLY_SECONDS = 15.0
 Obey = Callable[[Command], Awaitable[None]]
 
 
+class _ConnectionGivenUpError(Exception):
+    """The client closed itself, as it does when the server refuses its credentials."""
+
+
 class Bus:
     """One worker's connection. :meth:`run` owns all background work; the other methods may be called at any time."""
 
@@ -49,7 +53,6 @@ class Bus:
         self._journal = journal
         self._heartbeat = heartbeat
         self._client: Client | None = None
-        self._connected = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._written = asyncio.Event()
         self._confirmed = asyncio.Condition()
@@ -70,17 +73,21 @@ class Bus:
     async def run(self, obey: Obey) -> None:
         """Connect, then send, listen and give signs of life until cancelled. ``obey`` returns when a command has its end."""
         try:
-            self._client = await connect(self._url, name=f"woodfrog worker {self._node}")
-            self._connected.set()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._send_reports())
-                group.create_task(self._give_signs_of_life())
-                group.create_task(self._take_commands(obey))
+            while True:
+                self._client = await connect(self._url, name=f"woodfrog worker {self._node}")
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(self._send_reports())
+                        group.create_task(self._give_signs_of_life())
+                        group.create_task(self._take_commands(obey))
+                except* _ConnectionGivenUpError:
+                    await _log.awarning("the connection was closed for good and is made anew")
+                finally:
+                    await self._client.close()
+                await asyncio.sleep(_RETRY_SECONDS)
         finally:
             for task in self._obeying:
                 task.cancel()
-            if self._client is not None:
-                await self._client.close()
 
     def _jetstream(self) -> JetStreamContext:
         assert self._client is not None
@@ -95,7 +102,7 @@ class Bus:
                 headers = {"Nats-Msg-Id": str(report.report_id)}
                 try:
                     if not self.connected:
-                        raise nats.errors.ConnectionClosedError  # noqa: TRY301 -- one way to wait and try again
+                        raise nats.errors.ConnectionClosedError
                     confirmation = await self._jetstream().publish(
                         subjects.reports(self._node),
                         wire.encode(report),
@@ -130,8 +137,11 @@ class Bus:
         return True
 
     async def _give_signs_of_life(self) -> None:
+        assert self._client is not None
         while True:
-            if self._client is not None and self._client.is_connected:
+            if self._client.is_closed:
+                raise _ConnectionGivenUpError
+            if self._client.is_connected:
                 try:
                     await self._client.publish(subjects.heartbeats(self._node), wire.encode(self._heartbeat()))
                 except (nats.errors.Error, OSError) as problem:
@@ -180,7 +190,7 @@ class Bus:
         progress = asyncio.create_task(self._show_progress(message))
         try:
             await obey(command)
-        except Exception:
+        except Exception:  # noqa: BLE001 -- it stays unacknowledged and comes back; the other commands go on
             await _log.aexception("a command failed in an unforeseen way", command_id=command.command_id)
             return
         finally:
