@@ -1,1 +1,53 @@
-"""To be opened."""
+"""Decisions as pure functions: no I/O, no clock, no randomness; time is an argument, and everything else is a value.
+
+One input at a time goes through :func:`decide`, the resulting events are recorded, and :func:`evolve` folds them into the
+:class:`State` that the next decision sees. The same fold over the log gives the same state after a restart.
+"""
+
+from controlplane.domain.decide import decide
+from controlplane.domain.evolve import evolve
+from controlplane.domain.inputs import (
+    Answer,
+    CheckpointAsked,
+    Decision,
+    Input,
+    NodeHeard,
+    NodeSilent,
+    Policy,
+    ReportReceived,
+    ResolveAsked,
+    Tick,
+)
+from controlplane.domain.state import (
+    Cold,
+    Incarnation,
+    KeyState,
+    NodeState,
+    Restore,
+    Snapshot,
+    SnapshotStatus,
+    State,
+)
+
+__all__ = [
+    "Answer",
+    "CheckpointAsked",
+    "Cold",
+    "Decision",
+    "Incarnation",
+    "Input",
+    "KeyState",
+    "NodeHeard",
+    "NodeSilent",
+    "NodeState",
+    "Policy",
+    "ReportReceived",
+    "ResolveAsked",
+    "Restore",
+    "Snapshot",
+    "SnapshotStatus",
+    "State",
+    "Tick",
+    "decide",
+    "evolve",
+]

@@ -1,0 +1,88 @@
+"""What goes into a decision and what comes out: the one way in, as values.
+
+Every input has a ``source``, a name that is the same when the same input is delivered again and never the same
+otherwise: event ids are derived from it (:func:`protocol.ids.event_id`).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from protocol.events import Event
+from protocol.ids import CommandId, NodeName, WorkerId
+from protocol.reports import Heartbeat, Report
+from protocol.requests import CheckpointRequest, CommandAccepted, Refusal, Resolution, ResolveRequest
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What may be set about decisions."""
+
+    handover_seconds: float = 120.0
+    """The longest that a start waits for its predecessor's snapshot; 0 for not at all."""
+    longest_command_seconds: float = 86400.0
+    """The longest time that may be given to a command."""
+
+
+class ReportReceived(msgspec.Struct, frozen=True):
+    """A worker reported."""
+
+    report: Report
+
+    @property
+    def source(self) -> str:
+        """The report's id."""
+        return str(self.report.report_id)
+
+
+class ResolveAsked(msgspec.Struct, frozen=True):
+    """A worker asks how a container shall start."""
+
+    request: ResolveRequest
+    source: str
+
+
+class CheckpointAsked(msgspec.Struct, frozen=True):
+    """Somebody asks for a dump; if a command comes of it, it is called ``command_id``."""
+
+    request: CheckpointRequest
+    command_id: CommandId
+    source: str
+
+
+class NodeSilent(msgspec.Struct, frozen=True):
+    """Nothing was heard of a worker for longer than it may be silent."""
+
+    node: NodeName
+    worker_id: WorkerId
+    silent_seconds: float
+    source: str
+
+
+class NodeHeard(msgspec.Struct, frozen=True):
+    """A worker gave a sign of life."""
+
+    heartbeat: Heartbeat
+    source: str
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Time has passed."""
+
+    source: str
+
+
+Input = ReportReceived | ResolveAsked | CheckpointAsked | NodeSilent | NodeHeard | Tick
+
+Answer = Resolution | CommandAccepted | Refusal
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What follows from an input: events to record, in this order and all or none, then the answer to give.
+
+    No events and nothing rejected means that the input said nothing new.
+    """
+
+    events: tuple[Event, ...] = ()
+    answer: Answer | None = None
+    rejected: str | None = None
+    """Why a report was not believed. It is to be logged and put aside, not recorded."""

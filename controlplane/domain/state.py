@@ -1,0 +1,151 @@
+"""What the control plane knows at one point of the log: the fold of all events so far, kept to what decisions need.
+
+Values are frozen and replaced, never changed in place: a decision can look at "the key as it would be after this event"
+for the price of copying two small mappings, and a live state can be compared with a replayed one by ``==``. Only
+:func:`controlplane.domain.evolve` puts new values in.
+
+What is kept of a key is bounded: everything that may still be chosen or waited for, and of the rest the last
+:data:`REMEMBERED`, which is enough to explain a choice and to recognise a report that is delivered twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from protocol.commands import DumpCommand
+from protocol.facts import ContainerFacts, NodeFacts
+from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+
+REMEMBERED = 8
+"""How many snapshots that can never be chosen, ended incarnations and earlier lives of a worker are kept."""
+
+
+class SnapshotStatus(StrEnum):
+    """How far a snapshot has come. Only ``VALID`` may be chosen."""
+
+    DUMPING = "dumping"
+    CAPTURED = "captured"
+    VALID = "valid"
+    SUPERSEDED = "superseded"
+    FAILED = "failed"
+    INVALIDATED = "invalidated"
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether the snapshot may yet become valid."""
+        return self in {SnapshotStatus.DUMPING, SnapshotStatus.CAPTURED}
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """One snapshot of a key, from the first word of its dump to its end."""
+
+    snapshot_id: SnapshotId
+    incarnation: IncarnationNumber
+    node: NodeName | None = None
+    status: SnapshotStatus = SnapshotStatus.DUMPING
+    final: bool = False
+    manifest_digest: str = ""
+    """Known once valid."""
+    taken_on: NodeFacts = NodeFacts()
+    taken_from: ContainerFacts = ContainerFacts()
+    failed_on: frozenset[tuple[NodeName, str]] = frozenset()
+    """Where restoring it failed, as (node, :func:`image_of` the container that tried)."""
+    missed_by: IncarnationNumber | None = None
+    """The later incarnation that had its answer already when this one became valid."""
+    note: str = ""
+    """Why it failed, was superseded or was invalidated, for people."""
+
+
+class Cold(msgspec.Struct, frozen=True):
+    """Start from the image, because of ``reason``."""
+
+    reason: str
+
+
+class Restore(msgspec.Struct, frozen=True):
+    """Go on from ``snapshot_id``; ``reason`` says why from this one and from no newer one."""
+
+    snapshot_id: SnapshotId
+    reason: str
+
+
+class Incarnation(msgspec.Struct, frozen=True):
+    """One start of a container under a key."""
+
+    number: IncarnationNumber
+    node: NodeName | None = None
+    container_id: ContainerId | None = None
+    container: ContainerFacts = ContainerFacts()
+    opened_at: datetime | None = None
+    wait_until: datetime | None = None
+    """The end of its hand-over wait; set once, so that asking again does not prolong the wait."""
+    choice: Restore | Cold | None = None
+    """What it was told; ``None`` before, and again after a restore that failed."""
+    set_aside: frozenset[SnapshotId] = frozenset()
+    """Snapshots that this start tried in vain."""
+    started: bool = False
+    ended: bool = False
+
+    @property
+    def running(self) -> bool:
+        """Whether its container is known to run."""
+        return self.started and not self.ended
+
+
+class KeyState(msgspec.Struct, frozen=True):
+    """All that may matter about one checkpoint key."""
+
+    incarnations: Mapping[IncarnationNumber, Incarnation] = {}
+    snapshots: Mapping[SnapshotId, Snapshot] = {}
+    """In the order in which the log first mentions them. Dumps of one container follow one another, so within an
+    incarnation this is the order of capture, whatever a node's clock says and however long an upload takes."""
+    latest_start: IncarnationNumber = IncarnationNumber(0)
+    """The newest incarnation that has started, or may have: it had its answer when a newer one was opened. What an older
+    one stores from now on comes too late."""
+
+    @property
+    def newest(self) -> IncarnationNumber:
+        """The number of the newest incarnation; 0 if there is none."""
+        return max(self.incarnations, default=IncarnationNumber(0))
+
+    def newest_first(self) -> list[Snapshot]:
+        """Snapshots in the order of the selection law: newest incarnation first, then newest dump."""
+        return sorted(reversed(self.snapshots.values()), key=lambda snapshot: snapshot.incarnation, reverse=True)
+
+    def too_late(self) -> list[Snapshot]:
+        """Valid snapshots whose turn has passed: a later incarnation has gone on without them."""
+        return [
+            snapshot
+            for snapshot in self.snapshots.values()
+            if snapshot.status is SnapshotStatus.VALID
+            and snapshot.missed_by is not None
+            and snapshot.missed_by <= self.latest_start
+        ]
+
+
+class NodeState(msgspec.Struct, frozen=True):
+    """What is known of one node. ``since`` is when it was registered, lost or heard of again, whichever was last."""
+
+    worker_id: WorkerId
+    facts: NodeFacts = NodeFacts()
+    boot_id: str = ""
+    lost: bool = False
+    since: datetime | None = None
+    earlier_workers: tuple[WorkerId, ...] = ()
+
+
+class State(msgspec.Struct):
+    """Everything, at one position of the log. ``commands`` holds the open ones only."""
+
+    keys: dict[CheckpointKey, KeyState] = {}
+    nodes: dict[NodeName, NodeState] = {}
+    commands: dict[CommandId, DumpCommand] = {}
+
+
+def image_of(container: ContainerFacts) -> str:
+    """Name a container's image as exactly as is known."""
+    return container.image_digest or container.image or ""
