@@ -1,0 +1,38 @@
+"""A worker's settings come from its environment and are refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nodeworker.settings import SettingsError, from_environment
+
+pytestmark = pytest.mark.timeout(5)
+
+
+def test_an_empty_environment_gives_a_worker_for_this_machine() -> None:
+    settings = from_environment({"WOODFROG_NODE": "node-a"})
+    assert settings.store_url == "file:///var/lib/woodfrog/store"
+    assert settings.socket == Path("/run/woodfrog/worker.sock")
+    assert settings.create_limit_seconds < 120, "the kubelet gives up after two minutes"
+
+
+def test_the_store_follows_the_state_directory() -> None:
+    assert from_environment({"WOODFROG_NODE": "n", "WOODFROG_STATE_DIR": "/srv/w"}).store_url == "file:///srv/w/store"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WOODFROG_NODE", "a/b"),
+        ("WOODFROG_CLUSTER", ".."),
+        ("WOODFROG_STATE_DIR", "relative"),
+        ("WOODFROG_CREATE_LIMIT_SECONDS", "soon"),
+        ("WOODFROG_STOP_LIMIT_SECONDS", "-1"),
+        ("WOODFROG_STORE_ATTEMPTS", "nan"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        from_environment({"WOODFROG_NODE": "node-a"} | {name: value})
