@@ -1,1 +1,1 @@
-"""To be opened."""
+"""What the node worker knows without touching the machine: values in, values out."""

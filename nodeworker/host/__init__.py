@@ -1,1 +1,1 @@
-"""To be opened."""
+"""The machine that the worker runs on: what it offers, and the CRIU laid down on it."""

@@ -1,0 +1,123 @@
+"""CRIU as the worker uses it: is it fit, what does it get told, what do its complaints mean, what can it not take along.
+
+Which options and which complaints there are is pure knowledge and lies in ``nodeworker.domain``; here is the part that
+touches the machine. CRIU itself is started by runc only.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from nodeworker.domain import criu_failures, criu_options
+from protocol.failures import Failure, FailureError
+
+dump_config = criu_options.dump_config
+restore_config = criu_options.restore_config
+
+_CHECK_SECONDS: Final = 30.0
+_LOG_BYTES: Final = 4 * 1024 * 1024
+IO_URING: Final = "anon_inode:[io_uring]"
+
+
+def version(criu: Path) -> str:
+    """Ask CRIU for its version, e.g. ``4.1.1``.
+
+    Raises:
+        FailureError: ``criu-missing`` when it does not run or says none.
+    """
+    answer = _run([str(criu), "--version"])
+    try:
+        major, minor, patch = criu_options.parse_version(answer.stdout)
+    except ValueError as problem:
+        raise FailureError(criu_failures.criu_missing(str(criu), answer.stderr.strip())) from problem
+    return f"{major}.{minor}.{patch}" if patch else f"{major}.{minor}"
+
+
+def check(criu: Path) -> None:
+    """Ask CRIU whether it works on the running kernel. Needs root.
+
+    Raises:
+        FailureError: ``criu-missing`` or ``criu-unusable``, with CRIU's own words as detail.
+    """
+    answer = _run([str(criu), "check"])
+    if answer.returncode != 0:
+        raise FailureError(criu_failures.criu_unusable(str(criu), (answer.stderr + answer.stdout).strip()))
+
+
+def explain(log_path: Path | None, stderr: str) -> Failure:
+    """Say what a failed dump or restore means, from CRIU's log (where there is one) and what runc wrote to stderr."""
+    text = ""
+    if log_path is not None:
+        with suppress(OSError), log_path.open("rb") as log:
+            size = log.seek(0, 2)
+            log.seek(max(0, size - _LOG_BYTES))
+            text = log.read().decode(errors="replace")
+    return criu_failures.explain(text, stderr)
+
+
+def stopped_pids(pids: Iterable[int]) -> tuple[int, ...]:
+    """Which of these processes job control has stopped, by their pids inside the container. Ask before freezing.
+
+    After a restore every process is stopped; these are the ones that ``start`` must leave so.
+    """
+    stopped = []
+    for pid in pids:
+        fields = _status_fields(pid)
+        if fields.get("State", "").startswith("T"):
+            stopped.append(int(fields["NSpid"].split()[-1]))
+    return tuple(sorted(stopped))
+
+
+def refuse_io_uring(pids: Iterable[int]) -> None:
+    """Refuse what CRIU cannot dump before anything is frozen.
+
+    An io_uring instance shows as a descriptor, and as a mapping where the descriptor is closed but the rings are mapped.
+
+    Raises:
+        FailureError: ``io-uring``, naming the process.
+    """
+    for pid in pids:
+        if _maps_io_uring(pid) or _holds_io_uring(pid):
+            name = _status_fields(pid).get("Name", "?")
+            raise FailureError(criu_failures.io_uring(f"process {pid} ({name}) uses io_uring, which CRIU cannot dump"))
+
+
+def _maps_io_uring(pid: int) -> bool:
+    with suppress(OSError):
+        return IO_URING.encode() in Path(f"/proc/{pid}/maps").read_bytes()
+    return False
+
+
+def _holds_io_uring(pid: int) -> bool:
+    with suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                if str(descriptor.readlink()) == IO_URING:
+                    return True
+    return False
+
+
+def _status_fields(pid: int) -> dict[str, str]:
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return {}
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_CHECK_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise FailureError(criu_failures.criu_missing(command[0], str(problem))) from problem

@@ -1,0 +1,308 @@
+"""What CRIU's complaints mean: the table of cause and advice, as data.
+
+CRIU writes a log for its developers; a person who lost a container needs the cause in a sentence and the next step.
+Fragments are taken from CRIU 3.19 to 4.3 (the ``pr_err`` calls of criu/*.c) and from runc 1.1 to 1.5. The first matching
+row wins, so the particular stands before the general. ``docs/reference/failures.md`` is rendered from here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from protocol.failures import Failure
+
+_DETAIL_LINES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row: any of ``fragments`` in an error line means this cause."""
+
+    code: str
+    fragments: tuple[str, ...]
+    cause: str
+    advice: str
+
+    def failure(self, detail: str = "") -> Failure:
+        """Make the failure that this row stands for."""
+        return Failure(code=self.code, cause=self.cause, advice=self.advice, detail=detail)
+
+
+RULES: Final = (
+    Rule(
+        "disk-full",
+        ("No space left on device", "Disk quota exceeded"),
+        "the disk filled up while the images were written",
+        "Free space under the worker's state directory, or give it a larger disk.",
+    ),
+    Rule(
+        "io-uring",
+        ("io_uring",),
+        "a process uses io_uring, which CRIU cannot dump",
+        "Set the sysctl kernel.io_uring_disabled=2 on the node, deny io_uring by seccomp, or switch it off in the program "
+        "(libuv: UV_USE_IO_URING=0).",
+    ),
+    Rule(
+        "mptcp",
+        ("GODEBUG=multipathtcp", "MPTCP"),
+        "a process holds a Multipath TCP socket, which CRIU cannot dump",
+        "Go programs use Multipath TCP for listeners: set GODEBUG=multipathtcp=0 in the container's environment.",
+    ),
+    Rule(
+        "tcp-connection",
+        ("Connected TCP socket, consider using", "Connected TCP socket in image"),
+        "a TCP connection was open and the options in force do not allow for one",
+        "Keep tcp-close in CRIU's configuration; look for a configuration file on the node that overrides it.",
+    ),
+    Rule(
+        "tcp-close-differs",
+        ("Need to set the --tcp-close options",),
+        "the dump closed TCP connections and the restore was not told so",
+        "Use the same CRIU configuration on both sides: look for a configuration file on the node that overrides it.",
+    ),
+    Rule(
+        "in-flight-connection",
+        ("In-flight connection",),
+        "somebody was connecting to a listening socket while the dump was taken",
+        "Take the checkpoint again; for TCP keep skip-in-flight in CRIU's configuration.",
+    ),
+    Rule(
+        "link-remap",
+        ("Can't create link remap", "Can't link remap", "link_remap."),
+        "a process holds a file whose name was deleted while other names of it remain, and its stand-in could not be made "
+        "or found",
+        "Put such files on the container's own file system or /dev/shm, which travel with the snapshot.",
+    ),
+    Rule(
+        "ghost-file-too-large",
+        ("Can't dump ghost file",),
+        "a process holds a deleted file that is larger than the limit for such files",
+        "Keep large scratch files under a name, or raise ghost-limit in CRIU's configuration.",
+    ),
+    Rule(
+        "mount-missing",
+        ("No mapping for",),
+        "a volume, device or driver file that the snapshot's container had mounted is missing in the new one",
+        "Give the new container the same mounts, and on nodes with GPUs the same driver.",
+    ),
+    Rule(
+        "mount-propagation",
+        ("unreachable sharing",),
+        "a mount is shared with the host in a way that CRIU cannot rebuild",
+        "Mount the volume without mountPropagation, or keep enable-external-masters in CRIU's configuration.",
+    ),
+    Rule(
+        "overmounted",
+        ("Open files on overmounted mounts", "is overmounted so paths are invisible"),
+        "a process holds a file below a mount that another mount covers",
+        "Do not mount over directories in which files are open.",
+    ),
+    Rule(
+        "file-changed",
+        ("has bad size", "has bad mode", "has bad build-ID"),
+        "a file that the process has open or mapped differs from the one at the dump",
+        "Start the container from the same image, by digest, and leave the files on its volumes as they were.",
+    ),
+    Rule(
+        "external-socket",
+        ("External socket is used", "Can't dump half of stream unix connection"),
+        "a process is connected to a unix socket outside of the container",
+        "Close connections to the host's sockets (syslog, D-Bus, a container engine) before the checkpoint.",
+    ),
+    Rule(
+        "file-locks",
+        ("Some file locks are hold by dumping tasks",),
+        "a process holds a file lock and the options in force do not allow for one",
+        "Keep file-locks in CRIU's configuration; look for a configuration file on the node that overrides it.",
+    ),
+    Rule(
+        "outside-ipc",
+        ("doesn't live in IPC ns",),
+        "a process maps System V shared memory of an IPC namespace that is not the container's",
+        "Do not use hostIPC together with System V shared memory.",
+    ),
+    Rule(
+        "cpu-differs",
+        ("xfeatures has unsupported bits", "xsave size mismatch", "CPU capabilities do not match"),
+        "this node's CPU lacks what the snapshot's processes had in their registers",
+        "Restore on a node of the same CPU family: use a node selector or node affinity.",
+    ),
+    Rule(
+        "freeze-timeout",
+        ("Unable to freeze cgroup",),
+        "the container did not stop in time",
+        "Look for processes that wait for a disk or a network file system; try again when they are done.",
+    ),
+    Rule(
+        "dump-timeout",
+        ("Timeout reached",),
+        "CRIU gave up after its own time limit",
+        "The node may be overloaded; try again, or raise timeout in CRIU's configuration.",
+    ),
+    Rule(
+        "nested-namespaces",
+        ("Nested mount namespaces are not supported", "Can't dump nested"),
+        "the container holds containers or a systemd of its own, in namespaces of their own",
+        "Checkpoint the inner workload instead; CRIU supports one level of namespaces.",
+    ),
+    Rule(
+        "no-session-leader",
+        ("Consider using --shell-job option",),
+        "the container's first process belongs to a terminal session outside of the container",
+        "Start the container without the terminal of a shell on the host.",
+    ),
+    Rule(
+        "zombie-threads",
+        ("Zombies with threads are not supported", "Zombie thread not supported"),
+        "the main thread of a process has ended while its other threads go on",
+        "Let the main thread wait for the others (pthread_join) instead of ending by pthread_exit.",
+    ),
+    Rule(
+        "descriptors-in-flight",
+        ("Control messages in queue", "More than 1 SCM"),
+        "file descriptors were on their way through a unix socket",
+        "Take the checkpoint again; the receiver had not yet read its messages.",
+    ),
+    Rule(
+        "device",
+        ("Can't dump file",),
+        "a process holds a device or a kernel object that CRIU cannot dump",
+        "Close it before the checkpoint; the line of CRIU's log names it.",
+    ),
+    Rule(
+        "cuda",
+        ("PAUSE_DEVICES failed", "CHECKPOINT_DEVICES failed"),
+        "the CUDA driver could not lock or save the state of a GPU",
+        "Unified memory, CUDA IPC, MIG and MPS are not supported by the driver; check the driver's version (580 or newer).",
+    ),
+    Rule(
+        "traced",
+        ("already traced", "Unable to seize", "SEIZE "),
+        "a process could not be taken hold of, because a debugger or another dump holds it",
+        "Detach gdb and strace, and wait for the other dump.",
+    ),
+    Rule(
+        "kernel-too-new",
+        ("Unexpected rt vDSO area bounds", "vdso: Unexpected"),
+        "this CRIU is older than what the running kernel needs",
+        "Run `python -m nodeworker.host.criu_bundle` to lay a newer CRIU down.",
+    ),
+    Rule(
+        "kernel-differs",
+        ("unsupported RSEQ ABI version", "vDSO isn't provided by kernel"),
+        "the running kernel lacks what the snapshot's processes were using",
+        "Restore on a node with the same kernel release.",
+    ),
+    Rule(
+        "pid-taken",
+        ("Can't fork for", "do not match expected"),
+        "a process id that the snapshot needs is taken",
+        "Give the container a PID namespace of its own, and end other processes that were started in it.",
+    ),
+    Rule(
+        "address-taken",
+        ("Can't bind inet socket", "Address already in use"),
+        "an address or port that a process listened on cannot be had here",
+        "Listen on all addresses instead of the pod's own, and keep the port free.",
+    ),
+    Rule(
+        "security-profile",
+        ("Can't write lsm profile", "lsm profile", "apparmor"),
+        "the AppArmor profile or SELinux label of the snapshot's processes cannot be set here",
+        "Load the same profile on every node that the workload may run on.",
+    ),
+    Rule(
+        "network-lock",
+        ("iptables-restore", "Locking network failed", "nft command"),
+        "CRIU wanted to lock the network and found no working iptables or nft",
+        "Install iptables or nftables on the node, or use CRIU 3.19 or newer, which need not lock.",
+    ),
+    Rule(
+        "file-missing",
+        ("Can't open file", "Can't lookup mount"),
+        "a file that a process has open or mapped is not there or cannot be reached",
+        "Keep open files on the image, the container's own file system or its volumes, and the volumes mounted.",
+    ),
+    Rule(
+        "criu-config",
+        ("errno 56", "unknown option", "unrecognized option"),
+        "CRIU does not know an option in its configuration file",
+        "Look for a CRIU configuration file on the node (/etc/criu) that is newer than its CRIU.",
+    ),
+    Rule(
+        "criu-missing",
+        ("executable file not found", 'exec: "criu"'),
+        "there is no CRIU to run",
+        "Run `python -m nodeworker.host.criu_bundle`, or name a CRIU in WOODFROG_CRIU.",
+    ),
+    Rule(
+        "criu-unusable",
+        ("Looks bad",),
+        "CRIU does not work on the running kernel",
+        "Run `python -m nodeworker.host.criu_bundle` to lay a newer CRIU down; the kernel needs CONFIG_CHECKPOINT_RESTORE.",
+    ),
+    Rule(
+        "out-of-memory",
+        ("Cannot allocate memory", "Out of memory"),
+        "the memory limit was reached",
+        "Raise the container's memory limit: a restore needs what the processes had, and a little more.",
+    ),
+    Rule(
+        "already-running",
+        ("cannot start an already running container",),
+        "start was asked for a container whose processes run already",
+        "Nothing to do; if a container engine reports it, its runtime is not the one that created the container.",
+    ),
+)
+"""Searched in the order of the table."""
+
+UNKNOWN: Final = Rule(
+    "criu-failed",
+    (),
+    "CRIU failed for a reason that is not in the table of known ones",
+    "Read the lines of its log below; the whole log lies in the work directory of the dump or restore.",
+)
+
+_ERROR_LINE = re.compile(r"\bError \(|(?i:level=\"?(?:error|fatal))|\"level\":\s*\"(?:error|fatal)\"")
+
+
+def explain(log: str, stderr: str = "") -> Failure:
+    """Find the cause in CRIU's log and in what runc wrote to stderr. Never raises; the detail holds the last error lines.
+
+    Only lines that report an error are searched: CRIU warns about much that does no harm.
+    """
+    errors = [line.strip() for line in log.splitlines() if _ERROR_LINE.search(line)]
+    said = [line.strip() for line in stderr.splitlines() if line.strip()]
+    lines = errors + said
+    found = next((rule for rule in RULES if any(part in line for line in lines for part in rule.fragments)), UNKNOWN)
+    return found.failure("\n".join(lines[-_DETAIL_LINES:]))
+
+
+def rule(code: str) -> Rule:
+    """Find a row by its code.
+
+    Raises:
+        KeyError: when there is none.
+    """
+    for row in RULES:
+        if row.code == code:
+            return row
+    raise KeyError(code)
+
+
+def io_uring(cause: str) -> Failure:
+    """The failure for io_uring found before the dump, with a cause that names the process."""
+    return Failure(code="io-uring", cause=cause, advice=rule("io-uring").advice)
+
+
+def criu_missing(path: str, detail: str) -> Failure:
+    """The failure for a CRIU that does not start."""
+    return Failure(code="criu-missing", cause=f"{path} does not run", advice=rule("criu-missing").advice, detail=detail)
+
+
+def criu_unusable(path: str, detail: str) -> Failure:
+    """The failure for a CRIU whose own check fails."""
+    cause = f"{path} does not work on the running kernel"
+    return Failure(code="criu-unusable", cause=cause, advice=rule("criu-unusable").advice, detail=detail)
