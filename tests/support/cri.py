@@ -40,7 +40,9 @@ class Cri:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._channel.close()
 
     def run_pod(self, name: str, *, handler: str = "cedana", namespace: str = "default") -> tuple[str, Any]:

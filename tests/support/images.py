@@ -12,7 +12,9 @@ from pathlib import Path
 BUSYBOX = "registry.test/busybox:1"
 PAUSE = "registry.test/pause:1"
 
-_APPLETS = "sh sleep cat echo ls rm mv ln chmod mkdir sync date hostname kill ps nc stat sed tail wc head touch true id dd seq"
+_APPLETS = (
+    "sh sleep cat echo ls rm mv ln chmod mkdir sync date hostname kill ps nc stat sed tail wc head touch true id dd seq"
+)
 
 
 def _layer(root: Path) -> bytes:

@@ -50,9 +50,9 @@ class Run:
         if self.process.poll() is not None:
             raise AssertionError(f"woodfrog run ended with {self.process.returncode}: {self.process.communicate()}")
         for container in self.stack.containers():
-            if container["key"]["id"] == self.id and container["container_id"] not in known:
-                if container["state"] == "running":
-                    return container
+            ours = container["key"]["id"] == self.id and container["container_id"] not in known
+            if ours and container["state"] == "running":
+                return container
         return None
 
     @property
