@@ -1,1 +1,34 @@
-"""To be opened."""
+"""The event log: SQL, append-only, gapless, the one truth from which everything else is derived.
+
+:class:`~controlplane.log.eventlog.EventLog` is the door. Behind it: ``append`` (the one transaction), ``chain`` (the proof
+that nothing was changed), ``projections`` (tables that answer questions), ``views`` (the public contract), ``upcast`` (old
+events read as new ones) and ``engine`` (the only module that knows which database it is).
+"""
+
+from controlplane.log.eventlog import EventLog
+from controlplane.log.records import (
+    EventConflictError,
+    ExpectedVersionError,
+    LogFullError,
+    LogSchemaError,
+    LogUnavailableError,
+    Metadata,
+    NewEvent,
+    Recorded,
+    StaleEpochError,
+    ViewFilterError,
+)
+
+__all__ = [
+    "EventConflictError",
+    "EventLog",
+    "ExpectedVersionError",
+    "LogFullError",
+    "LogSchemaError",
+    "LogUnavailableError",
+    "Metadata",
+    "NewEvent",
+    "Recorded",
+    "StaleEpochError",
+    "ViewFilterError",
+]

@@ -1,0 +1,147 @@
+"""Which database it is, and what that changes: the only module of the log with a word of SQLite or PostgreSQL in it.
+
+SQLite writes ahead (WAL), so that readers in any process go on while one writes; syncs every commit to disk
+(``synchronous=FULL``; NORMAL may lose the last commits at power loss); and begins a writing transaction with BEGIN
+IMMEDIATE, because a transaction that reads first and then finds the database changed cannot be upgraded to a writing one
+(https://www.sqlite.org/isolation.html, https://www.sqlite.org/lang_transaction.html §2.2). Python's ``sqlite3`` would begin
+by itself, and only before writes, so its own transaction control is switched off.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from controlplane.log.records import LogFullError, LogSchemaError, LogUnavailableError
+from protocol.failures import Failure
+
+BUSY_TIMEOUT_SECONDS = 10.0
+"""How long a writer waits for another process's transaction before it gives up."""
+
+_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+_WRITES = "woodfrog_writes"
+_PG_DISK_FULL = "53100"
+_PG_UNDEFINED_TABLE = "42P01"
+
+
+def database_url(text: str) -> URL:
+    """Read a database URL; a plain ``sqlite:`` or ``postgresql:`` gets the driver that this code uses."""
+    url = make_url(text)
+    return url.set(drivername=_ASYNC_DRIVERS.get(url.drivername, url.drivername))
+
+
+def open_engine(text: str) -> AsyncEngine:
+    """Make the engine for a database URL; nothing is connected yet."""
+    url = database_url(text)
+    if url.get_backend_name() != "sqlite":
+        return create_async_engine(url, isolation_level="READ COMMITTED", pool_pre_ping=True)
+    engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+    event.listen(engine.sync_engine, "connect", _set_sqlite_up)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_sqlite_up(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout={int(BUSY_TIMEOUT_SECONDS * 1000)}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@asynccontextmanager
+async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Open a writing transaction: committed at the end of the block, rolled back if it raises.
+
+    Raises:
+        LogUnavailableError: if the database could not take it, :class:`LogFullError` if for want of space.
+        LogSchemaError: if a table is missing.
+    """
+    with refusals():
+        async with engine.connect() as plain:
+            connection = await plain.execution_options(**{_WRITES: True})
+            async with connection.begin():
+                yield connection
+
+
+@asynccontextmanager
+async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Open a transaction that only reads. Raises as :func:`writing` does."""
+    with refusals():
+        async with engine.connect() as connection:
+            yield connection
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn the drivers' errors into those of the log."""
+    try:
+        yield
+    except DBAPIError as problem:
+        refusal = _refusal(problem)
+        if refusal is None:
+            raise
+        raise refusal from problem
+
+
+def _refusal(problem: DBAPIError) -> LogUnavailableError | LogSchemaError | None:
+    cause = problem.orig
+    state = getattr(cause, "sqlstate", None)
+    sqlite_name = getattr(cause, "sqlite_errorname", "") or ""
+    if sqlite_name == "SQLITE_FULL" or state == _PG_DISK_FULL:
+        return LogFullError(
+            Failure(
+                code="log-disk-full",
+                cause="the disk that holds the event log's database is full",
+                advice="Free space on that disk; the control plane goes on by itself.",
+                detail=str(cause),
+            )
+        )
+    if "no such table" in str(cause) or state == _PG_UNDEFINED_TABLE:
+        return _unmigrated(cause)
+    if sqlite_name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return LogUnavailableError(
+            Failure(
+                code="log-busy",
+                cause=f"another process kept the event log's database locked for {BUSY_TIMEOUT_SECONDS:.0f} seconds",
+                advice="End whatever holds a long writing transaction on the database.",
+                detail=str(cause),
+            )
+        )
+    if isinstance(cause, sqlite3.OperationalError | OSError) or problem.connection_invalidated:
+        return LogUnavailableError(
+            Failure(
+                code="log-unavailable",
+                cause="the event log's database cannot be used",
+                advice="Look at the detail; check that the database's disk or server is there and may be written to.",
+                detail=str(cause),
+            )
+        )
+    return None
+
+
+def _unmigrated(cause: object) -> LogSchemaError:
+    return LogSchemaError(
+        Failure(
+            code="log-not-migrated",
+            cause="the database lacks tables of the event log",
+            advice="Run `python -m controlplane` once, or `controlplane.log.migrate.upgrade`, to migrate it.",
+            detail=str(cause),
+        )
+    )

@@ -1,0 +1,303 @@
+"""The tables behind the views: a fold of the events into rows, written in the transaction that appends them.
+
+The fold is a pure function over rows in memory; the same code serves an append and a rebuild from position 0, so the two
+cannot differ. It says what the domain's fold says where both speak (statuses, choices, lost nodes) and forgets nothing,
+while the domain forgets what no decision needs any more. It is total: whatever the order of events, it raises nothing, and
+an event about something never begun makes a row of what it knows.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Table, delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from controlplane.log.records import Recorded
+from controlplane.log.rows import Fields, RowKey, empty, key_of, load, save
+from controlplane.log.schema import (
+    PROJECTIONS,
+    commands,
+    failures,
+    incarnations,
+    nodes,
+    projection_state,
+    snapshots,
+)
+from protocol.events import (
+    ColdStartChosen,
+    CommandFinished,
+    CommandIssued,
+    ContainerEnded,
+    ContainerStarted,
+    DumpFailed,
+    DumpStarted,
+    Event,
+    IncarnationOpened,
+    NodeEvent,
+    NodeLost,
+    NodeRegistered,
+    NodeReturned,
+    RestoreChosen,
+    RestoreFailed,
+    SnapshotCaptured,
+    SnapshotInvalidated,
+    SnapshotStored,
+    SnapshotSuperseded,
+    StartDeferred,
+    event_type,
+)
+from protocol.failures import Failure
+from protocol.ids import CheckpointKey
+
+VERSION = 1
+"""Raise it when the fold or its tables change: a log that was folded by another version is rebuilt when it is opened."""
+
+_SnapshotEvent = (
+    DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed | SnapshotSuperseded | SnapshotInvalidated
+)
+_StartEvent = (
+    IncarnationOpened
+    | StartDeferred
+    | RestoreChosen
+    | ColdStartChosen
+    | RestoreFailed
+    | ContainerStarted
+    | ContainerEnded
+)
+
+_IN_FLIGHT = ("dumping", "captured")
+_CONDEMNED = ("superseded", "invalidated")
+
+
+class Rows:
+    """The rows that a batch of events touches, by table and primary key."""
+
+    def __init__(self) -> None:
+        self.tables: dict[Table, dict[RowKey, Fields]] = {table: {} for table in PROJECTIONS}
+
+    def get(self, table: Table, key: RowKey) -> Fields | None:
+        """Find a row."""
+        return self.tables[table].get(key)
+
+    def put(self, table: Table, **fields: Any) -> Fields:
+        """Make a row, NULL where nothing is said."""
+        row = empty(table) | fields
+        self.tables[table][key_of(table, row)] = row
+        return row
+
+
+def touched(event: Event) -> list[tuple[Table, RowKey]]:
+    """Tell which rows must be known before ``event`` is folded."""
+    if isinstance(event, NodeEvent):
+        return [(nodes, (event.node,))]
+    found: list[tuple[Table, RowKey]] = []
+    if isinstance(event, _SnapshotEvent):
+        found.append((snapshots, (*_parts(event.key), event.snapshot_id)))
+    if isinstance(event, _StartEvent):
+        found.append((incarnations, (*_parts(event.key), event.incarnation)))
+    if isinstance(event, CommandIssued):
+        found.append((commands, (event.command.command_id,)))
+    elif isinstance(event, CommandFinished | DumpStarted) and event.command_id is not None:
+        found.append((commands, (event.command_id,)))
+    return found
+
+
+def fold(rows: Rows, record: Recorded) -> None:
+    """Take one event into the rows."""
+    event = record.event
+    if isinstance(event, NodeEvent):
+        _fold_node(rows, record, event)
+        return
+    if isinstance(event, _SnapshotEvent):
+        _fold_snapshot(rows, record, event)
+    elif isinstance(event, _StartEvent):
+        _fold_start(rows, record, event)
+    else:
+        _fold_command(rows, record, event)
+    if isinstance(event, DumpStarted) and event.command_id is not None:
+        asked = rows.get(commands, (event.command_id,))
+        if asked is not None:
+            asked["snapshot_id"] = event.snapshot_id
+    if isinstance(event, DumpFailed | RestoreFailed | CommandFinished) and event.failure is not None:
+        _fold_failure(rows, record, event, event.failure)
+
+
+def _parts(key: CheckpointKey) -> tuple[str, str, str]:
+    return key.cluster, key.namespace, key.id
+
+
+def _key_fields(key: CheckpointKey) -> dict[str, str]:
+    return {"cluster": key.cluster, "namespace": key.namespace, "id": key.id}
+
+
+def _failure_fields(failure: Failure | None) -> dict[str, str | None]:
+    if failure is None:
+        return {"failure_code": None, "failure_cause": None, "failure_advice": None}
+    return {"failure_code": failure.code, "failure_cause": failure.cause, "failure_advice": failure.advice}
+
+
+def _fold_snapshot(rows: Rows, record: Recorded, event: _SnapshotEvent) -> None:
+    row = rows.get(snapshots, (*_parts(event.key), event.snapshot_id)) or rows.put(
+        snapshots,
+        **_key_fields(event.key),
+        snapshot_id=event.snapshot_id,
+        position=record.position,
+        incarnation=event.incarnation,
+        status="dumping",
+    )
+    at = record.occurred_at
+    match event:
+        case DumpStarted():
+            row |= {"node": event.node, "trigger": event.trigger.value, "final": event.final}
+            row |= {"command_id": event.command_id, "dump_started_at": at}
+        case SnapshotCaptured():
+            row |= {"node": event.node, "captured_at": at}
+            row |= {"freeze_seconds": event.freeze_seconds, "raw_bytes": event.raw_bytes}
+            if row["status"] in _IN_FLIGHT:
+                row["status"] = "captured"
+        case SnapshotStored():
+            row |= {"node": event.node, "stored_at": at, "raw_bytes": event.raw_bytes}
+            row |= {"stored_bytes": event.stored_bytes, "store_seconds": event.store_seconds}
+            row["manifest_digest"] = event.manifest_digest
+            if row["status"] not in _CONDEMNED:
+                row["status"] = "valid"
+        case DumpFailed():
+            row |= {"node": event.node, "failure_stage": event.stage.value, **_failure_fields(event.failure)}
+            if row["status"] in _IN_FLIGHT:
+                row["status"] = "failed"
+        case SnapshotSuperseded():
+            row["superseded_by"] = event.by
+            if row["status"] != "invalidated":
+                row["status"] = "superseded"
+        case SnapshotInvalidated():
+            row |= {"invalidated_reason": event.reason, "status": "invalidated"}
+
+
+def _fold_start(rows: Rows, record: Recorded, event: _StartEvent) -> None:
+    row = rows.get(incarnations, (*_parts(event.key), event.incarnation)) or rows.put(
+        incarnations,
+        **_key_fields(event.key),
+        incarnation=event.incarnation,
+        position=record.position,
+        failed_restores=0,
+    )
+    at = record.occurred_at
+    match event:
+        case IncarnationOpened():
+            row |= {"node": event.node, "container_id": event.container_id, "opened_at": at}
+        case StartDeferred():
+            row |= {"waited_for": event.waiting_for, "deferred_at": at, "deferred_until": event.until}
+        case RestoreChosen():
+            row |= {"choice": "restored", "snapshot_id": event.snapshot_id, "reason": event.reason, "chosen_at": at}
+        case ColdStartChosen():
+            row |= {"choice": "cold", "snapshot_id": None, "reason": event.reason, "chosen_at": at}
+        case RestoreFailed():
+            row["failed_restores"] += 1
+            row |= {"choice": None, "snapshot_id": None, "reason": None, "chosen_at": None}
+        case ContainerStarted():
+            row |= {"node": event.node, "container_id": event.container_id, "started_at": at}
+            row |= {"restored_from": event.restored_from, "create_seconds": event.create_seconds}
+        case ContainerEnded():
+            row |= {"node": event.node, "container_id": event.container_id, "ended_at": at}
+            row["exit_code"] = event.exit_code
+
+
+def _fold_command(rows: Rows, record: Recorded, event: CommandIssued | CommandFinished) -> None:
+    if isinstance(event, CommandIssued):
+        command = event.command
+        if rows.get(commands, (command.command_id,)) is None:
+            rows.put(
+                commands,
+                **_key_fields(command.key),
+                command_id=command.command_id,
+                position=record.position,
+                kind=str(command.__struct_config__.tag),
+                incarnation=command.incarnation,
+                node=command.node,
+                container_id=command.container_id,
+                issued_at=command.issued_at,
+                deadline_at=command.deadline,
+                status="open",
+            )
+        return
+    row = rows.get(commands, (event.command_id,))
+    if row is not None and row["status"] == "open":
+        row |= {"status": event.outcome.value, "finished_at": record.occurred_at, **_failure_fields(event.failure)}
+
+
+def _fold_failure(
+    rows: Rows, record: Recorded, event: DumpFailed | RestoreFailed | CommandFinished, failure: Failure
+) -> None:
+    stage = getattr(event, "stage", None)
+    rows.put(
+        failures,
+        **_key_fields(event.key),
+        position=record.position,
+        type=event_type(event),
+        incarnation=event.incarnation,
+        node=getattr(event, "node", None),
+        snapshot_id=getattr(event, "snapshot_id", None),
+        command_id=getattr(event, "command_id", None),
+        stage=None if stage is None else stage.value,
+        code=failure.code,
+        cause=failure.cause,
+        advice=failure.advice,
+        detail=failure.detail,
+        failed_at=record.occurred_at,
+    )
+
+
+def _fold_node(rows: Rows, record: Recorded, event: NodeEvent) -> None:
+    row = rows.get(nodes, (event.node,))
+    at = record.occurred_at
+    if isinstance(event, NodeRegistered) or row is None:
+        row = rows.put(
+            nodes, node=event.node, position=record.position, worker_id=event.worker_id, status="ready"
+        )
+    match event:
+        case NodeRegistered():
+            facts = event.facts
+            row |= {"boot_id": event.boot_id, "registered_at": at, "architecture": facts.architecture}
+            row |= {"kernel_release": facts.kernel_release, "page_size_bytes": facts.page_size_bytes}
+            row |= {"cgroup_version": facts.cgroup_version, "cpu_model": facts.cpu_model}
+            row |= {"criu_version": facts.criu_version, "runc_version": facts.runc_version}
+        case NodeLost():
+            row |= {"status": "lost", "lost_at": at, "silent_seconds": event.silent_seconds}
+        case NodeReturned():
+            row |= {"status": "ready", "returned_at": at}
+
+
+async def project(connection: AsyncConnection, records: Sequence[Recorded]) -> None:
+    """Take events that were just appended into the tables, in the same transaction."""
+    needed: dict[Table, set[RowKey]] = defaultdict(set)
+    for table, key in _touched_by(records):
+        needed[table].add(key)
+    rows = Rows()
+    for table, keys in needed.items():
+        rows.tables[table] |= await load(connection, table, keys)
+    known = {table: set(found) for table, found in rows.tables.items()}
+    for record in records:
+        fold(rows, record)
+    for table, found in rows.tables.items():
+        await save(connection, table, known[table], found)
+    await connection.execute(update(projection_state).values(position=records[-1].position))
+
+
+def _touched_by(records: Iterable[Recorded]) -> Iterable[tuple[Table, RowKey]]:
+    for record in records:
+        yield from touched(record.event)
+
+
+async def forget(connection: AsyncConnection) -> None:
+    """Empty the tables, before a rebuild in the same transaction: readers see the old rows until it commits."""
+    for table in PROJECTIONS:
+        await connection.execute(delete(table))
+    await connection.execute(update(projection_state).values(version=VERSION, position=0))
+
+
+async def version(connection: AsyncConnection) -> int:
+    """Tell by which version of the fold the tables were written."""
+    return int((await connection.execute(select(projection_state.c.version))).scalar_one())

@@ -1,0 +1,69 @@
+"""Rows read by primary key, changed in memory and written back in bulk, in SQL that every database understands.
+
+A batch of events touches few rows often. Reading them once, folding in Python and writing each once keeps a batch at a
+handful of statements, and needs no dialect's own "insert or update": who was read is updated, who was not is inserted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Table, bindparam, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+T = TypeVar("T")
+RowKey = tuple[Any, ...]
+"""Values of a table's primary key, in its columns' order."""
+Fields = dict[str, Any]
+
+_PART = 500
+
+
+def in_parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut a list into parts that fit into one statement's parameters."""
+    for start in range(0, len(items), _PART):
+        yield items[start : start + _PART]
+
+
+def empty(table: Table) -> Fields:
+    """Make a row of nothing but NULLs."""
+    return dict.fromkeys(table.columns.keys())
+
+
+def key_of(table: Table, row: Mapping[str, Any]) -> RowKey:
+    """Tell a row's primary key."""
+    return tuple(row[column.name] for column in table.primary_key)
+
+
+async def load(connection: AsyncConnection, table: Table, keys: Collection[RowKey]) -> dict[RowKey, Fields]:
+    """Read the rows with these primary keys; the missing are missing in the answer."""
+    columns = list(table.primary_key)
+    found: dict[RowKey, Fields] = {}
+    for part in in_parts(sorted(keys)):
+        chosen = (
+            columns[0].in_([key[0] for key in part]) if len(columns) == 1 else tuple_(*columns).in_([*part])
+        )
+        for row in await connection.execute(select(table).where(chosen)):
+            fields = dict(row._mapping)  # noqa: SLF001 - the public name of a Row's mapping
+            found[key_of(table, fields)] = fields
+    return found
+
+
+async def save(
+    connection: AsyncConnection, table: Table, known: Collection[RowKey], rows: Mapping[RowKey, Fields]
+) -> None:
+    """Write whole rows back: update those whose key is ``known`` to be in the table, insert the others."""
+    new = [row for key, row in rows.items() if key not in known]
+    if new:
+        await connection.execute(insert(table), new)
+    old = [row for key, row in rows.items() if key in known]
+    if old:
+        keys = {column.name for column in table.primary_key}
+        rest = [name for name in table.columns.keys() if name not in keys]  # noqa: SIM118 - of columns, not of names
+        statement = (
+            update(table)
+            .where(*(table.c[name] == bindparam(f"the_{name}") for name in keys))
+            .values({name: bindparam(f"the_{name}") for name in rest})
+        )
+        await connection.execute(statement, [{f"the_{name}": value for name, value in row.items()} for row in old])

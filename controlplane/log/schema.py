@@ -1,0 +1,252 @@
+"""The tables, as SQLAlchemy knows them.
+
+``events``, ``streams`` and ``log_head`` are the log. The others are projections: they can be dropped and rebuilt from it, and
+nobody outside reads them, because the views (:mod:`controlplane.log.views`) are the public contract. The migrations are
+what creates the tables in a database; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+
+def utc_text(moment: datetime) -> str:
+    """Write a moment in the one form used in hashes, rows of SQLite and answers: ``2026-11-23T21:45:01.000000Z``.
+
+    Fixed width, so that text order is time order.
+
+    Raises:
+        ValueError: if the moment has no offset from UTC and so could mean anything.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} carries no offset from UTC")
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment: ``timestamp with time zone`` where the database has it, :func:`utc_text` on SQLite, which has no such type."""
+
+    impl = String(27)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the database's own type."""
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(String(27))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Write."""
+        if value is None or dialect.name != "sqlite":
+            return value
+        return utc_text(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Read; ``dialect`` says how it was written."""
+        if value is None:
+            return None
+        moment = datetime.fromisoformat(value) if dialect.name == "sqlite" else value
+        assert isinstance(moment, datetime)
+        return moment.astimezone(UTC)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_big = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER PRIMARY KEY is SQLite's rowid
+
+log_head = Table(
+    "log_head",
+    metadata,
+    Column("one", Integer, CheckConstraint("one = 1", name="one_row"), primary_key=True, autoincrement=False),
+    Column("position", _big, nullable=False),
+    Column("epoch", _big, nullable=False),
+)
+
+streams = Table(
+    "streams",
+    metadata,
+    Column("stream", Text, primary_key=True),
+    Column("version", _big, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("position", _big, primary_key=True, autoincrement=False),
+    Column("stream", Text, nullable=False),
+    Column("version", _big, nullable=False),
+    Column("event_id", String(36), nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("schema_version", Integer, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("command_id", Text),
+    Column("occurred_at", UtcTime, nullable=False),
+    Column("recorded_at", UtcTime, nullable=False),
+    Column("hash", String(64), nullable=False),
+    UniqueConstraint("stream", "version"),
+    UniqueConstraint("event_id"),
+    Index(None, "type", "position"),
+    Index(None, "command_id"),
+)
+
+projection_state = Table(
+    "projection_state",
+    metadata,
+    Column("one", Integer, CheckConstraint("one = 1", name="one_row"), primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+    Column("position", _big, nullable=False),
+)
+
+
+def _key(*, primary_key: bool = False, nullable: bool = False) -> list[Column[Any]]:
+    return [Column(part, Text, primary_key=primary_key, nullable=nullable) for part in ("cluster", "namespace", "id")]
+
+
+def _failure() -> list[Column[Any]]:
+    return [Column(f"failure_{part}", Text) for part in ("code", "cause", "advice")]
+
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    *_key(primary_key=True),
+    Column("snapshot_id", Text, primary_key=True),
+    Column("position", _big, nullable=False),
+    Column("incarnation", Integer, nullable=False),
+    Column("node", Text),
+    Column("trigger", Text),
+    Column("final", Boolean),
+    Column("command_id", Text),
+    Column("status", String(16), nullable=False),
+    Column("dump_started_at", UtcTime),
+    Column("captured_at", UtcTime),
+    Column("stored_at", UtcTime),
+    Column("freeze_seconds", Float),
+    Column("raw_bytes", BigInteger),
+    Column("stored_bytes", BigInteger),
+    Column("store_seconds", Float),
+    Column("manifest_digest", String(64)),
+    Column("superseded_by", Integer),
+    Column("invalidated_reason", Text),
+    Column("failure_stage", Text),
+    *_failure(),
+    Index(None, "position"),
+    Index(None, "command_id"),
+)
+
+incarnations = Table(
+    "incarnations",
+    metadata,
+    *_key(primary_key=True),
+    Column("incarnation", Integer, primary_key=True, autoincrement=False),
+    Column("position", _big, nullable=False),
+    Column("node", Text),
+    Column("container_id", Text),
+    Column("opened_at", UtcTime),
+    Column("waited_for", Text),
+    Column("deferred_at", UtcTime),
+    Column("deferred_until", UtcTime),
+    Column("choice", String(16)),
+    Column("snapshot_id", Text),
+    Column("reason", Text),
+    Column("chosen_at", UtcTime),
+    Column("failed_restores", Integer, nullable=False),
+    Column("started_at", UtcTime),
+    Column("restored_from", Text),
+    Column("create_seconds", Float),
+    Column("ended_at", UtcTime),
+    Column("exit_code", Integer),
+    Index(None, "position"),
+)
+
+failures = Table(
+    "failure_records",
+    metadata,
+    Column("position", _big, primary_key=True, autoincrement=False),
+    *_key(),
+    Column("type", String(64), nullable=False),
+    Column("incarnation", Integer, nullable=False),
+    Column("node", Text),
+    Column("snapshot_id", Text),
+    Column("command_id", Text),
+    Column("stage", Text),
+    Column("code", Text, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("advice", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("failed_at", UtcTime, nullable=False),
+    Index(None, "cluster", "namespace", "id"),
+    Index(None, "command_id"),
+)
+
+nodes = Table(
+    "node_states",
+    metadata,
+    Column("node", Text, primary_key=True),
+    Column("position", _big, nullable=False),
+    Column("worker_id", Text, nullable=False),
+    Column("boot_id", Text),
+    Column("status", String(16), nullable=False),
+    Column("registered_at", UtcTime),
+    Column("lost_at", UtcTime),
+    Column("silent_seconds", Float),
+    Column("returned_at", UtcTime),
+    Column("architecture", Text),
+    Column("kernel_release", Text),
+    Column("page_size_bytes", BigInteger),
+    Column("cgroup_version", Integer),
+    Column("cpu_model", Text),
+    Column("criu_version", Text),
+    Column("runc_version", Text),
+)
+
+commands = Table(
+    "command_states",
+    metadata,
+    Column("command_id", Text, primary_key=True),
+    *_key(),
+    Column("position", _big, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("incarnation", Integer, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("container_id", Text, nullable=False),
+    Column("issued_at", UtcTime, nullable=False),
+    Column("deadline_at", UtcTime, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("snapshot_id", Text),
+    Column("finished_at", UtcTime),
+    *_failure(),
+    Index(None, "cluster", "namespace", "id"),
+    Index(None, "position"),
+)
+
+PROJECTIONS = (snapshots, incarnations, failures, nodes, commands)
+"""Every table that is derived from ``events`` and may be rebuilt."""

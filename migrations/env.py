@@ -1,0 +1,51 @@
+"""What alembic runs around the revisions.
+
+``controlplane.log.migrate`` hands over a connection that is in a writing transaction, so a migration is applied as a whole
+or not at all, and two processes that start at once migrate once. The ``alembic`` command can be used too, with a
+configuration that names this folder and a database: ``alembic -c my.ini upgrade head``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import Connection
+
+from controlplane.log.engine import open_engine, writing
+from controlplane.log.schema import metadata
+
+
+def _migrate(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        compare_type=True,
+        compare_server_default=True,
+        transactional_ddl=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def _connect_and_migrate(url: str) -> None:
+    engine = open_engine(url)
+    try:
+        async with writing(engine) as connection:
+            await connection.run_sync(_migrate)
+    finally:
+        await engine.dispose()
+
+
+def _run() -> None:
+    handed_over = context.config.attributes.get("connection")
+    if handed_over is not None:
+        _migrate(handed_over)
+        return
+    url = context.config.get_main_option("sqlalchemy.url")
+    if not url:
+        raise SystemExit("name the database: set sqlalchemy.url in alembic's configuration")
+    asyncio.run(_connect_and_migrate(url))
+
+
+_run()
