@@ -147,14 +147,14 @@ def test_the_writable_layer_is_as_it_was(stack: Stack) -> None:
     assert_counts(record)
     assert (root / "made/deep/file").read_text() == "new\n"
     assert (root / "made/hard").stat().st_ino == (root / "made/deep/file").stat().st_ino
-    assert os.readlink(root / "made/soft") == "deep/file"
+    assert (root / "made/soft").readlink() == Path("deep/file")
     assert (root / "made/deep/file").stat().st_mode & 0o7777 == 0o666
     assert (root / "made/deep").stat().st_mode & 0o7777 == 0o1777
     suid = (root / "made/suid").stat()
     assert (suid.st_mode & 0o7777, suid.st_uid, suid.st_gid) == (0o4755, 1, 2)
     assert (root / "etc/issue").read_text().endswith("changed\n")
     assert not (root / "etc/motd").exists()
-    assert os.listdir(root / "etc/apt") == ["mine"]
+    assert [entry.name for entry in (root / "etc/apt").iterdir()] == ["mine"]
     second.stop()
 
 

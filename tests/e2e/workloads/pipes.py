@@ -11,8 +11,7 @@ squared_read, squared_write = os.pipe()
 if os.fork() == 0:
     os.close(squared_write)
     with os.fdopen(squared_read) as source, open(path, "w", buffering=1) as sink:
-        for line in source:
-            sink.write(line)
+        sink.writelines(source)
     os._exit(3)
 
 if os.fork() == 0:
