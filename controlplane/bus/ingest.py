@@ -1,0 +1,218 @@
+"""The way in for reports: taken from REPORTS in order, acknowledged only once they are in the log.
+
+A report that cannot be read, or not be believed, is *refused*: logged with the reason, counted and terminated at the
+broker (whose ``MSG_TERMINATED`` advisory carries the reason too), so that it never blocks those behind it. It stays in
+REPORTS under its sequence for a person to look at.
+
+Order is what makes a story of the reports. After a crash or a lost connection the broker would deliver new messages first and
+the unacknowledged ones half a minute later; so whenever messages may have been lost on the way, the consumer is made
+anew from the last acknowledged one. Repetitions this leads to are recognised by their report id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import FetchTimeoutError, NotFoundError
+
+from controlplane.bus.intake import Intake, Settled, UndecidableError
+from controlplane.bus.progress import Progress
+from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES, REQUEST_SECONDS, ensure_streams
+from controlplane.domain.inputs import ReportReceived
+from controlplane.log.records import LogUnavailableError
+from process import faultpoints
+from protocol import subjects, wire
+from protocol.events import NodeRegistered
+from protocol.ids import CheckpointKey, InvalidIdError, check_id
+from protocol.reports import Report
+
+_log = structlog.get_logger(logger="ingest")
+
+_BATCH: Final = 256
+_FETCH_SECONDS: Final = 2.0
+_FETCH_HEARTBEAT_SECONDS: Final = 0.5
+_ACK_WAIT_SECONDS: Final = 30.0
+_LOG_RETRY_SECONDS: Final = 0.5
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+_LONGEST_REASON: Final = 200
+
+
+class RefusedReportError(ValueError):
+    """A report that may not be taken in; the message says why, naming the field."""
+
+
+class _LostOnTheWayError(Exception):
+    """A sequence was skipped: a message was delivered and did not arrive."""
+
+
+class Ingest:
+    """Feeds the input loop from REPORTS."""
+
+    def __init__(self, client: Client, intake: Intake) -> None:
+        self._client = client
+        self._jetstream = client.jetstream(timeout=REQUEST_SECONDS)
+        self._intake = intake
+        self.taken_in = Progress()
+        """The REPORTS sequence up to which every report is in the log, or refused."""
+        self.ready = asyncio.Event()
+        """Set once the consumer is bound."""
+        self.refused = 0
+        """How many reports this process refused."""
+
+    async def run(self) -> None:
+        """Take reports in until cancelled, however often the broker goes away."""
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await ensure_streams(self._jetstream)
+                subscription = await self._open()
+                pause_seconds = _FIRST_PAUSE_SECONDS
+                try:
+                    await self._consume(subscription)
+                finally:
+                    if self._client.is_connected:
+                        await subscription.unsubscribe()
+            except (*BROKER_ERRORS, _LostOnTheWayError) as problem:
+                await _log.awarning("ingestion starts over", error=repr(problem), pause_seconds=pause_seconds)
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+    async def _open(self) -> JetStreamContext.PullSubscription:
+        """Bind to the durable consumer; make it anew if it is missing or has messages out that nobody will acknowledge."""
+        stream, durable = subjects.REPORTS_STREAM, subjects.INGEST_CONSUMER
+        floor = 0
+        missing = False
+        try:
+            consumer = await self._jetstream.consumer_info(stream, durable)
+        except NotFoundError:
+            missing = True
+        else:
+            floor = consumer.ack_floor.stream_seq if consumer.ack_floor else 0
+            if consumer.num_ack_pending:
+                await self._jetstream.delete_consumer(stream, durable)
+                missing = True
+        if missing:
+            await self._jetstream.add_consumer(
+                stream,
+                ConsumerConfig(
+                    durable_name=durable,
+                    description="The control plane; acknowledges what is in the log",
+                    deliver_policy=DeliverPolicy.BY_START_SEQUENCE if floor else DeliverPolicy.ALL,
+                    opt_start_seq=floor + 1 if floor else None,
+                    ack_policy=AckPolicy.EXPLICIT,
+                    ack_wait=_ACK_WAIT_SECONDS,
+                    max_ack_pending=4 * _BATCH,
+                ),
+            )
+        await self.taken_in.set(floor)
+        self.ready.set()
+        await _log.ainfo("taking reports in", after=floor, consumer_made=missing)
+        return await self._jetstream.pull_subscribe_bind(consumer=durable, stream=stream)
+
+    async def _consume(self, subscription: JetStreamContext.PullSubscription) -> None:
+        previous: int | None = None
+        while True:
+            try:
+                messages = await subscription.fetch(_BATCH, timeout=_FETCH_SECONDS, heartbeat=_FETCH_HEARTBEAT_SECONDS)
+            except FetchTimeoutError:  # nothing to take, and the broker said so
+                continue
+            whole: list[Msg] = []
+            skipped = False
+            for message in messages:
+                sequence = message.metadata.sequence.stream
+                skipped = previous is not None and sequence > previous + 1
+                if skipped:
+                    break
+                previous = max(sequence, previous or 0)
+                whole.append(message)
+            if whole:
+                await self._take(whole)
+            if skipped:
+                raise _LostOnTheWayError(f"behind sequence {previous}")
+
+    async def _take(self, messages: list[Msg]) -> None:
+        """Take messages in, in order, and acknowledge each when what became of it is durable."""
+        settled: list[Settled | RefusedReportError | UndecidableError] = []
+        while len(settled) < len(messages):
+            settled += await self._settle(messages[len(settled) :])
+        faultpoints.reach("ingest.before-ack")
+        for message, outcome in zip(messages, settled, strict=True):
+            reason = outcome.rejected if isinstance(outcome, Settled) else str(outcome)
+            if reason is None:
+                await message.ack()
+            else:
+                await self._refuse(message, reason)
+        last = messages[-1].metadata.sequence.stream
+        await self.taken_in.set(max(last, self.taken_in.value))
+
+    async def _settle(self, messages: list[Msg]) -> list[Settled | RefusedReportError | UndecidableError]:
+        """Find out what becomes of the messages, up to the first that the log could not take."""
+        waiting: list[asyncio.Future[Settled] | RefusedReportError] = []
+        for message in messages:
+            try:
+                report = read_report(message.subject, message.data)
+            except RefusedReportError as problem:
+                waiting.append(problem)
+            else:
+                waiting.append(await self._intake.enqueue(ReportReceived(report), actor=f"worker/{report.node}"))
+        outcomes: list[Settled | RefusedReportError | UndecidableError] = []
+        unavailable: LogUnavailableError | None = None
+        for one in waiting:
+            if isinstance(one, RefusedReportError):
+                outcome: Settled | RefusedReportError | UndecidableError = one
+            else:
+                try:
+                    outcome = await one
+                except UndecidableError as problem:
+                    outcome = problem
+                except LogUnavailableError as problem:
+                    unavailable = problem
+                    continue
+            if unavailable is None:
+                outcomes.append(outcome)
+        if unavailable is not None:
+            await asyncio.sleep(_LOG_RETRY_SECONDS)
+        return outcomes
+
+    async def _refuse(self, message: Msg, reason: str) -> None:
+        self.refused += 1
+        await _log.awarning(
+            "report refused",
+            subject=message.subject,
+            sequence=message.metadata.sequence.stream,
+            reason=reason,
+            refused_reports=self.refused,
+        )
+        # nats-py's term() cannot say why; the server takes the rest of the line as the reason (ADR-15 of
+        # nats-architecture-and-design).
+        line = " ".join(reason.split())[:_LONGEST_REASON]
+        await self._client.publish(message.reply, b"+TERM " + line.encode())
+
+
+def read_report(subject: str, data: bytes) -> Report:
+    """Read a report as it came over ``subject``.
+
+    Raises:
+        RefusedReportError: naming what is wrong with it.
+    """
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise RefusedReportError(f"{len(data)} bytes are more than a report may have ({MAX_MESSAGE_BYTES})")
+    try:
+        report: Report = wire.decode(data, Report)
+        check_id(report.node, "node")
+        if not isinstance(report.event, NodeRegistered):
+            CheckpointKey.checked(report.event.key.cluster, report.event.key.namespace, report.event.key.id)
+    except (wire.MalformedMessageError, InvalidIdError) as problem:
+        raise RefusedReportError(str(problem)) from problem
+    if report.at.tzinfo is None:
+        raise RefusedReportError("a time without an offset from UTC - at `$.at`")
+    if subjects.reports(report.node) != subject:
+        raise RefusedReportError(f"node {report.node!r} may not report over {subject} - at `$.node`")
+    return report

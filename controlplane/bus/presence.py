@@ -1,0 +1,154 @@
+"""Which workers are alive: heartbeats heard by this process, measured on its own monotonic clock.
+
+Neither the nodes' clocks nor timestamps in messages are asked, so no clock change can declare a node lost. A silence is
+believed only if this process could have heard: while it is cut off from the broker, or was itself stopped, nobody's silence
+counts, because declaring every node lost at once would start replacements from older snapshots all over the cluster.
+
+A heartbeat is never recorded; only a worker's silence and its return are decided upon and become events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from controlplane.bus.intake import Intake, UndecidableError
+from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES
+from controlplane.domain.inputs import Input, NodeHeard, NodeSilent, Tick
+from controlplane.domain.state import NodeState
+from controlplane.log.records import LogUnavailableError
+from protocol import subjects, wire
+from protocol.ids import InvalidIdError, NodeName, WorkerId, check_id
+from protocol.reports import Heartbeat
+
+_log = structlog.get_logger(logger="presence")
+
+_FLUSH_SECONDS: Final = 2
+_SETTLE_SECONDS: Final = 10.0
+_LONGEST_QUEUE: Final = 10_000
+
+Roll = Callable[[], Mapping[NodeName, NodeState]]
+"""Tells every registered node, as last decided."""
+
+
+class Presence:
+    """Watches over the nodes, and lets the input loop know that time passes."""
+
+    def __init__(
+        self,
+        client: Client,
+        intake: Intake,
+        roll: Roll,
+        *,
+        lost_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """A node is lost after ``lost_seconds`` without a sign of life."""
+        self._client = client
+        self._intake = intake
+        self._roll = roll
+        self._lost_seconds = lost_seconds
+        self._period_seconds = min(1.0, lost_seconds / 5)
+        self._clock = clock
+        self._heard_at: dict[tuple[NodeName, WorkerId], float] = {}
+        self._heartbeats: asyncio.Queue[Heartbeat] = asyncio.Queue(_LONGEST_QUEUE)
+
+    async def run(self) -> None:
+        """Listen and watch until cancelled."""
+        subscription = await self._client.subscribe(subjects.HEARTBEATS_ALL, cb=self._hear)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._welcome())
+                group.create_task(self._watch())
+        finally:
+            if self._client.is_connected:
+                await subscription.unsubscribe()
+
+    async def _hear(self, message: Msg) -> None:
+        try:
+            heartbeat = read_heartbeat(message.subject, message.data)
+        except (wire.MalformedMessageError, InvalidIdError) as problem:
+            await _log.awarning("heartbeat refused", subject=message.subject, reason=str(problem))
+            return
+        self._heard_at[heartbeat.node, heartbeat.worker_id] = self._clock()
+        known = self._roll().get(heartbeat.node)
+        if known is not None and known.lost and not self._heartbeats.full():
+            self._heartbeats.put_nowait(heartbeat)
+
+    async def _welcome(self) -> None:
+        """Bring the signs of life of lost nodes in."""
+        while True:
+            heartbeat = await self._heartbeats.get()
+            await self._settle(NodeHeard(heartbeat, f"heard/{uuid.uuid4()}"))
+
+    async def _watch(self) -> None:
+        last = self._clock()
+        while True:
+            await asyncio.sleep(self._period_seconds)
+            now = self._clock()
+            if now - last > self._period_seconds + self._lost_seconds / 2:
+                await _log.awarning("this process was held up; no silence counts", seconds=now - last)
+                self._forgive(now)
+            last = now
+            if not await self._can_hear():
+                self._forgive(self._clock())
+                last = self._clock()
+                continue
+            await self._settle(Tick(f"tick/{uuid.uuid4()}"))
+            await self._notice_silence()
+
+    async def _notice_silence(self) -> None:
+        roll = self._roll()
+        registered = {(node, known.worker_id) for node, known in roll.items()}
+        for gone in self._heard_at.keys() - registered:
+            if self._clock() - self._heard_at[gone] > self._lost_seconds:
+                del self._heard_at[gone]
+        for node, known in list(roll.items()):
+            now, worker_id = self._clock(), known.worker_id
+            silent_seconds = now - self._heard_at.setdefault((node, worker_id), now)
+            if not known.lost and silent_seconds >= self._lost_seconds:
+                await _log.awarning("node is silent", node=node, worker_id=worker_id, silent_seconds=silent_seconds)
+                await self._settle(NodeSilent(node, worker_id, silent_seconds, f"silent/{uuid.uuid4()}"))
+
+    async def _can_hear(self) -> bool:
+        """Whether heartbeats sent until now have arrived: what a PONG comes behind has been read."""
+        if not self._client.is_connected:
+            return False
+        try:
+            await self._client.flush(_FLUSH_SECONDS)
+        except BROKER_ERRORS:
+            return False
+        return True
+
+    def _forgive(self, now: float) -> None:
+        for one in self._heard_at:
+            self._heard_at[one] = now
+
+    async def _settle(self, asked: Input) -> None:
+        try:
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await (await self._intake.enqueue(asked, actor="controlplane"))
+        except (LogUnavailableError, UndecidableError, TimeoutError) as problem:
+            await _log.awarning("not decided; it comes up again", input=type(asked).__name__, error=repr(problem))
+
+
+def read_heartbeat(subject: str, data: bytes) -> Heartbeat:
+    """Read a heartbeat as it came over ``subject``.
+
+    Raises:
+        MalformedMessageError, InvalidIdError: naming what is wrong with it.
+    """
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise wire.MalformedMessageError(f"{len(data)} bytes are too many")
+    heartbeat: Heartbeat = wire.decode(data, Heartbeat)
+    check_id(heartbeat.node, "node")
+    if subjects.heartbeats(heartbeat.node) != subject:
+        raise wire.MalformedMessageError(f"node {heartbeat.node!r} may not speak over {subject} - at `$.node`")
+    return heartbeat

@@ -1,0 +1,202 @@
+"""The way out: commands and audit messages are sent from the log, so a crash between deciding and sending loses nothing.
+
+The relay keeps no cursor of its own. It goes on from what the broker holds, because only the broker knows what it stored:
+
+* AUDIT holds every event once and in order, so its last sequence *is* the log position to go on from. Each message is
+  accepted only directly behind the one before (``Nats-Expected-Last-Sequence``).
+* A command is sent before the AUDIT message of its event, and each AUDIT message notes the last sequence of COMMANDS. If COMMANDS
+  has grown since the last note, the next commands were sent already and are left out, even if their worker took them and
+  the duplicate window is long over. If COMMANDS has shrunk it was wiped, and the commands still open are sent again.
+
+A wiped broker is thereby the same as a slow one: everything is published again from where it stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import nats.js.api
+import structlog
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from controlplane.bus.audit import COMMANDS_SEQUENCE_HEADER, headers
+from controlplane.bus.progress import Progress
+from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS, ensure_streams
+from controlplane.log.eventlog import EventLog
+from controlplane.log.records import LogUnavailableError, Recorded
+from process import faultpoints
+from protocol import subjects, wire
+from protocol.commands import Command
+from protocol.events import CommandIssued
+from protocol.failures import Failure, FailureError
+from protocol.ids import CommandId, Position
+
+_log = structlog.get_logger(logger="relay")
+
+_PAGE: Final = 256
+_IDLE_SECONDS: Final = 30.0
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+
+
+class _Cursor(NamedTuple):
+    position: Position
+    """The last event that AUDIT holds."""
+    commands_sequence: int
+    """The last sequence of COMMANDS."""
+    sent_already: int
+    """How many of the commands behind ``position`` are in COMMANDS, or were."""
+
+
+class _OutOfStepError(Exception):
+    """The broker stored something else than expected: look again what it holds."""
+
+
+class Relay:
+    """Publishes the log."""
+
+    def __init__(
+        self,
+        jetstream: JetStreamContext,
+        log: EventLog,
+        *,
+        committed: Progress,
+        open_commands: Mapping[CommandId, CommandIssued],
+        cluster: str,
+    ) -> None:
+        """``open_commands`` is a live view that is never behind ``committed``."""
+        self._jetstream = jetstream
+        self._log = log
+        self._committed = committed
+        self._open_commands = open_commands
+        self._cluster = cluster
+
+    async def run(self) -> None:
+        """Publish until cancelled, however often the broker goes away.
+
+        Raises:
+            FailureError: AUDIT does not belong to this log.
+        """
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await ensure_streams(self._jetstream)
+                cursor = await self._resume()
+                pause_seconds = _FIRST_PAUSE_SECONDS
+                while True:
+                    cursor = await self._publish_next(cursor)
+            except (*BROKER_ERRORS, _OutOfStepError, LogUnavailableError) as problem:
+                await _log.awarning("the relay starts over", error=repr(problem), pause_seconds=pause_seconds)
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+    async def _resume(self) -> _Cursor:
+        audit = (await self._jetstream.stream_info(subjects.AUDIT_STREAM)).state
+        commands_sequence = (await self._jetstream.stream_info(subjects.COMMANDS_STREAM)).state.last_seq
+        position = Position(audit.last_seq)
+        noted = commands_sequence
+        if audit.messages:
+            noted = await self._check_last(position)
+        await _log.ainfo("relaying", after=position, commands_noted=noted, commands_held=commands_sequence)
+        if commands_sequence < noted:
+            return await self._send_open_again(_Cursor(position, commands_sequence, 0))
+        return _Cursor(position, commands_sequence, commands_sequence - noted)
+
+    async def _check_last(self, position: Position) -> int:
+        """Make sure that AUDIT's last message is this log's event at that position; answer its note on COMMANDS."""
+        try:
+            message = await self._jetstream.get_msg(subjects.AUDIT_STREAM, seq=position)
+        except NotFoundError as problem:
+            raise _OutOfStepError("AUDIT's last message went away") from problem
+        held = message.headers or {}
+        events = await self._log.read(Position(position - 1), 1)
+        if not events or held.get(nats.js.api.Header.MSG_ID.value) != str(events[0].event_id):
+            raise FailureError(
+                Failure(
+                    code="audit-of-another-log",
+                    cause=f"the stream AUDIT ends at position {position} with an event that this database does not hold there",
+                    advice="The database was replaced, or restored from a backup older than the stream. Check "
+                    "WOODFROG_DATABASE_URL and WOODFROG_NATS_URL; if the database is right, delete the stream AUDIT and it "
+                    "is filled again from the database.",
+                )
+            )
+        return int(held.get(COMMANDS_SEQUENCE_HEADER, "0"))
+
+    async def _send_open_again(self, cursor: _Cursor) -> _Cursor:
+        """Fill a wiped COMMANDS with the commands that were sent and are still open."""
+        await self._committed.reached(cursor.position, REQUEST_SECONDS)
+        for issued in await self._issued_up_to(cursor.position):
+            cursor = await self._send_command(cursor, issued.command)
+        return cursor
+
+    async def _issued_up_to(self, position: Position) -> list[CommandIssued]:
+        later: set[CommandId] = set()
+        after = position
+        while page := await self._log.read(after, _PAGE):
+            later |= {record.event.command.command_id for record in page if isinstance(record.event, CommandIssued)}
+            after = page[-1].position
+        return [issued for issued in self._open_commands.values() if issued.command.command_id not in later]
+
+    async def _publish_next(self, cursor: _Cursor) -> _Cursor:
+        """Publish the next events, as many as are there, and wait for the broker's word on every one."""
+        if not await self._committed.reached(cursor.position + 1, _IDLE_SECONDS):
+            return cursor
+        limit = min(_PAGE, self._committed.value - cursor.position)
+        flight: list[Recorded] = []
+        for recorded in await self._log.read(cursor.position, limit):
+            if isinstance(recorded.event, CommandIssued):
+                cursor = await self._land(cursor, flight)
+                flight = []
+                cursor = await self._dispatch(cursor, recorded.event.command)
+            flight.append(recorded)
+        return await self._land(cursor, flight)
+
+    async def _dispatch(self, cursor: _Cursor, command: Command) -> _Cursor:
+        if cursor.sent_already:
+            return cursor._replace(sent_already=cursor.sent_already - 1)
+        if command.command_id not in self._open_commands:
+            return cursor  # the broker was wiped and what was asked is long done, or void
+        return await self._send_command(cursor, command)
+
+    async def _send_command(self, cursor: _Cursor, command: Command) -> _Cursor:
+        acknowledged = await self._jetstream.publish(
+            subjects.commands(command.node),
+            wire.encode(command),
+            timeout=REQUEST_SECONDS,
+            stream=subjects.COMMANDS_STREAM,
+            headers={
+                nats.js.api.Header.MSG_ID.value: command.command_id,
+                nats.js.api.Header.EXPECTED_LAST_SEQUENCE.value: str(cursor.commands_sequence),
+            },
+        )
+        faultpoints.reach("relay.after-command")
+        await _log.ainfo("command sent", command_id=command.command_id, node=command.node)
+        return cursor._replace(commands_sequence=max(acknowledged.seq, cursor.commands_sequence))
+
+    async def _land(self, cursor: _Cursor, flight: list[Recorded]) -> _Cursor:
+        """Publish AUDIT messages without waiting in between, then wait for all; on any failure the order still holds."""
+        acknowledgements: list[asyncio.Future[nats.js.api.PubAck]] = []
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                for recorded in flight:
+                    future = await self._jetstream.publish_async(
+                        subjects.audit(recorded.event),
+                        wire.encode(recorded.event),
+                        stream=subjects.AUDIT_STREAM,
+                        headers=headers(recorded, cluster=self._cluster, commands_sequence=cursor.commands_sequence),
+                    )
+                    acknowledgements.append(future)
+                for recorded, future in zip(flight, acknowledgements, strict=True):
+                    acknowledged = await future
+                    if acknowledged.seq != recorded.position:
+                        raise _OutOfStepError(f"position {recorded.position} was stored as {acknowledged.seq}")
+                    faultpoints.reach("relay.after-audit")
+                    cursor = cursor._replace(position=recorded.position)
+        finally:
+            for future in acknowledgements:
+                if not future.cancel() and not future.cancelled():
+                    future.exception()  # seen: the first failure speaks for those behind it
+        return cursor

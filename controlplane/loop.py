@@ -1,0 +1,241 @@
+"""The one way in: every input is decided here, one after the other, and its outcome is durable before anybody hears of it.
+
+Whatever waits in the queue is decided as one batch and appended in one transaction (group commit): each input against a
+state that already holds what the inputs before it led to. Should the log refuse the batch, that state was a fiction; it is
+thrown away and folded anew from the log, which alone is true.
+
+This loop is the only writer of the log and the only owner of the state, so nothing here is locked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from controlplane.bus.intake import Settled, UndecidableError
+from controlplane.bus.progress import Progress
+from controlplane.domain.decide import decide
+from controlplane.domain.evolve import evolve
+from controlplane.domain.inputs import Decision, Input, Policy, ReportReceived
+from controlplane.domain.state import NodeState, State
+from controlplane.log.eventlog import EventLog
+from controlplane.log.records import EventConflictError, LogUnavailableError, Metadata, NewEvent
+from process import faultpoints
+from protocol.events import CommandFinished, CommandIssued, DumpFailed, DumpStarted, Event, SnapshotStored
+from protocol.ids import CommandId, Epoch, NodeName, Position, event_id
+
+_log = structlog.get_logger(logger="loop")
+
+_LONGEST_QUEUE: Final = 1024
+_LARGEST_BATCH: Final = 256
+_PAGE: Final = 1000
+_LOG_PATIENCE_SECONDS: Final = 60.0
+"""How long the log may be unavailable before the process gives up and is started anew."""
+_LOG_RETRY_SECONDS: Final = 0.5
+_CLOSING_SECONDS: Final = 5.0
+
+
+class _Pending(msgspec.Struct, frozen=True):
+    asked: Input
+    actor: str
+    future: asyncio.Future[Settled]
+
+
+class _Decided(msgspec.Struct, frozen=True):
+    pending: _Pending
+    settled: Settled
+
+
+class DecisionLoop:
+    """Decides, appends, and then lets the outcome out. It satisfies :class:`controlplane.bus.intake.Intake`."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        *,
+        epoch: Epoch,
+        policy: Policy,
+        clock: Callable[[], datetime],
+        patience_seconds: float = _LOG_PATIENCE_SECONDS,
+    ) -> None:
+        self._log = log
+        self._epoch = epoch
+        self._policy = policy
+        self._clock = clock
+        self._patience_seconds = patience_seconds
+        self._queue: asyncio.Queue[_Pending] = asyncio.Queue(_LONGEST_QUEUE)
+        self._state = State()
+        self.committed = Progress()
+        """The position up to which events are in the log *and* in :attr:`open_commands`."""
+        self.open_commands: dict[CommandId, CommandIssued] = {}
+        """Commands issued and not finished, in the order of the log."""
+
+    async def load(self) -> None:
+        """Fold the log from its start.
+
+        Raises:
+            LogUnavailableError: if it cannot be read.
+        """
+        state = State()
+        commands: dict[CommandId, CommandIssued] = {}
+        position = Position(0)
+        while page := await self._log.read(position, _PAGE):
+            for recorded in page:
+                evolve(state, recorded.event, recorded.occurred_at)
+                _follow_commands(commands, recorded.event)
+            position = page[-1].position
+        self._state = state
+        self.open_commands.clear()
+        self.open_commands.update(commands)
+        await self.committed.set(position)
+
+    def nodes(self) -> Mapping[NodeName, NodeState]:
+        """Show every node, as last decided."""
+        return self._state.nodes
+
+    async def enqueue(self, source_input: Input, *, actor: str) -> asyncio.Future[Settled]:
+        """See :meth:`controlplane.bus.intake.Intake.enqueue`; waits while the queue is full."""
+        future: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
+        await self._queue.put(_Pending(source_input, actor, future))
+        return future
+
+    async def run(self) -> None:
+        """Take inputs until cancelled; a batch that was begun is ended first.
+
+        Raises:
+            StaleEpochError: another control plane has taken the lead.
+            LogUnavailableError: the log has been unavailable for too long.
+        """
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < _LARGEST_BATCH and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            work = asyncio.ensure_future(self._take(batch))
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                await asyncio.wait({work}, timeout=_CLOSING_SECONDS)
+                raise
+
+    async def _take(self, batch: list[_Pending]) -> None:
+        try:
+            await self._commit(batch)
+        except LogUnavailableError as problem:
+            await _log.aerror("the log is unavailable", error=str(problem), inputs=len(batch))
+            for pending in batch:
+                _fail(pending, problem)
+            await self._reload()
+        except EventConflictError as problem:
+            await self._reload()
+            if len(batch) == 1:
+                await _log.aerror("an event contradicts the log", error=str(problem), source=batch[0].asked.source)
+                _fail(batch[0], UndecidableError(str(problem)))
+                return
+            for pending in batch:
+                await self._take([pending])
+
+    async def _commit(self, batch: list[_Pending]) -> None:
+        now = self._clock()
+        known = await self._known_reports(batch)
+        events: list[NewEvent] = []
+        decided: list[_Decided] = []
+        for pending in batch:
+            source = pending.asked.source
+            if isinstance(pending.asked, ReportReceived):
+                first = event_id(source, 0)
+                if first in known:
+                    same = known[first] == pending.asked.report.event
+                    rejected = None if same else "its report id was used for another event"
+                    decided.append(_Decided(pending, Settled(rejected=rejected, repeated=same)))
+                    continue
+            try:
+                decision = decide(self._state, pending.asked, now, self._policy)
+            except Exception as problem:  # noqa: BLE001 - a defect met by one input must not stop the others
+                await _log.aexception("an input cannot be decided", source=source, input=type(pending.asked).__name__)
+                _fail(pending, UndecidableError(repr(problem)))
+                continue
+            for new in _new_events(pending, decision, now):
+                evolve(self._state, new.event, new.occurred_at)
+                events.append(new)
+                known[new.event_id] = new.event
+            decided.append(_Decided(pending, Settled(answer=decision.answer, rejected=decision.rejected)))
+        if events:
+            await self._append(events)
+        for one in decided:
+            if not one.pending.future.done():
+                one.pending.future.set_result(one.settled)
+
+    async def _known_reports(self, batch: Iterable[_Pending]) -> dict[UUID, Event]:
+        """Find the reports of the batch that are in the log already, by the id of the event that each reported.
+
+        The log would not write a repetition a second time, but the state would take it in a second time.
+        """
+        ids = [event_id(pending.asked.source, 0) for pending in batch if isinstance(pending.asked, ReportReceived)]
+        found = await self._log.recorded(ids) if ids else {}
+        return {recorded.event_id: recorded.event for recorded in found.values()}
+
+    async def _append(self, events: list[NewEvent]) -> None:
+        recorded = await self._log.append(events, epoch=self._epoch)
+        faultpoints.reach("app.after-append")
+        for one in recorded:
+            _follow_commands(self.open_commands, one.event)
+        await self.committed.set(recorded[-1].position)
+
+    async def _reload(self) -> None:
+        """Fold anew after a refused batch, waiting for a log that is unavailable, but not for ever."""
+        deadline = asyncio.get_running_loop().time() + self._patience_seconds
+        while True:
+            try:
+                await self.load()
+            except LogUnavailableError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(_LOG_RETRY_SECONDS)
+            else:
+                return
+
+
+def _new_events(pending: _Pending, decision: Decision, now: datetime) -> list[NewEvent]:
+    """Name, date and attribute the events of a decision. What a report asserts happened when its witness says."""
+    reported_at = pending.asked.report.at if isinstance(pending.asked, ReportReceived) else now
+    return [
+        NewEvent(
+            event_id=event_id(pending.asked.source, ordinal),
+            event=event,
+            metadata=Metadata(
+                actor=pending.actor
+                if ordinal == 0 or not isinstance(pending.asked, ReportReceived)
+                else "controlplane",
+                causation=pending.asked.source,
+                correlation=_command_of(event),
+            ),
+            occurred_at=reported_at if ordinal == 0 else now,
+        )
+        for ordinal, event in enumerate(decision.events)
+    ]
+
+
+def _command_of(event: Event) -> CommandId | None:
+    if isinstance(event, CommandIssued):
+        return event.command.command_id
+    if isinstance(event, DumpStarted | SnapshotStored | DumpFailed | CommandFinished):
+        return event.command_id
+    return None
+
+
+def _follow_commands(commands: dict[CommandId, CommandIssued], event: Event) -> None:
+    if isinstance(event, CommandIssued):
+        commands[event.command.command_id] = event
+    elif isinstance(event, CommandFinished):
+        commands.pop(event.command_id, None)
+
+
+def _fail(pending: _Pending, problem: Exception) -> None:
+    if not pending.future.done():
+        pending.future.set_exception(problem)

@@ -1,0 +1,67 @@
+"""What may be set about the control plane: environment variables, as a pod or a shell sets them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from protocol.ids import InvalidIdError, check_id
+
+
+class InvalidSettingError(ValueError):
+    """A variable is missing or says something that it may not; the message names it."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Everything that differs between two control planes."""
+
+    database_url: str
+    """``WOODFROG_DATABASE_URL``: SQLAlchemy's URL of the event log, e.g. ``sqlite+aiosqlite:////var/lib/woodfrog/log.db``."""
+    nats_url: str = "nats://127.0.0.1:4222"
+    """``WOODFROG_NATS_URL``."""
+    cluster: str = "local"
+    """``WOODFROG_CLUSTER``: named in audit messages."""
+    node_lost_seconds: float = 15.0
+    """``WOODFROG_NODE_LOST_SECONDS``: how long a worker may be silent before nobody waits for it any more."""
+    handover_seconds: float = 120.0
+    """``WOODFROG_HANDOVER_SECONDS``: the longest that a start waits for its predecessor's snapshot."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Read the settings.
+
+        Raises:
+            InvalidSettingError: naming the variable and what is wrong with it.
+        """
+        database_url = environment.get("WOODFROG_DATABASE_URL", "")
+        if not database_url:
+            raise InvalidSettingError(
+                "WOODFROG_DATABASE_URL is not set; e.g. sqlite+aiosqlite:////var/lib/woodfrog/log.db"
+            )
+        cluster = environment.get("WOODFROG_CLUSTER", "local")
+        try:
+            check_id(cluster, "WOODFROG_CLUSTER")
+        except InvalidIdError as problem:
+            raise InvalidSettingError(str(problem)) from problem
+        return cls(
+            database_url=database_url,
+            nats_url=environment.get("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
+            cluster=cluster,
+            node_lost_seconds=_seconds(environment, "WOODFROG_NODE_LOST_SECONDS", 15.0, least=1.0),
+            handover_seconds=_seconds(environment, "WOODFROG_HANDOVER_SECONDS", 120.0, least=0.0),
+        )
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: float, *, least: float) -> float:
+    text = environment.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= least):
+        raise InvalidSettingError(f"{name} is {text!r}; it must be a number of seconds, {least:g} or more")
+    return value
