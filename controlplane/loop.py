@@ -185,7 +185,7 @@ class DecisionLoop:
         faultpoints.reach("app.after-append")
         for one in recorded:
             _follow_commands(self.open_commands, one.event)
-        await self.committed.set(recorded[-1].position)
+        await self.committed.set(max(one.position for one in recorded))
 
     async def _reload(self) -> None:
         """Fold anew after a refused batch, waiting for a log that is unavailable, but not for ever."""

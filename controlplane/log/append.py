@@ -47,7 +47,7 @@ async def append(
         StaleEpochError, EventConflictError, ExpectedVersionError: nothing of the batch may be committed.
     """
     position = await _lock_head(connection, epoch)
-    answers = await _recorded_before(connection, [new.event_id for new in batch], upcasts)
+    answers = await recorded_before(connection, [new.event_id for new in batch], upcasts)
     fresh: list[NewEvent] = []
     first_of: dict[UUID, NewEvent] = {}
     for new in batch:
@@ -64,7 +64,9 @@ async def append(
         recorded = [_record(new, row) for new, row in zip(fresh, rows, strict=True)]
         await connection.execute(insert(events), rows)
         await connection.execute(
-            update(log_head).where(log_head.c.one == 1, log_head.c.epoch == epoch).values(position=recorded[-1].position)
+            update(log_head)
+            .where(log_head.c.one == 1, log_head.c.epoch == epoch)
+            .values(position=recorded[-1].position)
         )
         await projections.project(connection, recorded)
         answers |= {record.event_id: record for record in recorded}
@@ -86,9 +88,10 @@ async def _lock_head(connection: AsyncConnection, epoch: Epoch) -> Position:
     return Position(row.position)
 
 
-async def _recorded_before(
+async def recorded_before(
     connection: AsyncConnection, event_ids: Sequence[UUID], upcasts: Upcasts
 ) -> dict[UUID, Recorded]:
+    """Find those of the events that are in the log, by their ids."""
     found: dict[UUID, Recorded] = {}
     for part in in_parts(sorted({str(event_id) for event_id in event_ids})):
         for row in await connection.execute(select(events).where(events.c.event_id.in_(part))):

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -45,9 +46,7 @@ class EventLog:
         self._heard_of = Position(0)
 
     @classmethod
-    async def open(
-        cls, url: str, *, clock: Callable[[], datetime] = _utc_now, upcasts: Upcasts = UPCASTS
-    ) -> Self:
+    async def open(cls, url: str, *, clock: Callable[[], datetime] = _utc_now, upcasts: Upcasts = UPCASTS) -> Self:
         """Open a migrated database; ``clock`` gives ``recorded_at``.
 
         Projections that were written by another version of the code are rebuilt first, which takes about a minute for a
@@ -111,6 +110,11 @@ class EventLog:
         """
         async with reading(self._engine) as connection:
             return await read.read(connection, after, limit, self._upcasts)
+
+    async def recorded(self, event_ids: Sequence[UUID]) -> dict[UUID, Recorded]:
+        """Find those of the events that are in the log, by their ids: how a redelivered report is recognised."""
+        async with reading(self._engine) as connection:
+            return await append.recorded_before(connection, event_ids, self._upcasts)
 
     async def head(self) -> Position:
         """Tell the position of the newest event, 0 if there is none."""
