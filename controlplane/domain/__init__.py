@@ -4,6 +4,7 @@ One input at a time goes through :func:`decide`, the resulting events are record
 :class:`State` that the next decision sees. The same fold over the log gives the same state after a restart.
 """
 
+from controlplane.domain.choose import Asker, Wait, choose
 from controlplane.domain.decide import decide
 from controlplane.domain.evolve import evolve
 from controlplane.domain.inputs import (
@@ -31,6 +32,7 @@ from controlplane.domain.state import (
 
 __all__ = [
     "Answer",
+    "Asker",
     "CheckpointAsked",
     "Cold",
     "Decision",
@@ -48,6 +50,8 @@ __all__ = [
     "SnapshotStatus",
     "State",
     "Tick",
+    "Wait",
+    "choose",
     "decide",
     "evolve",
 ]

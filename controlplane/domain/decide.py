@@ -1,13 +1,339 @@
-"""Decisions: what follows from an input in a state."""
+"""Decisions: what follows from one input, as events to record and an answer to give.
+
+The order is always the same: input, decide, append, evolve. Nothing is sent from here and nothing is changed, so a crash
+at any moment leaves either no trace of a decision or all of it. What is chosen is chosen in :mod:`controlplane.domain.choose`,
+and whether a report is believed is asked in :mod:`controlplane.domain.testimony`; here is what follows from either.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from controlplane.domain.inputs import Decision, Input, Policy
-from controlplane.domain.state import State
+from controlplane.domain.choose import Asker, Wait, choose
+from controlplane.domain.evolve import key_after
+from controlplane.domain.inputs import (
+    CheckpointAsked,
+    Decision,
+    Input,
+    NodeHeard,
+    NodeSilent,
+    Policy,
+    ReportReceived,
+    ResolveAsked,
+    Tick,
+)
+from controlplane.domain.state import Cold, Incarnation, KeyState, Restore, SnapshotStatus, State
+from controlplane.domain.testimony import objection, told_before
+from protocol.commands import DumpCommand
+from protocol.events import (
+    ColdStartChosen,
+    CommandFinished,
+    CommandIssued,
+    DumpFailed,
+    IncarnationOpened,
+    KeyEvent,
+    NodeLost,
+    NodeRegistered,
+    NodeReturned,
+    Outcome,
+    RestoreChosen,
+    RestoreFailed,
+    SnapshotInvalidated,
+    SnapshotStored,
+    SnapshotSuperseded,
+    StartDeferred,
+)
+from protocol.failures import CONDEMNING_CODES, Failure
+from protocol.ids import CheckpointKey, IncarnationNumber, InvalidIdError
+from protocol.reports import Heartbeat, Report
+from protocol.requests import CommandAccepted, Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 
-def decide(state: State, asked: Input, now: datetime, policy: Policy) -> Decision:
-    """Say what follows from ``asked``; never changes ``state``."""
-    raise NotImplementedError
+def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decision:
+    """Say what follows from ``given`` at ``now``. Pure and total: never changes ``state``, never raises.
+
+    The events are to be appended all or none, in their order, and then folded in with
+    :func:`~controlplane.domain.evolve.evolve` before the next input is decided.
+    """
+    match given:
+        case ReportReceived(report=report):
+            return _report(state, report, now)
+        case ResolveAsked(request=request):
+            return _resolve(state, request, now, policy)
+        case CheckpointAsked():
+            return _checkpoint(state, given, now, policy)
+        case NodeSilent():
+            return _silent(state, given)
+        case NodeHeard(heartbeat=heartbeat):
+            return _heard(state, heartbeat)
+        case Tick():
+            return _expire(state, now)
+
+
+class _Course:
+    """The events decided so far, and the key as it stands after them, so that the next step of a decision sees both."""
+
+    def __init__(self, key: KeyState, now: datetime) -> None:
+        self.key = key
+        self.now = now
+        self.events: list[KeyEvent] = []
+
+    def record(self, event: KeyEvent) -> None:
+        """Take an event, and with it the supersession of every snapshot for which it comes too late.
+
+        It is recorded at the moment when a later incarnation has certainly gone on without the snapshot: it started, or
+        a still later one was opened. Until then its restore may fail, and the late snapshot is the best there is.
+        """
+        self._take(event)
+        for late in self.key.too_late():
+            assert late.missed_by is not None
+            self._take(
+                SnapshotSuperseded(
+                    key=event.key, incarnation=late.incarnation, snapshot_id=late.snapshot_id, by=late.missed_by
+                )
+            )
+
+    def _take(self, event: KeyEvent) -> None:
+        self.events.append(event)
+        self.key = key_after(self.key, event, self.now)
+
+    def decision(self, answer: Resolution | None = None) -> Decision:
+        return Decision(events=tuple(self.events), answer=answer)
+
+
+def _report(state: State, report: Report, now: datetime) -> Decision:
+    problem = objection(state, report)
+    if problem is not None:
+        return Decision(rejected=problem)
+    if told_before(state, report):
+        return Decision()
+    event = report.event
+    if isinstance(event, NodeRegistered):
+        return Decision(events=(event,))
+    course = _Course(state.keys.get(event.key, KeyState()), now)
+    course.record(event)
+    match event:
+        case SnapshotStored() | DumpFailed():
+            _finish_command(state, event, course)
+        case RestoreFailed():
+            _condemn(event, course)
+        case _:
+            pass
+    return course.decision()
+
+
+def _finish_command(state: State, event: SnapshotStored | DumpFailed, course: _Course) -> None:
+    """End the command that asked for the dump, unless it has ended already: it has one end only."""
+    command = state.commands.get(event.command_id) if event.command_id is not None else None
+    if command is None or (command.key, command.incarnation) != (event.key, event.incarnation):
+        return
+    failure = event.failure if isinstance(event, DumpFailed) else None
+    course.record(
+        CommandFinished(
+            key=event.key,
+            incarnation=event.incarnation,
+            command_id=command.command_id,
+            outcome=Outcome.SUCCEEDED if failure is None else Outcome.FAILED,
+            failure=failure,
+        )
+    )
+
+
+def _condemn(event: RestoreFailed, course: _Course) -> None:
+    """Invalidate the snapshot if the failure proves that the fault is in it, or a second node says the same.
+
+    One node's failure may be the node's own; two nodes failing alike are no accident, and a third try would only cost
+    a third start.
+    """
+    snapshot = course.key.snapshots.get(event.snapshot_id)
+    if snapshot is None or snapshot.status is not SnapshotStatus.VALID:
+        return
+    nodes = sorted({node for node, _ in snapshot.failed_on})
+    if event.failure.code in CONDEMNING_CODES:
+        reason = f"{event.failure.cause} (found on node {event.node})"
+    elif len(nodes) > 1:
+        reason = f"restoring it failed on nodes {' and '.join(nodes)}, at last with: {event.failure.cause}"
+    else:
+        return
+    course.record(
+        SnapshotInvalidated(
+            key=event.key, incarnation=snapshot.incarnation, snapshot_id=snapshot.snapshot_id, reason=reason
+        )
+    )
+
+
+def _resolve(state: State, request: ResolveRequest, now: datetime, policy: Policy) -> Decision:
+    try:
+        CheckpointKey.checked(request.key.cluster, request.key.namespace, request.key.id)
+    except InvalidIdError as problem:
+        return _refuse("invalid-id", str(problem), "Correct it where the container is declared and create it again.")
+    course = _Course(state.keys.get(request.key, KeyState()), now)
+    start = _start_of(course.key, request)
+    if start is None:
+        number = IncarnationNumber(course.key.newest + 1)
+        course.record(
+            IncarnationOpened(
+                key=request.key,
+                incarnation=number,
+                node=request.node,
+                container_id=request.container_id,
+                container=request.container,
+            )
+        )
+    else:
+        number = start.number
+    newest = course.key.incarnations[course.key.newest]
+    if number < newest.number:
+        return _refuse(
+            "superseded",
+            f"Incarnation {number} of {request.key} was superseded by incarnation {newest.number} on node {newest.node}",
+            "Two containers use one id at once. Give each its own id, or end the one that is not wanted.",
+        )
+    if newest.choice is not None and _stands(course.key, newest.choice):
+        return course.decision(_told(course.key, number, newest.choice))
+    asker = Asker(request.node, request.facts, request.container, number)
+    choice = choose(course.key, state.nodes, asker, now, policy.handover_seconds)
+    match choice:
+        case Wait(waiting_for=waiting_for, until=until):
+            if newest.wait_until is None:
+                course.record(StartDeferred(key=request.key, incarnation=number, waiting_for=waiting_for, until=until))
+            return course.decision(WaitFor(incarnation=number, waiting_for=waiting_for, until=until))
+        case Restore(snapshot_id=snapshot_id, reason=reason):
+            course.record(RestoreChosen(key=request.key, incarnation=number, snapshot_id=snapshot_id, reason=reason))
+        case Cold(reason=reason):
+            course.record(ColdStartChosen(key=request.key, incarnation=number, reason=reason))
+    return course.decision(_told(course.key, number, choice))
+
+
+def _start_of(key: KeyState, request: ResolveRequest) -> Incarnation | None:
+    """Find the start that the request belongs to, or ``None`` if it begins a new one.
+
+    A container that has started or ended is not created again: the same id then names a new container, for engines let
+    people choose container ids and use them again.
+    """
+    asking = (
+        incarnation
+        for incarnation in key.incarnations.values()
+        if (incarnation.node, incarnation.container_id) == (request.node, request.container_id)
+        and not incarnation.started
+        and not incarnation.ended
+    )
+    return max(asking, key=lambda incarnation: incarnation.number, default=None)
+
+
+def _stands(key: KeyState, choice: Restore | Cold) -> bool:
+    """Whether a choice may be told again; a snapshot may have been condemned since."""
+    if isinstance(choice, Cold):
+        return True
+    snapshot = key.snapshots.get(choice.snapshot_id)
+    return snapshot is not None and snapshot.status is SnapshotStatus.VALID
+
+
+def _told(key: KeyState, number: IncarnationNumber, choice: Restore | Cold) -> Resolution:
+    if isinstance(choice, Cold):
+        return StartCold(incarnation=number, reason=choice.reason)
+    return RestoreFrom(
+        incarnation=number,
+        snapshot_id=choice.snapshot_id,
+        manifest_digest=key.snapshots[choice.snapshot_id].manifest_digest,
+        reason=choice.reason,
+    )
+
+
+def _checkpoint(state: State, asked: CheckpointAsked, now: datetime, policy: Policy) -> Decision:
+    """Ask the key's running container for a dump. While one is under way, a second wish is the same wish."""
+    request = asked.request
+    key = state.keys.get(request.key, KeyState())
+    if not 0 < request.timeout_seconds <= policy.longest_command_seconds:
+        return _refuse(
+            "invalid-timeout",
+            f"A checkpoint cannot be given {request.timeout_seconds:g} seconds",
+            f"Give it more than 0 and at most {policy.longest_command_seconds:g} seconds.",
+        )
+    incarnation = key.incarnations.get(key.newest)
+    if incarnation is None or incarnation.node is None or incarnation.container_id is None or not incarnation.running:
+        return _refuse("not-running", _why_not_running(request.key, incarnation), "Ask again while its container runs.")
+    node = state.nodes.get(incarnation.node)
+    if node is not None and node.lost:
+        return _refuse(
+            "node-lost",
+            f"Node {incarnation.node}, where {request.key} runs, has not been heard of",
+            "Check the node and its worker; ask again when it is back.",
+        )
+    for command in state.commands.values():
+        if (command.key, command.incarnation) == (request.key, incarnation.number) and now < command.deadline:
+            return Decision(answer=CommandAccepted(command_id=command.command_id))
+    if any(s.incarnation == incarnation.number and s.status.in_flight for s in key.snapshots.values()):
+        return _refuse(
+            "dump-in-flight",
+            f"{request.key} is being dumped already",
+            "Wait for that dump; it will be the latest snapshot.",
+        )
+    command = DumpCommand(
+        command_id=asked.command_id,
+        node=incarnation.node,
+        key=request.key,
+        incarnation=incarnation.number,
+        container_id=incarnation.container_id,
+        issued_at=now,
+        deadline=now + timedelta(seconds=request.timeout_seconds),
+    )
+    issued = CommandIssued(key=request.key, incarnation=incarnation.number, command=command)
+    return Decision(events=(issued,), answer=CommandAccepted(command_id=command.command_id))
+
+
+def _why_not_running(key: CheckpointKey, incarnation: Incarnation | None) -> str:
+    if incarnation is None:
+        return f"Nothing was ever started as {key}"
+    if incarnation.ended:
+        return f"The container of {key} has ended (incarnation {incarnation.number} on node {incarnation.node})"
+    return f"The container of {key} has not started yet (incarnation {incarnation.number} on node {incarnation.node})"
+
+
+def _silent(state: State, silence: NodeSilent) -> Decision:
+    node = state.nodes.get(silence.node)
+    if node is None or node.lost or node.worker_id != silence.worker_id:
+        return Decision()
+    lost = NodeLost(node=silence.node, worker_id=silence.worker_id, silent_seconds=silence.silent_seconds)
+    return Decision(events=(lost,))
+
+
+def _heard(state: State, heartbeat: Heartbeat) -> Decision:
+    """Take a lost node back; and register a worker that the log does not know, for a heartbeat says all that it takes.
+
+    Without that, a worker that outlives a lost log would be answered and never believed until somebody restarts it.
+    """
+    node = state.nodes.get(heartbeat.node)
+    if node is None or heartbeat.worker_id not in {node.worker_id, *node.earlier_workers}:
+        registered = NodeRegistered(
+            node=heartbeat.node, worker_id=heartbeat.worker_id, boot_id=heartbeat.boot_id, facts=heartbeat.facts
+        )
+        return Decision(events=(registered,))
+    if node.lost and heartbeat.worker_id == node.worker_id:
+        return Decision(events=(NodeReturned(node=heartbeat.node, worker_id=heartbeat.worker_id),))
+    return Decision()
+
+
+def _expire(state: State, now: datetime) -> Decision:
+    failure = Failure(
+        code="command-expired",
+        cause="Nothing was heard of the command before its deadline",
+        advice="Check that the node's worker runs, then ask again, with more time if the container is large.",
+    )
+    overdue = (command for command in state.commands.values() if now >= command.deadline)
+    return Decision(
+        events=tuple(
+            CommandFinished(
+                key=command.key,
+                incarnation=command.incarnation,
+                command_id=command.command_id,
+                outcome=Outcome.EXPIRED,
+                failure=failure,
+            )
+            for command in overdue
+        )
+    )
+
+
+def _refuse(code: str, cause: str, advice: str) -> Decision:
+    return Decision(answer=Refusal(failure=Failure(code=code, cause=cause, advice=advice)))

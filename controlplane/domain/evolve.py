@@ -1,13 +1,188 @@
-"""The fold."""
+"""The fold: how one event changes what is known, and the only thing that changes it.
+
+Total by design. The log is the truth, so whatever stands in it has happened; a fold that raised on an odd order of
+events would keep the control plane from starting at the very moment when somebody needs to look into the log. What is
+unknown is opened as far as the event tells, and what is settled is not unsettled by a word that comes late. Whether a
+report is *believed* is asked before it is recorded, in :mod:`controlplane.domain.decide`.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from controlplane.domain.state import State
-from protocol.events import Event
+from msgspec.structs import replace
+
+from controlplane.domain.state import (
+    REMEMBERED,
+    Cold,
+    Incarnation,
+    KeyState,
+    NodeState,
+    Restore,
+    Snapshot,
+    SnapshotStatus,
+    State,
+    image_of,
+)
+from protocol.events import (
+    ColdStartChosen,
+    CommandFinished,
+    CommandIssued,
+    ContainerEnded,
+    ContainerStarted,
+    DumpFailed,
+    DumpStarted,
+    Event,
+    IncarnationOpened,
+    KeyEvent,
+    NodeEvent,
+    NodeLost,
+    NodeRegistered,
+    NodeReturned,
+    RestoreChosen,
+    RestoreFailed,
+    RestoreStage,
+    SnapshotCaptured,
+    SnapshotInvalidated,
+    SnapshotStored,
+    SnapshotSuperseded,
+    StartDeferred,
+)
+from protocol.ids import IncarnationNumber
+
+_SnapshotEvent = DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed | SnapshotSuperseded | SnapshotInvalidated
+_FORWARD = tuple(SnapshotStatus)
 
 
 def evolve(state: State, event: Event, at: datetime) -> None:
-    """Take ``event``, which occurred ``at``, into ``state``."""
-    raise NotImplementedError
+    """Take ``event``, which occurred ``at``, into ``state``. Never raises, whatever came before."""
+    if isinstance(event, NodeRegistered | NodeLost | NodeReturned):
+        state.nodes[event.node] = _node_after(state.nodes.get(event.node), event, at)
+        return
+    if isinstance(event, CommandIssued):
+        state.commands[event.command.command_id] = event.command
+    elif isinstance(event, CommandFinished):
+        state.commands.pop(event.command_id, None)
+    state.keys[event.key] = key_after(state.keys.get(event.key, KeyState()), event, at)
+
+
+def key_after(key: KeyState, event: KeyEvent, at: datetime) -> KeyState:
+    """Say how the key stands once ``event`` has happened; ``key`` itself stays as it is."""
+    return _forget(_snapshots_after(_incarnations_after(key, event, at), event))
+
+
+def _incarnations_after(key: KeyState, event: KeyEvent, at: datetime) -> KeyState:
+    number = event.incarnation
+    incarnation = key.incarnations.get(number, Incarnation(number=number))
+    latest_start = key.latest_start
+    match event:
+        case IncarnationOpened(node=node, container_id=container_id, container=container):
+            # An earlier start that has its answer may be running by now; nobody can tell it to choose again.
+            answered = (other.number for other in key.incarnations.values() if other.choice is not None)
+            latest_start = max((latest_start, *(other for other in answered if other < number)))
+            incarnation = replace(incarnation, node=node, container_id=container_id, container=container, opened_at=at)
+        case StartDeferred(until=until):
+            incarnation = replace(incarnation, wait_until=incarnation.wait_until or until)
+        case RestoreChosen(snapshot_id=snapshot_id, reason=reason):
+            incarnation = replace(incarnation, choice=Restore(snapshot_id, reason))
+        case ColdStartChosen(reason=reason):
+            incarnation = replace(incarnation, choice=Cold(reason))
+        case RestoreFailed(snapshot_id=snapshot_id):
+            incarnation = replace(incarnation, choice=None, set_aside=incarnation.set_aside | {snapshot_id})
+        case ContainerStarted():
+            incarnation = replace(incarnation, started=True)
+            latest_start = max(latest_start, number)
+        case DumpStarted():
+            latest_start = max(latest_start, number)  # what can be dumped has run
+        case ContainerEnded():
+            incarnation = replace(incarnation, ended=True)
+        case _:
+            pass
+    return replace(key, incarnations={**key.incarnations, number: incarnation}, latest_start=latest_start)
+
+
+def _snapshots_after(key: KeyState, event: KeyEvent) -> KeyState:
+    match event:
+        case DumpStarted(node=node, final=final):
+            changed = [_moved(key, event, SnapshotStatus.DUMPING, node=node, final=final)]
+        case SnapshotCaptured(node=node):
+            changed = [_moved(key, event, SnapshotStatus.CAPTURED, node=node)]
+        case SnapshotStored(node=node):
+            changed = [
+                _moved(
+                    key,
+                    event,
+                    SnapshotStatus.VALID,
+                    node=node,
+                    manifest_digest=event.manifest_digest,
+                    taken_on=event.taken_on,
+                    taken_from=event.taken_from,
+                    missed_by=_missed_by(key, event.incarnation),
+                )
+            ]
+        case DumpFailed(node=node, failure=failure):
+            changed = [_moved(key, event, SnapshotStatus.FAILED, node=node, note=failure.cause)]
+        case SnapshotSuperseded(by=by):
+            changed = [_moved(key, event, SnapshotStatus.SUPERSEDED, missed_by=by)]
+        case SnapshotInvalidated(reason=reason):
+            changed = [_moved(key, event, SnapshotStatus.INVALIDATED, note=reason)]
+        case RestoreFailed():
+            changed = [_after_failed_restore(key, snapshot, event) for snapshot in key.snapshots.values()]
+        case _:
+            return key
+    return replace(key, snapshots={**key.snapshots, **{snapshot.snapshot_id: snapshot for snapshot in changed}})
+
+
+def _moved(key: KeyState, event: _SnapshotEvent, status: SnapshotStatus, **changes: Any) -> Snapshot:
+    """Move the event's snapshot on to ``status``, never back: a late "captured" does not undo "valid"."""
+    known = key.snapshots.get(event.snapshot_id, Snapshot(event.snapshot_id, event.incarnation))
+    return replace(known, status=max(known.status, status, key=_FORWARD.index), **changes)
+
+
+def _missed_by(key: KeyState, incarnation: IncarnationNumber) -> IncarnationNumber | None:
+    """Name the later incarnation whose answer could not take a snapshot into account that becomes valid only now."""
+    if key.latest_start > incarnation:
+        return key.latest_start
+    newest = key.newest
+    return newest if newest > incarnation and key.incarnations[newest].choice is not None else None
+
+
+def _after_failed_restore(key: KeyState, snapshot: Snapshot, event: RestoreFailed) -> Snapshot:
+    """Hold the failure against the snapshot, and let those compete that came too late only for the failed choice.
+
+    A fetch that failed says nothing about the snapshot: the store was away or a disk full. It is set aside for this start
+    and no longer, or a store's bad hour would cost every id its newest snapshot.
+    """
+    if snapshot.snapshot_id == event.snapshot_id and event.stage is not RestoreStage.FETCH:
+        tried_in = image_of(key.incarnations[event.incarnation].container)
+        return replace(snapshot, failed_on=snapshot.failed_on | {(event.node, tried_in)})
+    if snapshot.missed_by == event.incarnation > key.latest_start:
+        return replace(snapshot, missed_by=None)
+    return snapshot
+
+
+def _forget(key: KeyState) -> KeyState:
+    """Drop what no decision asks for any more, all but the last few."""
+    over = [snapshot.snapshot_id for snapshot in key.snapshots.values() if not key.has_a_future(snapshot)]
+    dropped = frozenset(over[:-REMEMBERED])
+    snapshots = {name: snapshot for name, snapshot in key.snapshots.items() if name not in dropped}
+    origins = {snapshot.incarnation for snapshot in snapshots.values()}
+    unreferred = sorted(number for number in key.incarnations if number not in origins)
+    gone = frozenset(unreferred[:-REMEMBERED])
+    incarnations = {number: incarnation for number, incarnation in key.incarnations.items() if number not in gone}
+    return replace(key, snapshots=snapshots, incarnations=incarnations)
+
+
+def _node_after(node: NodeState | None, event: NodeEvent, at: datetime) -> NodeState:
+    known = node or NodeState(worker_id=event.worker_id)
+    match event:
+        case NodeRegistered(worker_id=worker_id, facts=facts, boot_id=boot_id):
+            earlier = known.earlier_workers
+            if known.worker_id != worker_id:
+                earlier = (*earlier, known.worker_id)[-REMEMBERED:]
+            return NodeState(worker_id=worker_id, facts=facts, boot_id=boot_id, since=at, earlier_workers=earlier)
+        case NodeLost() | NodeReturned():
+            if known.worker_id != event.worker_id:
+                return known  # an earlier life's loss says nothing of this one
+            return replace(known, lost=isinstance(event, NodeLost), since=at)

@@ -25,7 +25,7 @@ REMEMBERED = 8
 
 
 class SnapshotStatus(StrEnum):
-    """How far a snapshot has come. Only ``VALID`` may be chosen."""
+    """How far a snapshot has come; it only ever moves down this list. Only ``VALID`` may be chosen."""
 
     DUMPING = "dumping"
     CAPTURED = "captured"
@@ -114,7 +114,13 @@ class KeyState(msgspec.Struct, frozen=True):
 
     def newest_first(self) -> list[Snapshot]:
         """Snapshots in the order of the selection law: newest incarnation first, then newest dump."""
-        return sorted(reversed(self.snapshots.values()), key=lambda snapshot: snapshot.incarnation, reverse=True)
+        return sorted(self.snapshots.values(), key=lambda snapshot: snapshot.incarnation)[::-1]
+
+    def has_a_future(self, snapshot: Snapshot) -> bool:
+        """Whether the snapshot is valid, or may become so and still be chosen."""
+        if snapshot.status.in_flight:
+            return snapshot.incarnation >= self.latest_start
+        return snapshot.status is SnapshotStatus.VALID
 
     def too_late(self) -> list[Snapshot]:
         """Valid snapshots whose turn has passed: a later incarnation has gone on without them."""

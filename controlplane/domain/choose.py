@@ -1,0 +1,143 @@
+"""The selection law: from which snapshot a container goes on.
+
+One walk through the key's snapshots, newest first, decides. Each rule is here for a reason:
+
+*Newest incarnation first, then newest dump.* Every start of a container takes the work further, so the latest dump of
+the latest start is the furthest that the work has come. "Latest" is the order of the log and of capture, never a clock's:
+two nodes' clocks differ, and the upload of an older dump may end after that of a newer one.
+
+*Only what is valid.* A snapshot of which a byte is missing is found out half-way through a restore, when the older one
+may be gone. Valid means that every byte is stored and was read back.
+
+*Never what was superseded.* Once a later incarnation has started without a snapshot, the two are branches of which only
+the later one has been seen by the world since. Going over to the other would be a step back.
+
+*Not what failed here before.* The same node, the same image and the same bytes fail in the same way; trying again would
+put the same pod into a loop. Another node, or a repaired image, deserves its own try. What this start has tried in vain
+it does not try again, whatever the reason was.
+
+*Not what does not fit.* A process that uses a CPU feature which this node lacks dies later, at a random place, of
+SIGILL: that is worse than an older snapshot, and much worse than a cold start.
+
+*Wait rather than step back.* A replacement is often created while its predecessor is still being dumped. If the walk
+comes upon a dump in flight before it finds something usable, then that dump, once valid, is what would be chosen, so
+it is worth waiting for. A dump that would not be chosen is never waited for, because the walk ends before it.
+
+*But never for ever.* The wait is bounded by a moment that is recorded when it begins, so that neither asking again
+nor a restart of the control plane prolongs it; and a dump on a node that is lost is not waited for at all.
+
+*At last, cold.* If nothing usable is left the container starts from its image: late work is better than no work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+import msgspec
+
+from controlplane.domain.state import (
+    Cold,
+    Incarnation,
+    KeyState,
+    NodeState,
+    Restore,
+    Snapshot,
+    SnapshotStatus,
+    image_of,
+)
+from protocol.facts import ContainerFacts, NodeFacts, misfit
+from protocol.ids import IncarnationNumber, NodeName
+
+_REASONS_SHOWN = 5
+
+
+class Asker(msgspec.Struct, frozen=True):
+    """The container that is about to start, and where."""
+
+    node: NodeName
+    facts: NodeFacts
+    container: ContainerFacts
+    incarnation: IncarnationNumber
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Ask again soon, and no later than ``until``."""
+
+    waiting_for: str
+    until: datetime
+
+
+def choose(
+    key: KeyState,
+    nodes: Mapping[NodeName, NodeState],
+    asker: Asker,
+    now: datetime,
+    handover_seconds: float = 120.0,
+) -> Restore | Wait | Cold:
+    """Say how ``asker`` shall start, given all that is known of its key at ``now``. Pure and total.
+
+    ``handover_seconds`` bounds a wait that begins now; a wait that has begun ends at the moment recorded then.
+    """
+    start = key.incarnations.get(asker.incarnation, Incarnation(number=asker.incarnation))
+    until = start.wait_until or now + timedelta(seconds=handover_seconds)
+    skipped: list[str] = []
+    for snapshot in key.newest_first():
+        obstacle = _obstacle(key, nodes, asker, start, snapshot)
+        if obstacle is None and snapshot.status.in_flight:
+            if now < until:
+                return Wait(_description(snapshot), until)
+            obstacle = "it was still being dumped or stored when the time for the hand-over was up"
+        if obstacle is None:
+            chosen = f"{snapshot.snapshot_id} of incarnation {snapshot.incarnation}"
+            if not skipped:
+                return Restore(snapshot.snapshot_id, f"{chosen} is the newest snapshot")
+            return Restore(
+                snapshot.snapshot_id, f"{chosen} is the newest usable snapshot; {_listed(skipped, 'newer ')}"
+            )
+        skipped.append(f"{snapshot.snapshot_id} skipped: {obstacle}")
+    if not skipped:
+        return Cold("no snapshot of this id was ever begun")
+    return Cold(f"no snapshot is usable; {_listed(skipped)}")
+
+
+def _obstacle(
+    key: KeyState, nodes: Mapping[NodeName, NodeState], asker: Asker, start: Incarnation, snapshot: Snapshot
+) -> str | None:
+    """Say why the snapshot cannot be chosen, or if in flight why it could not be once it is valid; ``None`` if it can."""
+    match snapshot.status:
+        case SnapshotStatus.FAILED:
+            return f"its dump failed: {snapshot.note}"
+        case SnapshotStatus.INVALIDATED:
+            return f"it was invalidated: {snapshot.note}"
+        case SnapshotStatus.SUPERSEDED:
+            return f"it came after incarnation {snapshot.missed_by} had started without it"
+        case SnapshotStatus.VALID:
+            taken_on, taken_from = snapshot.taken_on, snapshot.taken_from
+        case SnapshotStatus.DUMPING | SnapshotStatus.CAPTURED:
+            if snapshot.incarnation < key.latest_start:
+                return f"incarnation {key.latest_start} has started without waiting for it"
+            node = nodes.get(snapshot.node) if snapshot.node is not None else None
+            if node is not None and node.lost and snapshot.node != asker.node:  # who asks is not lost
+                return f"it is still on node {snapshot.node}, which is lost"
+            origin = key.incarnations.get(snapshot.incarnation)
+            taken_on = node.facts if node is not None else snapshot.taken_on
+            taken_from = origin.container if origin is not None else snapshot.taken_from
+    if snapshot.snapshot_id in start.set_aside:
+        return "it could not be restored in this start"
+    if (asker.node, image_of(asker.container)) in snapshot.failed_on:
+        return "it could not be restored on this node before"
+    return misfit(taken_on, taken_from, asker.facts, asker.container)
+
+
+def _description(snapshot: Snapshot) -> str:
+    kind = "final dump" if snapshot.final else "dump"
+    where = f" on node {snapshot.node}" if snapshot.node is not None else ""
+    return f"the {kind} {snapshot.snapshot_id} of incarnation {snapshot.incarnation}{where}"
+
+
+def _listed(skipped: list[str], each: str = "") -> str:
+    """Put the reasons into one line, the newest first and not too many: a pod's Event holds 1024 characters."""
+    shown = "; ".join(f"{each}{reason}" for reason in skipped[:_REASONS_SHOWN])
+    rest = len(skipped) - _REASONS_SHOWN
+    return f"{shown}; and {rest} more" if rest > 0 else shown
