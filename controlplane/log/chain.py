@@ -8,9 +8,12 @@ whole by somebody who may write the database; against that, compare with the AUD
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import msgspec
 from blake3 import blake3
-from sqlalchemy import Row, select
+from sqlalchemy import RowMapping, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controlplane.log.schema import events, log_head, streams, utc_text
@@ -24,23 +27,21 @@ _BATCH = 1000
 _encode = msgspec.json.Encoder().encode
 
 
-def link(previous: str, row: Row[*tuple[object, ...]] | dict[str, object]) -> str:
+def link(previous: str, row: Mapping[Any, Any]) -> str:
     """Compute an event's hash from its stream's hash before and its row of ``events``."""
-    fields = row if isinstance(row, dict) else row._mapping  # noqa: SLF001 - the public name of a Row's mapping
-    occurred_at, recorded_at = fields["occurred_at"], fields["recorded_at"]
     canonical = _encode(
         [
             previous,
-            fields["position"],
-            fields["stream"],
-            fields["version"],
-            fields["event_id"],
-            fields["type"],
-            fields["schema_version"],
-            fields["data"],
-            fields["metadata"],
-            utc_text(occurred_at),  # type: ignore[arg-type]
-            utc_text(recorded_at),  # type: ignore[arg-type]
+            row["position"],
+            row["stream"],
+            row["version"],
+            row["event_id"],
+            row["type"],
+            row["schema_version"],
+            row["data"],
+            row["metadata"],
+            utc_text(row["occurred_at"]),
+            utc_text(row["recorded_at"]),
         ]
     )
     return blake3(canonical).hexdigest()
@@ -51,6 +52,19 @@ def command_of(event: Event) -> str | None:
     command = getattr(event, "command", None)
     command_id = getattr(event, "command_id", None) if command is None else command.command_id
     return None if command_id is None else str(command_id)
+
+
+class _Command(msgspec.Struct):
+    command_id: str
+
+
+class _CommandNamed(msgspec.Struct):
+    command_id: str | None = None
+    command: _Command | None = None
+
+    @property
+    def named(self) -> str | None:
+        return self.command_id if self.command is None else self.command.command_id
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -75,48 +89,51 @@ class Verification(msgspec.Struct, frozen=True):
 async def verify(connection: AsyncConnection) -> Verification:
     """Check every event, from the first to the newest. Reads the whole log; memory grows with the number of streams."""
     head = (await connection.execute(select(log_head.c.position))).scalar_one()
-    kept_heads = {row.stream: (row.version, row.hash) for row in await connection.execute(select(streams))}
+    kept = {row.stream: (row.version, row.hash) for row in await connection.execute(select(streams))}
     ends: dict[str, tuple[int, str]] = {}
     problems: list[Problem] = []
     count, last = 0, 0
     while len(problems) < _MAX_PROBLEMS:
-        rows = (
-            await connection.execute(
-                select(events).where(events.c.position > last).order_by(events.c.position).limit(_BATCH)
-            )
-        ).all()
-        if not rows:
+        chosen = select(events).where(events.c.position > last).order_by(events.c.position).limit(_BATCH)
+        try:
+            rows = (await connection.execute(chosen)).mappings().all()
+        except ValueError as problem:  # a moment that is none
+            problems.append(Problem(last + 1, f"this event, or one soon after it, cannot be read: {problem}"))
             break
         for row in rows:
-            if row.position != last + 1:
-                problems.append(Problem(row.position, f"positions {last + 1} to {row.position - 1} are missing"))
-            version, previous = ends.get(row.stream, (0, FIRST))
-            if row.version != version + 1:
-                problems.append(Problem(row.position, f"{row.stream} goes from version {version} to {row.version}"))
-            if row.hash != link(previous, row):
-                problems.append(Problem(row.position, f"the hash of {row.stream} version {row.version} does not fit"))
-            problems.extend(_column_problems(row))
-            ends[row.stream] = (row.version, row.hash)
-            last = row.position
+            problems.extend(Problem(row["position"], what) for what in _row_problems(row, last, ends))
+            ends[row["stream"]] = (row["version"], row["hash"])
+            last = row["position"]
         count += len(rows)
-    else:
-        return Verification(events=count, problems=tuple(problems[:_MAX_PROBLEMS]))
-    if last != head:
-        problems.append(Problem(0, f"the log ends at position {last}, its head says {head}"))
-    problems.extend(
-        Problem(0, f"stream {stream} ends at {ends.get(stream, (0, FIRST))}, its head says {kept_heads.get(stream)}")
-        for stream in sorted(ends.keys() | kept_heads.keys())
-        if ends.get(stream) != kept_heads.get(stream)
-    )
+        if len(rows) < _BATCH:
+            problems.extend(Problem(0, what) for what in _end_problems(last, head, ends, kept))
+            break
     return Verification(events=count, problems=tuple(problems[:_MAX_PROBLEMS]))
 
 
-def _column_problems(row: Row[*tuple[object, ...]]) -> list[Problem]:
+def _row_problems(row: RowMapping, last: int, ends: Mapping[str, tuple[int, str]]) -> Iterator[str]:
+    stream = row["stream"]
+    version, previous = ends.get(stream, (0, FIRST))
+    if row["position"] != last + 1:
+        yield f"positions {last + 1} to {row['position'] - 1} are missing"
+    if row["version"] != version + 1:
+        yield f"{stream} goes from version {version} to {row['version']}"
+    if row["hash"] != link(previous, row):
+        yield f"the hash of {stream} version {row['version']} does not fit"
     try:
-        data = msgspec.json.decode(row.data)
+        command_id = msgspec.json.decode(row["data"], type=_CommandNamed).named
     except msgspec.DecodeError:
-        return [Problem(row.position, "its data is not JSON")]
-    command_id = data.get("command", data).get("command_id")
-    if row.command_id != command_id:
-        return [Problem(row.position, f"its column command_id is {row.command_id!r}, its data say {command_id!r}")]
-    return []
+        yield "its data are not an event"
+    else:
+        if row["command_id"] != command_id:
+            yield f"its column command_id is {row['command_id']!r}, its data say {command_id!r}"
+
+
+def _end_problems(
+    last: int, head: int, ends: Mapping[str, tuple[int, str]], kept: Mapping[str, tuple[int, str]]
+) -> Iterator[str]:
+    if last != head:
+        yield f"the log ends at position {last}, its head says {head}"
+    for stream in sorted(ends.keys() | kept.keys()):
+        if ends.get(stream) != kept.get(stream):
+            yield f"{stream} ends at {ends.get(stream, (0, FIRST))}, its head says {kept.get(stream, (0, FIRST))}"

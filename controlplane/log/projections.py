@@ -55,9 +55,7 @@ from protocol.ids import CheckpointKey
 VERSION = 1
 """Raise it when the fold or its tables change: a log that was folded by another version is rebuilt when it is opened."""
 
-_SnapshotEvent = (
-    DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed | SnapshotSuperseded | SnapshotInvalidated
-)
+_SnapshotEvent = DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed | SnapshotSuperseded | SnapshotInvalidated
 _StartEvent = (
     IncarnationOpened
     | StartDeferred
@@ -68,8 +66,16 @@ _StartEvent = (
     | ContainerEnded
 )
 
-_IN_FLIGHT = ("dumping", "captured")
-_CONDEMNED = ("superseded", "invalidated")
+_FORWARD = ("dumping", "captured", "valid", "superseded", "failed", "invalidated")
+"""A snapshot's status only moves on along this line: a late "captured" does not undo "valid"."""
+_STATUS_AFTER: dict[type[_SnapshotEvent], str] = {
+    DumpStarted: "dumping",
+    SnapshotCaptured: "captured",
+    SnapshotStored: "valid",
+    SnapshotSuperseded: "superseded",
+    DumpFailed: "failed",
+    SnapshotInvalidated: "invalidated",
+}
 
 
 class Rows:
@@ -148,6 +154,7 @@ def _fold_snapshot(rows: Rows, record: Recorded, event: _SnapshotEvent) -> None:
         incarnation=event.incarnation,
         status="dumping",
     )
+    row["status"] = max(row["status"], _STATUS_AFTER[type(event)], key=_FORWARD.index)
     at = record.occurred_at
     match event:
         case DumpStarted():
@@ -156,24 +163,16 @@ def _fold_snapshot(rows: Rows, record: Recorded, event: _SnapshotEvent) -> None:
         case SnapshotCaptured():
             row |= {"node": event.node, "captured_at": at}
             row |= {"freeze_seconds": event.freeze_seconds, "raw_bytes": event.raw_bytes}
-            if row["status"] in _IN_FLIGHT:
-                row["status"] = "captured"
         case SnapshotStored():
             row |= {"node": event.node, "stored_at": at, "raw_bytes": event.raw_bytes}
             row |= {"stored_bytes": event.stored_bytes, "store_seconds": event.store_seconds}
             row["manifest_digest"] = event.manifest_digest
-            if row["status"] not in _CONDEMNED:
-                row["status"] = "valid"
         case DumpFailed():
             row |= {"node": event.node, "failure_stage": event.stage.value, **_failure_fields(event.failure)}
-            if row["status"] in _IN_FLIGHT:
-                row["status"] = "failed"
         case SnapshotSuperseded():
             row["superseded_by"] = event.by
-            if row["status"] != "invalidated":
-                row["status"] = "superseded"
         case SnapshotInvalidated():
-            row |= {"invalidated_reason": event.reason, "status": "invalidated"}
+            row["invalidated_reason"] = event.reason
 
 
 def _fold_start(rows: Rows, record: Recorded, event: _StartEvent) -> None:
@@ -189,7 +188,8 @@ def _fold_start(rows: Rows, record: Recorded, event: _StartEvent) -> None:
         case IncarnationOpened():
             row |= {"node": event.node, "container_id": event.container_id, "opened_at": at}
         case StartDeferred():
-            row |= {"waited_for": event.waiting_for, "deferred_at": at, "deferred_until": event.until}
+            row |= {"waited_for": event.waiting_for, "deferred_at": row["deferred_at"] or at}
+            row["deferred_until"] = row["deferred_until"] or event.until
         case RestoreChosen():
             row |= {"choice": "restored", "snapshot_id": event.snapshot_id, "reason": event.reason, "chosen_at": at}
         case ColdStartChosen():
@@ -254,9 +254,9 @@ def _fold_node(rows: Rows, record: Recorded, event: NodeEvent) -> None:
     row = rows.get(nodes, (event.node,))
     at = record.occurred_at
     if isinstance(event, NodeRegistered) or row is None:
-        row = rows.put(
-            nodes, node=event.node, position=record.position, worker_id=event.worker_id, status="ready"
-        )
+        row = rows.put(nodes, node=event.node, position=record.position, worker_id=event.worker_id, status="ready")
+    if row["worker_id"] != event.worker_id:
+        return  # an earlier life's loss says nothing of this one
     match event:
         case NodeRegistered():
             facts = event.facts

@@ -96,7 +96,9 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _no_such_filter(view: View, what: str) -> ViewFilterError:
-    able = sorted(name for name, other in CONTRACT.items() if ("namespace" if "key" in what else "command_id") in other.table.c)
+    able = sorted(
+        name for name, other in CONTRACT.items() if ("namespace" if "key" in what else "command_id") in other.table.c
+    )
     return ViewFilterError(
         Failure(
             code="no-such-filter",

@@ -41,11 +41,9 @@ async def load(connection: AsyncConnection, table: Table, keys: Collection[RowKe
     columns = list(table.primary_key)
     found: dict[RowKey, Fields] = {}
     for part in in_parts(sorted(keys)):
-        chosen = (
-            columns[0].in_([key[0] for key in part]) if len(columns) == 1 else tuple_(*columns).in_([*part])
-        )
-        for row in await connection.execute(select(table).where(chosen)):
-            fields = dict(row._mapping)  # noqa: SLF001 - the public name of a Row's mapping
+        chosen = columns[0].in_([key[0] for key in part]) if len(columns) == 1 else tuple_(*columns).in_([*part])
+        for row in (await connection.execute(select(table).where(chosen))).mappings():
+            fields = {str(name): value for name, value in row.items()}
             found[key_of(table, fields)] = fields
     return found
 

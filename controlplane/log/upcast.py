@@ -53,9 +53,10 @@ class Upcasts:
             plain = msgspec.json.decode(data)
             for step in steps:
                 plain = step(plain)
-            return msgspec.convert(plain, Event)
+            event: Event = msgspec.convert(plain, Event)
         except msgspec.DecodeError as problem:
             raise UnreadableEventError(event_type, schema_version, str(problem)) from problem
+        return event
 
 
 UPCASTS = Upcasts()

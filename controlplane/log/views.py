@@ -25,6 +25,10 @@ _KEY: Final[list[ColumnDoc]] = [
     ("namespace", TEXT, "Namespace part of the checkpoint key."),
     ("id", TEXT, "What the user wrote in the variable."),
 ]
+_STATUSES: Final = (
+    "`dumping`; `captured` (on the node, not yet durable); `valid` (stored and verified); `superseded` (too late: a later "
+    "container had started without it); `failed`; `invalidated` (proved unusable)."
+)
 _FAILURE: Final[list[ColumnDoc]] = [
     ("failure_code", TEXT, "Stable code of the failure, fit for counting; NULL if nothing failed."),
     ("failure_cause", TEXT, "What went wrong, in a sentence."),
@@ -61,12 +65,7 @@ _ALL = (
         ("trigger", TEXT, "Why: `stop-signal` or `command`."),
         ("final", BOOLEAN, "Whether the container ended with this dump (1) or ran on (0)."),
         ("command_id", TEXT, "Command that asked for the dump; NULL if none did."),
-        (
-            "status",
-            TEXT,
-            "`dumping`; `captured` (on the node, not yet durable); `valid` (stored and verified: may be restored);"
-            " `superseded` (too late: a later container started without it); `failed`; `invalidated` (proved unusable).",
-        ),
+        ("status", TEXT, _STATUSES),
         ("dump_started_at", MOMENT, "When the dump began, by the node's clock."),
         ("captured_at", MOMENT, "When everything lay on the node and the container ran on or was dead."),
         ("stored_at", MOMENT, "When every byte was stored, read back and checked."),
@@ -121,7 +120,11 @@ _ALL = (
         "One row for each failed dump, restore or command. A command's failed dump is counted once, as a dump.",
         _POSITION,
         *_KEY,
-        ("type", TEXT, "Event that told of it: `snapshot.dump-failed`, `incarnation.restore-failed`, `command.finished`."),
+        (
+            "type",
+            TEXT,
+            "Event that told of it: `snapshot.dump-failed`, `incarnation.restore-failed`, `command.finished`.",
+        ),
         ("incarnation", INTEGER, "Which start under the key."),
         ("node", TEXT, "Node on which it failed; NULL for a command."),
         ("snapshot_id", TEXT, "Snapshot that could not be taken or restored; NULL for a command."),
