@@ -1,7 +1,8 @@
 """A CRIU that works on the running kernel, laid down without touching the system's packages.
 
-A kernel newer than the distribution's CRIU breaks it, and newer CRIUs need a newer glibc. So when ``criu check`` refuses
-the system's CRIU, the packages of a newer Debian suite are unpacked, libraries and loader included, into a prefix of
+A kernel newer than the distribution's CRIU breaks it, and newer CRIUs need a newer glibc. ``criu check`` does not tell all:
+CRIU 4.1 passes it on Linux 6.16 and later, where it cannot dump a single TCP socket (SO_PASSCRED, criu#2804). So a CRIU
+is fit when its check passes *and* it has dumped a small listening process. When the system's is not, the packages of a newer Debian suite are unpacked, libraries and loader included, into a prefix of
 their own, and started by a script through that loader. apt works on a state directory of its own and asks the mirror that
 the machine uses anyway. The prefix appears whole, by a rename, or not at all; it may be moved or copied to another host.
 
@@ -32,6 +33,14 @@ SUITES: Final = ("trixie", "sid")
 
 _CHECK_SECONDS: Final = 30
 _APT_SECONDS: Final = 300
+
+_TRIAL: Final = """
+import os, socket, time
+listener = socket.create_server(("127.0.0.1", 0))
+os.write(1, b".")
+os.dup2(0, 1)
+time.sleep(600)
+"""
 
 _LAUNCHER: Final = """#!/bin/sh
 # Starts the CRIU of this bundle with the bundle's own loader and libraries; LD_LIBRARY_PATH would leak into its children.
@@ -266,9 +275,31 @@ def _complaint(criu: Path) -> str | None:
     """What speaks against this CRIU on this kernel, or ``None``."""
     try:
         subprocess.run([str(criu), "check"], capture_output=True, text=True, timeout=_CHECK_SECONDS, check=True)
+        _dump_something(criu)
     except (OSError, subprocess.SubprocessError) as problem:
         return _words(problem)
     return None
+
+
+def _dump_something(criu: Path) -> None:
+    with (
+        tempfile.TemporaryDirectory() as images,
+        subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _TRIAL],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as trial,
+    ):
+        try:
+            assert trial.stdout is not None
+            trial.stdout.read(1)
+            command = [str(criu), "dump", "--tree", str(trial.pid), "--images-dir", images, "--leave-running"]
+            command += ["--verbosity=1", "--log-file", "/dev/stderr"]
+            subprocess.run(command, capture_output=True, text=True, timeout=_CHECK_SECONDS, check=True)
+        finally:
+            trial.kill()
 
 
 def _words(problem: BaseException) -> str:
