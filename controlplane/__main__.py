@@ -18,7 +18,7 @@ from process import logs
 from process.lifecycle import until_signalled
 from protocol.failures import FailureError
 
-_log = structlog.get_logger(logger="controlplane")
+_log = structlog.get_logger(component="controlplane")
 
 
 async def _serve(settings: Settings) -> None:

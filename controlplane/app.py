@@ -25,7 +25,7 @@ from controlplane.loop import DecisionLoop
 from controlplane.settings import Settings
 from process.nats import connect
 
-_log = structlog.get_logger(logger="controlplane")
+_log = structlog.get_logger(component="controlplane")
 
 _CLOSING_SECONDS: Final = 5.0
 

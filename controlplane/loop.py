@@ -30,7 +30,7 @@ from process import faultpoints
 from protocol.events import CommandFinished, CommandIssued, DumpFailed, DumpStarted, Event, SnapshotStored
 from protocol.ids import CommandId, Epoch, NodeName, Position, event_id
 
-_log = structlog.get_logger(logger="loop")
+_log = structlog.get_logger(component="loop")
 
 _LONGEST_QUEUE: Final = 1024
 _LARGEST_BATCH: Final = 256

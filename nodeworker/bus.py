@@ -25,7 +25,7 @@ from protocol.ids import NodeName
 from protocol.reports import Heartbeat
 from protocol.requests import Resolution, ResolveRequest
 
-_log = structlog.get_logger(logger="bus")
+_log = structlog.get_logger(component="bus")
 
 HEARTBEAT_SECONDS = 2.0
 _ACK_WAIT_SECONDS = 30.0

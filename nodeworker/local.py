@@ -18,7 +18,7 @@ from protocol import wire
 from protocol.failures import Failure
 from protocol.local import LocalAnswer, LocalAsk, Refused
 
-_log = structlog.get_logger(logger="local")
+_log = structlog.get_logger(component="local")
 _LINE_LIMIT_BYTES = 1 << 20
 _READ_LIMIT_SECONDS = 10.0
 

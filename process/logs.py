@@ -1,5 +1,6 @@
-"""One JSON object a line on standard error: ``ts``, ``level``, ``msg``, ``logger`` and whatever the caller bound.
+"""One JSON object a line on standard error: ``ts``, ``level``, ``msg``, ``component`` and whatever the caller bound.
 
+``structlog.get_logger(component=...)`` names the component; structlog keeps the name ``logger`` for itself.
 Payloads never appear: a log line may name a snapshot, not show its memory.
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import structlog
 from nats.aio.client import Client
 
-_log = structlog.get_logger(logger="nats")
+_log = structlog.get_logger(component="nats")
 
 
 async def connect(url: str, *, name: str) -> Client:

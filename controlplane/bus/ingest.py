@@ -32,7 +32,7 @@ from protocol.events import NodeRegistered
 from protocol.ids import CheckpointKey, InvalidIdError, check_id
 from protocol.reports import Report
 
-_log = structlog.get_logger(logger="ingest")
+_log = structlog.get_logger(component="ingest")
 
 _BATCH: Final = 256
 _FETCH_SECONDS: Final = 2.0

@@ -28,7 +28,7 @@ from protocol import subjects, wire
 from protocol.ids import InvalidIdError, NodeName, WorkerId, check_id
 from protocol.reports import Heartbeat
 
-_log = structlog.get_logger(logger="presence")
+_log = structlog.get_logger(component="presence")
 
 _FLUSH_SECONDS: Final = 2
 _SETTLE_SECONDS: Final = 10.0

@@ -34,7 +34,7 @@ from protocol.events import CommandIssued
 from protocol.failures import Failure, FailureError
 from protocol.ids import CommandId, Position
 
-_log = structlog.get_logger(logger="relay")
+_log = structlog.get_logger(component="relay")
 
 _PAGE: Final = 256
 _IDLE_SECONDS: Final = 30.0

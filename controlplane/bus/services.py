@@ -25,7 +25,7 @@ from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId, InvalidIdError, check_id
 from protocol.requests import CheckpointRequest, QueryRequest, Refusal, ResolveRequest, Rows
 
-_log = structlog.get_logger(logger="services")
+_log = structlog.get_logger(component="services")
 
 _QUEUE_GROUP: Final = "controlplane"
 _CATCH_UP_SECONDS: Final = 10.0

@@ -18,7 +18,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from protocol import subjects
 
-_log = structlog.get_logger(logger="streams")
+_log = structlog.get_logger(component="streams")
 
 BROKER_ERRORS: Final = (nats.errors.Error, TimeoutError, OSError)
 """What a broker that is away, restarting or wiped makes nats-py raise. Its JetStream errors are ``nats.errors.Error`` too."""
