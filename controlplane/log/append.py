@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controlplane.log import chain, projections
@@ -26,6 +26,11 @@ from process import faultpoints
 from protocol import wire
 from protocol.events import SCHEMA_VERSION, event_type, stream_of
 from protocol.ids import Epoch, Position, Version
+
+_LOCK_HEAD = select(log_head.c.position, log_head.c.epoch).with_for_update()
+_MOVE_HEAD = update(log_head).where(log_head.c.epoch == bindparam("leading")).values(position=bindparam("new_position"))
+_KNOWN_EVENTS = select(events).where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
+_INSERT_EVENTS = insert(events)
 
 
 async def append(
@@ -76,13 +81,13 @@ async def append(
 
 async def take_lead(connection: AsyncConnection) -> Epoch:
     """Raise the epoch by one, in the writing transaction that ``connection`` is in."""
-    epoch = (await connection.execute(select(log_head.c.epoch).with_for_update())).scalar_one() + 1
+    epoch = Epoch((await connection.execute(_LOCK_HEAD)).one().epoch + 1)
     await connection.execute(update(log_head).values(epoch=epoch))
-    return Epoch(epoch)
+    return epoch
 
 
 async def _lock_head(connection: AsyncConnection, epoch: Epoch) -> Position:
-    row = (await connection.execute(select(log_head.c.position, log_head.c.epoch).with_for_update())).one()
+    row = (await connection.execute(_LOCK_HEAD)).one()
     if row.epoch != epoch:
         raise StaleEpochError(epoch, Epoch(row.epoch))
     return Position(row.position)
@@ -94,7 +99,7 @@ async def recorded_before(
     """Find those of the events that are in the log, by their ids."""
     found: dict[UUID, Recorded] = {}
     for part in in_parts(sorted({str(event_id) for event_id in event_ids})):
-        for row in await connection.execute(select(events).where(events.c.event_id.in_(part))):
+        for row in await connection.execute(_KNOWN_EVENTS, {"event_ids": part}):
             record = from_row(row, upcasts)
             found[record.event_id] = record
     return found

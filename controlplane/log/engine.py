@@ -74,10 +74,8 @@ async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         LogSchemaError: if a table is missing.
     """
     with refusals():
-        async with engine.connect() as plain:
-            connection = await plain.execution_options(**{_WRITES: True})
-            async with connection.begin():
-                yield connection
+        async with engine.execution_options(**{_WRITES: True}).begin() as connection:
+            yield connection
 
 
 @asynccontextmanager

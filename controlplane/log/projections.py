@@ -283,7 +283,6 @@ async def project(connection: AsyncConnection, records: Sequence[Recorded]) -> N
         fold(rows, record)
     for table, found in rows.tables.items():
         await save(connection, table, known[table], found)
-    await connection.execute(update(projection_state).values(position=records[-1].position))
 
 
 def _touched_by(records: Iterable[Recorded]) -> Iterable[tuple[Table, RowKey]]:
@@ -295,7 +294,7 @@ async def forget(connection: AsyncConnection) -> None:
     """Empty the tables, before a rebuild in the same transaction: readers see the old rows until it commits."""
     for table in PROJECTIONS:
         await connection.execute(delete(table))
-    await connection.execute(update(projection_state).values(version=VERSION, position=0))
+    await connection.execute(update(projection_state).values(version=VERSION))
 
 
 async def version(connection: AsyncConnection) -> int:

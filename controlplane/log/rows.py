@@ -1,15 +1,16 @@
 """Rows read by primary key, changed in memory and written back in bulk, in SQL that every database understands.
 
 A batch of events touches few rows often. Reading them once, folding in Python and writing each once keeps a batch at a
-handful of statements, and needs no dialect's own "insert or update": who was read is updated, who was not is inserted.
+handful of statements, each built once, and needs no dialect's own "insert or update": who was read is updated, who was not is inserted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import Table, bindparam, insert, select, tuple_, update
+from sqlalchemy import Insert, Select, Table, Update, bindparam, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 T = TypeVar("T")
@@ -38,11 +39,11 @@ def key_of(table: Table, row: Mapping[str, Any]) -> RowKey:
 
 async def load(connection: AsyncConnection, table: Table, keys: Collection[RowKey]) -> dict[RowKey, Fields]:
     """Read the rows with these primary keys; the missing are missing in the answer."""
-    columns = list(table.primary_key)
+    single = len(table.primary_key.columns) == 1
     found: dict[RowKey, Fields] = {}
     for part in in_parts(sorted(keys)):
-        chosen = columns[0].in_([key[0] for key in part]) if len(columns) == 1 else tuple_(*columns).in_([*part])
-        for row in (await connection.execute(select(table).where(chosen))).mappings():
+        wanted = {"keys": [key[0] for key in part] if single else list(part)}
+        for row in (await connection.execute(_selection(table), wanted)).mappings():
             fields = {str(name): value for name, value in row.items()}
             found[key_of(table, fields)] = fields
     return found
@@ -54,14 +55,29 @@ async def save(
     """Write whole rows back: update those whose key is ``known`` to be in the table, insert the others."""
     new = [row for key, row in rows.items() if key not in known]
     if new:
-        await connection.execute(insert(table), new)
-    old = [row for key, row in rows.items() if key in known]
+        await connection.execute(_insertion(table), new)
+    old = [{f"the_{name}": value for name, value in row.items()} for key, row in rows.items() if key in known]
     if old:
-        keys = {column.name for column in table.primary_key}
-        rest = [name for name in table.columns.keys() if name not in keys]  # noqa: SIM118 - of columns, not of names
-        statement = (
-            update(table)
-            .where(*(table.c[name] == bindparam(f"the_{name}") for name in keys))
-            .values({name: bindparam(f"the_{name}") for name in rest})
-        )
-        await connection.execute(statement, [{f"the_{name}": value for name, value in row.items()} for row in old])
+        await connection.execute(_replacement(table), old)
+
+
+@cache
+def _selection(table: Table) -> Select[Any]:
+    columns = list(table.primary_key)
+    key = columns[0] if len(columns) == 1 else tuple_(*columns)
+    return select(table).where(key.in_(bindparam("keys", expanding=True)))
+
+
+@cache
+def _insertion(table: Table) -> Insert:
+    return insert(table)
+
+
+@cache
+def _replacement(table: Table) -> Update:
+    keys = [column.name for column in table.primary_key]
+    return (
+        update(table)
+        .where(*(table.c[name] == bindparam(f"the_{name}") for name in keys))
+        .values({column.name: bindparam(f"the_{column.name}") for column in table.columns if column.name not in keys})
+    )

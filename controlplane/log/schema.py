@@ -122,7 +122,6 @@ projection_state = Table(
     metadata,
     Column("one", Integer, CheckConstraint("one = 1", name="one_row"), primary_key=True, autoincrement=False),
     Column("version", Integer, nullable=False),
-    Column("position", _big, nullable=False),
 )
 
 

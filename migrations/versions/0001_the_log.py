@@ -194,11 +194,10 @@ def _create_projections() -> None:
         "projection_state",
         sa.Column("one", sa.Integer, autoincrement=False),
         sa.Column("version", sa.Integer, nullable=False),
-        sa.Column("position", BIG, nullable=False),
         sa.CheckConstraint("one = 1", name="ck_projection_state_one_row"),
         sa.PrimaryKeyConstraint("one", name="pk_projection_state"),
     )
-    op.bulk_insert(state, [{"one": 1, "version": 1, "position": 0}])
+    op.bulk_insert(state, [{"one": 1, "version": 1}])
     op.create_table(
         "snapshots",
         *_key(),
