@@ -1,5 +1,6 @@
 """The snapshot store: chunks in packs, a manifest written last, everything checked before it is called valid."""
 
-from nodeworker.store.snapshots import ManifestHeader, SnapshotStore, Stored
+from nodeworker.store.reading import Unpacker
+from nodeworker.store.snapshots import ManifestHeader, SnapshotStore, Stored, tree_of
 
-__all__ = ["ManifestHeader", "SnapshotStore", "Stored"]
+__all__ = ["ManifestHeader", "SnapshotStore", "Stored", "Unpacker", "tree_of"]

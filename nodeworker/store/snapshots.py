@@ -1,27 +1,58 @@
-"""Snapshots in an object store."""
+"""Snapshots in an object store: valid means proven.
+
+Packs are written, made durable and read back before the manifest that names them is written, so a manifest never speaks of
+bytes that are not there; the manifest is read back before its digest is handed out, so a digest in the event log never
+speaks of a manifest that is not there. A process that is killed at any point leaves either a valid snapshot or objects that
+nothing refers to, which the next attempt for the same snapshot, or :meth:`SnapshotStore.discard`, removes.
+
+Objects lie under ``<cluster>/<namespace>/<id>/<snapshot>/``: ``<digest>.pack`` and ``manifest.json``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+from blake3 import blake3
+
+from nodeworker.domain.problems import corrupt
+from nodeworker.store.chunks import CHUNK_BYTES
+from nodeworker.store.objects import Objects, open_objects
+from nodeworker.store.packing import Packer, prove
+from nodeworker.store.reading import Unpacker, fetch_files
+from nodeworker.store.validation import problem_of
+from process.faultpoints import reach
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
-from protocol.manifest import Entry, Manifest, TreeName
+from protocol.manifest import MANIFEST_VERSION, Entry, Manifest, Tree, TreeName
+from protocol.wire import MalformedMessageError, decode, encode
+
+MANIFEST_NAME = "manifest.json"
+LIMIT_MANIFEST_BYTES = 512 << 20
+"""A manifest of some 100 kB a GiB reaches this at 5 TiB; a larger one is an attack on this worker's memory."""
 
 
 class TreeToStore(Protocol):
     """What ``nodeworker.capture.trees.CapturedTree`` is; the store and the capture do not know each other."""
 
     @property
-    def name(self) -> TreeName: ...
+    def name(self) -> TreeName:
+        """Which tree it is."""
+
     @property
-    def entries(self) -> tuple[Entry, ...]: ...
+    def entries(self) -> tuple[Entry, ...]:
+        """Parents before children, files without their chunks."""
+
     @property
-    def contents(self) -> Mapping[str, Path]: ...
+    def contents(self) -> Mapping[str, Path]:
+        """In which local file the bytes of an entry's path are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +81,163 @@ class Stored:
 
 
 class SnapshotStore:
-    """Blocking; call from threads. One instance may be shared by threads."""
+    """Snapshots at one URL. Every method blocks: call it from a thread. One instance may be shared by threads."""
 
-    def __init__(self, url: str) -> None:
-        raise NotImplementedError
+    def __init__(self, url: str, *, workers: int | None = None) -> None:
+        """Open a store; ``workers`` is the number of threads that each put and fetch uses, by default one a core.
+
+        Raises:
+            ValueError: the URL names no store.
+        """
+        self._objects: Objects = open_objects(url)
+        self._workers = workers or len(os.sched_getaffinity(0))
 
     def put(self, header: ManifestHeader, trees: Sequence[TreeToStore]) -> Stored:
-        """Store a snapshot and prove it; on failure nothing valid is left."""
-        raise NotImplementedError
+        """Store a snapshot and prove it. Putting the same snapshot again, after a crash say, replaces what is there.
+
+        Raises:
+            FailureError: ``disk-full``; ``snapshot-corrupt`` or ``snapshot-missing`` if the store does not give back
+                what it was given. Whatever was written is removed then.
+            OSError: a file of a tree, or the store, cannot be read or written. The same.
+        """
+        folder = _folder(header.key, header.snapshot_id)
+        try:
+            for name in self._objects.names(folder):
+                self._objects.remove(folder, name)
+            return self._put(folder, header, trees)
+        except BaseException:
+            with suppress(OSError):  # the failure that is on its way says more
+                self.discard(header.key, header.snapshot_id)
+            raise
 
     def open_manifest(self, key: CheckpointKey, snapshot_id: SnapshotId, manifest_digest: str) -> Manifest:
-        """Read, check and validate a manifest."""
-        raise NotImplementedError
+        """Read a manifest and check it: first that it is the one that the log speaks of, then everything in it.
+
+        Raises:
+            FailureError: ``snapshot-missing`` or ``snapshot-corrupt``, naming the object and what is wrong with it.
+        """
+        path = f"{_folder(key, snapshot_id)}/{MANIFEST_NAME}"
+        reader = self._objects.open(path)
+        try:
+            if reader.size_bytes > LIMIT_MANIFEST_BYTES:
+                raise corrupt(f"The manifest {path} has {reader.size_bytes} bytes, more than any honest one.")
+            data = bytes(reader.read(0, reader.size_bytes))
+        finally:
+            reader.close()
+        actual = blake3(data).hexdigest()
+        if actual != manifest_digest:
+            raise corrupt(f"The manifest {path} has digest {actual}, the log says {manifest_digest}.")
+        try:
+            manifest: Manifest = decode(data, Manifest)
+        except MalformedMessageError as problem:
+            raise corrupt(f"The manifest {path} is malformed: {problem}.") from problem
+        wrong = problem_of(manifest, key, snapshot_id)
+        if wrong is not None:
+            raise corrupt(f"The manifest {path} is not acceptable: {wrong}.")
+        return manifest
 
     def fetch_files(self, manifest: Manifest, tree_name: TreeName, into: Path) -> None:
-        """Write the verified files of a tree of plain files and directories (the CRIU images) under ``into``."""
-        raise NotImplementedError
+        """Write the verified files of a tree of plain files and directories (CRIU's images) under ``into``.
 
-    def reader(self, manifest: Manifest) -> Callable[[Entry, int], None]:
-        """Give what ``apply_tree`` needs to fill files."""
-        raise NotImplementedError
+        ``into`` is made, with mode 0700, and must not exist before; it is removed again if anything fails.
+
+        Raises:
+            FailureError: ``snapshot-corrupt``, ``snapshot-missing``, ``disk-full``.
+            OSError: ``into`` exists, or cannot be written.
+        """
+        tree = tree_of(manifest, tree_name)
+        if any(entry.kind not in {"file", "directory"} or entry.hardlink is not None for entry in tree.entries):
+            raise corrupt(
+                f"The tree {tree_name} of snapshot {manifest.snapshot_id} holds more than files and directories."
+            )
+        into.mkdir(mode=0o700, parents=True)
+        try:
+            with self._unpacker(manifest) as unpacker:
+                fetch_files(unpacker, manifest, tree, into, self._workers)
+        except BaseException:
+            shutil.rmtree(into, ignore_errors=True)
+            raise
+
+    def reader(self, manifest: Manifest) -> Unpacker:
+        """Open the packs of a manifest: ``with store.reader(manifest) as reader: apply_tree(tree, root, reader)``."""
+        return self._unpacker(manifest)
 
     def discard(self, key: CheckpointKey, snapshot_id: SnapshotId) -> None:
-        """Remove every object of a snapshot; missing ones are no error."""
-        raise NotImplementedError
+        """Remove every object of a snapshot, the manifest first, so that no manifest outlives its packs.
+
+        Raises:
+            OSError: the store refuses.
+        """
+        folder = _folder(key, snapshot_id)
+        for name in sorted(self._objects.names(folder), key=lambda name: name != MANIFEST_NAME):
+            self._objects.remove(folder, name)
+        self._objects.prune(folder)
+
+    def _put(self, folder: str, header: ManifestHeader, trees: Sequence[TreeToStore]) -> Stored:
+        with Packer(self._objects, folder, self._workers) as packer:
+            listed = [(tree, _add_files(packer, tree)) for tree in trees]
+            packs = packer.finish()
+        if packs:
+            self._objects.settle(folder)
+        reach("store.after-packs")
+        manifest = Manifest(
+            version=MANIFEST_VERSION,
+            snapshot_id=header.snapshot_id,
+            key=header.key,
+            incarnation=header.incarnation,
+            taken_at=header.taken_at,
+            node_facts=header.node_facts,
+            container_facts=header.container_facts,
+            stopped_pids=header.stopped_pids,
+            chunk_bytes=CHUNK_BYTES,
+            trees=tuple(Tree(tree.name, _with_chunks(tree, landed)) for tree, landed in listed),
+            chunks=tuple(packer.chunks),
+            packs=packs,
+            warnings=header.warnings,
+        )
+        wrong = problem_of(manifest, header.key, header.snapshot_id)
+        assert wrong is None, f"a manifest that no reader would accept: {wrong}"
+        data = encode(manifest)
+        digest = blake3(data).hexdigest()
+        writer = self._objects.create(folder)
+        try:
+            writer.write(data)
+            writer.commit(MANIFEST_NAME)
+        except BaseException:
+            writer.abort()
+            raise
+        self._objects.settle(folder)
+        prove(self._objects, f"{folder}/{MANIFEST_NAME}", digest, len(data))
+        reach("store.after-manifest")
+        return Stored(
+            manifest_digest=digest,
+            raw_bytes=sum(entry.size_bytes for tree in manifest.trees for entry in tree.entries),
+            stored_bytes=sum(pack.bytes for pack in packs) + len(data),
+        )
+
+    def _unpacker(self, manifest: Manifest) -> Unpacker:
+        return Unpacker(self._objects, _folder(manifest.key, manifest.snapshot_id), manifest)
+
+
+def tree_of(manifest: Manifest, name: TreeName) -> Tree:
+    """Find a tree; an empty one if the capture had none of that name."""
+    return next((tree for tree in manifest.trees if tree.name == name), Tree(name, ()))
+
+
+def _folder(key: CheckpointKey, snapshot_id: SnapshotId) -> str:
+    return f"{key}/{snapshot_id}"
+
+
+def _add_files(packer: Packer, tree: TreeToStore) -> dict[str, list[int]]:
+    return {
+        entry.path: packer.add_file(tree.contents[entry.path], entry.size_bytes)
+        for entry in tree.entries
+        if entry.kind == "file" and entry.hardlink is None and entry.size_bytes
+    }
+
+
+def _with_chunks(tree: TreeToStore, landed: dict[str, list[int]]) -> tuple[Entry, ...]:
+    return tuple(
+        msgspec.structs.replace(entry, chunks=tuple(landed[entry.path])) if entry.path in landed else entry
+        for entry in tree.entries
+    )

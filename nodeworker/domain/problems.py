@@ -1,0 +1,50 @@
+"""Failures that several rooms of the worker meet, worded once: a full disk and a snapshot that proves unusable."""
+
+from __future__ import annotations
+
+import errno
+
+from protocol.failures import SNAPSHOT_CORRUPT, SNAPSHOT_MISSING, Failure, FailureError
+
+DISK_FULL = "disk-full"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def disk_full(where: str, detail: str = "") -> FailureError:
+    """Nothing more fits at ``where``: a directory or a store."""
+    return FailureError(
+        Failure(
+            DISK_FULL,
+            f"There is no space left at {where}.",
+            "Free space there or give it a larger disk; what was half-written has been removed.",
+            detail,
+        )
+    )
+
+
+def is_disk_full(problem: OSError) -> bool:
+    """Tell whether the system refused for want of space or quota."""
+    return problem.errno in _FULL
+
+
+def corrupt(cause: str, detail: str = "") -> FailureError:
+    """A snapshot's bytes are not what they must be; ``cause`` is a sentence that names the object."""
+    return FailureError(
+        Failure(
+            SNAPSHOT_CORRUPT,
+            cause,
+            "The snapshot will not be used again; an older one or a cold start takes its place. Check the store's disk.",
+            detail,
+        )
+    )
+
+
+def missing(name: str) -> FailureError:
+    """An object that must be there is not."""
+    return FailureError(
+        Failure(
+            SNAPSHOT_MISSING,
+            f"The object {name} is not in the snapshot store.",
+            "Find out who removed it; an older snapshot or a cold start takes its place.",
+        )
+    )
