@@ -1,0 +1,286 @@
+"""What the runtime's slow path knows of one container: its marker, its bundle, its processes, its host name.
+
+The marker is a file that ``create`` writes and ``delete`` removes; the fast path only asks whether it is there. It tells
+how far creation came, so that a call that follows a killed one knows what to clean up.
+"""
+# Paths here are text: importing pathlib would double the start-up time.
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from contextlib import suppress
+
+from nodeworker.runtime import children
+
+STOP_SIGNAL_ANNOTATION = "org.opencontainers.image.stopSignal"
+CRIU_CONFIG_ANNOTATION = "org.criu.config"
+_CLONE_NEWUTS = 0x04000000
+_MNT_DETACH = 2
+_POLL_SECONDS = 0.02
+
+Json = dict[str, object]
+
+
+class Marker:
+    """The marker of one container. ``phase``: ``asking``, ``creating``, ``created``, ``started``."""
+
+    __slots__ = ("data", "folder", "path")
+
+    def __init__(self, folder: str, data: Json) -> None:
+        self.folder = folder
+        self.path = os.path.join(folder, "marker")
+        self.data = data
+
+    @classmethod
+    def read(cls, folder: str) -> Marker | None:
+        """Read the marker in ``folder``; ``None`` where there is none, or none that can be read."""
+        try:
+            with open(os.path.join(folder, "marker"), "rb") as file:
+                data = json.load(file)
+        except (OSError, ValueError):
+            return None
+        return cls(folder, data) if isinstance(data, dict) else None
+
+    def update(self, **changes: object) -> None:
+        """Write the marker anew, as a whole."""
+        self.data.update(changes)
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        write_whole(self.path, self.data, 0o600)
+
+    def remove(self) -> None:
+        """Remove the marker; the rest of the folder is the worker's, an empty one goes too."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+        with suppress(OSError):
+            os.rmdir(self.folder)
+
+    def text(self, name: str) -> str:
+        """A field as text."""
+        return str(self.data.get(name, ""))
+
+    @property
+    def phase(self) -> str:
+        """How far the container came."""
+        return self.text("phase")
+
+    @property
+    def stopped_pids(self) -> frozenset[int]:
+        """Pids inside the container that ``start`` leaves stopped."""
+        pids = self.data.get("stopped_pids")
+        return frozenset(pids) if isinstance(pids, list) else frozenset()
+
+
+def write_whole(path: str, data: Json, mode: int) -> None:
+    """Write JSON so that a reader sees the old file or the new one.
+
+    Raises:
+        OSError: and the old file stands.
+    """
+    fresh = f"{path}.{os.getpid()}"
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(data, file)
+            os.fchmod(file.fileno(), mode)
+        os.rename(fresh, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(fresh)
+        raise
+
+
+def read_json(path: str) -> Json:
+    """Read a JSON object.
+
+    Raises:
+        OSError: when it cannot be read.
+        ValueError: when it is no object.
+    """
+    with open(path, "rb") as file:
+        data = json.load(file)
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds no JSON object")  # noqa: TRY004  # callers treat it as malformed JSON
+    return data
+
+
+def annotate(bundle: str, criu_config: str) -> None:
+    """Name the CRIU configuration in the bundle's config.json, over whatever the pod may have named there."""
+    path = os.path.join(bundle, "config.json")
+    spec = read_json(path)
+    annotations = part(spec, "annotations")
+    if annotations.get(CRIU_CONFIG_ANNOTATION) != criu_config:
+        spec["annotations"] = {**annotations, CRIU_CONFIG_ANNOTATION: criu_config}
+        write_whole(path, spec, os.stat(path).st_mode & 0o7777)
+
+
+def part(data: Json, name: str) -> Json:
+    """An object inside of an object; empty where there is none."""
+    found = data.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def variable(spec: Json, name: str) -> str | None:
+    """The value of an environment variable in config.json, the last one if there are several; ``None`` if there is none."""
+    environment = part(spec, "process").get("env")
+    value = None
+    for pair in environment if isinstance(environment, list) else []:
+        if isinstance(pair, str) and pair.startswith(f"{name}="):
+            value = pair.partition("=")[2]
+    return value
+
+
+class State:
+    """runc's state.json of the container, or what is left of it."""
+
+    def __init__(self, root: str, container_id: str) -> None:
+        self.folder = os.path.join(root, container_id)
+        self.data: Json = {}
+        with suppress(OSError, ValueError):
+            self.data = read_json(os.path.join(self.folder, "state.json"))
+
+    @property
+    def exists(self) -> bool:
+        """Whether runc knows the container."""
+        return bool(self.data)
+
+    @property
+    def pid(self) -> int:
+        """The container's first process, 0 if unknown."""
+        pid = self.data.get("init_process_pid")
+        return pid if isinstance(pid, int) else 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the first process is there, and is the one that runc started."""
+        return self.pid > 0 and children.birth(self.pid) == str(self.data.get("init_process_start"))
+
+    @property
+    def cgroup(self) -> str:
+        """The cgroup with the freezer: its controller's on v1, the only one on v2."""
+        paths = part(self.data, "cgroup_paths")
+        return str(paths.get("freezer") or paths.get("") or "")
+
+    def pids(self) -> list[int]:
+        """Every process of the container, children before their parents."""
+        found: list[int] = []
+        for folder, _, _ in os.walk(self.cgroup) if self.cgroup else ():
+            with suppress(OSError), open(os.path.join(folder, "cgroup.procs"), encoding="ascii") as file:
+                found += [int(line) for line in file]
+        parents = {pid: _status(pid).get("PPid", "0") for pid in found}
+
+        def depth(pid: int) -> int:
+            steps = 0
+            while pid in parents and steps <= len(parents):
+                pid, steps = int(parents[pid]), steps + 1
+            return steps
+
+        return sorted(found, key=depth, reverse=True)
+
+    def resume(self, leave: frozenset[int]) -> None:
+        """Continue every process but those that job control had stopped. Children first: no parent sees a stopped child."""
+        for pid in self.pids():
+            inside = _status(pid).get("NSpid", "").split()
+            if inside and int(inside[-1]) not in leave:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def release(self, container_id: str, wait_seconds: float) -> None:
+        """Thaw what a worker that died left frozen, but not under a dump that outlived it.
+
+        A CRIU that still holds the tasks writes FROZEN back before it lets go: wait for it, no longer than the bound.
+        """
+        if not self.cgroup:
+            return
+        deadline = time.monotonic() + wait_seconds
+        while time.monotonic() < deadline and (self._traced() or _dump_runs(container_id)):
+            time.sleep(_POLL_SECONDS)
+        for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            path = os.path.join(self.cgroup, name)
+            if os.path.exists(path):
+                with suppress(OSError), open(path, "w", encoding="ascii") as file:
+                    file.write(word)
+
+    def _traced(self) -> bool:
+        return any(_status(pid).get("TracerPid", "0") != "0" for pid in self.pids())
+
+    def detach_leftovers(self) -> None:
+        """Unmount what a killed ``runc restore`` left under its state, before ``runc delete`` removes files through it."""
+        root = os.path.join(self.folder, "criu-root")
+        if os.path.ismount(root):
+            import ctypes  # noqa: PLC0415  # slow to import and rarely needed
+
+            ctypes.CDLL(None).umount2(os.fsencode(root), _MNT_DETACH)
+
+
+def uts_namespace(spec: Json) -> tuple[bool, str]:
+    """Whether the container has a UTS namespace other than the host's, and its path if it joins one that is there."""
+    namespaces = part(spec, "linux").get("namespaces")
+    for namespace in namespaces if isinstance(namespaces, list) else []:
+        if isinstance(namespace, dict) and namespace.get("type") == "uts":
+            return True, str(namespace.get("path") or "")
+    return False, ""
+
+
+def names_in(namespace: str) -> dict[str, str]:
+    """The host and domain name in a UTS namespace, by the names of their files under /proc/sys/kernel."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            _enter(namespace)
+            names = {}
+            for name in ("hostname", "domainname"):
+                with open(f"/proc/sys/kernel/{name}", encoding="utf-8") as file:
+                    names[name] = file.read().rstrip("\n")
+            os.write(writing, json.dumps(names).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        data = file.read()
+    os.waitpid(child, 0)
+    return json.loads(data) if data else {}
+
+
+def set_names(namespace: str, names: dict[str, str]) -> bool:
+    """Set host and domain name in a UTS namespace; say whether that worked."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            _enter(namespace)
+            for name, value in names.items():
+                with open(f"/proc/sys/kernel/{name}", "w", encoding="utf-8") as file:
+                    file.write(value)
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _enter(namespace: str) -> None:
+    import ctypes  # noqa: PLC0415  # slow to import and rarely needed
+
+    descriptor = os.open(namespace, os.O_RDONLY)
+    if ctypes.CDLL(None).setns(descriptor, _CLONE_NEWUTS) != 0:
+        raise OSError(f"cannot enter {namespace}")
+
+
+def _status(pid: int) -> dict[str, str]:
+    with suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
+    return {}
+
+
+def _dump_runs(container_id: str) -> bool:
+    """Whether a ``runc checkpoint`` of this container is under way, from the command lines of all processes."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+                if b"checkpoint" in words and container_id.encode() in words:
+                    return True
+    return False

@@ -1,0 +1,396 @@
+"""What the runtime does for protected containers: create, start, kill and delete, with the worker's word on each.
+
+Starts once for every such call, in front of a container that waits, so it imports little and nothing that is installed:
+messages are plain dictionaries (``protocol.local`` is their contract), and runc is spawned without ``subprocess``.
+
+What must hold, whatever dies when: a ``create`` that fails or is interrupted leaves nothing behind; the marker is written
+before anything else is, so that the engine's ``delete --force`` after a killed ``create`` finds the rest; no signal is
+swallowed unless the worker said that the processes are dead; no container stays frozen.
+"""
+# Paths here are text: importing pathlib would double the start-up time.
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+
+from nodeworker.runtime import children, worker
+from nodeworker.runtime import container as containers
+from nodeworker.runtime.commandline import Call
+from nodeworker.runtime.container import Marker, State
+
+_TRIES = 20
+_CHILD_GRACE_SECONDS = 30.0
+_STOP_CONNECT_SECONDS = 2.0
+_TELL_SECONDS = 2.0
+_RELEASE_SECONDS = 60.0
+
+
+class Settings:
+    """What ``install.write_runtime`` wrote into the script."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.run_dir, self.runc, self.criu, self.variable, wait_seconds, answer_seconds = words
+        self.worker_wait_seconds = float(wait_seconds)
+        self.answer_seconds = float(answer_seconds)
+        self.socket = os.path.join(self.run_dir, "worker.sock")
+
+
+class RefusedError(Exception):
+    """The container cannot be created; the message is for the user."""
+
+
+class StoppedError(Exception):
+    """A signal asked this call to stop."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"interrupted by signal {number}")
+
+
+class Verb:
+    """One call for one container."""
+
+    def __init__(self, settings: Settings, call: Call) -> None:
+        self.settings = settings
+        self.call = call
+        self.id = call.container_id
+        self.folder = os.path.join(settings.run_dir, "containers", self.id)
+        self.child = 0
+
+    def runc_instead(self) -> int:
+        """Let runc do what was asked for, in our place."""
+        return children.become([self.settings.runc, *self.call.arguments])
+
+    def runc(self, arguments: list[str], marker: Marker | None = None) -> int:
+        """Run runc, with the criu that was chosen first in its PATH, and return its exit code.
+
+        With a marker, a later call knows whether this runc still runs after we were killed.
+        """
+        path_first = os.path.dirname(self.settings.criu)
+        self.child = children.spawn([self.settings.runc, *arguments], path_first=path_first)
+        if marker is not None:
+            marker.update(child=self.child, child_birth=children.birth(self.child))
+        code = children.wait(self.child)
+        self.child = 0
+        return code
+
+    def state(self) -> State:
+        """What runc knows of the container now."""
+        return State(self.call.root, self.id)
+
+    def say(self, level: str, message: str) -> None:
+        """Write to runc's log file in the form that the engine asked for, and an error to standard error as well."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        if self.call.flag("log-format") == "json":
+            line = json.dumps({"level": level, "msg": message, "time": now})
+        else:
+            line = f'time="{now}" level={level} msg={json.dumps(message)}'
+        log = self.call.flag("log")
+        if log:
+            with suppress(OSError), open(log, "a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+        if level == "error":
+            sys.stderr.write(f"{message}\n")
+            sys.stderr.flush()
+
+    def tell(self, what: str) -> None:
+        """Tell the worker, if it is there; it finds out by itself otherwise."""
+        with suppress(worker.AbsentError, worker.BrokenError):
+            request: worker.Answer = {"ask": what, "container_id": self.id}
+            worker.ask(self.settings.socket, request, connect_seconds=0.0, answer_seconds=_TELL_SECONDS)
+
+
+class Create(Verb):
+    """``create``: restored, cold, or refused, as the worker says."""
+
+    def run(self) -> int:
+        """Return the exit code."""
+        bundle = os.path.abspath(self.call.bundle)
+        try:
+            spec = containers.read_json(os.path.join(bundle, "config.json"))
+        except (OSError, ValueError):
+            return self.runc_instead()
+        checkpoint_id = containers.variable(spec, self.settings.variable)
+        if checkpoint_id is None or not self.id or "/" in self.id or self.id in {".", ".."} or self.state().exists:
+            return self.runc_instead()
+        marker = Marker(self.folder, {"root": self.call.root, "bundle": bundle, "restored": ""})
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _stop)
+        try:
+            marker.update(phase="asking")
+            code = self._create(marker, bundle, spec, checkpoint_id)
+        except StoppedError as problem:
+            self.say("error", f"creating the container was {problem}")
+            code = 128 + problem.number
+        except RefusedError as problem:
+            self.say("error", str(problem))
+            code = 1
+        except (OSError, KeyError, ValueError) as problem:
+            self.say("error", f"Woodfrog could not create the container: {problem!r}")
+            code = 1
+        if code != 0:
+            _ignore_signals()
+            self._undo(marker)
+        return code
+
+    def _create(self, marker: Marker, bundle: str, spec: containers.Json, checkpoint_id: str) -> int:
+        answer = self._insist(
+            {
+                "ask": "create",
+                "container_id": self.id,
+                "bundle": bundle,
+                "runc_root": os.path.abspath(self.call.root),
+                "checkpoint_id": checkpoint_id,
+            }
+        )
+        for _ in range(_TRIES):
+            kind = answer.get("answer")
+            if kind == "refused":
+                raise RefusedError(f"Woodfrog refuses to create the container: {_failure_text(answer)}")
+            if kind == "cold":
+                return self._cold(marker, bundle, answer)
+            if kind != "restore":
+                raise RefusedError(f"the Woodfrog worker answered {kind!r} to create; update it or the runtime")
+            problem = self._restore(marker, bundle, spec, answer)
+            if problem is None:
+                return 0
+            self.say("warning", f"snapshot {answer.get('snapshot_id')} could not be restored: {problem}")
+            answer = self._insist({"ask": "restore-failed", "container_id": self.id, "message": problem})
+        raise RefusedError("the Woodfrog worker named one snapshot after the other, and none could be restored")
+
+    def _insist(self, request: worker.Answer) -> worker.Answer:
+        settings = self.settings
+        try:
+            return worker.insist(
+                settings.socket,
+                request,
+                wait_seconds=settings.worker_wait_seconds,
+                answer_seconds=settings.answer_seconds,
+            )
+        except worker.AbsentError as problem:
+            raise RefusedError(
+                f"the Woodfrog worker of this node was not there within {settings.worker_wait_seconds:g} s ({problem}). "
+                "Starting cold could throw work away: start the worker, or take the variable "
+                f"{settings.variable} from the container"
+            ) from problem
+        except worker.BrokenError as problem:
+            raise RefusedError(f"the Woodfrog worker of this node gave no answer: {problem}. Read its log") from problem
+
+    def _cold(self, marker: Marker, bundle: str, answer: worker.Answer) -> int:
+        containers.annotate(bundle, str(answer["criu_config"]))
+        marker.update(phase="creating", restored="", stopped_pids=[])
+        code = self.runc(self.call.arguments, marker)
+        if code == 0:
+            marker.update(phase="created")
+        return code
+
+    def _restore(self, marker: Marker, bundle: str, spec: containers.Json, answer: worker.Answer) -> str | None:
+        """Restore; on failure clean up and say why it failed."""
+        containers.annotate(bundle, str(answer["criu_config"]))
+        separate, joined = containers.uts_namespace(spec)
+        names = containers.names_in(joined) if joined else {}
+        if separate and not joined:
+            given = {"hostname": spec.get("hostname"), "domainname": spec.get("domainname")}
+            names = {name: value for name, value in given.items() if isinstance(value, str) and value}
+        marker.update(
+            phase="creating", restored=str(answer["snapshot_id"]), stopped_pids=answer.get("stopped_pids") or []
+        )
+        log = os.path.join(self.folder, "restore.log")
+        arguments = self.call.restore(
+            bundle=bundle, image_path=str(answer["image_path"]), work_path=str(answer["work_path"]), log=log
+        )
+        code = self.runc(arguments, marker)
+        state = self.state()
+        if code == 0 and state.alive:
+            # CRIU has set the host name of the dump, also in a namespace that a whole pod shares.
+            if names and not containers.set_names(joined or f"/proc/{state.pid}/ns/uts", names):
+                self.say("warning", f"the host name could not be set back to {names.get('hostname')}")
+            marker.update(phase="created")
+            with suppress(FileNotFoundError):
+                os.unlink(log)
+            return None
+        problem = _last_error(log) or f"runc restore ended with exit code {code}"
+        self._remove_container(log)
+        return problem
+
+    def _remove_container(self, log: str) -> None:
+        self.state().detach_leftovers()
+        self.runc(self.call.delete(log=log))
+        pid_file = self.call.options.get("pid-file")
+        for path in (log, pid_file):
+            if path:
+                with suppress(OSError):
+                    os.unlink(path)
+
+    def _undo(self, marker: Marker) -> None:
+        if self.child:
+            children.end(self.child, _CHILD_GRACE_SECONDS)
+        if marker.phase != "asking":
+            self._remove_container(os.path.join(self.folder, "undo.log"))
+        self.tell("deleted")
+        marker.remove()
+
+
+class Start(Verb):
+    """``start``: of a restored container, let its processes go on; of a cold one, runc's."""
+
+    def run(self) -> int:
+        """Return the exit code."""
+        marker = _own_marker(self)
+        if marker is None or marker.phase != "created":
+            return self.runc_instead()
+        if marker.text("restored"):
+            state = self.state()
+            if not state.alive:
+                self.say("error", "cannot start a container that has stopped")
+                return 1
+            marker.update(phase="started")
+            state.resume(marker.stopped_pids)
+        else:
+            code = self.runc(self.call.arguments)
+            if code != 0:
+                return code
+            marker.update(phase="started")
+        self.tell("started")
+        return 0
+
+
+class Kill(Verb):
+    """``kill``: the stop signal asks for the final dump; every other signal is runc's business."""
+
+    def run(self) -> int:
+        """Return the exit code."""
+        marker = _own_marker(self)
+        state = self.state()
+        if marker is None or marker.phase != "started" or not state.alive or not self._is_stop(marker):
+            return self.runc_instead()
+        try:
+            answer = worker.ask(
+                self.settings.socket,
+                {"ask": "stop", "container_id": self.id},
+                connect_seconds=_STOP_CONNECT_SECONDS,
+                answer_seconds=self.settings.answer_seconds,
+            )
+        except (worker.AbsentError, worker.BrokenError) as problem:
+            reason = str(problem)
+        else:
+            if answer.get("answer") == "stopped":
+                return 0
+            reason = _failure_text(answer)
+        self.say("warning", f"no final dump was taken, the signal is passed on: {reason}")
+        state.release(self.id, _RELEASE_SECONDS)
+        return self.runc_instead()
+
+    def _is_stop(self, marker: Marker) -> bool:
+        number = signal_number(self.call.positional[1] if len(self.call.positional) > 1 else "TERM")
+        stops = {int(signal.SIGTERM)}
+        with suppress(OSError, ValueError):
+            spec = containers.read_json(os.path.join(marker.text("bundle"), "config.json"))
+            named = containers.part(spec, "annotations").get(containers.STOP_SIGNAL_ANNOTATION)
+            stops.add(signal_number(str(named)) if named else 0)
+        return number in stops - {0, int(signal.SIGKILL)}
+
+
+class Delete(Verb):
+    """``delete``: runc's, then ours; after a ``create`` that was killed it removes what that left."""
+
+    def run(self) -> int:
+        """Return the exit code."""
+        marker = _own_marker(self)
+        if marker is None:
+            return self.runc_instead()
+        if marker.phase in {"asking", "creating"}:
+            self._wait_for_orphan(marker)
+            self.state().detach_leftovers()
+        code = self.runc(self.call.arguments)
+        if code == 0 or not self.state().exists:
+            self.tell("deleted")
+            for name in ("restore.log", "undo.log"):
+                with suppress(OSError):
+                    os.unlink(os.path.join(self.folder, name))
+            marker.remove()
+        return code
+
+    def _wait_for_orphan(self, marker: Marker) -> None:
+        """A runc that outlived a killed ``create`` cleans up after itself best: give it time before it is killed."""
+        child, birth = marker.data.get("child"), marker.text("child_birth")
+        if not isinstance(child, int) or not birth:
+            return
+        deadline = time.monotonic() + _CHILD_GRACE_SECONDS
+        while children.birth(child) == birth:
+            if time.monotonic() >= deadline:
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+                return
+            time.sleep(0.02)
+
+
+def signal_number(text: str) -> int:
+    """Read a signal as runc does: a number, or a name with or without SIG; 0 if it is none."""
+    if text.isdigit():
+        return int(text)
+    name = text.upper()
+    name = name if name.startswith("SIG") else f"SIG{name}"
+    if name.startswith(("SIGRTMIN+", "SIGRTMAX-")):
+        base, sign, offset = name[:8], name[8], name[9:]
+        steps = int(offset) if offset.isdigit() else 0
+        return int(signal.Signals[base]) + (steps if sign == "+" else -steps)
+    found = signal.Signals.__members__.get(name)
+    return int(found) if found is not None else 0
+
+
+def _own_marker(verb: Verb) -> Marker | None:
+    """The container's marker, if it is this container's: ids are unique only under one root of runc."""
+    marker = Marker.read(verb.folder)
+    if marker is None or os.path.realpath(marker.text("root")) != os.path.realpath(verb.call.root):
+        return None
+    return marker
+
+
+def _failure_text(answer: worker.Answer) -> str:
+    failure = containers.part(answer, "failure")
+    return f"{failure.get('cause', 'no cause given')} ({failure.get('code', 'unknown')}). {failure.get('advice', '')}".strip()
+
+
+def _last_error(log: str) -> str:
+    """The last error in a log that runc wrote in its JSON form."""
+    message = ""
+    with suppress(OSError), open(log, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with suppress(ValueError, AttributeError):
+                entry = json.loads(line)
+                if entry.get("level") in {"error", "fatal"}:
+                    message = str(entry.get("msg"))
+    return message
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise StoppedError(number)
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+_VERBS: dict[str, type[Create | Start | Kill | Delete]] = {
+    "create": Create,
+    "start": Start,
+    "kill": Kill,
+    "delete": Delete,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one call: six words of settings, then the runtime's own arguments."""
+    words = sys.argv[1:] if arguments is None else arguments
+    settings, call = Settings(words[:6]), Call(words[6:])
+    verb = _VERBS.get(call.verb)
+    if verb is None:
+        return children.become([settings.runc, *call.arguments])
+    return verb(settings, call).run()
