@@ -58,11 +58,16 @@ class LocalServer:
         listening = await asyncio.to_thread(_bind, self._path)
         self._server = await asyncio.start_unix_server(self._accept, sock=listening, limit=_LINE_LIMIT_BYTES)
 
-    async def stop(self, limit_seconds: float) -> None:
-        """Accept nobody any more and give the conversations under way ``limit_seconds`` to end."""
+    async def refuse_new(self) -> None:
+        """Accept nobody any more; the conversations under way go on."""
         if self._server is not None:
             self._server.close()
+            self._server = None
             await asyncio.to_thread(self._path.unlink, missing_ok=True)
+
+    async def stop(self, limit_seconds: float) -> None:
+        """Accept nobody any more and give the conversations under way ``limit_seconds`` to end."""
+        await self.refuse_new()
         if self._conversations:
             await asyncio.wait(self._conversations, timeout=limit_seconds)
         for conversation in self._conversations:

@@ -1,0 +1,240 @@
+"""The node worker put together: what it does first, what it serves, and how it ends without leaving anything frozen.
+
+It goes on without NATS and without the control plane: dumps at the stop signal are taken, journaled and stored, and told
+when somebody listens again. Only a ``create`` has to wait, because only the control plane knows what to start from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from nodeworker.bus import Bus
+from nodeworker.capture import criu
+from nodeworker.capture.runc import Runc
+from nodeworker.dump import Dumper
+from nodeworker.host import facts
+from nodeworker.journal import ContainerRecord, ContainerState, Journal
+from nodeworker.local import LocalServer
+from nodeworker.obey import Obedience
+from nodeworker.recovery import settle_dumps, thaw_all
+from nodeworker.restore import Restorer
+from nodeworker.settings import Settings
+from nodeworker.store.snapshots import SnapshotStore
+from nodeworker.storing import Storer
+from protocol.events import NodeRegistered
+from protocol.facts import NodeFacts
+from protocol.failures import Failure, FailureError
+from protocol.ids import ContainerId, WorkerId
+from protocol.local import (
+    AskContainers,
+    AskCreate,
+    AskRestoreFailed,
+    AskStop,
+    Containers,
+    ContainerStatus,
+    Done,
+    LocalAnswer,
+    LocalAsk,
+    NotDumped,
+    Stopped,
+    TellDeleted,
+    TellStarted,
+)
+from protocol.reports import Heartbeat
+
+_log = structlog.get_logger(component="worker")
+
+_SWEEP_SECONDS: Final = 5.0
+_CREATE_GRACE: Final = timedelta(minutes=10)
+"""How long a container may be on its way to runc before nobody is believed to create it any more."""
+_LAST_WORDS_SECONDS: Final = 2.0
+
+
+def _tool(name: str) -> Path:
+    """Find a program: by its path, or by PATH."""
+    found = shutil.which(name)
+    if found is None:
+        raise FailureError(
+            Failure("tool-missing", f"{name} does not exist or is no program", "Install it, or set its path.")
+        )
+    return Path(found).absolute()
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Hold the state directory for this process only; the kernel lets go of it however the process ends.
+
+    Raises:
+        FailureError: ``worker-running``.
+    """
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(settings.state_dir / "worker.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as problem:
+            cause = f"another node worker uses {settings.state_dir}"
+            raise FailureError(
+                Failure("worker-running", cause, "Stop that one, or use another directory.")
+            ) from problem
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Worker:
+    """One life of a node worker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._worker_id = WorkerId(str(uuid.uuid4()))
+        self._missing: set[ContainerId] = set()
+        self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+    async def run(self) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            FailureError: if runc or CRIU is missing, or another worker uses the same state directory.
+        """
+        settings = self._settings
+        with _alone(settings):
+            settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            journal = Journal(settings.journal, node=settings.node, worker_id=self._worker_id)
+            try:
+                await self._live(journal)
+            finally:
+                journal.close()
+
+    async def _live(self, journal: Journal) -> None:
+        settings = self._settings
+        frozen = await thaw_all(journal)
+        self._journal = journal
+        self._runc = Runc(_tool(settings.runc), _tool(settings.criu))
+        self._facts: NodeFacts = await asyncio.to_thread(facts.probe, self._runc.binary, self._runc.criu)
+        store = await asyncio.to_thread(SnapshotStore, settings.store_url)
+        bus = Bus(settings.nats_url, settings.node, journal, heartbeat=self._heartbeat)
+        self._storer = Storer(settings, journal, store, self._facts)
+        self._dumper = Dumper(
+            settings, journal, bus, self._runc, self._storer,
+            criu_version=self._facts.criu_version, boot_id=self._boot_id,
+        )  # fmt: skip
+        self._restorer = Restorer(settings, journal, bus, store, worker_id=self._worker_id, facts=self._facts)
+        obedience = Obedience(journal, self._dumper, self._storer)
+        await asyncio.to_thread(self._register, journal)
+        whole = await asyncio.to_thread(
+            lambda: settle_dumps(settings, journal, self._storer, self._runc, boot_id=self._boot_id, frozen=frozen)
+        )
+        for record in whole:
+            self._storer.store(record)
+        await self._sweep()
+        await self._sweep()  # nobody can be about to tell us of an end now, so the second look follows at once
+        server = LocalServer(settings.socket, self._answer)
+        try:
+            async with asyncio.TaskGroup() as group:
+                connection = group.create_task(bus.run(obedience.obey))
+                try:
+                    await server.start()
+                    await _log.ainfo(
+                        "node worker ready", node=settings.node, worker_id=self._worker_id, socket=str(settings.socket)
+                    )
+                    while True:
+                        await asyncio.sleep(_SWEEP_SECONDS)
+                        await self._sweep()
+                finally:
+                    await self._end(server, obedience, bus)
+                    connection.cancel()
+        finally:
+            await _log.ainfo("node worker stopped", worker_id=self._worker_id)
+
+    async def _end(self, server: LocalServer, obedience: Obedience, bus: Bus) -> None:
+        """Finish what would leave a container half-way, leave the rest to the next life, and say what is to be said."""
+        await server.refuse_new()
+        await self._dumper.close()
+        await server.stop(_LAST_WORDS_SECONDS)
+        await self._restorer.close()
+        await obedience.close()
+        await self._storer.close()
+        if bus.connected:
+            await bus.flush(_LAST_WORDS_SECONDS)
+
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(self._settings.node, self._worker_id, self._boot_id, self._facts)
+
+    def _register(self, journal: Journal) -> None:
+        journal.report(
+            NodeRegistered(
+                node=self._settings.node, worker_id=self._worker_id, boot_id=self._boot_id, facts=self._facts
+            )
+        )
+
+    async def _answer(self, ask: LocalAsk) -> LocalAnswer:
+        match ask:
+            case AskCreate():
+                return await self._restorer.create(ask)
+            case AskRestoreFailed():
+                return await self._restorer.restore_failed(ask)
+            case TellStarted():
+                await self._restorer.started(ask.container_id)
+                return Done()
+            case AskStop():
+                try:
+                    return Stopped(await self._dumper.stop(ask.container_id))
+                except FailureError as problem:
+                    return NotDumped(problem.failure)
+            case TellDeleted():
+                await self._restorer.ended(ask.container_id, ask.exit_code)
+                self._dumper.forget(ask.container_id)
+                return Done()
+            case AskContainers():
+                records = await asyncio.to_thread(self._journal.containers)
+                return Containers(tuple(self._status(record) for record in records))
+
+    def _status(self, record: ContainerRecord) -> ContainerStatus:
+        return ContainerStatus(
+            container_id=record.container_id,
+            key=record.key,
+            incarnation=record.incarnation,
+            state="dumping" if self._dumper.is_dumping(record.container_id) else record.state.value,
+            restored_from=record.restored_from,
+            bundle=record.bundle,
+        )
+
+    async def _sweep(self) -> None:
+        """Notice what the runtime could not tell, because no worker listened then: starts and ends of containers."""
+        missing: set[ContainerId] = set()
+        for record in await asyncio.to_thread(self._journal.containers):
+            if self._dumper.is_dumping(record.container_id):
+                continue
+            exists, runs = await asyncio.to_thread(self._look, record)
+            young = datetime.now(UTC) - record.asked_at < _CREATE_GRACE
+            if not exists and not (young and record.state in {ContainerState.CREATING, ContainerState.CREATED}):
+                if record.container_id not in self._missing:
+                    missing.add(record.container_id)  # the runtime may be about to tell, and knows the exit code
+                    continue
+                await _log.ainfo("a container is gone", container_id=record.container_id, key=str(record.key))
+                await self._restorer.ended(record.container_id)
+                self._dumper.forget(record.container_id)
+            elif runs and record.state is ContainerState.CREATED:
+                await self._restorer.started(record.container_id)
+        self._missing = missing
+
+    def _look(self, record: ContainerRecord) -> tuple[bool, bool]:
+        """Say whether runc knows the container, and whether its processes run; a restored one waits stopped for start."""
+        try:
+            state = self._runc.state(Path(record.runc_root), record.container_id)
+            pids = state.freezer.pids()
+        except FailureError:
+            return False, False
+        return True, state.status == "running" and len(criu.stopped_pids(pids)) < len(pids)

@@ -1,0 +1,71 @@
+"""What a live bundle says about its container: the only place from which mounts, images and names are ever taken.
+
+A snapshot is hostile input and may not say where anything goes; the bundle's config.json was written by the container
+engine for exactly this start. Sources: the OCI runtime specification (config.md) and the annotations of containerd's CRI
+plugin (pkg/cri/annotations) and of CRI-O (pkg/annotations).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from protocol.facts import ContainerFacts
+from protocol.failures import Failure, FailureError
+
+_NAMESPACE = ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.cri-o.Namespace", "io.kubernetes.pod.namespace")
+_IMAGE = ("io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName")
+_SHM = "/dev/shm"
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """What matters here of one config.json. ``namespace`` is None where the engine names none."""
+
+    rootfs: Path
+    namespace: str | None
+    facts: ContainerFacts
+    shm_source: Path | None
+    """The directory outside that is mounted at /dev/shm; None if the container has a tmpfs of its own, or none."""
+
+
+def read(folder: str) -> Bundle:
+    """Read ``folder``/config.json.
+
+    Raises:
+        FailureError: ``bundle-unreadable``, if it is missing or is not what the specification says.
+    """
+    path = Path(folder)
+    try:
+        config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
+        annotations: dict[str, str] = config.get("annotations") or {}
+        mounts: list[dict[str, Any]] = config.get("mounts") or []
+        return Bundle(
+            rootfs=path / config["root"]["path"],
+            namespace=_first(annotations, _NAMESPACE),
+            facts=ContainerFacts(
+                image=_first(annotations, _IMAGE), mounts=tuple(sorted(mount["destination"] for mount in mounts))
+            ),
+            shm_source=next(
+                (_bound(path, mount) for mount in mounts if mount["destination"].rstrip("/") == _SHM), None
+            ),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise FailureError(
+            Failure(
+                "bundle-unreadable",
+                f"{folder}/config.json cannot be read: {problem!r}",
+                "The container engine writes it before each create; look at its log.",
+            )
+        ) from problem
+
+
+def _first(annotations: dict[str, str], names: tuple[str, ...]) -> str | None:
+    return next((annotations[name] for name in names if annotations.get(name)), None)
+
+
+def _bound(bundle: Path, mount: dict[str, Any]) -> Path | None:
+    is_bind = mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options") or ())
+    return bundle / mount["source"] if is_bind else None

@@ -1,0 +1,128 @@
+"""A capture on its way from the container to the store: one directory on this node that holds all of it.
+
+The store reads trees as values, which a crash would lose; so the list of what lies here is written beside it, and the
+next life of the worker goes on storing from the list.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from nodeworker.capture.trees import CapturedTree, copy_tree, list_tree
+from protocol import wire
+from protocol.failures import Failure, FailureError
+from protocol.manifest import Entry, TreeName
+
+_MARGIN_BYTES: Final = 64 * 1024 * 1024
+"""For page tables, descriptors and whatever the container allocates until it is frozen."""
+
+
+class _ListedTree(msgspec.Struct, frozen=True):
+    name: TreeName
+    entries: tuple[Entry, ...]
+    contents: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+class Spool:
+    """The directory of one capture."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.images = folder / "images"
+        self.work = folder / "work"
+        self._list = folder / "trees.json"
+
+    def make(self) -> None:
+        """Make the empty directory, for root only: it will hold a workload's memory."""
+        self.folder.mkdir(parents=True, mode=0o700)
+        self.images.mkdir(mode=0o700)
+        self.work.mkdir(mode=0o700)
+
+    def copy_files(self, upper: Path | None, shm: Path | None) -> list[CapturedTree]:
+        """Copy the writable layer and the shared memory that lies outside; the container must be frozen."""
+        trees = []
+        if upper is not None:
+            trees.append(copy_tree(TreeName.LAYER, upper, self.folder / "layer", overlay=True))
+        if shm is not None:
+            trees.append(copy_tree(TreeName.SHM, shm, self.folder / "shm", overlay=False))
+        return trees
+
+    def write_list(self, files: Iterable[CapturedTree]) -> list[CapturedTree]:
+        """List CRIU's images, and write down where everything lies; the capture is whole when this returns."""
+        trees = [list_tree(TreeName.PROCESSES, self.images), *files]
+        listed = [
+            _ListedTree(tree.name, tree.entries, {path: str(at) for path, at in tree.contents.items()}, tree.warnings)
+            for tree in trees
+        ]
+        self._list.write_bytes(wire.encode(listed))
+        return trees
+
+    def read_list(self) -> list[CapturedTree]:
+        """Read what :meth:`write_list` wrote.
+
+        Raises:
+            FailureError: ``spool-lost`` if it is not there or not whole.
+        """
+        try:
+            listed: list[_ListedTree] = wire.decode(self._list.read_bytes(), list[_ListedTree])
+        except (OSError, wire.MalformedMessageError) as problem:
+            raise FailureError(
+                Failure("spool-lost", f"the capture in {self.folder} is gone: {problem}", "Take a new checkpoint.")
+            ) from problem
+        return [
+            CapturedTree(tree.name, tree.entries, {path: Path(at) for path, at in tree.contents.items()}, tree.warnings)
+            for tree in listed
+        ]
+
+    def remove(self) -> None:
+        """Remove it with all that it holds."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def raw_bytes(trees: Iterable[CapturedTree]) -> int:
+    """Add up the sizes of all files, a file with several names once."""
+    return sum(entry.size_bytes for tree in trees for entry in tree.entries if entry.hardlink is None)
+
+
+def refuse_too_little_space(folder: Path, pids: Iterable[int], copied: Iterable[Path]) -> None:
+    """Refuse a dump that the file system of ``folder`` could not hold.
+
+    Raises:
+        FailureError: ``disk-full``, with both numbers.
+    """
+    needed = sum(_memory_bytes(pid) for pid in pids) + sum(_file_bytes(path) for path in copied) + _MARGIN_BYTES
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise FailureError(
+            Failure(
+                "disk-full",
+                f"the dump needs about {needed >> 20} MiB under {folder}, where {free >> 20} MiB are free",
+                "Free space under the worker's state directory, or give it a larger disk.",
+            )
+        )
+
+
+def _memory_bytes(pid: int) -> int:
+    """What CRIU writes of a process: anonymous pages each time, shared ones by their share, swapped ones as well."""
+    wanted = {b"Anonymous:", b"Pss_Shmem:", b"Swap:"}
+    with suppress(OSError):
+        lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines())
+        return sum(int(words[1]) * 1024 for words in lines if words[0] in wanted)
+    return 0
+
+
+def _file_bytes(root: Path) -> int:
+    total = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118 -- Path is 5 times slower
+    return total

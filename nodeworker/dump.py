@@ -1,0 +1,312 @@
+"""A dump, from the wish to the stored snapshot: what happens in which order, and what is left when a step fails.
+
+While the container is frozen only what must see one moment is done: CRIU's images, the writable layer and shared memory
+are written to the spool. Hashing, compressing and storing happen afterwards, from the spool. Every step that a crash must
+not lose is in the journal before it is taken, so a worker's next life thaws what is frozen and stores what is captured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from nodeworker import bundle
+from nodeworker.bus import Bus
+from nodeworker.capture import criu
+from nodeworker.capture.freezer import Freezer
+from nodeworker.capture.overlay import find_overlay
+from nodeworker.capture.runc import Runc
+from nodeworker.capture.spool import Spool, raw_bytes, refuse_too_little_space
+from nodeworker.capture.trees import CapturedTree
+from nodeworker.failure import failure_of, refusal
+from nodeworker.journal import ContainerRecord, ContainerState, DumpRecord, DumpStep, FrozenRecord, Journal
+from nodeworker.settings import Settings
+from nodeworker.storing import Storer
+from process import faultpoints
+from protocol.events import DumpStage, DumpStarted, SnapshotCaptured, Trigger
+from protocol.failures import FailureError
+from protocol.ids import CommandId, ContainerId, SnapshotId, new_snapshot_id
+
+_log = structlog.get_logger(component="dump")
+_ANNOUNCE_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is known of a container before it is frozen."""
+
+    root: Path
+    freezer: Freezer
+    criu_config: Path
+    criu_config_text: str
+    upper: Path | None
+    shm: Path | None
+    stopped_pids: tuple[int, ...]
+
+
+class Dumper:
+    """Takes all dumps of one worker: at most one at a time of a container, while earlier ones are still being stored."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        bus: Bus,
+        runc: Runc,
+        storer: Storer,
+        *,
+        criu_version: str | None,
+        boot_id: str,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._bus = bus
+        self._runc = runc
+        self._storer = storer
+        self._criu_version = criu_version
+        self._boot_id = boot_id
+        self._locks: defaultdict[ContainerId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._captures: set[asyncio.Task[SnapshotId]] = set()
+
+    def is_dumping(self, container_id: ContainerId) -> bool:
+        """Say whether a dump of the container is being captured."""
+        return container_id in self._locks and self._locks[container_id].locked()
+
+    async def close(self) -> None:
+        """Wait until no capture is under way, so that nothing stays frozen."""
+        if self._captures:
+            await asyncio.wait(self._captures)
+
+    def forget(self, container_id: ContainerId) -> None:
+        """Drop what is kept for a container that is gone."""
+        if not self.is_dumping(container_id):
+            self._locks.pop(container_id, None)
+
+    async def stop(self, container_id: ContainerId) -> SnapshotId:
+        """Take the final dump of a container and end it; storing goes on. Asked again, answers the same.
+
+        Raises:
+            FailureError: if there is no dump; the container is as it was.
+        """
+        return await self._owned(self._stop(container_id))
+
+    async def checkpoint(self, container: ContainerRecord, command_id: CommandId) -> SnapshotId:
+        """Dump a container and leave it running; storing goes on.
+
+        Raises:
+            FailureError: if there is no dump, which is reported as the command's end; the container is as it was.
+        """
+        return await self._owned(self._checkpoint(container, command_id))
+
+    async def _owned(self, capture: Coroutine[None, None, SnapshotId]) -> SnapshotId:
+        """Capture in a task of our own, so that an asker who goes away does not leave a container half dumped."""
+        task = asyncio.create_task(capture)
+        self._captures.add(task)
+        task.add_done_callback(self._captures.discard)
+        return await asyncio.shield(task)
+
+    async def _stop(self, container_id: ContainerId) -> SnapshotId:
+        lock = self._locks[container_id]
+        try:
+            async with asyncio.timeout(self._settings.stop_limit_seconds):
+                await lock.acquire()
+        except TimeoutError as problem:
+            cause = "an earlier dump of the container is still under way"
+            raise refusal("dump-in-flight", cause, "Stop it again.") from problem
+        try:
+            container = await asyncio.to_thread(self._journal.container, container_id)
+            if container is None:
+                raise refusal(
+                    "container-unknown", f"the worker knows no container {container_id}", "It is not protected."
+                )
+            if container.final_snapshot is not None:
+                return container.final_snapshot
+            return await self._capture(container, Trigger.STOP_SIGNAL, command_id=None)
+        finally:
+            lock.release()
+
+    async def _checkpoint(self, container: ContainerRecord, command_id: CommandId) -> SnapshotId:
+        async with self._locks[container.container_id]:
+            return await self._capture(container, Trigger.COMMAND, command_id)
+
+    async def _capture(self, container: ContainerRecord, trigger: Trigger, command_id: CommandId | None) -> SnapshotId:
+        now = datetime.now(UTC)
+        record = DumpRecord(
+            snapshot_id=new_snapshot_id(now),
+            container_id=container.container_id,
+            key=container.key,
+            incarnation=container.incarnation,
+            trigger=trigger,
+            final=trigger is Trigger.STOP_SIGNAL,
+            facts=container.facts,
+            started_at=now,
+            boot_id=self._boot_id,
+            command_id=command_id,
+        )
+        stage = DumpStage.PREFLIGHT
+        try:
+            plan = await asyncio.to_thread(self._preflight, container)
+            await asyncio.to_thread(self._announce, record)
+            if self._bus.connected:
+                await self._bus.flush(_ANNOUNCE_SECONDS)
+            stage = DumpStage.CAPTURE
+            record = await asyncio.to_thread(self._freeze_and_write, record, plan, container)
+        except Exception as problem:
+            failure = failure_of(problem)
+            await asyncio.to_thread(self._storer.fail, record, stage, failure)
+            raise FailureError(failure) from problem
+        self._storer.store(record)
+        return record.snapshot_id
+
+    def _preflight(self, container: ContainerRecord) -> _Plan:
+        """Find all that the dump needs and refuse what cannot work; nothing is frozen or written yet.
+
+        Raises:
+            FailureError: saying what speaks against the dump.
+        """
+        if self._criu_version is None:
+            raise refusal(
+                "criu-missing", f"{self._settings.criu} says no version", "Install CRIU, or set WOODFROG_CRIU."
+            )
+        root = Path(container.runc_root)
+        state = self._runc.state(root, container.container_id)
+        freezer = state.freezer
+        pids = freezer.pids()
+        stopped = criu.stopped_pids(pids)
+        not_started = container.state is ContainerState.CREATED and len(stopped) == len(pids)
+        if state.status != "running" or not pids or not_started:
+            status = "not started" if not_started else state.status
+            raise refusal("not-running", f"the container is {status}", "Only a running container can be dumped.")
+        config = self._settings.container_dir(container.container_id) / "criu.conf"
+        if state.criu_config != config:
+            cause = f"the container was created with CRIU's configuration in {state.criu_config}, not {config}"
+            raise refusal(
+                "criu-config-foreign", cause, "Create it through Woodfrog's runtime, with the same run directory."
+            )
+        criu.refuse_io_uring(pids)
+        overlay = find_overlay(state.rootfs)
+        upper = None if overlay is None else overlay.upper
+        shm = bundle.read(container.bundle).shm_source
+        copied = [path for path in (upper, shm) if path is not None]
+        self._settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+        refuse_too_little_space(self._settings.spool, pids, copied)
+        return _Plan(root, freezer, config, criu.dump_config(self._criu_version), upper, shm, stopped)
+
+    def _announce(self, record: DumpRecord) -> None:
+        self._journal.save_dump(
+            record,
+            DumpStarted(
+                key=record.key,
+                incarnation=record.incarnation,
+                snapshot_id=record.snapshot_id,
+                node=self._settings.node,
+                trigger=record.trigger,
+                final=record.final,
+                command_id=record.command_id,
+            ),
+        )
+
+    def _freeze_and_write(self, record: DumpRecord, plan: _Plan, container: ContainerRecord) -> DumpRecord:
+        """Write the capture while the container is frozen; then it runs on, or is dead if the dump is final.
+
+        In one thread, without a turn of the event loop in between: every moment here is one in which the workload stands.
+        """
+        spool = Spool(self._settings.spool / record.snapshot_id)
+        spool.make()
+        plan.criu_config.write_text(plan.criu_config_text)
+        self._journal.note_frozen(
+            FrozenRecord(
+                container_id=record.container_id,
+                freezer_path=str(plan.freezer.path),
+                cgroup_version=plan.freezer.version,
+                snapshot_id=record.snapshot_id,
+                since=datetime.now(UTC),
+            )
+        )
+        faultpoints.reach("dump.after-journal")
+        began = time.monotonic()
+        try:
+            plan.freezer.freeze()
+            faultpoints.reach("dump.frozen")
+            self._runc.checkpoint(
+                plan.root, record.container_id, image_path=spool.images, work_path=spool.work, leave_running=True
+            )
+            faultpoints.reach("dump.after-criu")
+            files = spool.copy_files(plan.upper, plan.shm)
+            if record.final:
+                record = self._note_complete(record, plan, spool, files)
+                self._kill(plan)
+            else:
+                plan.freezer.thaw()
+        except BaseException:
+            plan.freezer.release()
+            self._note_thawed(record.container_id)
+            raise
+        freeze_seconds = time.monotonic() - began
+        if not record.final:
+            record = self._note_complete(record, plan, spool, files)
+        record = msgspec.structs.replace(record, step=DumpStep.CAPTURED, freeze_seconds=freeze_seconds)
+        try:
+            self._note_captured(record, container)
+        except sqlite3.Error as problem:
+            if not record.final:
+                raise
+            # The processes are dead and the spool holds all that is left of them: store it, whatever the journal says.
+            _log.exception("a final capture could not be journaled", snapshot_id=record.snapshot_id, error=str(problem))
+        faultpoints.reach("dump.captured")
+        return record
+
+    def _kill(self, plan: _Plan) -> None:
+        try:
+            plan.freezer.kill_all()
+        except FailureError as problem:
+            # SIGKILL is pending in every process: no more of it will run, whoever keeps the cgroup frozen.
+            _log.warning("the container was dumped and killed, but does not thaw", failure=str(problem))
+
+    def _note_complete(self, record: DumpRecord, plan: _Plan, spool: Spool, files: list[CapturedTree]) -> DumpRecord:
+        trees = spool.write_list(files)
+        record = msgspec.structs.replace(
+            record,
+            step=DumpStep.COMPLETE,
+            stopped_pids=plan.stopped_pids,
+            raw_bytes=raw_bytes(trees),
+            warnings=tuple(warning for tree in trees for warning in tree.warnings),
+        )
+        self._journal.save_dump(record)
+        return record
+
+    def _note_captured(self, record: DumpRecord, container: ContainerRecord) -> None:
+        with self._journal.transaction():
+            self._journal.note_thawed(record.container_id)
+            if record.final:
+                self._journal.save_container(
+                    msgspec.structs.replace(container, state=ContainerState.ENDED, final_snapshot=record.snapshot_id)
+                )
+            self._journal.save_dump(record, self._captured(record))
+
+    def _captured(self, record: DumpRecord) -> SnapshotCaptured:
+        return SnapshotCaptured(
+            key=record.key,
+            incarnation=record.incarnation,
+            snapshot_id=record.snapshot_id,
+            node=self._settings.node,
+            freeze_seconds=record.freeze_seconds,
+            raw_bytes=record.raw_bytes,
+        )
+
+    def _note_thawed(self, container_id: ContainerId) -> None:
+        """Forget that the container was frozen; if even that cannot be written, the next life thaws it once more."""
+        try:
+            self._journal.note_thawed(container_id)
+        except sqlite3.Error as problem:
+            _log.warning("the journal could not note a thawing", container_id=container_id, error=str(problem))

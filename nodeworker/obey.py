@@ -1,0 +1,92 @@
+"""Commands, each carried out once: the stream may deliver one twice, and the worker may die in between.
+
+The journal is the memory: a command is taken before it is begun and its end is written with the report of it. A command
+that comes again is not obeyed again; its end is told again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from nodeworker.dump import Dumper
+from nodeworker.journal import ContainerRecord, ContainerState, Journal
+from nodeworker.storing import Storer
+from protocol.commands import Command
+from protocol.events import CommandFinished, Outcome
+from protocol.failures import Failure, FailureError
+from protocol.ids import CommandId
+
+
+class Obedience:
+    """Carries out the commands of one worker, those for different containers at the same time."""
+
+    def __init__(self, journal: Journal, dumper: Dumper, storer: Storer) -> None:
+        self._journal = journal
+        self._dumper = dumper
+        self._storer = storer
+        self._running: dict[CommandId, asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        """Stop waiting for the ends of commands; their dumps are the dumper's."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def obey(self, command: Command) -> None:
+        """Carry out a command, once; returns when its end is in the journal. Given again, reports its end again."""
+        running = self._running.get(command.command_id)
+        if running is None:
+            running = asyncio.create_task(self._obey(command))
+            self._running[command.command_id] = running
+            running.add_done_callback(lambda _: self._running.pop(command.command_id, None))
+        await asyncio.shield(running)
+
+    async def _obey(self, command: Command) -> None:
+        known = await asyncio.to_thread(self._journal.take_command, command)
+        if known is not None and known.outcome is not None:
+            await asyncio.to_thread(self._journal.report, self._finished(command, known.failure))
+            return
+        storing = await self._storer.storing_for(command.command_id)
+        if storing is not None:
+            await self._storer.wait(storing)
+            return
+        container = await asyncio.to_thread(self._journal.container, command.container_id)
+        refused = self._objection(command, container, busy=self._dumper.is_dumping(command.container_id))
+        if refused is not None or container is None:
+            finished = self._finished(command, refused)
+            await asyncio.to_thread(self._journal.finish_command, command.command_id, refused, finished)
+            return
+        try:
+            snapshot_id = await self._dumper.checkpoint(container, command.command_id)
+        except FailureError:
+            return  # reported by the dump itself, together with the command's end
+        await self._storer.wait(snapshot_id)
+
+    def _objection(self, command: Command, container: ContainerRecord | None, *, busy: bool) -> Failure | None:
+        if datetime.now(UTC) > command.deadline:
+            return Failure("command-expired", f"the command's deadline was {command.deadline:%FT%TZ}", "Ask again.")
+        if container is None or container.key != command.key:
+            return Failure(
+                "container-unknown",
+                f"{command.node} has no container {command.container_id} of {command.key}",
+                "It has ended; `woodfrog ps` shows what runs.",
+            )
+        if container.incarnation != command.incarnation:
+            cause = f"the container is incarnation {container.incarnation}, the command is for {command.incarnation}"
+            return Failure("incarnation-superseded", cause, "Ask again for the one that runs.")
+        if container.state in {ContainerState.CREATING, ContainerState.ENDED}:
+            return Failure("not-running", f"the container is {container.state}", "Ask again when it runs.")
+        if busy:
+            return Failure("dump-in-flight", "another dump of the container is under way", "Wait for that one.")
+        return None
+
+    def _finished(self, command: Command, failure: Failure | None) -> CommandFinished:
+        return CommandFinished(
+            key=command.key,
+            incarnation=command.incarnation,
+            command_id=command.command_id,
+            outcome=Outcome.SUCCEEDED if failure is None else Outcome.FAILED,
+            failure=failure,
+        )

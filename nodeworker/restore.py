@@ -1,0 +1,380 @@
+"""From ``create`` to a decided start: asking how, fetching what is needed, putting it into the container, and undoing it.
+
+Nothing of a snapshot touches the container before all of CRIU's images are fetched and verified. A snapshot that fails at
+any step is reported, what was applied is undone, and the control plane is asked again: it then names the one before, and
+at last a cold start. Only a start that nobody could decide in time is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from nodeworker import bundle
+from nodeworker.bundle import Bundle
+from nodeworker.bus import Bus
+from nodeworker.capture import criu, overlay, trees
+from nodeworker.failure import failure_of, refusal
+from nodeworker.journal import ContainerRecord, ContainerState, Journal
+from nodeworker.settings import Settings
+from nodeworker.store.snapshots import SnapshotStore
+from nodeworker.threads import in_daemon_thread
+from protocol import wire
+from protocol.events import ContainerEnded, ContainerStarted, RestoreFailed, RestoreStage
+from protocol.facts import NodeFacts
+from protocol.failures import CONDEMNING_CODES, Failure, FailureError
+from protocol.ids import CheckpointKey, ContainerId, InvalidIdError, SnapshotId, WorkerId
+from protocol.local import AskCreate, AskRestoreFailed, CreateCold, CreateRestored, LocalAnswer, Refused
+from protocol.manifest import Entry, Manifest, Tree, TreeName
+from protocol.requests import Refusal, ResolveRequest, RestoreFrom, StartCold, WaitFor
+
+_log = structlog.get_logger(component="restore")
+_POLL_SECONDS: Final = 0.5
+_CONTAINER_ID = re.compile(r"[\w+.-]+", re.ASCII)
+"""What runc itself allows (validateID in libcontainer/factory_linux.go), ``.`` and ``..`` apart."""
+
+
+class Restorer:
+    """Decides all starts of one worker's containers, and keeps the record of each from ``create`` to ``delete``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        bus: Bus,
+        store: SnapshotStore,
+        *,
+        worker_id: WorkerId,
+        facts: NodeFacts,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._bus = bus
+        self._store = store
+        self._worker_id = worker_id
+        self._facts = facts
+        self._began: dict[ContainerId, float] = {}
+        self._preparing: set[asyncio.Task[CreateRestored]] = set()
+
+    async def create(self, ask: AskCreate) -> LocalAnswer:
+        """Answer how to create a container; takes as long as a hand-over and a fetch, within the limit of the settings."""
+        self._began[ask.container_id] = time.monotonic()
+        try:
+            live, record = await asyncio.to_thread(self._open, ask)
+        except FailureError as problem:
+            return Refused(problem.failure)
+        return await self._decide(record, live)
+
+    async def restore_failed(self, ask: AskRestoreFailed) -> LocalAnswer:
+        """Undo what was applied for a restore that runc could not do, tell of it, and answer the next best way."""
+        record = await asyncio.to_thread(self._journal.container, ask.container_id)
+        if record is None or record.applied is None:
+            cause = f"the worker gave container {ask.container_id} nothing to restore"
+            return Refused(Failure("container-unknown", cause, "Create it again."))
+        log = self._fetched(record) / "work" / "restore.log"
+        failure = await asyncio.to_thread(criu.explain, log, ask.message)
+        try:
+            live = await asyncio.to_thread(bundle.read, record.bundle)
+            record = await asyncio.to_thread(self._give_up, record, live, record.applied, RestoreStage.CRIU, failure)
+        except FailureError as problem:
+            return Refused(problem.failure)
+        return await self._decide(record, live)
+
+    async def started(self, container_id: ContainerId) -> None:
+        """Note and report that a container's processes run; what was fetched for it is needed no more."""
+        record = await asyncio.to_thread(self._journal.container, container_id)
+        if record is not None and record.state in {ContainerState.CREATING, ContainerState.CREATED}:
+            await asyncio.to_thread(self._start, record)
+
+    def _start(self, record: ContainerRecord) -> None:
+        running = msgspec.structs.replace(record, state=ContainerState.RUNNING, applied=None)
+        started = ContainerStarted(
+            key=record.key,
+            incarnation=record.incarnation,
+            node=self._settings.node,
+            container_id=record.container_id,
+            restored_from=record.restored_from,
+            create_seconds=record.create_seconds,
+        )
+        self._journal.save_container(running, started)
+        shutil.rmtree(self._fetched(record), ignore_errors=True)
+
+    async def ended(self, container_id: ContainerId, exit_code: int | None = None) -> None:
+        """Report that a container is gone and forget it; one that is not known needs nothing."""
+        self._began.pop(container_id, None)
+        record = await asyncio.to_thread(self._journal.container, container_id)
+        if record is not None:
+            await asyncio.to_thread(self._end, record, exit_code)
+
+    def _end(self, record: ContainerRecord, exit_code: int | None) -> None:
+        ended = ContainerEnded(
+            key=record.key,
+            incarnation=record.incarnation,
+            node=self._settings.node,
+            container_id=record.container_id,
+            exit_code=exit_code,
+        )
+        self._journal.forget_container(record.container_id, *((ended,) if record.incarnation else ()))
+        shutil.rmtree(self._fetched(record), ignore_errors=True)
+        folder = self._settings.container_dir(record.container_id)
+        with suppress(OSError):
+            (folder / "criu.conf").unlink(missing_ok=True)
+            folder.rmdir()
+
+    async def close(self) -> None:
+        """Wait until nothing is being put into a container."""
+        if self._preparing:
+            await asyncio.wait(self._preparing)
+
+    def _fetched(self, record: ContainerRecord) -> Path:
+        return self._settings.fetched / record.container_id
+
+    def _open(self, ask: AskCreate) -> tuple[Bundle, ContainerRecord]:
+        """Check what the runtime asks for and write the container down.
+
+        Raises:
+            FailureError: if the id may not be one, or the bundle cannot be read.
+        """
+        if not _CONTAINER_ID.fullmatch(ask.container_id) or ask.container_id in {".", ".."}:
+            raise refusal("invalid-container-id", f"{ask.container_id!r} is no container id", "Use letters and digits.")
+        live = bundle.read(ask.bundle)
+        try:
+            namespace = live.namespace or self._settings.namespace
+            key = CheckpointKey.checked(self._settings.cluster, namespace, ask.checkpoint_id)
+        except InvalidIdError as problem:
+            advice = "Correct the value of the variable CEDANA_CHECKPOINT in the container's environment."
+            raise refusal("invalid-id", str(problem), advice) from problem
+        known = self._journal.container(ask.container_id)
+        if known is not None and (known.key != key or known.state in {ContainerState.RUNNING, ContainerState.ENDED}):
+            self._end(known, None)  # the engine reuses the name, and nobody could tell us of the end of the one before
+            known = None
+        if known is None:
+            known = ContainerRecord(
+                container_id=ask.container_id,
+                key=key,
+                bundle=ask.bundle,
+                runc_root=ask.runc_root,
+                facts=live.facts,
+                asked_at=datetime.now(UTC),
+            )
+        elif known.applied is not None:
+            self._undo(known, live)
+            known = msgspec.structs.replace(known, applied=None, restored_from=None)
+        known = msgspec.structs.replace(
+            known, state=ContainerState.CREATING, bundle=ask.bundle, runc_root=ask.runc_root, facts=live.facts
+        )
+        self._journal.save_container(known)
+        return live, known
+
+    async def _decide(self, record: ContainerRecord, live: Bundle) -> LocalAnswer:
+        """Ask until there is a way to start that works, or the time is up."""
+        began = self._began.setdefault(record.container_id, time.monotonic())
+        reason = "the control plane does not answer"
+        try:
+            async with asyncio.timeout_at(
+                asyncio.get_running_loop().time() + self._settings.create_limit_seconds - (time.monotonic() - began)
+            ):
+                while True:
+                    resolution = await self._bus.resolve(self._question(record))
+                    if isinstance(resolution, WaitFor):
+                        reason = f"it waits for {resolution.waiting_for}"
+                        await asyncio.sleep(_POLL_SECONDS)
+                        continue
+                    if isinstance(resolution, Refusal):
+                        await asyncio.to_thread(self._journal.forget_container, record.container_id)
+                        return Refused(resolution.failure)
+                    record = await self._numbered(record, resolution)
+                    if isinstance(resolution, StartCold):
+                        return await asyncio.to_thread(self._answer_cold, record, resolution)
+                    reason = f"snapshot {resolution.snapshot_id} takes long to fetch"
+                    answer = await self._try(record, live, resolution)
+                    if isinstance(answer, CreateRestored):
+                        return answer
+                    record = answer
+        except TimeoutError:
+            cause = f"no start was possible within {self._settings.create_limit_seconds:g} s: {reason}"
+            advice = "The container engine will try again; look at the control plane and at NATS if this goes on."
+            return Refused(Failure("start-timeout", cause, advice))
+        except FailureError as problem:
+            return Refused(problem.failure)
+
+    def _question(self, record: ContainerRecord) -> Callable[[int], ResolveRequest]:
+        def ask(reports_sequence: int) -> ResolveRequest:
+            return ResolveRequest(
+                key=record.key,
+                container_id=record.container_id,
+                node=self._settings.node,
+                worker_id=self._worker_id,
+                facts=self._facts,
+                container=record.facts,
+                reports_sequence=reports_sequence,
+            )
+
+        return ask
+
+    async def _numbered(self, record: ContainerRecord, resolution: RestoreFrom | StartCold) -> ContainerRecord:
+        if record.incarnation == resolution.incarnation:
+            return record
+        record = msgspec.structs.replace(record, incarnation=resolution.incarnation)
+        await asyncio.to_thread(self._journal.save_container, record)
+        return record
+
+    def _answer_cold(self, record: ContainerRecord, resolution: StartCold) -> CreateCold:
+        config = self._write_config(record, criu.dump_config(self._criu_version))
+        self._save_created(record)
+        return CreateCold(criu_config=str(config), reason=resolution.reason)
+
+    def _save_created(self, record: ContainerRecord) -> None:
+        seconds = time.monotonic() - self._began.get(record.container_id, time.monotonic())
+        self._journal.save_container(
+            msgspec.structs.replace(record, state=ContainerState.CREATED, create_seconds=seconds)
+        )
+
+    @property
+    def _criu_version(self) -> str:
+        if self._facts.criu_version is None:
+            raise refusal(
+                "criu-missing", f"{self._settings.criu} says no version", "Install CRIU, or set WOODFROG_CRIU."
+            )
+        return self._facts.criu_version
+
+    def _write_config(self, record: ContainerRecord, text: str) -> Path:
+        folder = self._settings.container_dir(record.container_id)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config = folder / "criu.conf"
+        config.write_text(text)
+        return config
+
+    async def _try(
+        self, record: ContainerRecord, live: Bundle, choice: RestoreFrom
+    ) -> CreateRestored | ContainerRecord:
+        """Put a snapshot into the container; if that fails, all is as before, and told: the record is the answer then."""
+        try:
+            manifest = await in_daemon_thread(lambda: self._fetch(record, choice))
+        except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
+            return await asyncio.to_thread(
+                self._give_up, record, live, choice.snapshot_id, RestoreStage.FETCH, failure_of(problem)
+            )
+        # From here on the container's files change: whoever gives up waiting must not leave them half changed.
+        task = asyncio.create_task(
+            asyncio.to_thread(self._apply_and_answer, record, live, choice.snapshot_id, manifest)
+        )
+        self._preparing.add(task)
+        task.add_done_callback(self._preparing.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+        except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
+            failure = failure_of(problem)
+            stage = RestoreStage.FETCH if failure.code in CONDEMNING_CODES else RestoreStage.APPLY
+            return await asyncio.to_thread(self._give_up, record, live, choice.snapshot_id, stage, failure)
+
+    def _fetch(self, record: ContainerRecord, choice: RestoreFrom) -> Manifest:
+        """Fetch CRIU's images, every byte of them verified."""
+        folder = self._fetched(record)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+        (folder / "work").mkdir(mode=0o700)
+        manifest = self._store.open_manifest(record.key, choice.snapshot_id, choice.manifest_digest)
+        self._store.fetch_files(manifest, TreeName.PROCESSES, folder / "images")
+        return manifest
+
+    def _apply_and_answer(
+        self, record: ContainerRecord, live: Bundle, snapshot_id: SnapshotId, manifest: Manifest
+    ) -> CreateRestored:
+        folder = self._fetched(record)
+        record = msgspec.structs.replace(record, applied=snapshot_id, restored_from=snapshot_id)
+        self._journal.save_container(record)
+        config = self._write_config(record, criu.restore_config(self._criu_version))
+        read_into = self._store.reader(manifest)
+        for tree in manifest.trees:
+            if tree.name is TreeName.LAYER and tree.entries:
+                if overlay.find_overlay(live.rootfs) is None:
+                    cause = f"{live.rootfs} is no overlay, so the snapshot's files cannot be put there and undone"
+                    raise refusal("rootfs-not-overlay", cause, "Use a container engine that mounts overlays.")
+                trees.apply_tree(tree, live.rootfs, read_into)
+            elif tree.name is TreeName.SHM and tree.entries:
+                if live.shm_source is None:
+                    cause = "the snapshot has a /dev/shm from outside the container, the new container has none"
+                    raise refusal("shm-missing", cause, "Mount /dev/shm into the container, as before.")
+                _shm_list(folder).write_bytes(
+                    wire.encode([entry.path for entry in tree.entries if "/" not in entry.path])
+                )
+                trees.apply_tree(tree, live.shm_source, read_into)
+        self._save_created(record)
+        return CreateRestored(
+            snapshot_id=snapshot_id,
+            image_path=str(folder / "images"),
+            work_path=str(folder / "work"),
+            criu_config=str(config),
+            stopped_pids=manifest.stopped_pids,
+        )
+
+    def _give_up(
+        self, record: ContainerRecord, live: Bundle, snapshot_id: SnapshotId, stage: RestoreStage, failure: Failure
+    ) -> ContainerRecord:
+        """Undo what was applied of a snapshot and report why it was not restored.
+
+        Raises:
+            FailureError: ``undo-failed``: the container may hold files of the snapshot and must not be started.
+        """
+        _log.warning(
+            "a restore failed", snapshot_id=snapshot_id, key=str(record.key), stage=stage, failure=str(failure)
+        )
+        event = RestoreFailed(
+            key=record.key,
+            incarnation=record.incarnation,
+            snapshot_id=snapshot_id,
+            node=self._settings.node,
+            stage=stage,
+            failure=failure,
+        )
+        if stage is not RestoreStage.FETCH or self._journal_says_applied(record):
+            self._undo(record, live)
+        shutil.rmtree(self._fetched(record), ignore_errors=True)
+        record = msgspec.structs.replace(record, state=ContainerState.CREATING, applied=None, restored_from=None)
+        self._journal.save_container(record, event)
+        return record
+
+    def _journal_says_applied(self, record: ContainerRecord) -> bool:
+        known = self._journal.container(record.container_id)
+        return known is not None and known.applied is not None
+
+    def _undo(self, record: ContainerRecord, live: Bundle) -> None:
+        """Make the container's files what they were before anything was applied.
+
+        Raises:
+            FailureError: ``undo-failed``.
+        """
+        try:
+            mounted = overlay.find_overlay(live.rootfs)
+            if mounted is not None:
+                overlay.undo(mounted)
+            listed = _shm_list(self._fetched(record))
+            if live.shm_source is not None and listed.exists():
+                paths: list[str] = wire.decode(listed.read_bytes(), list[str])
+                removals = [Entry(path, "whiteout") for path in paths]
+                trees.apply_tree(Tree(TreeName.SHM, tuple(removals)), live.shm_source, _nothing_to_read)
+        except (OSError, FailureError, wire.MalformedMessageError) as problem:
+            cause = f"what was put into the container could not be taken out again: {problem}"
+            raise refusal("undo-failed", cause, "Let the container engine create a fresh container.") from problem
+
+
+def _shm_list(fetched: Path) -> Path:
+    return fetched / "shm.json"
+
+
+def _nothing_to_read(entry: Entry, _: int) -> None:
+    raise AssertionError(f"{entry.path} is a whiteout")

@@ -1,0 +1,150 @@
+"""What happens to a capture after the container was let go: it is stored, or told to be lost, whatever dies in between.
+
+Storing is slow and nobody is frozen for it, so it runs in the background, is tried again when the store is away, and is
+taken up by the worker's next life from the spool and the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from nodeworker.capture.spool import Spool
+from nodeworker.failure import failure_of
+from nodeworker.journal import DumpRecord, Journal
+from nodeworker.settings import Settings
+from nodeworker.store.snapshots import ManifestHeader, SnapshotStore, Stored
+from nodeworker.threads import in_daemon_thread
+from process import faultpoints
+from protocol.events import DumpFailed, DumpStage, SnapshotStored
+from protocol.facts import NodeFacts
+from protocol.failures import Failure
+from protocol.ids import CommandId, SnapshotId
+
+_log = structlog.get_logger(component="storing")
+_RETRY_SECONDS: Final = 0.5
+_RETRY_LIMIT_SECONDS: Final = 10.0
+
+
+class Storer:
+    """Stores the captures of one worker and closes their dumps in the journal."""
+
+    def __init__(self, settings: Settings, journal: Journal, store: SnapshotStore, facts: NodeFacts) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._store = store
+        self._facts = facts
+        self._stores: dict[SnapshotId, asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        """Leave what is not stored yet to the next life."""
+        tasks = list(self._stores.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def wait(self, snapshot_id: SnapshotId) -> None:
+        """Wait until a capture is stored, or is told to be lost."""
+        storing = self._stores.get(snapshot_id)
+        if storing is not None:
+            await asyncio.wait([storing])
+
+    async def storing_for(self, command_id: CommandId) -> SnapshotId | None:
+        """Tell which capture that is being stored was asked for by a command."""
+        dumps = await asyncio.to_thread(self._journal.dumps)
+        wanted = (dump.snapshot_id for dump in dumps if dump.command_id == command_id)
+        return next((snapshot_id for snapshot_id in wanted if snapshot_id in self._stores), None)
+
+    def fail(self, record: DumpRecord, stage: DumpStage, failure: Failure) -> None:
+        """Remove what the dump left, first of all, so that there is room to say so if the disk was full."""
+        Spool(self._settings.spool / record.snapshot_id).remove()
+        _log.warning(
+            "a dump failed", snapshot_id=record.snapshot_id, key=str(record.key), stage=stage, failure=str(failure)
+        )
+        with self._journal.transaction():
+            self._journal.note_thawed(record.container_id)
+            self._journal.finish_dump(record, failure, self.failed(record, stage, failure))
+
+    def failed(self, record: DumpRecord, stage: DumpStage, failure: Failure) -> DumpFailed:
+        """Make the report of a dump that came to nothing."""
+        return DumpFailed(
+            key=record.key,
+            incarnation=record.incarnation,
+            snapshot_id=record.snapshot_id,
+            node=self._settings.node,
+            stage=stage,
+            failure=failure,
+            command_id=record.command_id,
+        )
+
+    def store(self, record: DumpRecord) -> None:
+        """Begin to store a capture in the background; ``close`` leaves it to the next life."""
+        task = asyncio.create_task(self._store_capture(record))
+        self._stores[record.snapshot_id] = task
+        task.add_done_callback(lambda _: self._stores.pop(record.snapshot_id, None))
+
+    async def _store_capture(self, record: DumpRecord) -> None:
+        wait_seconds = _RETRY_SECONDS
+        for attempt in range(1, self._settings.store_attempts + 1):
+            try:
+                await in_daemon_thread(lambda: self._put(record))
+            except Exception as problem:  # noqa: BLE001 -- whatever it was, it is tried again and then told
+                failure = failure_of(problem)
+                _log.warning(
+                    "a capture is not stored yet", snapshot_id=record.snapshot_id, attempt=attempt, failure=str(failure)
+                )
+                if attempt == self._settings.store_attempts or failure.code == "spool-lost":
+                    with suppress(sqlite3.Error):
+                        await asyncio.to_thread(self.fail, record, DumpStage.STORE, failure)
+                    return
+                await asyncio.sleep(wait_seconds)
+                wait_seconds = min(2 * wait_seconds, _RETRY_LIMIT_SECONDS)
+            else:
+                return
+
+    def _put(self, record: DumpRecord) -> None:
+        """Store a capture and report it, in one thread that may outlive the event loop."""
+        spool = Spool(self._settings.spool / record.snapshot_id)
+        header = ManifestHeader(
+            snapshot_id=record.snapshot_id,
+            key=record.key,
+            incarnation=record.incarnation,
+            taken_at=record.started_at,
+            node_facts=self._facts,
+            container_facts=record.facts,
+            stopped_pids=record.stopped_pids,
+            warnings=record.warnings,
+        )
+        began = time.monotonic()
+        stored = self._store.put(header, spool.read_list())
+        store_seconds = time.monotonic() - began
+        faultpoints.reach("dump.stored")
+        self._journal.finish_dump(record, None, self._stored(record, stored, store_seconds))
+        _log.info(
+            "a snapshot is stored",
+            snapshot_id=record.snapshot_id,
+            key=str(record.key),
+            stored_bytes=stored.stored_bytes,
+        )
+        spool.remove()
+
+    def _stored(self, record: DumpRecord, stored: Stored, store_seconds: float) -> SnapshotStored:
+        return SnapshotStored(
+            key=record.key,
+            incarnation=record.incarnation,
+            snapshot_id=record.snapshot_id,
+            node=self._settings.node,
+            manifest_digest=stored.manifest_digest,
+            raw_bytes=stored.raw_bytes,
+            stored_bytes=stored.stored_bytes,
+            store_seconds=store_seconds,
+            taken_on=self._facts,
+            taken_from=record.facts,
+            command_id=record.command_id,
+            warnings=record.warnings,
+        )
