@@ -117,7 +117,7 @@ class _Walk:
                     "Have the container remove them; checkpoints do not go that deep.",
                 )
             )
-        for name in sorted(os.fsencode(name) for name in os.listdir(descriptor)):  # noqa: PTH208 (by descriptor)
+        for name in sorted(os.fsencode(name) for name in os.listdir(descriptor)):
             status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
             path = prefix + name
             if self._entry(descriptor, name, path, status) and stat.S_ISDIR(status.st_mode):
