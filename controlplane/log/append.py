@@ -53,17 +53,15 @@ async def append(
     """
     position = await _lock_head(connection, epoch)
     answers = await recorded_before(connection, [new.event_id for new in batch], upcasts)
-    fresh: list[NewEvent] = []
-    first_of: dict[UUID, NewEvent] = {}
+    new_ones: dict[UUID, NewEvent] = {}
     for new in batch:
         before = answers.get(new.event_id)
-        twin = first_of.setdefault(new.event_id, new)
-        if before is not None and before.event != new.event:
-            raise EventConflictError(new.event_id, before.position)
-        if twin is not new and twin.event != new.event:
-            raise EventConflictError(new.event_id, Position(0))
-        if before is None and twin is new:
-            fresh.append(new)
+        if before is not None:
+            if before.event != new.event:
+                raise EventConflictError(new.event_id, before.position)
+        elif new_ones.setdefault(new.event_id, new).event != new.event:
+            raise EventConflictError(new.event_id, None)
+    fresh = list(new_ones.values())
     if fresh:
         rows = await _rows(connection, fresh, position, expected, recorded_at)
         recorded = [_record(new, row) for new, row in zip(fresh, rows, strict=True)]

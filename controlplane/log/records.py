@@ -52,12 +52,16 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 class EventConflictError(Exception):
-    """An event id is already in the log with another payload: two sources share an id, or one was forged."""
+    """An event id came with two payloads: two sources share an id, or one was forged.
 
-    def __init__(self, event_id: UUID, position: Position) -> None:
+    ``position`` is where the other is recorded, ``None`` if both were in one batch.
+    """
+
+    def __init__(self, event_id: UUID, position: Position | None) -> None:
         self.event_id = event_id
         self.position = position
-        super().__init__(f"event {event_id} is recorded at position {position} with another payload")
+        where = "in the same batch" if position is None else f"recorded at position {position}"
+        super().__init__(f"event {event_id} came with another payload than the one {where}")
 
 
 class ExpectedVersionError(Exception):

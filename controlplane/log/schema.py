@@ -83,9 +83,10 @@ _big = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER PRIMARY KE
 log_head = Table(
     "log_head",
     metadata,
-    Column("one", Integer, CheckConstraint("one = 1", name="one_row"), primary_key=True, autoincrement=False),
+    Column("one", Integer, primary_key=True, autoincrement=False),
     Column("position", _big, nullable=False),
     Column("epoch", _big, nullable=False),
+    CheckConstraint("one = 1", name="one_row"),
 )
 
 streams = Table(
@@ -120,8 +121,9 @@ events = Table(
 projection_state = Table(
     "projection_state",
     metadata,
-    Column("one", Integer, CheckConstraint("one = 1", name="one_row"), primary_key=True, autoincrement=False),
+    Column("one", Integer, primary_key=True, autoincrement=False),
     Column("version", Integer, nullable=False),
+    CheckConstraint("one = 1", name="one_row"),
 )
 
 

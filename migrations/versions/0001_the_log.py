@@ -156,7 +156,7 @@ def _create_log() -> None:
         sa.Column("one", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("position", BIG, nullable=False),
         sa.Column("epoch", BIG, nullable=False),
-        sa.CheckConstraint("one = 1", name="ck_log_head_one_row"),
+        sa.CheckConstraint("one = 1", name="one_row"),
         sa.PrimaryKeyConstraint("one", name="pk_log_head"),
     )
     op.bulk_insert(head, [{"one": 1, "position": 0, "epoch": 0}])
@@ -194,7 +194,7 @@ def _create_projections() -> None:
         "projection_state",
         sa.Column("one", sa.Integer, autoincrement=False),
         sa.Column("version", sa.Integer, nullable=False),
-        sa.CheckConstraint("one = 1", name="ck_projection_state_one_row"),
+        sa.CheckConstraint("one = 1", name="one_row"),
         sa.PrimaryKeyConstraint("one", name="pk_projection_state"),
     )
     op.bulk_insert(state, [{"one": 1, "version": 1}])
