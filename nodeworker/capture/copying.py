@@ -129,10 +129,10 @@ class _Walk:
         text = text_of(path)
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
         if kind is None:
-            if self._overlay and stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-                self._add(Entry(text, "whiteout"), path)
-            else:
+            if not (self._overlay and stat.S_ISCHR(status.st_mode) and status.st_rdev == 0):
                 self.warnings.append(f"The device node {text} was left behind: snapshots hold no devices.")
+            if self._overlay:  # what a device node has replaced in the image must not come back in its place
+                self._add(Entry(text, "whiteout"), path)
             return False
         identity = (status.st_dev, status.st_ino)
         first = self._seen.get(identity)

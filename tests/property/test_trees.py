@@ -1,0 +1,233 @@
+"""Any tree that a container can make survives copy, store and apply; on an overlay, its merged view does."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nodeworker.capture.trees import CapturedTree, apply_tree, copy_tree
+from nodeworker.domain.names import bytes_of, text_of
+from nodeworker.store import ManifestHeader, SnapshotStore, tree_of
+from protocol.facts import ContainerFacts, NodeFacts
+from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
+from protocol.manifest import TreeName
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+
+KEY = CheckpointKey("local", "default", "tree")
+SNAPSHOT = SnapshotId("20261123T214501Z-5f3a9c1e")
+CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
+"""cap_net_raw=ep, as setcap(8) writes it."""
+
+names = st.sampled_from([b"a", b"b", b"c d", b"new\nline", "ünï".encode(), b"\xff\xfe", b"\xf4\x8f\xbf\xbe", b".wh.x", b"-rf", b"%41"])
+kinds = st.sampled_from(["directory", "file", "file", "sparse", "symlink", "fifo", "socket", "hardlink", "device"])
+
+
+@dataclass(frozen=True)
+class Spec:
+    path: tuple[bytes, ...]
+    kind: str
+    mode: int
+    owner: int
+    seconds: int
+    content: bytes
+    xattr: bytes | None
+    capable: bool
+
+
+specs = st.builds(
+    Spec,
+    path=st.lists(names, min_size=1, max_size=4).map(tuple),
+    kind=kinds,
+    mode=st.sampled_from([0o666, 0o4755, 0o2711, 0o1777, 0o000, 0o600, 0o755]),
+    owner=st.sampled_from([0, 1000, 4_000_000_000]),
+    seconds=st.sampled_from([-5, 0, 1, 1_700_000_000]),
+    content=st.one_of(st.binary(max_size=200), st.sampled_from([bytes(5000), b"x" * 70_000])),
+    xattr=st.one_of(st.none(), st.binary(max_size=30)),
+    capable=st.booleans(),
+)
+
+
+def build(root: bytes, trees: list[Spec]) -> None:
+    """Make what can be made; whatever is in the way of a later spec is removed, as a container would."""
+    files: list[bytes] = []
+    for number, spec in enumerate(trees):
+        parent = root
+        for name in spec.path[:-1]:
+            parent += b"/" + name
+            if not os.path.isdir(parent) or os.path.islink(parent):
+                remove(parent)
+                os.mkdir(parent)
+        path = parent + b"/" + spec.path[-1]
+        if spec.kind == "directory" and os.path.isdir(path) and not os.path.islink(path):
+            if spec.content:  # removed and made again: what an overlay calls opaque
+                remove(path)
+                os.mkdir(path)
+        else:
+            remove(path)
+            make(path, spec, files, number)
+        os.lchown(path, spec.owner, spec.owner)
+        if spec.kind != "symlink":
+            os.chmod(path, spec.mode)
+        if spec.kind in {"file", "sparse", "directory"} and spec.xattr is not None:
+            os.setxattr(path, "user.odd", spec.xattr)
+        if spec.kind in {"file", "hardlink"} and spec.capable and stat.S_ISREG(os.lstat(path).st_mode):
+            os.setxattr(path, "security.capability", CAPABILITY)
+    for path in sorted(walk(root), reverse=True):
+        if hash_of(path) % 3 == 0:  # on an overlay, the others stay in the image
+            continue
+        seconds = trees[hash_of(path) % len(trees)].seconds
+        os.utime(path, ns=(0, seconds * 10**9 + 123_456_000), follow_symlinks=False)
+
+
+def hash_of(path: bytes) -> int:
+    return sum(path)
+
+
+def make(path: bytes, spec: Spec, files: list[bytes], number: int) -> None:
+    if spec.kind == "directory":
+        os.mkdir(path)
+    elif spec.kind == "symlink":
+        os.symlink([b"/etc/passwd", b"..", b"a", b"\xff dangling"][number % 4], path)
+    elif spec.kind == "fifo":
+        os.mkfifo(path)
+    elif spec.kind == "socket":
+        os.mknod(path, 0o600 | stat.S_IFSOCK)
+    elif spec.kind == "device":
+        os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    elif spec.kind == "hardlink" and files and os.path.lexists(files[number % len(files)]):
+        os.link(files[number % len(files)], path)
+    else:
+        with open(path, "wb") as file:
+            if spec.kind == "sparse":
+                file.seek(3 << 20)
+                file.write(spec.content)
+                file.truncate(7 << 20)
+            else:
+                file.write(spec.content)
+        files.append(path)
+
+
+def remove(path: bytes) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
+def walk(root: bytes) -> list[bytes]:
+    found = []
+    for directory, directories, files in os.walk(root):
+        found += [os.path.join(directory, name) for name in directories + files]
+    return found
+
+
+def seen(root: bytes) -> dict[bytes, tuple[object, ...]]:
+    """What a process can see of a tree, devices left out; names of one file are told by a common first name."""
+    first: dict[int, bytes] = {}
+    view: dict[bytes, tuple[object, ...]] = {}
+    for path in sorted(walk(root)):
+        status = os.lstat(path)
+        kind = stat.S_IFMT(status.st_mode)
+        if kind in {stat.S_IFCHR, stat.S_IFBLK}:
+            continue
+        name = path[len(root) :]
+        same = first.setdefault(status.st_ino, name) if kind != stat.S_IFDIR else name
+        content = Path(os.fsdecode(path)).read_bytes() if kind == stat.S_IFREG else None
+        target = os.readlink(path) if kind == stat.S_IFLNK else None
+        xattrs = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
+        xattrs = {key: value for key, value in xattrs.items() if not key.startswith("trusted.overlay")}
+        view[name] = (status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, same, content, target, xattrs)
+    return view
+
+
+def through_the_store(tree: CapturedTree, base: Path, target: Path) -> None:
+    store = SnapshotStore((base / "store").as_uri(), workers=1)
+    now = datetime.now(UTC)
+    header = ManifestHeader(SNAPSHOT, KEY, IncarnationNumber(1), now, NodeFacts(), ContainerFacts())
+    stored = store.put(header, [tree])
+    manifest = store.open_manifest(KEY, SNAPSHOT, stored.manifest_digest)
+    with store.reader(manifest) as reader:
+        apply_tree(tree_of(manifest, tree.name), target, reader)
+
+
+quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@quick
+@given(st.lists(specs, min_size=1, max_size=14))
+def test_a_tree_survives_copy_store_and_apply(trees: list[Spec]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        (base / "source").mkdir()
+        (base / "target").mkdir()
+        build(os.fsencode(base / "source"), trees)
+        before = seen(os.fsencode(base / "source"))
+        through_the_store(copy_tree(TreeName.SHM, base / "source", base / "spool", overlay=False), base, base / "target")
+        assert seen(os.fsencode(base / "target")) == before
+
+
+@quick
+@given(st.lists(specs, max_size=10), st.lists(specs, min_size=1, max_size=10), st.lists(st.integers(0, 100), max_size=4))
+def test_what_a_container_changed_on_its_image_is_the_same_on_another_node(
+    image: list[Spec], changes: list[Spec], deletions: list[int]
+) -> None:
+    with tempfile.TemporaryDirectory() as name, mounted(Path(name)) as (here, there, upper, image_root):
+        base = Path(name)
+        if image:
+            build(os.fsencode(image_root), image)
+        remount(base)
+        everything = sorted(walk(os.fsencode(here)))
+        for number in deletions:
+            if everything:
+                remove(everything[number % len(everything)])
+        build(os.fsencode(here), changes)
+        before = seen(os.fsencode(here))
+        through_the_store(copy_tree(TreeName.LAYER, upper, base / "spool", overlay=True), base, there)
+        assert seen(os.fsencode(there)) == before
+
+
+class mounted:  # noqa: N801 (a context manager)
+    """Two overlays on the same image."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+
+    def __enter__(self) -> tuple[Path, Path, Path, Path]:
+        for name in ("image", "here", "there", "u1", "u2", "w1", "w2"):
+            (self.base / name).mkdir()
+        return self.base / "here", self.base / "there", self.base / "u1", self.base / "image"
+
+    def __exit__(self, *_: object) -> None:
+        for name in ("here", "there"):
+            subprocess.run(["umount", str(self.base / name)], check=True)
+
+
+def remount(base: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    for name, number in (("here", 1), ("there", 2)):
+        data = f"lowerdir={base}/image,upperdir={base}/u{number},workdir={base}/w{number}"
+        assert libc.mount(b"overlay", os.fsencode(base / name), b"overlay", 0, data.encode()) == 0
+
+
+@given(st.binary(min_size=1))
+def test_every_file_name_comes_back_byte_for_byte(name: bytes) -> None:
+    text = text_of(name)
+    text.encode()
+    assert bytes_of(text) == name
+
+
+@given(st.binary(), st.binary())
+def test_no_two_file_names_share_a_text(one: bytes, other: bytes) -> None:
+    assert (text_of(one) == text_of(other)) == (one == other)
