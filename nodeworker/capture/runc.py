@@ -140,7 +140,7 @@ class Runc:
         command = [
             *(str(self.binary), "--root", str(root), "checkpoint"),
             *("--image-path", str(image_path), "--work-path", str(work_path)),
-            *("--ext-unix-sk", "--file-locks", "--manage-cgroups-mode", "ignore"),
+            *("--ext-unix-sk", "--file-locks"),
             *(("--leave-running",) if leave_running else ()),
             container_id,
         ]

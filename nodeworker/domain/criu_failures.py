@@ -185,7 +185,7 @@ RULES: Final = (
     ),
     Rule(
         "kernel-too-new",
-        ("Unexpected rt vDSO area bounds", "vdso: Unexpected"),
+        ("Unexpected rt vDSO area bounds", "vdso: Unexpected", "sockets: Can't get 1:16 opt"),
         "this CRIU is older than what the running kernel needs",
         "Run `python -m nodeworker.host.criu_bundle` to lay a newer CRIU down.",
     ),

@@ -3,7 +3,7 @@
 CRIU refuses a configuration file with a key that it does not know, with errno 56 and no log, so each key is tied here
 to the version that brought it. runc hands the file over by the annotation ``org.criu.config``; it overrides what runc
 sets by itself. Keys are CRIU's long options (criu(8), criu/config.c). Options that runc has flags for in every version
-that we support (``--ext-unix-sk``, ``--file-locks``, ``--manage-cgroups-mode``) are not repeated here.
+that we support (``--ext-unix-sk``, ``--file-locks``) are not repeated here.
 """
 
 from __future__ import annotations
@@ -40,6 +40,13 @@ OPTIONS: Final = (
     Option(f"timeout {DUMP_TIMEOUT_SECONDS}", (2, 5, 0), True, False, "large process trees take longer than 10 s"),
     Option("force-irmap", (1, 3, 0), True, False, "inotify watches are found by path where handles do not open"),
     Option("enable-external-masters", (1, 7, 0), True, True, "mounts may be slaves of a mount outside"),
+    Option(
+        "manage-cgroups ignore",
+        (3, 15, 0),
+        True,
+        True,
+        "the engine makes the new container's cgroup; runc's flag is newer",
+    ),
     Option("allow-uprobes", (4, 2, 0), True, True, "tracing agents map uprobes into processes; wanted on both sides"),
     Option("leave-stopped", (3, 19, 0), False, True, "OCI: processes must not run between create and start"),
 )

@@ -77,7 +77,7 @@ class Call:
         words += [f"--{name}={self.options[name]}" for name in _RESTORE_KNOWS if self.options.get(name)]
         words += ["--no-pivot"] if "no-pivot" in self.options else []
         words += [f"--image-path={image_path}", f"--work-path={work_path}"]
-        words += ["--ext-unix-sk", "--file-locks", "--manage-cgroups-mode=ignore"]
+        words += ["--ext-unix-sk", "--file-locks"]
         return [*words, self.container_id]
 
     def delete(self, *, log: str) -> list[str]:
