@@ -167,6 +167,8 @@ class DecisionLoop:
             decided.append(_Decided(pending, Settled(answer=decision.answer, rejected=decision.rejected)))
         if events:
             await self._append(events)
+        else:  # an answer out of a state that somebody else has moved on from would be a lie
+            await self._log.check_lead(self._epoch)
         for one in decided:
             if not one.pending.future.done():
                 one.pending.future.set_result(one.settled)

@@ -37,7 +37,8 @@ from protocol.ids import CommandId, Position
 _log = structlog.get_logger(component="relay")
 
 _PAGE: Final = 256
-_IDLE_SECONDS: Final = 30.0
+_IDLE_SECONDS: Final = 5.0
+"""How often a broker to which nothing is sent is asked whether it still holds what was sent."""
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 
@@ -143,6 +144,7 @@ class Relay:
     async def _publish_next(self, cursor: _Cursor) -> _Cursor:
         """Publish the next events, as many as are there, and wait for the broker's word on every one."""
         if not await self._committed.reached(cursor.position + 1, _IDLE_SECONDS):
+            await self._check_held(cursor)
             return cursor
         limit = min(_PAGE, self._committed.value - cursor.position)
         flight: list[Recorded] = []
@@ -153,6 +155,12 @@ class Relay:
                 cursor = await self._dispatch(cursor, recorded.event.command)
             flight.append(recorded)
         return await self._land(cursor, flight)
+
+    async def _check_held(self, cursor: _Cursor) -> None:
+        audit = (await self._jetstream.stream_info(subjects.AUDIT_STREAM)).state.last_seq
+        commands = (await self._jetstream.stream_info(subjects.COMMANDS_STREAM)).state.last_seq
+        if (audit, commands) != (cursor.position, cursor.commands_sequence):
+            raise _OutOfStepError(f"AUDIT ends at {audit} and COMMANDS at {commands}, not as published")
 
     async def _dispatch(self, cursor: _Cursor, command: Command) -> _Cursor:
         if cursor.sent_already:

@@ -84,6 +84,13 @@ async def take_lead(connection: AsyncConnection) -> Epoch:
     return epoch
 
 
+async def check_lead(connection: AsyncConnection, epoch: Epoch) -> None:
+    """Raise :class:`StaleEpochError` unless ``epoch`` leads."""
+    current = (await connection.execute(select(log_head.c.epoch))).scalar_one()
+    if current != epoch:
+        raise StaleEpochError(epoch, Epoch(current))
+
+
 async def _lock_head(connection: AsyncConnection, epoch: Epoch) -> Position:
     row = (await connection.execute(_LOCK_HEAD)).one()
     if row.epoch != epoch:

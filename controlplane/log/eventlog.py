@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from controlplane.log import append, chain, projections, read
-from controlplane.log.engine import open_engine, reading, writing
+from controlplane.log.engine import make_ready, open_engine, reading, writing
 from controlplane.log.records import NewEvent, Recorded
 from controlplane.log.upcast import UPCASTS, Upcasts
 from process import faultpoints
@@ -57,6 +57,7 @@ class EventLog:
         """
         log = cls(open_engine(url), clock=clock, upcasts=upcasts)
         try:
+            await make_ready(log._engine)
             await log.head()
             async with reading(log._engine) as connection:
                 stale = await projections.version(connection) != projections.VERSION
@@ -101,6 +102,15 @@ class EventLog:
         """Begin a new leadership; every earlier epoch is fenced off from now on."""
         async with self._appending, writing(self._engine) as connection:
             return await append.take_lead(connection)
+
+    async def check_lead(self, epoch: Epoch) -> None:
+        """Make sure that ``epoch`` still leads, for an answer that is given without an append.
+
+        Raises:
+            StaleEpochError: another control plane took the lead.
+        """
+        async with reading(self._engine) as connection:
+            await append.check_lead(connection, epoch)
 
     async def read(self, after: Position, limit: int) -> list[Recorded]:
         """Read up to ``limit`` events behind position ``after`` (0: from the start), in order and without gaps.

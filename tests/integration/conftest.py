@@ -41,13 +41,15 @@ async def client(nats_server: NatsServer) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def make_control_plane(tmp_path: Path, nats_server: NatsServer) -> Iterator[Callable[..., ControlPlaneProcess]]:
-    """Make a control plane, not started, with environment variables of one's own."""
+    """Make a control plane, not started, with environment variables of one's own. It loses no node unless told to."""
     made: list[ControlPlaneProcess] = []
 
     def make(**environment: str) -> ControlPlaneProcess:
         folder = tmp_path / f"controlplane-{len(made)}"
         folder.mkdir()
-        made.append(ControlPlaneProcess(folder, nats_server.url, **environment))
+        made.append(
+            ControlPlaneProcess(folder, nats_server.url, **{"WOODFROG_NODE_LOST_SECONDS": "600", **environment})
+        )
         return made[-1]
 
     try:

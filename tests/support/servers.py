@@ -127,6 +127,10 @@ class ControlPlaneProcess:
         parsed = (json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{"))
         return [line for line in parsed if line.get("msg") == message]
 
+    def text(self) -> str:
+        """Return the whole log."""
+        return self._log.read_text()
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         assert self._process is not None

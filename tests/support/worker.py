@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +24,6 @@ from protocol.events import (
     Trigger,
 )
 from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import Failure
 from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
 from protocol.reports import Heartbeat, Report
 from protocol.requests import (
@@ -44,7 +43,7 @@ KEY = CheckpointKey("local", "default", "job")
 REQUEST_SECONDS = 20.0
 
 
-async def eventually(what: Callable[[], Any], *, saying: str, seconds: float = 20.0) -> Any:
+async def eventually(what: Callable[[], Awaitable[Any]], *, saying: str, seconds: float = 20.0) -> Any:
     """Await ``what()`` again and again until it is true, and return it."""
     async with asyncio.timeout(seconds):
         while True:
@@ -64,8 +63,8 @@ async def ask(client: Client, subject: str, question: Any, answer_type: Any) -> 
     async with asyncio.timeout(REQUEST_SECONDS):
         while True:
             try:
-                reply = await client.request(subject, data, timeout=REQUEST_SECONDS)
-            except nats.errors.NoRespondersError:
+                reply = await client.request(subject, data, timeout=REQUEST_SECONDS / 2)
+            except (nats.errors.NoRespondersError, TimeoutError):
                 await asyncio.sleep(0.05)
             else:
                 return wire.decode(reply.data, answer_type)
@@ -194,7 +193,17 @@ class Worker:
         answer = await self.resolve(container, key)
         assert not isinstance(answer, Refusal), answer
         await self.say(self.started(container, answer.incarnation, key))
+        await self.taken_in()
         return answer.incarnation
+
+    async def taken_in(self) -> None:
+        """Wait until the control plane has acknowledged everything that this worker said."""
+
+        async def done() -> bool:
+            info = await self.client.jetstream().consumer_info(subjects.REPORTS_STREAM, subjects.INGEST_CONSUMER)
+            return info.ack_floor is not None and info.ack_floor.stream_seq >= self.sequence
+
+        await eventually(done, saying="all reports are taken in")
 
     def dump_started(
         self, snapshot: str, incarnation: int = 1, *, final: bool = False, key: CheckpointKey = KEY
@@ -253,6 +262,3 @@ class Worker:
 def snapshot_name(number: int) -> str:
     """Name a snapshot so that names sort as numbers do."""
     return f"20261123T214501Z-{number:08x}"
-
-
-__all__ = ["Failure", "Worker", "ask", "audit_follows_the_log", "checkpoint", "eventually", "query", "snapshot_name"]

@@ -1,0 +1,156 @@
+"""Reports that may not be believed: each is refused with a reason and none stands in the way of those behind it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import uuid4
+
+import msgspec
+import pytest
+from nats.aio.client import Client
+from support.servers import ControlPlaneProcess
+from support.worker import KEY, Worker, eventually, query, snapshot_name
+
+from controlplane.bus.ingest import RefusedReportError, read_report
+from protocol import subjects, wire
+from protocol.events import ContainerEnded
+from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, WorkerId
+from protocol.reports import Report
+
+pytestmark = pytest.mark.nats
+
+NODE = NodeName("node-1")
+REPORT = Report(
+    uuid4(),
+    NODE,
+    WorkerId("w"),
+    datetime.fromisoformat("2026-11-23T21:45:01+00:00"),
+    ContainerEnded(key=KEY, incarnation=IncarnationNumber(1), node=NODE, container_id=ContainerId("c1")),
+)
+
+
+def other_key(**part: str) -> Report:
+    key = msgspec.structs.replace(KEY, **part)
+    return msgspec.structs.replace(REPORT, event=msgspec.structs.replace(REPORT.event, key=key))
+
+
+def without_offset() -> bytes:
+    return wire.encode(REPORT).replace(b"2026-11-23T21:45:01Z", b"2026-11-23T21:45:01")
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (b"\xff\x00 not json", "malformed"),
+        (b"{}", "report_id"),
+        (b'{"report_id": 7}', "$.report_id"),
+        (wire.encode(REPORT).replace(b"container.ended", b"command.issued"), "$.event"),
+        (wire.encode(REPORT).replace(b"container.ended", b"no.such.event"), "$.event"),
+        (without_offset(), "$.at"),
+        (wire.encode(other_key(id="../../etc")), "checkpoint id"),
+        (wire.encode(other_key(namespace="a b")), "namespace"),
+        (wire.encode(other_key(cluster="")), "cluster"),
+        (wire.encode(msgspec.structs.replace(REPORT, node=NodeName("node-2"))), "$.node"),
+        (wire.encode(msgspec.structs.replace(REPORT, node=NodeName("node\n1"))), "node"),
+        (wire.encode(other_key(id="a" * 600_000)), "bytes"),
+    ],
+)
+def test_a_report_that_cannot_be_taken_in_is_refused_naming_what_is_wrong(data: bytes, named: str) -> None:
+    with pytest.raises(RefusedReportError) as refused:
+        read_report(subjects.reports(NODE), data)
+    assert named in str(refused.value)
+
+
+async def test_poison_among_reports_is_put_aside_visibly_and_those_behind_it_go_on(
+    client: Client, control_plane: ControlPlaneProcess
+) -> None:
+    terminated = await client.subscribe("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.REPORTS.>")
+    worker = Worker(client)
+    await worker.register()
+    await worker.run_container("c1")
+    for number, poison in enumerate((b"not json", without_offset(), wire.encode(other_key(id="a/b")))):
+        await worker.send_bytes(poison, f"poison-{number}")
+        await worker.say(*worker.snapshot(snapshot_name(number)))
+    await worker.taken_in()
+    stored = [row for row in await query(client, "events", key=KEY) if row["type"] == "snapshot.stored"]
+    assert [row["data"]["snapshot_id"] for row in stored] == [snapshot_name(number) for number in range(3)]
+    refused = control_plane.lines("report refused")
+    assert [line["refused_reports"] for line in refused] == [1, 2, 3]
+    assert ["malformed" in refused[0]["reason"], "$.at" in refused[1]["reason"], "a/b" in refused[2]["reason"]] == [
+        True
+    ] * 3
+    advisory = msgspec.json.decode((await terminated.next_msg(timeout=10)).data)
+    assert advisory["stream_seq"] == refused[0]["sequence"]
+    assert "malformed" in advisory["reason"]
+
+
+async def test_a_report_that_no_worker_of_the_node_can_have_made_is_refused(
+    client: Client, control_plane: ControlPlaneProcess
+) -> None:
+    stranger = Worker(client)
+    await stranger.say(stranger.started("c1"))
+    worker = Worker(client, "node-2")
+    await worker.register()
+    await worker.taken_in()
+    (refused,) = control_plane.lines("report refused")
+    assert refused["reason"]
+    assert [row["type"] for row in await query(client, "events")] == ["node.registered"]
+
+
+async def test_a_report_sent_again_long_after_it_was_recorded_changes_nothing(
+    client: Client, control_plane: ControlPlaneProcess
+) -> None:
+    worker = Worker(client)
+    await worker.register()
+    await worker.run_container("c1")
+    dump = worker.report(worker.dump_started(snapshot_name(0)))
+    await worker.send(dump)
+    for number in range(12):
+        await worker.say(*worker.snapshot(snapshot_name(number)))
+    await worker.taken_in()
+    before = await query(client, "events")
+    await worker.send_bytes(wire.encode(dump), str(uuid4()))
+    await worker.taken_in()
+    assert await query(client, "events") == before
+    assert control_plane.lines("report refused") == []
+
+
+async def test_a_report_id_used_for_another_event_is_refused(
+    client: Client, control_plane: ControlPlaneProcess
+) -> None:
+    worker = Worker(client)
+    await worker.register()
+    await worker.run_container("c1")
+    dump = worker.report(worker.dump_started(snapshot_name(0)))
+    await worker.send(dump)
+    forged = msgspec.structs.replace(dump, event=worker.dump_started(snapshot_name(1)))
+    await worker.send_bytes(wire.encode(forged), str(uuid4()))
+    await worker.taken_in()
+    (refused,) = control_plane.lines("report refused")
+    assert "report id" in refused["reason"]
+
+
+async def test_a_deleted_consumer_is_made_again_and_nothing_is_recorded_twice(
+    client: Client, control_plane: ControlPlaneProcess
+) -> None:
+    worker = Worker(client)
+    await worker.register()
+    await worker.run_container("c1")
+    await worker.say(*worker.snapshot(snapshot_name(0)))
+    await worker.taken_in()
+    before = await query(client, "events")
+    await client.jetstream().delete_consumer(subjects.REPORTS_STREAM, subjects.INGEST_CONSUMER)
+    await worker.say(*worker.snapshot(snapshot_name(1)))
+
+    async def all_there() -> bool:
+        return len(await query(client, "events")) == len(before) + 3
+
+    await eventually(all_there, saying="the reports behind the loss are recorded")
+    assert (await query(client, "events"))[: len(before)] == before
+
+
+def test_keys_of_other_clusters_are_for_the_decision_to_judge() -> None:
+    report = other_key(cluster="elsewhere")
+    assert read_report(subjects.reports(NODE), wire.encode(report)).event.key == CheckpointKey(  # type: ignore[union-attr]
+        "elsewhere", KEY.namespace, KEY.id
+    )
