@@ -12,7 +12,7 @@ import asyncio
 from alembic import context
 from sqlalchemy import Connection
 
-from controlplane.log.engine import open_engine, writing
+from controlplane.log.engine import make_ready, open_engine, writing
 from controlplane.log.schema import metadata
 
 
@@ -31,6 +31,7 @@ def _migrate(connection: Connection) -> None:
 async def _connect_and_migrate(url: str) -> None:
     engine = open_engine(url)
     try:
+        await make_ready(engine)
         async with writing(engine) as connection:
             await connection.run_sync(_migrate)
     finally:

@@ -9,9 +9,11 @@ by itself, and only before writes, so its own transaction control is switched of
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, event, make_url
@@ -26,6 +28,7 @@ BUSY_TIMEOUT_SECONDS = 10.0
 
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 _WRITES = "woodfrog_writes"
+_BARE = "woodfrog_bare"
 _PG_DISK_FULL = "53100"
 _PG_UNDEFINED_TABLE = "42P01"
 
@@ -47,22 +50,60 @@ def open_engine(text: str) -> AsyncEngine:
     return engine
 
 
+async def make_ready(engine: AsyncEngine) -> None:
+    """Do what a database needs once, before its first transaction: on SQLite, turn write-ahead logging on.
+
+    The mode stays with the file. Two connections that turn it on at once do not wait for each other but fail
+    (https://www.sqlite.org/wal.html §8), so one tries again.
+
+    Raises:
+        LogUnavailableError: if the database cannot be used, or its file's folder does not exist.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    _check_folder(engine.url)
+    deadline = asyncio.get_running_loop().time() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            with refusals():
+                async with engine.connect() as connection:
+                    autocommit = await connection.execution_options(**{_BARE: True})
+                    await autocommit.exec_driver_sql("PRAGMA journal_mode=WAL")
+        except LogUnavailableError as problem:
+            if problem.failure.code != "log-busy" or asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.02)
+        else:
+            return
+
+
+def _check_folder(url: URL) -> None:
+    folder = Path(url.database or "").absolute().parent
+    if url.database and not url.database.startswith("file:") and not folder.is_dir():
+        raise LogUnavailableError(
+            Failure(
+                code="log-unavailable",
+                cause=f"the folder {folder} of the event log's database does not exist",
+                advice="Make the folder, or set WOODFROG_DATABASE_URL to a place that exists.",
+            )
+        )
+
+
 def _set_sqlite_up(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in (
         f"busy_timeout={int(BUSY_TIMEOUT_SECONDS * 1000)}",
-        "journal_mode=WAL",
         "synchronous=FULL",
-        "foreign_keys=ON",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if not options.get(_BARE, False):  # the journal mode cannot be changed within a transaction
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(_WRITES, False) else "BEGIN")
 
 
 @asynccontextmanager

@@ -76,20 +76,19 @@ async def test_many_appenders_and_rollbacks_leave_no_gap_and_no_reader_misses_an
 
     seen: list[int] = []
 
+    appended = asyncio.Event()
+
     async def tail(log: EventLog) -> None:
-        while True:
+        while not (appended.is_set() and len(seen) >= await log.head()):
             seen.extend(record.position for record in await log.read(Position(len(seen)), 50))
-            await asyncio.sleep(0.001)
 
     async with asyncio.TaskGroup() as tasks:
-        tailing = tasks.create_task(tail(await open_log()))
+        tasks.create_task(tail(await open_log()))
         appending = [tasks.create_task(append(log, f"{n}-{half}")) for n, log in enumerate(logs) for half in "ab"]
         told = [position for task in appending for position in await task]
-        head = await logs[0].head()
-        while len(seen) < head:
-            await asyncio.sleep(0.001)
-        tailing.cancel()
+        appended.set()
 
+    head = await logs[0].head()
     assert refused > 0
     assert sorted(told) == list(range(1, head + 1))
     assert seen == sorted(told)

@@ -81,7 +81,9 @@ async def test_a_database_goes_up_down_and_up_again(tmp_path: Path) -> None:
     await upgrade(url)
     assert await look(path, everything) == first
     await downgrade(url, "base")
-    assert [name for _, name, _ in await look(path, everything) if not name.startswith("sqlite_")] == ["alembic_version"]
+    assert [name for _, name, _ in await look(path, everything) if not name.startswith("sqlite_")] == [
+        "alembic_version"
+    ]
     await upgrade(url)
     assert await look(path, everything) == first
 

@@ -11,6 +11,12 @@ from controlplane.log import EventLog
 
 Sql = Callable[..., list[tuple[object, ...]]]
 
+FORGERY = """
+    INSERT INTO events SELECT 33, 'node/evil', 1, 'forged', type, schema_version, data, metadata, command_id,
+                              occurred_at, recorded_at, hash
+    FROM events WHERE position = 1
+"""
+
 
 @pytest.fixture
 async def written(log: EventLog) -> EventLog:
@@ -28,7 +34,7 @@ async def test_an_untouched_log_is_sound(written: EventLog) -> None:
     ("statement", "position", "said"),
     [
         ("UPDATE events SET data = replace(data, 'no snapshot yet', 'whatever') WHERE position = 4", 4, "hash"),
-        ("UPDATE events SET metadata = '{\"actor\":\"x\",\"causation\":\"y\"}' WHERE position = 4", 4, "hash"),
+        ('UPDATE events SET metadata = \'{"actor":"x","causation":"y"}\' WHERE position = 4', 4, "hash"),
         ("UPDATE events SET occurred_at = '2026-11-23T22:00:00.000000Z' WHERE position = 4", 4, "hash"),
         ("UPDATE events SET recorded_at = 'yesterday' WHERE position = 4", 1, "cannot be read"),
         ("UPDATE events SET type = 'snapshot.stored' WHERE position = 4", 4, "hash"),
@@ -37,12 +43,7 @@ async def test_an_untouched_log_is_sound(written: EventLog) -> None:
         ("UPDATE events SET hash = replace(hash, substr(hash, 1, 1), 'f') || '' WHERE position = 4", 4, "hash"),
         ("DELETE FROM events WHERE position = 4", 5, "positions 4 to 4 are missing"),
         ("DELETE FROM events WHERE position = (SELECT max(position) FROM events)", 0, "the log ends at"),
-        (
-            "INSERT INTO events SELECT 33, 'node/evil', 1, 'forged', type, schema_version, data, metadata, command_id,"
-            " occurred_at, recorded_at, hash FROM events WHERE position = 1",
-            33,
-            "hash",
-        ),
+        (FORGERY, 33, "hash"),
         ("UPDATE streams SET hash = '00' WHERE stream = 'node/node-a'", 0, "node/node-a ends at"),
         ("DELETE FROM streams WHERE stream = 'node/node-a'", 0, "node/node-a ends at"),
     ],
