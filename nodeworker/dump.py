@@ -25,6 +25,7 @@ from nodeworker.bus import Bus
 from nodeworker.capture import criu
 from nodeworker.capture.freezer import Freezer
 from nodeworker.capture.overlay import find_overlay
+from nodeworker.capture.rendezvous import Rendezvous
 from nodeworker.capture.runc import Runc
 from nodeworker.capture.spool import Spool, raw_bytes, refuse_too_little_space
 from nodeworker.capture.trees import CapturedTree
@@ -223,7 +224,8 @@ class Dumper:
         """
         spool = Spool(self._settings.spool / record.snapshot_id)
         spool.make()
-        plan.criu_config.write_text(plan.criu_config_text)
+        meeting = Rendezvous(spool.folder / "meeting")
+        plan.criu_config.write_text(plan.criu_config_text + meeting.config())
         self._journal.note_frozen(
             FrozenRecord(
                 container_id=record.container_id,
@@ -238,11 +240,12 @@ class Dumper:
         try:
             plan.freezer.freeze()
             faultpoints.reach("dump.frozen")
-            self._runc.checkpoint(
-                plan.root, record.container_id, image_path=spool.images, work_path=spool.work, leave_running=True
+            files = meeting.hold(
+                lambda: self._runc.checkpoint(
+                    plan.root, record.container_id, image_path=spool.images, work_path=spool.work, leave_running=True
+                ),
+                lambda: self._copy_files(spool, plan),
             )
-            faultpoints.reach("dump.after-criu")
-            files = spool.copy_files(plan.upper, plan.shm)
             if record.final:
                 record = self._note_complete(record, plan, spool, files)
                 self._kill(plan)
@@ -252,6 +255,8 @@ class Dumper:
             plan.freezer.release()
             self._note_thawed(record.container_id)
             raise
+        finally:
+            plan.criu_config.write_text(plan.criu_config_text)
         freeze_seconds = time.monotonic() - began
         if not record.final:
             record = self._note_complete(record, plan, spool, files)
@@ -265,6 +270,10 @@ class Dumper:
             _log.exception("a final capture could not be journaled", snapshot_id=record.snapshot_id, error=str(problem))
         faultpoints.reach("dump.captured")
         return record
+
+    def _copy_files(self, spool: Spool, plan: _Plan) -> list[CapturedTree]:
+        faultpoints.reach("dump.after-criu")
+        return spool.copy_files(plan.upper, plan.shm)
 
     def _kill(self, plan: _Plan) -> None:
         try:

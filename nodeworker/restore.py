@@ -28,6 +28,7 @@ from nodeworker.failure import failure_of, refusal
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.settings import Settings
 from nodeworker.store.snapshots import SnapshotStore
+from nodeworker.storing import keep_log
 from nodeworker.threads import in_daemon_thread
 from protocol import wire
 from protocol.events import ContainerEnded, ContainerStarted, RestoreFailed, RestoreStage
@@ -330,8 +331,14 @@ class Restorer:
         Raises:
             FailureError: ``undo-failed``: the container may hold files of the snapshot and must not be started.
         """
+        keep_log(self._settings, self._fetched(record) / "work" / "restore.log", snapshot_id)
         _log.warning(
-            "a restore failed", snapshot_id=snapshot_id, key=str(record.key), stage=stage, failure=str(failure)
+            "a restore failed",
+            snapshot_id=snapshot_id,
+            key=str(record.key),
+            stage=stage,
+            failure=str(failure),
+            detail=failure.detail,
         )
         event = RestoreFailed(
             key=record.key,

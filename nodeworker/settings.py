@@ -6,6 +6,7 @@ A worker has no configuration file, so that a DaemonSet, a systemd unit and ``wo
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import msgspec
 
 from protocol.ids import InvalidIdError, NodeName, check_id
+
+_PLAIN_PATH = re.compile(r"[\w./+@:,=~-]+")
 
 
 class SettingsError(ValueError):
@@ -61,6 +64,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Snapshots on their way into a container, one directory for each container."""
         return self.state_dir / "fetched"
 
+    @property
+    def logs(self) -> Path:
+        """CRIU's logs of the last dumps and restores that failed."""
+        return self.state_dir / "logs"
+
     def container_dir(self, container_id: str) -> Path:
         """Where the runtime and the worker keep what belongs to one container."""
         return self.run_dir / "containers" / container_id
@@ -93,6 +101,8 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         path = Path(text(name, default))
         if not path.is_absolute():
             raise SettingsError(f"{name} is {str(path)!r}; it must be an absolute path")
+        if not _PLAIN_PATH.fullmatch(str(path)):
+            raise SettingsError(f"{name} is {str(path)!r}; CRIU cannot be given a path with blanks or quotes")
         return path
 
     def name(variable: str, default: str) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -29,6 +30,16 @@ from protocol.ids import CommandId, SnapshotId
 _log = structlog.get_logger(component="storing")
 _RETRY_SECONDS: Final = 0.5
 _RETRY_LIMIT_SECONDS: Final = 10.0
+_LOGS_KEPT: Final = 40
+
+
+def keep_log(settings: Settings, log: Path, snapshot_id: SnapshotId) -> None:
+    """Keep CRIU's log of a dump or restore that failed, and the last ones before it, where a person can find it."""
+    with suppress(OSError):
+        settings.logs.mkdir(exist_ok=True, mode=0o700)
+        log.rename(settings.logs / f"{snapshot_id}.{log.name}")
+        for old in sorted(settings.logs.iterdir(), key=lambda path: path.stat().st_mtime)[:-_LOGS_KEPT]:
+            old.unlink()
 
 
 class Storer:
@@ -62,9 +73,16 @@ class Storer:
 
     def fail(self, record: DumpRecord, stage: DumpStage, failure: Failure) -> None:
         """Remove what the dump left, first of all, so that there is room to say so if the disk was full."""
-        Spool(self._settings.spool / record.snapshot_id).remove()
+        spool = Spool(self._settings.spool / record.snapshot_id)
+        keep_log(self._settings, spool.work / "dump.log", record.snapshot_id)
+        spool.remove()
         _log.warning(
-            "a dump failed", snapshot_id=record.snapshot_id, key=str(record.key), stage=stage, failure=str(failure)
+            "a dump failed",
+            snapshot_id=record.snapshot_id,
+            key=str(record.key),
+            stage=stage,
+            failure=str(failure),
+            detail=failure.detail,
         )
         with self._journal.transaction():
             self._journal.note_thawed(record.container_id)

@@ -1,0 +1,285 @@
+"""The worker with everything real: dumps, restores, and what is left when it is killed in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+from support.lone_runtime import eventually
+from support.node import NUMBERS, Counting, Node, running_node
+from support.worker import checkpoint, query
+from support.worker import eventually as eventually_async
+
+from process.nats import connect
+from protocol.ids import CheckpointKey
+
+pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.root, pytest.mark.timeout(120)]
+
+KEY = CheckpointKey("local", "default", "trainer")
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    with running_node() as made:
+        yield made
+
+
+@pytest.fixture
+async def client(node: Node) -> AsyncIterator[Client]:
+    connection = await connect(node.nats.url, name="test")
+    yield connection
+    await connection.close()
+
+
+async def snapshots(client: Client, status: str, count: int = 1) -> list[dict[str, Any]]:
+    """Wait for ``count`` snapshots of this status."""
+
+    async def found() -> list[dict[str, Any]]:
+        rows = await query(client, "checkpoint_history", key=KEY)
+        rows = [row for row in rows if row["status"] == status]
+        return rows if len(rows) >= count else []
+
+    rows: list[dict[str, Any]] = await eventually_async(found, saying=f"{count} snapshots are {status}", seconds=40)
+    return rows
+
+
+def stop(container: Counting) -> None:
+    done = container.call("kill", container.id, "TERM")
+    assert done.returncode == 0, done.stderr
+    eventually(lambda: not container.alive(), "the container is dead")
+
+
+def delete(container: Counting) -> None:
+    done = container.call("delete", container.id)
+    assert done.returncode == 0, done.stderr
+
+
+async def test_a_stopped_container_goes_on_in_the_next_one_with_no_number_missing_or_repeated(
+    node: Node, client: Client
+) -> None:
+    node.start_worker()
+    first = Counting(node)
+    first.run()
+    first.until(20)
+    await asyncio.to_thread(stop, first)
+    reached = first.count()
+    assert reached >= 20
+    assert first.has_counted_without_a_gap()
+    delete(first)
+
+    second = Counting(node)
+    await asyncio.to_thread(second.run)
+    second.until(reached + 20)
+    assert second.has_counted_without_a_gap()
+    (taken,) = await snapshots(client, "valid")
+    assert taken["trigger"] == "stop-signal"
+    assert taken["freeze_seconds"] > 0
+
+    async def started() -> list[dict[str, Any]]:
+        rows = await query(client, "restore_history", key=KEY)
+        return rows if len(rows) == 2 and rows[1]["started_at"] else []
+
+    rows = await eventually_async(started, saying="both starts are told")
+    assert [row["choice"] for row in rows] == ["cold", "restored"]
+    assert rows[1]["snapshot_id"] == taken["snapshot_id"]
+    assert not (node.state / "fetched" / second.id).exists()
+    assert list((node.state / "spool").iterdir()) == []
+
+
+async def test_a_checkpoint_by_command_leaves_the_container_running_and_becomes_valid(
+    node: Node, client: Client
+) -> None:
+    node.start_worker()
+    container = Counting(node)
+    container.run()
+    eventually(lambda: node.ask(ask="containers")["containers"][0]["state"] == "running", "its start is told")
+
+    async def accepted() -> Any:
+        return await checkpoint(client, KEY)
+
+    command_id = await eventually_async(accepted, saying="the command is accepted")
+    (taken,) = await snapshots(client, "valid")
+    assert taken["trigger"] == "command"
+    before = container.count()
+    container.until(before + 5)
+    assert container.has_counted_without_a_gap()
+
+    async def finished() -> list[dict[str, Any]]:
+        rows = await query(client, "commands", command_id=command_id)
+        return [row for row in rows if row["outcome"]]
+
+    (command,) = await eventually_async(finished, saying="the command has its end")
+    assert command["outcome"] == "succeeded"
+
+
+@pytest.mark.parametrize("point", ["dump.after-journal", "dump.frozen", "dump.after-criu"])
+async def test_a_worker_killed_while_the_container_is_frozen_thaws_it_and_tells_that_the_dump_failed(
+    node: Node, client: Client, point: str
+) -> None:
+    node.start_worker(WOODFROG_FAULT=f"{point}=kill")
+    container = Counting(node)
+    container.run()
+    eventually(lambda: node.ask(ask="containers")["containers"][0]["state"] == "running", "its start is told")
+    await eventually_async(lambda: checkpoint(client, KEY), saying="the command is accepted")
+    await asyncio.to_thread(node.wait_for_death)
+
+    node.start_worker()
+    before = container.count()
+    container.until(before + 5)
+    assert container.has_counted_without_a_gap()
+    (failed,) = await snapshots(client, "failed")
+    assert failed["failure_code"] == "worker-restarted"
+    assert list((node.state / "spool").iterdir()) == []
+
+
+@pytest.mark.parametrize("point", ["dump.captured", "dump.stored"])
+async def test_a_final_dump_that_was_whole_when_the_worker_was_killed_becomes_valid(
+    node: Node, client: Client, point: str
+) -> None:
+    node.start_worker(WOODFROG_FAULT=f"{point}=kill")
+    first = Counting(node)
+    first.run()
+    first.until(10)
+    stopping = asyncio.create_task(asyncio.to_thread(first.call, "kill", first.id, "TERM"))
+    await asyncio.to_thread(node.wait_for_death)
+    await stopping
+    eventually(lambda: not first.alive(), "the container is dead")
+    reached = first.count()
+    node.start_worker()
+    await snapshots(client, "valid")
+    delete(first)
+
+    second = Counting(node)
+    await asyncio.to_thread(second.run)
+    second.until(reached + 5)
+    assert second.has_counted_without_a_gap()
+
+
+async def test_a_damaged_snapshot_is_told_and_the_container_starts_from_the_one_before(
+    node: Node, client: Client
+) -> None:
+    node.start_worker()
+    first = Counting(node)
+    first.run()
+    first.until(10)
+    await eventually_async(lambda: checkpoint(client, KEY), saying="the command is accepted")
+    (older,) = await snapshots(client, "valid")
+    first.until(first.count() + 20)
+    await asyncio.to_thread(stop, first)
+    newer = next(row for row in await snapshots(client, "valid", 2) if row["snapshot_id"] != older["snapshot_id"])
+    delete(first)
+    packs = [path for path in (node.state / "store").rglob("*") if newer["snapshot_id"] in str(path) and path.is_file()]
+    largest = max(packs, key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+
+    second = Counting(node)
+    await asyncio.to_thread(second.run)
+    second.until(second.count() + 5)
+    assert second.has_counted_without_a_gap()
+    rows = await query(client, "restore_history", key=KEY)
+    assert rows[1]["snapshot_id"] == older["snapshot_id"]
+    (condemned,) = await snapshots(client, "invalidated")
+    assert condemned["snapshot_id"] == newer["snapshot_id"]
+
+
+async def test_a_snapshot_that_criu_cannot_restore_leaves_no_trace_in_the_cold_start(
+    node: Node, client: Client
+) -> None:
+    node.start_worker()
+    first = Counting(node)
+    first.run()
+    first.until(10)
+    await asyncio.to_thread(stop, first)
+    await snapshots(client, "valid")
+    delete(first)
+
+    second = Counting(node)
+    marker = second.rootfs / "bin" / "sh"
+    question = {"ask": "create", "container_id": second.id, "bundle": str(second.bundle)}
+    restore = await asyncio.to_thread(
+        lambda: node.ask(**question, runc_root=str(node.runtime.root), checkpoint_id="trainer")
+    )
+    assert restore["answer"] == "restore"
+    assert second.count() >= 10, "the writable layer lies in the container"
+    cold = await asyncio.to_thread(
+        lambda: node.ask(ask="restore-failed", container_id=second.id, message="criu failed: type NOTIFY errno 0")
+    )
+    assert cold["answer"] == "cold"
+    assert second.numbers() == []
+    assert marker.exists(), "the root filesystem is mounted again"
+    failed = await query(client, "failures", key=KEY)
+    assert any(row["snapshot_id"] == restore["snapshot_id"] for row in failed)
+
+
+async def test_dumps_at_the_stop_signal_go_on_without_nats_and_are_told_later(node: Node, client: Client) -> None:
+    node.start_worker()
+    first = Counting(node)
+    first.run()
+    first.until(10)
+    node.nats.kill()
+    await asyncio.to_thread(stop, first)
+    delete(first)
+    reached = first.count()
+    node.nats.start()
+    await snapshots(client, "valid")
+
+    second = Counting(node)
+    await asyncio.to_thread(second.run)
+    second.until(reached + 5)
+    assert second.has_counted_without_a_gap()
+
+
+async def test_an_open_file_whose_name_was_deleted_while_another_remains_is_open_after_a_restore(
+    node: Node, client: Client
+) -> None:
+    node.start_worker()
+    keep_open = "echo kept >/one; ln /one /two; exec 7</one; rm /one; "
+    first = Counting(node, command=keep_open + NUMBERS)
+    first.run()
+    first.until(5)
+    await asyncio.to_thread(stop, first)
+    await snapshots(client, "valid")
+    delete(first)
+
+    second = Counting(node)
+    await asyncio.to_thread(second.run)
+    second.until(first.count() + 5)
+    opened = f"/proc/{second.state().pid}/fd/7"
+    assert os.path.samestat(os.stat(opened), os.stat(second.rootfs / "two"))  # noqa: PTH116 -- a test may block
+    assert list(second.rootfs.glob("link_remap*")) == []
+
+
+def test_an_id_that_may_not_be_one_is_refused_with_the_rule(node: Node) -> None:
+    node.start_worker()
+    container = Counting(node, checkpoint_id="../other")
+    assert container.create() != 0
+    assert "checkpoint id '../other' contains '/'" in container.said() + node.runtime.log.read_text()
+
+
+def test_a_worker_told_to_stop_ends_cleanly_and_another_one_is_refused_before(node: Node) -> None:
+    node.start_worker()
+    with pytest.raises(AssertionError, match="worker-running"):
+        node.start_worker()
+    node.close()
+
+
+async def test_an_end_that_nobody_could_tell_is_noticed_when_the_worker_returns(node: Node, client: Client) -> None:
+    node.start_worker()
+    container = Counting(node)
+    container.run()
+    eventually(lambda: node.ask(ask="containers")["containers"][0]["state"] == "running", "its start is told")
+    assert node.stop_worker() == 0
+    node.runtime.runc.delete(node.runtime.root, container.id, force=True)
+    node.start_worker()
+    assert node.ask(ask="containers")["containers"] == []
+
+    async def ended() -> list[dict[str, Any]]:
+        return [row for row in await query(client, "restore_history", key=KEY) if row["ended_at"]]
+
+    await eventually_async(ended, saying="the end is told")
