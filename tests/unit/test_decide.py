@@ -223,6 +223,14 @@ class TestSuperseding:
         world.snapshot(1, "late")
         world.restore_failed(2, "s1")
         assert restored(world.ask("c2", "b")) == "late"
+        assert types(world.started(2)) == ["container.started"]
+
+    def test_a_container_that_is_dumped_has_run_though_nobody_reported_its_start(self) -> None:
+        world = World("a", "b")
+        world.run("c1")
+        world.ask("c2", "b")
+        world.dump(2, "s2")
+        assert types(world.snapshot(1, "late")) == ["snapshot.stored", "snapshot.superseded"]
 
     def test_a_start_that_has_its_answer_counts_as_started_once_a_newer_one_is_opened(self) -> None:
         world = World("a", "b")
