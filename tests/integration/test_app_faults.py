@@ -7,7 +7,6 @@ import copy
 import signal
 import sqlite3
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -43,7 +42,7 @@ async def worker(client: Client, control_plane: ControlPlaneProcess) -> Worker:
 
 async def commands_sent(client: Client) -> list[str]:
     """The ids of all commands that COMMANDS ever held, if no worker has taken any."""
-    found = []
+    found: list[str] = []
     for message in await stored_messages(client, subjects.COMMANDS_STREAM):
         assert message.data is not None
         command: DumpCommand = wire.decode(message.data, DumpCommand)
@@ -244,13 +243,12 @@ async def test_a_control_plane_started_before_its_broker_waits_for_it(
 
 
 async def test_sigterm_ends_the_process_cleanly_with_reports_in_flight(
-    client: Client, worker: Worker, control_plane: ControlPlaneProcess, tmp_path: Path
+    client: Client, worker: Worker, control_plane: ControlPlaneProcess
 ) -> None:
     for number in range(1, 20):
         await worker.say(*worker.snapshot(snapshot_name(number)))
     assert control_plane.stop() == 0
-    (database,) = tmp_path.glob("controlplane-*/log.db")
-    with sqlite3.connect(database) as connection:
+    with sqlite3.connect(control_plane.database) as connection:
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
     control_plane.start()
     await worker.taken_in()

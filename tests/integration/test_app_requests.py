@@ -106,7 +106,7 @@ async def test_a_checkpoint_becomes_one_command_for_the_containers_node(worker: 
 
     async def finished() -> bool:
         (row,) = await query(worker.client, "commands", command_id=command_id)
-        return row["outcome"] == "succeeded"
+        return bool(row["status"] == "succeeded")
 
     await eventually(finished, saying="the command is finished")
     assert await checkpoint(worker.client) != command_id

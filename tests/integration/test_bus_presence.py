@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 from support.servers import ControlPlaneProcess, NatsServer
-from support.worker import Worker, audit_follows_the_log, checkpoint, eventually, query, snapshot_name
+from support.worker import KEY, Worker, ask, audit_follows_the_log, checkpoint, eventually, query, snapshot_name
 
 from protocol import subjects
-from protocol.requests import RestoreFrom, WaitFor
+from protocol.requests import CheckpointRequest, CommandAccepted, Refusal, RestoreFrom, WaitFor
 
 pytestmark = pytest.mark.nats
 
@@ -146,9 +146,6 @@ async def test_a_heartbeat_that_is_nonsense_or_speaks_for_another_node_is_refuse
 
 
 async def test_a_command_past_its_deadline_expires(client: Client, control_plane: ControlPlaneProcess) -> None:
-    from protocol.requests import CheckpointRequest, CommandAccepted, Refusal
-    from support.worker import KEY, ask
-
     worker = Worker(client)
     async with beating(worker):
         await worker.register()
@@ -160,6 +157,6 @@ async def test_a_command_past_its_deadline_expires(client: Client, control_plane
 
         async def expired() -> bool:
             (row,) = await query(client, "commands", command_id=accepted.command_id)
-            return bool(row["outcome"] == "expired")
+            return bool(row["status"] == "expired")
 
         await eventually(expired, saying="the command expires")

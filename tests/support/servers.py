@@ -91,12 +91,12 @@ class ControlPlaneProcess:
     """``python -m controlplane`` on a database of its own."""
 
     def __init__(self, folder: Path, nats_url: str, **environment: str) -> None:
-        self.database_url = f"sqlite+aiosqlite:///{folder}/log.db"
+        self.database = folder / "log.db"
         self._log = folder / "controlplane.log"
         self._log.touch()
         self._environment = {
             **os.environ,
-            "WOODFROG_DATABASE_URL": self.database_url,
+            "WOODFROG_DATABASE_URL": f"sqlite+aiosqlite:///{self.database}",
             "WOODFROG_NATS_URL": nats_url,
             **environment,
         }

@@ -109,7 +109,7 @@ async def audit_follows_the_log(client: Client, count: int | None = None) -> lis
 
     rows: list[dict[str, Any]] = await eventually(level, saying="AUDIT holds the log")
     messages = await stored_messages(client, subjects.AUDIT_STREAM)
-    told = [
+    told: list[tuple[int, str, dict[str, Any]]] = [
         (int(message.headers[subjects.POSITION_HEADER]), message.headers["ce-id"], wire.decode(message.data, dict))
         for message in messages
         if message.headers and message.data

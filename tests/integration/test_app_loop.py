@@ -1,0 +1,233 @@
+"""The input loop on a real SQLite log: batches, refusals of the log, and inputs that bring a decision down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+import controlplane.loop
+from controlplane.bus.intake import Settled, UndecidableError
+from controlplane.domain import decide
+from controlplane.domain.inputs import Decision, Input, Policy, ReportReceived, ResolveAsked
+from controlplane.domain.state import State
+from controlplane.log.eventlog import EventLog
+from controlplane.log.migrate import upgrade
+from controlplane.log.records import LogUnavailableError, NewEvent, Recorded, StaleEpochError
+from controlplane.loop import DecisionLoop
+from protocol.events import NodeRegistered
+from protocol.facts import ContainerFacts, NodeFacts
+from protocol.failures import Failure
+from protocol.ids import CheckpointKey, ContainerId, Epoch, NodeName, Position, Version, WorkerId
+from protocol.reports import Report
+from protocol.requests import ResolveRequest, StartCold
+
+NODE, WORKER = NodeName("node-1"), WorkerId("w")
+AWAY = LogUnavailableError(Failure(code="log-unavailable", cause="the disk is away", advice="Bring it back."))
+
+
+class FlakyLog(EventLog):
+    """A log whose next appends fail: before anything is written, or after everything is."""
+
+    failures: list[str]
+    batches: list[int]
+    away = False
+
+    async def append(
+        self, batch: Sequence[NewEvent], *, epoch: Epoch, expected: Mapping[str, Version] | None = None
+    ) -> list[Recorded]:
+        failure = self.failures.pop(0) if self.failures else ""
+        if failure == "before":
+            raise AWAY
+        recorded = await super().append(batch, epoch=epoch, expected=expected)
+        self.batches.append(len(batch))
+        if failure == "after":
+            raise AWAY
+        return recorded
+
+    async def read(self, after: Position, limit: int) -> list[Recorded]:
+        if self.away:
+            raise AWAY
+        return await super().read(after, limit)
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[FlakyLog]:
+    url = f"sqlite+aiosqlite:///{tmp_path}/log.db"
+    await upgrade(url)
+    log = await FlakyLog.open(url)
+    log.failures, log.batches = [], []
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+@pytest.fixture
+async def loop(log: FlakyLog) -> AsyncIterator[DecisionLoop]:
+    loop = DecisionLoop(
+        log,
+        epoch=await log.take_lead(),
+        policy=Policy(),
+        clock=lambda: datetime.now(UTC),
+        patience_seconds=1.0,
+    )
+    await loop.load()
+    task = asyncio.create_task(loop.run())
+    await tell(loop, registered())
+    log.batches.clear()
+    yield loop
+    task.cancel()
+    with suppress(asyncio.CancelledError, LogUnavailableError, StaleEpochError):
+        await task
+
+
+def registered(worker_id: WorkerId = WORKER) -> ReportReceived:
+    event = NodeRegistered(node=NODE, worker_id=worker_id, boot_id="boot", facts=NodeFacts())
+    return ReportReceived(Report(uuid4(), NODE, worker_id, datetime.now(UTC), event))
+
+
+def start_of(name: str) -> ResolveAsked:
+    request = ResolveRequest(
+        key=CheckpointKey("local", "default", name),
+        container_id=ContainerId("c1"),
+        node=NODE,
+        worker_id=WORKER,
+        facts=NodeFacts(),
+        container=ContainerFacts(),
+        reports_sequence=0,
+    )
+    return ResolveAsked(request, f"resolve/{uuid4()}")
+
+
+async def tell(loop: DecisionLoop, asked: Input) -> Settled:
+    return await (await loop.enqueue(asked, actor="test"))
+
+
+async def test_inputs_that_wait_together_are_committed_together(loop: DecisionLoop, log: FlakyLog) -> None:
+    futures = [await loop.enqueue(start_of(f"id-{number}"), actor="test") for number in range(50)]
+    settled = await asyncio.gather(*futures)
+    assert all(isinstance(one.answer, StartCold) for one in settled)
+    assert len(log.batches) < 10
+    opened = [record.event.key.id for record in await log.read(Position(1), 200) if hasattr(record.event, "container")]
+    assert opened == [f"id-{number}" for number in range(50)]
+
+
+async def test_an_input_of_a_batch_sees_what_the_inputs_before_it_led_to(loop: DecisionLoop) -> None:
+    futures = [await loop.enqueue(start_of("same"), actor="test") for _ in range(5)]
+    answers = [(await future).answer for future in futures]
+    assert answers == [answers[0]] * 5
+
+
+async def test_nothing_is_decided_by_a_batch_that_the_log_refused(loop: DecisionLoop, log: FlakyLog) -> None:
+    log.failures = ["before"]
+    head = await log.head()
+    with pytest.raises(LogUnavailableError):
+        await tell(loop, start_of("job"))
+    assert await log.head() == head
+    answer = (await tell(loop, start_of("job"))).answer
+    assert isinstance(answer, StartCold)
+    assert answer.incarnation == 1
+
+
+async def test_a_batch_that_was_kept_although_the_log_failed_is_not_decided_again(
+    loop: DecisionLoop, log: FlakyLog
+) -> None:
+    log.failures = ["after"]
+    with pytest.raises(LogUnavailableError):
+        await tell(loop, start_of("job"))
+    head = await log.head()
+    answer = (await tell(loop, start_of("job"))).answer
+    assert isinstance(answer, StartCold)
+    assert answer.incarnation == 1
+    assert await log.head() == head
+
+
+async def test_a_report_whose_append_failed_is_recorded_once_when_it_is_told_again(
+    loop: DecisionLoop, log: FlakyLog
+) -> None:
+    for failure in ("before", "after"):
+        log.failures = [failure]
+        report = registered(WorkerId(f"next after {failure}"))
+        head = await log.head()
+        with pytest.raises(LogUnavailableError):
+            await tell(loop, report)
+        await tell(loop, report)
+        assert (await tell(loop, report)).repeated
+        assert await log.head() == head + 1
+
+
+async def test_an_input_that_brings_the_decision_down_fails_alone(
+    loop: DecisionLoop, log: FlakyLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def brittle(state: State, asked: Input, now: datetime, policy: Policy) -> Decision:
+        if isinstance(asked, ResolveAsked) and asked.request.key.id == "poison":
+            raise ZeroDivisionError
+        return decide(state, asked, now, policy)
+
+    monkeypatch.setattr(controlplane.loop, "decide", brittle)
+    futures = [await loop.enqueue(start_of(name), actor="test") for name in ("a", "poison", "b")]
+    before, poisoned, behind = await asyncio.gather(*futures, return_exceptions=True)
+    assert isinstance(before, Settled)
+    assert isinstance(behind, Settled)
+    assert isinstance(poisoned, UndecidableError)
+
+
+async def test_an_id_already_recorded_with_another_payload_fails_alone(loop: DecisionLoop) -> None:
+    first = start_of("first")
+    await tell(loop, first)
+    forged = ResolveAsked(start_of("second").request, first.source)
+    futures = [await loop.enqueue(asked, actor="test") for asked in (start_of("a"), forged, start_of("b"))]
+    before, conflicting, behind = await asyncio.gather(*futures, return_exceptions=True)
+    assert isinstance(before, Settled)
+    assert isinstance(behind, Settled)
+    assert isinstance(conflicting, UndecidableError)
+
+
+async def test_a_log_that_stays_away_ends_the_loop(log: FlakyLog) -> None:
+    loop = DecisionLoop(
+        log,
+        epoch=await log.take_lead(),
+        policy=Policy(),
+        clock=lambda: datetime.now(UTC),
+        patience_seconds=0.5,
+    )
+    task = asyncio.create_task(loop.run())
+    log.failures, log.away = ["before"], True
+    future = await loop.enqueue(start_of("job"), actor="test")
+    with pytest.raises(LogUnavailableError):
+        await asyncio.wait_for(task, 20)
+    assert isinstance(future.exception(), LogUnavailableError)
+
+
+async def test_who_lost_the_lead_answers_no_question_even_if_it_would_record_nothing(
+    log: FlakyLog,
+) -> None:
+    loop = DecisionLoop(log, epoch=await log.take_lead(), policy=Policy(), clock=lambda: datetime.now(UTC))
+    task = asyncio.create_task(loop.run())
+    await tell(loop, registered())
+    await tell(loop, start_of("job"))
+    await log.take_lead()
+    future = await loop.enqueue(start_of("job"), actor="test")
+    with pytest.raises(StaleEpochError):
+        await asyncio.wait_for(task, 20)
+    assert not future.done()
+
+
+async def test_a_loop_folded_from_the_log_goes_on_where_the_one_before_stopped(
+    loop: DecisionLoop, log: FlakyLog
+) -> None:
+    first = (await tell(loop, start_of("job"))).answer
+    again = DecisionLoop(log, epoch=await log.take_lead(), policy=Policy(), clock=lambda: datetime.now(UTC))
+    await again.load()
+    assert again.committed.value == await log.head()
+    task = asyncio.create_task(again.run())
+    assert (await tell(again, start_of("job"))).answer == first
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
