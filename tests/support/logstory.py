@@ -100,7 +100,9 @@ def story() -> list[NewEvent]:
         issued_at=START + timedelta(seconds=10),
         deadline=START + timedelta(seconds=610),
     )
-    second = DumpCommand(**{name: getattr(command, name) for name in command.__struct_fields__} | {"command_id": "command-2"})
+    second = DumpCommand(
+        **{name: getattr(command, name) for name in command.__struct_fields__} | {"command_id": "command-2"}
+    )
     snapshots = [SnapshotId(f"20261123T2100{n}0Z-0000000{n}") for n in range(5)]
     on_a = {"node": NODE_A}
     told = [
@@ -130,7 +132,9 @@ def story() -> list[NewEvent]:
         ),
         CommandFinished(**one, command_id=second.command_id, outcome=Outcome.FAILED, failure=FULL),
         DumpStarted(**one, **on_a, snapshot_id=snapshots[2], trigger=Trigger.STOP_SIGNAL, final=True),
-        IncarnationOpened(**two, node=NODE_B, container_id=ContainerId("c2"), container=ContainerFacts(image="train:1")),
+        IncarnationOpened(
+            **two, node=NODE_B, container_id=ContainerId("c2"), container=ContainerFacts(image="train:1")
+        ),
         StartDeferred(**two, waiting_for="the final dump on node-a", until=START + timedelta(seconds=135)),
         SnapshotCaptured(**one, **on_a, snapshot_id=snapshots[2], freeze_seconds=0.7, raw_bytes=8192),
         ContainerEnded(**one, **on_a, container_id=ContainerId("c1"), exit_code=143),

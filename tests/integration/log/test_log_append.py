@@ -22,6 +22,7 @@ from controlplane.log import (
     StaleEpochError,
     engine,
 )
+from controlplane.log.upcast import Upcasts
 from process import faultpoints
 from protocol.events import ColdStartChosen
 from protocol.ids import Epoch, Position, Version
@@ -262,3 +263,25 @@ async def test_the_database_itself_refuses_to_change_events(log: EventLog, sql: 
         with pytest.raises(Exception, match="never"):
             sql(statement)
     assert await log.read(Position(0), 10) == recorded
+
+
+async def test_an_old_event_is_read_as_a_new_one_and_stays_as_it_was_written(
+    open_log: Open, path: Path, sql: Sql
+) -> None:
+    log = await open_log()
+    await log.append([new(ColdStartChosen(key=KEY, incarnation=ONE, reason="none yet"))], epoch=await log.take_lead())
+    written = sql("SELECT data, hash FROM events")
+
+    def explain(data: dict[str, object]) -> dict[str, object]:
+        return data | {"reason": f"{data['reason']} (told in the old way)"}
+
+    upcasts = Upcasts({("incarnation.cold-start-chosen", 1): explain}, current=2)
+    later = await EventLog.open(f"sqlite:///{path}", upcasts=upcasts)
+    try:
+        (record,) = await later.read(Position(0), 10)
+        assert isinstance(record.event, ColdStartChosen)
+        assert record.event.reason == "none yet (told in the old way)"
+        assert sql("SELECT data, hash FROM events") == written
+        assert (await later.verify()).sound
+    finally:
+        await later.close()
