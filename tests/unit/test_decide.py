@@ -366,6 +366,14 @@ class TestCheckpoints:
             CommandFinished(key=KEY, incarnation=1, command_id="k1", outcome=Outcome.FAILED, failure=BROKEN),
         )
 
+    def test_a_dump_of_one_container_does_not_end_the_command_of_another(self) -> None:
+        world = World("a")
+        world.run("c1")
+        world.run("c2")
+        world.checkpoint("k1")
+        assert "command.finished" not in types(world.stored(1, "s1", command="k1"))
+        assert list(world.state.commands) == ["k1"]
+
     def test_a_worker_may_end_its_own_command_without_a_dump(self) -> None:
         world = World("a", "b")
         world.run("c1")
