@@ -1,0 +1,44 @@
+# Every target sets up what it needs first; a second time that takes a second.
+SHELL := /bin/sh
+bin := .venv/bin
+
+.PHONY: help setup demo test lint unit bench lock clean
+
+help:
+	@echo "make demo    set up, then show the main job from start to end"
+	@echo "make test    set up, then run every check and every test"
+	@echo "make lint    ruff, mypy and the import contracts only"
+	@echo "make unit    the quick tests only: no root, no servers"
+	@echo "make bench   the benchmarks, each beside a peer; raw numbers in build/bench"
+	@echo "make lock    pin the requirements anew"
+
+setup:
+	@setup/machine.sh
+	@setup/venv.sh
+	@$(bin)/python -m nodeworker.host.criu_bundle >/dev/null
+
+demo: setup
+	@$(bin)/woodfrog demo
+
+lint: setup
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/lint-imports
+
+unit: setup
+	$(bin)/pytest tests/unit tests/property
+
+test: lint
+	$(bin)/pytest
+
+bench: setup
+	for each in tests/bench/bench_*.py; do $(bin)/python $$each || exit 1; done
+
+lock: setup
+	$(bin)/pip install --quiet uv
+	$(bin)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-header --quiet --output-file requirements/dev.txt
+
+clean:
+	rm -rf .venv .venv.old build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

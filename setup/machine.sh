@@ -1,0 +1,49 @@
+#!/bin/sh
+# What this project needs of the machine itself: Debian 12 or 13 on x86-64, root, and a handful of Debian's packages.
+# Says clearly what is missing before anything is changed. Does nothing where everything is there.
+set -eu
+
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+[ "$(uname -s)" = Linux ] || fail "this is $(uname -s); Woodfrog needs Linux"
+[ "$(uname -m)" = x86_64 ] || fail "this machine is $(uname -m); only x86_64 is supported"
+. /etc/os-release
+case "${ID:-}:${VERSION_ID:-}" in
+debian:12 | debian:13) ;;
+*) fail "this is ${PRETTY_NAME:-an unknown system}; set-up knows Debian 12 and 13" ;;
+esac
+release=$(uname -r)
+major=${release%%.*} rest=${release#*.}
+minor=${rest%%[!0-9]*}
+[ "$major" -gt 5 ] || { [ "$major" -eq 5 ] && [ "$minor" -ge 11 ]; } || fail "kernel $release is too old; Woodfrog needs 5.11 or later"
+[ "$(id -u)" -eq 0 ] || fail "dumping and restoring containers takes root; run this as root"
+
+# Packages by the thing that they bring, so that what is there already, from wherever, is left alone.
+wanted=
+need() { [ -e "$1" ] || command -v "$1" >/dev/null 2>&1 || wanted="$wanted $2"; }
+need python3 python3
+need runc runc
+need containerd containerd
+need ctr containerd
+need ip iproute2
+need iptables iptables
+need tar tar
+need zstd zstd
+need git git
+need nsenter util-linux
+need hostname hostname
+need ps procps
+need /bin/busybox busybox-static
+need /usr/lib/cni/ptp containernetworking-plugins
+need /etc/ssl/certs/ca-certificates.crt ca-certificates
+[ -z "$(command -v python3)" ] || python3 -c 'import ensurepip, venv' 2>/dev/null || wanted="$wanted python3-venv"
+[ -n "$(command -v python3)" ] || wanted="$wanted python3-venv"
+
+if [ -n "$wanted" ]; then
+    printf 'setup: installing%s\n' "$wanted" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends $wanted; } >/dev/null ||
+        fail "Debian's packages could not be installed; is there a network, and does apt-get update work?"
+fi
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$(python3 --version) is too old; Python 3.11 or later is needed"
