@@ -12,7 +12,7 @@ import asyncio
 from alembic import context
 from sqlalchemy import Connection
 
-from controlplane.log.engine import make_ready, open_engine, writing
+from controlplane.log.engine import lock_out_migrations, make_ready, open_engine, writing
 from controlplane.log.schema import metadata
 
 
@@ -33,6 +33,7 @@ async def _connect_and_migrate(url: str) -> None:
     try:
         await make_ready(engine)
         async with writing(engine) as connection:
+            await lock_out_migrations(connection)
             await connection.run_sync(_migrate)
     finally:
         await engine.dispose()

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy import URL, Connection, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -29,6 +29,8 @@ BUSY_TIMEOUT_SECONDS = 10.0
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 _WRITES = "woodfrog_writes"
 _BARE = "woodfrog_bare"
+_MIGRATION_LOCK = 0x776F6F6466726F67
+"""An arbitrary number that nothing else in the database should use: "woodfrog" in ASCII."""
 _PG_DISK_FULL = "53100"
 _PG_UNDEFINED_TABLE = "42P01"
 
@@ -117,6 +119,15 @@ async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     with refusals():
         async with engine.execution_options(**{_WRITES: True}).begin() as connection:
             yield connection
+
+
+async def lock_out_migrations(connection: AsyncConnection) -> None:
+    """Wait until no other process migrates, and let none begin before this transaction ends.
+
+    SQLite's BEGIN IMMEDIATE does that already; PostgreSQL, where DDL of two transactions mixes, needs a lock with a name.
+    """
+    if connection.dialect.name != "sqlite":
+        await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
 
 
 @asynccontextmanager

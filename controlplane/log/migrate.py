@@ -10,7 +10,7 @@ from alembic.config import Config
 from sqlalchemy import Connection
 
 import migrations
-from controlplane.log.engine import make_ready, open_engine, writing
+from controlplane.log.engine import lock_out_migrations, make_ready, open_engine, writing
 
 
 async def upgrade(url: str, revision: str = "head") -> None:
@@ -46,6 +46,7 @@ async def _within_transaction(url: str, act: Callable[[Config], None]) -> None:
     try:
         await make_ready(engine)
         async with writing(engine) as connection:
+            await lock_out_migrations(connection)
             await connection.run_sync(run)
     finally:
         await engine.dispose()

@@ -285,3 +285,18 @@ async def test_an_old_event_is_read_as_a_new_one_and_stays_as_it_was_written(
         assert (await later.verify()).sound
     finally:
         await later.close()
+
+
+async def test_recorded_events_are_found_by_their_ids(log: EventLog) -> None:
+    told = [opened("a"), opened("b")]
+    recorded = await log.append(told, epoch=await log.take_lead())
+    found = await log.recorded([told[1].event_id, opened("c").event_id])
+    assert found == {told[1].event_id: recorded[1]}
+
+
+async def test_a_lead_is_checked_without_an_append(log: EventLog) -> None:
+    epoch = await log.take_lead()
+    await log.check_lead(epoch)
+    await log.take_lead()
+    with pytest.raises(StaleEpochError):
+        await log.check_lead(epoch)
