@@ -30,6 +30,7 @@ from nodeworker.store.reading import Unpacker, fetch_files
 from nodeworker.store.validation import problem_of
 from process.faultpoints import reach
 from protocol.facts import ContainerFacts, NodeFacts
+from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
 from protocol.manifest import MANIFEST_VERSION, Entry, Manifest, Tree, TreeName
 from protocol.wire import MalformedMessageError, decode, encode
@@ -97,7 +98,8 @@ class SnapshotStore:
 
         Raises:
             FailureError: ``disk-full``; ``snapshot-corrupt`` or ``snapshot-missing`` if the store does not give back
-                what it was given. Whatever was written is removed then.
+                what it was given; ``capture-unfit`` for a tree that no reader would accept. Whatever was written is
+                removed then.
             OSError: a file of a tree, or the store, cannot be read or written. The same.
         """
         folder = _folder(header.key, header.snapshot_id)
@@ -196,7 +198,14 @@ class SnapshotStore:
             warnings=header.warnings,
         )
         wrong = problem_of(manifest, header.key, header.snapshot_id)
-        assert wrong is None, f"a manifest that no reader would accept: {wrong}"
+        if wrong is not None:
+            raise FailureError(
+                Failure(
+                    "capture-unfit",
+                    f"The capture cannot be stored: {wrong}.",
+                    "Have the container remove what is named.",
+                )
+            )
         data = encode(manifest)
         digest = blake3(data).hexdigest()
         writer = self._objects.create(folder)

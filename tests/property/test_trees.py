@@ -30,7 +30,9 @@ SNAPSHOT = SnapshotId("20261123T214501Z-5f3a9c1e")
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
 """cap_net_raw=ep, as setcap(8) writes it."""
 
-names = st.sampled_from([b"a", b"b", b"c d", b"new\nline", "ünï".encode(), b"\xff\xfe", b"\xf4\x8f\xbf\xbe", b".wh.x", b"-rf", b"%41"])
+names = st.sampled_from(
+    [b"a", b"b", b"c d", b"new\nline", "ünï".encode(), b"\xff\xfe", b"\xf4\x8f\xbf\xbe", b".wh.x", b"-rf", b"%41"]
+)
 kinds = st.sampled_from(["directory", "file", "file", "sparse", "symlink", "fifo", "socket", "hardlink", "device"])
 
 
@@ -59,94 +61,86 @@ specs = st.builds(
 )
 
 
-def build(root: bytes, trees: list[Spec]) -> None:
+def build(root: Path, trees: list[Spec]) -> None:
     """Make what can be made; whatever is in the way of a later spec is removed, as a container would."""
-    files: list[bytes] = []
+    files: list[Path] = []
     for number, spec in enumerate(trees):
         parent = root
         for name in spec.path[:-1]:
-            parent += b"/" + name
-            if not os.path.isdir(parent) or os.path.islink(parent):
+            parent /= os.fsdecode(name)
+            if not is_directory(parent):
                 remove(parent)
-                os.mkdir(parent)
-        path = parent + b"/" + spec.path[-1]
-        if spec.kind == "directory" and os.path.isdir(path) and not os.path.islink(path):
-            if spec.content:  # removed and made again: what an overlay calls opaque
-                remove(path)
-                os.mkdir(path)
-        else:
-            remove(path)
+                parent.mkdir()
+        path = parent / os.fsdecode(spec.path[-1])
+        if spec.content or not (spec.kind == "directory" and is_directory(path)):
+            remove(path)  # a directory that is removed and made again is what an overlay calls opaque
             make(path, spec, files, number)
-        os.lchown(path, spec.owner, spec.owner)
-        if spec.kind != "symlink":
-            os.chmod(path, spec.mode)
-        if spec.kind in {"file", "sparse", "directory"} and spec.xattr is not None:
-            os.setxattr(path, "user.odd", spec.xattr)
-        if spec.kind in {"file", "hardlink"} and spec.capable and stat.S_ISREG(os.lstat(path).st_mode):
-            os.setxattr(path, "security.capability", CAPABILITY)
-    for path in sorted(walk(root), reverse=True):
-        if hash_of(path) % 3 == 0:  # on an overlay, the others stay in the image
-            continue
-        seconds = trees[hash_of(path) % len(trees)].seconds
-        os.utime(path, ns=(0, seconds * 10**9 + 123_456_000), follow_symlinks=False)
+        describe(path, spec)
+    for path in sorted(root.rglob("*"), reverse=True):
+        chosen = sum(os.fsencode(path.relative_to(root)))
+        if chosen % 3:  # on an overlay, the others stay in the image
+            seconds = trees[chosen % len(trees)].seconds
+            os.utime(path, ns=(0, seconds * 10**9 + 123_456_000), follow_symlinks=False)
 
 
-def hash_of(path: bytes) -> int:
-    return sum(path)
+def describe(path: Path, spec: Spec) -> None:
+    os.lchown(path, spec.owner, spec.owner)
+    if spec.kind != "symlink":
+        path.chmod(spec.mode)
+    if spec.kind in {"file", "sparse", "directory"} and spec.xattr is not None:
+        os.setxattr(path, "user.odd", spec.xattr)
+    if spec.kind in {"file", "hardlink"} and spec.capable:
+        os.setxattr(path, "security.capability", CAPABILITY)
 
 
-def make(path: bytes, spec: Spec, files: list[bytes], number: int) -> None:
+def make(path: Path, spec: Spec, files: list[Path], number: int) -> None:
     if spec.kind == "directory":
-        os.mkdir(path)
+        path.mkdir()
     elif spec.kind == "symlink":
-        os.symlink([b"/etc/passwd", b"..", b"a", b"\xff dangling"][number % 4], path)
+        path.symlink_to(["/etc/passwd", "..", "a", os.fsdecode(b"\xff dangling")][number % 4])
     elif spec.kind == "fifo":
         os.mkfifo(path)
     elif spec.kind == "socket":
         os.mknod(path, 0o600 | stat.S_IFSOCK)
     elif spec.kind == "device":
         os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
-    elif spec.kind == "hardlink" and files and os.path.lexists(files[number % len(files)]):
-        os.link(files[number % len(files)], path)
+    elif spec.kind == "hardlink" and files and files[number % len(files)].is_file():
+        path.hardlink_to(files[number % len(files)])
     else:
-        with open(path, "wb") as file:
-            if spec.kind == "sparse":
-                file.seek(3 << 20)
-                file.write(spec.content)
-                file.truncate(7 << 20)
-            else:
-                file.write(spec.content)
+        with path.open("wb") as file:
+            file.seek((3 << 20) if spec.kind == "sparse" else 0)
+            file.write(spec.content)
+            file.truncate((7 << 20) if spec.kind == "sparse" else None)
         files.append(path)
 
 
-def remove(path: bytes) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
+def is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def remove(path: Path) -> None:
+    if is_directory(path):
         shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.unlink(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
-def walk(root: bytes) -> list[bytes]:
-    found = []
-    for directory, directories, files in os.walk(root):
-        found += [os.path.join(directory, name) for name in directories + files]
-    return found
-
-
-def seen(root: bytes) -> dict[bytes, tuple[object, ...]]:
+def seen(root: Path) -> dict[Path, tuple[object, ...]]:
     """What a process can see of a tree, devices left out; names of one file are told by a common first name."""
-    first: dict[int, bytes] = {}
-    view: dict[bytes, tuple[object, ...]] = {}
-    for path in sorted(walk(root)):
-        status = os.lstat(path)
+    first: dict[int, Path] = {}
+    view: dict[Path, tuple[object, ...]] = {}
+    for path in sorted(root.rglob("*")):
+        status = path.lstat()
         kind = stat.S_IFMT(status.st_mode)
         if kind in {stat.S_IFCHR, stat.S_IFBLK}:
             continue
-        name = path[len(root) :]
+        name = path.relative_to(root)
         same = first.setdefault(status.st_ino, name) if kind != stat.S_IFDIR else name
-        content = Path(os.fsdecode(path)).read_bytes() if kind == stat.S_IFREG else None
-        target = os.readlink(path) if kind == stat.S_IFLNK else None
-        xattrs = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
+        content = path.read_bytes() if kind == stat.S_IFREG else None
+        target = os.fsencode(path.readlink()) if kind == stat.S_IFLNK else None
+        xattrs = {
+            key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)
+        }
         xattrs = {key: value for key, value in xattrs.items() if not key.startswith("trusted.overlay")}
         view[name] = (status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, same, content, target, xattrs)
     return view
@@ -172,30 +166,34 @@ def test_a_tree_survives_copy_store_and_apply(trees: list[Spec]) -> None:
         base = Path(name)
         (base / "source").mkdir()
         (base / "target").mkdir()
-        build(os.fsencode(base / "source"), trees)
-        before = seen(os.fsencode(base / "source"))
-        through_the_store(copy_tree(TreeName.SHM, base / "source", base / "spool", overlay=False), base, base / "target")
-        assert seen(os.fsencode(base / "target")) == before
+        build(base / "source", trees)
+        before = seen(base / "source")
+        through_the_store(
+            copy_tree(TreeName.SHM, base / "source", base / "spool", overlay=False), base, base / "target"
+        )
+        assert seen(base / "target") == before
 
 
 @quick
-@given(st.lists(specs, max_size=10), st.lists(specs, min_size=1, max_size=10), st.lists(st.integers(0, 100), max_size=4))
+@given(
+    st.lists(specs, max_size=10), st.lists(specs, min_size=1, max_size=10), st.lists(st.integers(0, 100), max_size=4)
+)
 def test_what_a_container_changed_on_its_image_is_the_same_on_another_node(
     image: list[Spec], changes: list[Spec], deletions: list[int]
 ) -> None:
     with tempfile.TemporaryDirectory() as name, mounted(Path(name)) as (here, there, upper, image_root):
         base = Path(name)
         if image:
-            build(os.fsencode(image_root), image)
+            build(image_root, image)
         remount(base)
-        everything = sorted(walk(os.fsencode(here)))
+        everything = sorted(here.rglob("*"))
         for number in deletions:
             if everything:
                 remove(everything[number % len(everything)])
-        build(os.fsencode(here), changes)
-        before = seen(os.fsencode(here))
+        build(here, changes)
+        before = seen(here)
         through_the_store(copy_tree(TreeName.LAYER, upper, base / "spool", overlay=True), base, there)
-        assert seen(os.fsencode(there)) == before
+        assert seen(there) == before
 
 
 class mounted:  # noqa: N801 (a context manager)
