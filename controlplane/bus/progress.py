@@ -7,6 +7,7 @@ sequence up to which reports are taken in (a resolve waits for it, so that no wo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 
 class Progress:
@@ -29,9 +30,16 @@ class Progress:
 
     async def reached(self, value: int, limit_seconds: float) -> bool:
         """Wait until ``value`` is reached; False if that takes longer than ``limit_seconds``."""
+        return await self._until(lambda: self._value >= value, limit_seconds)
+
+    async def fallen_below(self, value: int, limit_seconds: float) -> bool:
+        """Wait until it is back below ``value``; False if that takes longer than ``limit_seconds``."""
+        return await self._until(lambda: self._value < value, limit_seconds)
+
+    async def _until(self, holds: Callable[[], bool], limit_seconds: float) -> bool:
         try:
             async with asyncio.timeout(limit_seconds), self._moved:
-                await self._moved.wait_for(lambda: self._value >= value)
+                await self._moved.wait_for(holds)
         except TimeoutError:
             return False
         return True

@@ -125,19 +125,21 @@ class Services:
     async def _catch_up(self, request: ResolveRequest) -> None:
         """Wait until the asker's own reports are taken in, so that it does not overtake its own words."""
         wanted = request.reports_sequence
-        if self._taken_in.value >= wanted:
-            return
         try:
             async with asyncio.timeout(_CATCH_UP_SECONDS):
+                counted = self._taken_in.value
                 held = (await self._jetstream.stream_info(subjects.REPORTS_STREAM)).state.last_seq
                 if held < wanted:  # the stream was wiped: those reports will never come
                     await _log.awarning("reports asked for are gone", node=request.node, wanted=wanted, held=held)
                     return
+                if (
+                    held < counted
+                ):  # it was wiped and ingestion has yet to notice: it counts reports of the stream before
+                    await self._taken_in.fallen_below(counted, _CATCH_UP_SECONDS)
                 if await self._taken_in.reached(wanted, _CATCH_UP_SECONDS):
                     return
         except BROKER_ERRORS as problem:
             await _log.awarning("REPORTS cannot be looked at", node=request.node, error=repr(problem))
-            return
         await _log.awarning(
             "resolving without the asker's last reports",
             node=request.node,

@@ -25,7 +25,7 @@ from support.worker import (
 
 from protocol import subjects, wire
 from protocol.commands import DumpCommand
-from protocol.requests import CheckpointRequest
+from protocol.requests import CheckpointRequest, RestoreFrom
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 
@@ -182,6 +182,21 @@ async def test_a_wiped_broker_is_filled_again_from_the_log(
     await worker.say(worker.dump_started(snapshot_name(2)))
     await worker.taken_in()
     assert (await audit_follows_the_log(client, 11))[-1]["type"] == "snapshot.dump-started"
+
+
+async def test_a_worker_does_not_overtake_its_own_words_after_its_broker_was_wiped(
+    client: Client, worker: Worker, nats_server: NatsServer
+) -> None:
+    for number in range(5):
+        await worker.say(*worker.snapshot(snapshot_name(number)))
+    await worker.taken_in()
+    nats_server.kill()
+    nats_server.wipe()
+    await asyncio.to_thread(nats_server.start)
+    await worker.say(*worker.snapshot(snapshot_name(9), final=True))
+    answer = await worker.resolve("c2")
+    assert isinstance(answer, RestoreFrom)
+    assert answer.snapshot_id == snapshot_name(9)
 
 
 async def test_a_wiped_commands_stream_gets_the_open_commands_again(
