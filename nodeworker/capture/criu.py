@@ -7,7 +7,7 @@ touches the machine. CRIU itself is started by runc only.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -70,6 +70,12 @@ def stopped_pids(pids: Iterable[int]) -> tuple[int, ...]:
         if fields.get("State", "").startswith("T"):
             stopped.append(int(fields["NSpid"].split()[-1]))
     return tuple(sorted(stopped))
+
+
+def pids_outside(pids: Iterable[int], inside: Collection[int]) -> tuple[int, ...]:
+    """Which of these processes have one of the pids ``inside`` the container."""
+    own = {pid: _status_fields(pid).get("NSpid", "").split() for pid in pids}
+    return tuple(pid for pid, levels in own.items() if levels and int(levels[-1]) in inside)
 
 
 def refuse_io_uring(pids: Iterable[int]) -> None:

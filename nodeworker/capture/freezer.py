@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from nodeworker.capture import vfork
 from protocol.failures import Failure, FailureError
 
 _POLL_SECONDS: Final = 0.002
 _REWRITE_EVERY: Final = 25
 """v1 can stay FREEZING for ever when a task forks at the wrong time; writing FROZEN again finishes it (runc does it too)."""
 _THAW_SECONDS: Final = 5.0
+_KILL_FREEZE_SECONDS: Final = 10.0
 
 
 class HasCgroup(Protocol):
@@ -60,13 +62,31 @@ class Freezer:
         )
 
     def freeze(self, timeout_seconds: float = 10.0) -> None:
-        """Stop every task and wait until the kernel says that all have stopped. Frozen already is fine.
+        """Stop every task at a moment at which CRIU can take hold of it, and wait until the kernel says that all stand.
+
+        A process between vfork and exec stands, but cannot be seized, and CRIU would wait for it until its own time limit:
+        the container runs on for a few milliseconds then, and is frozen again. Shells are in that state often.
 
         Raises:
-            FailureError: ``freeze-timeout`` after ``timeout_seconds``, ``container-gone`` when the cgroup is not there;
-                either way nothing is left frozen.
+            FailureError: ``freeze-timeout`` or ``vfork`` after ``timeout_seconds``, ``container-gone`` when the cgroup is
+                not there; either way nothing is left frozen.
         """
         deadline = time.monotonic() + timeout_seconds
+        self._freeze(deadline, timeout_seconds)
+        while (waiting := next((pid for pid in self.pids() if vfork.waits(pid)), None)) is not None:
+            self._order_thaw()
+            if time.monotonic() >= deadline:
+                raise FailureError(
+                    Failure(
+                        code="vfork",
+                        cause=f"process {waiting} waited for a child between vfork and exec for {timeout_seconds:g} s",
+                        advice="Try again; if it lasts, the program that the child is to start is slow to load.",
+                    )
+                )
+            time.sleep(_POLL_SECONDS)
+            self._freeze(deadline, timeout_seconds)
+
+    def _freeze(self, deadline: float, timeout_seconds: float) -> None:
         tries = 0
         try:
             while True:
@@ -159,9 +179,9 @@ class Freezer:
         A task that thaws with SIGKILL pending dies on its way out of the kernel (kernel/signal.c: get_signal).
 
         Raises:
-            FailureError: as :meth:`freeze` and :meth:`thaw` do.
+            FailureError: ``freeze-timeout``, ``container-gone``, or as :meth:`thaw` does.
         """
-        self.freeze()
+        self._freeze(time.monotonic() + _KILL_FREEZE_SECONDS, _KILL_FREEZE_SECONDS)
         for pid in self.pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

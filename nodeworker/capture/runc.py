@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -123,6 +125,7 @@ class Runc:
         image_path: Path,
         work_path: Path,
         leave_running: bool,
+        stopped_pids: Collection[int] = (),
         timeout_seconds: float = 600.0,
     ) -> None:
         """Dump the container's processes into ``image_path``; logs go to ``work_path``. Both are created.
@@ -130,6 +133,9 @@ class Runc:
         A cgroup that was frozen before is frozen afterwards, also when the dump fails. Without ``leave_running`` the
         container is gone from runc's state when this returns. The caller has written CRIU's configuration to
         :attr:`RuncState.criu_config` before.
+
+        ``stopped_pids``, as :func:`criu.stopped_pids` gave them before the freeze, must be told if the cgroup is frozen: on
+        v1 a process that is stopped *and* frozen holds CRIU up for ever.
 
         Raises:
             FailureError: with CRIU's log explained, or ``dump-timeout``. After a timeout CRIU may hold the tasks for
@@ -144,6 +150,10 @@ class Runc:
             *(("--leave-running",) if leave_running else ()),
             container_id,
         ]
+        with _unstopped(self.state(root, container_id).freezer, stopped_pids):
+            self._checkpoint(command, work_path, timeout_seconds)
+
+    def _checkpoint(self, command: list[str], work_path: Path, timeout_seconds: float) -> None:
         said = work_path / "runc.stderr"
         try:
             # A file, not a pipe: a CRIU that outlives runc would hold a pipe open and keep us waiting for its end.
@@ -216,6 +226,30 @@ class Runc:
             raise FailureError(
                 Failure("runc-missing", f"{self.binary} does not run: {problem.strerror}", "Install runc.")
             ) from problem
+
+
+@contextmanager
+def _unstopped(freezer: Freezer, stopped_pids: Collection[int]) -> Iterator[None]:
+    """Let no process be stopped, only frozen, while CRIU takes hold of it: ptrace(2) cannot seize one that is both.
+
+    Neither signal is acted upon before the thaw, and then SIGSTOP has cancelled SIGCONT (signal(7)): the process stops
+    again before it runs one instruction.
+    """
+    pids = criu_tool.pids_outside(freezer.pids(), stopped_pids) if stopped_pids and freezer.version == 1 else ()
+    if not pids or not freezer.is_frozen():
+        yield
+        return
+    try:
+        _signal_all(pids, signal.SIGCONT)
+        yield
+    finally:
+        _signal_all(pids, signal.SIGSTOP)
+
+
+def _signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _status(folder: Path, raw: dict[str, Any], cgroup_paths: dict[str, str]) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.lone_runtime import COUNTER, Container, LoneRuntime, eventually
 
 from nodeworker.capture import criu
 from nodeworker.capture.freezer import Freezer
 from protocol.failures import FailureError
-from support.lone_runtime import Container, LoneRuntime, eventually
 
 pytestmark = [pytest.mark.criu, pytest.mark.timeout(60)]
 
@@ -49,6 +49,16 @@ def test_a_frozen_container_is_dumped_stays_frozen_and_goes_on_when_thawed(count
     freezer.thaw()
     assert not freezer.is_frozen()
     eventually(lambda: counting.count() > before, "the container goes on counting")
+
+
+def test_every_freeze_of_a_busy_shell_finds_a_moment_at_which_it_can_be_dumped(runtime: LoneRuntime) -> None:
+    container = runtime.container("i=0; while :; do i=$((i+1)); echo $i >/count; /bin/true; done")
+    runtime.worker(create=container.cold)
+    container.run()
+    for turn in range(12):
+        container.dump(f"images-{turn}", end=False)
+    before = container.count()
+    eventually(lambda: container.count() > before, "the container goes on counting")
 
 
 def test_kill_all_ends_a_container_without_one_more_step_of_it(counting: Container) -> None:
@@ -120,13 +130,27 @@ def test_a_dump_is_given_up_after_its_time_limit_and_the_container_goes_on(count
 
 
 def test_stopped_tasks_are_told_by_their_pids_inside_the_container(runtime: LoneRuntime) -> None:
-    container = runtime.container(
-        "sleep 1000 & kill -STOP $!; echo $! >/stopped; i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.02; done"
-    )
+    container = runtime.container(f"sleep 1000 & kill -STOP $!; echo $! >/stopped; {COUNTER}")
     runtime.worker(create=container.cold)
     container.run()
     told = criu.stopped_pids(container.state().freezer.pids())
     assert told == (int((container.upper / "stopped").read_text()),)
+
+
+def test_a_task_that_job_control_stopped_is_still_stopped_after_a_dump_that_left_it_running(
+    runtime: LoneRuntime,
+) -> None:
+    stops_itself = "trap 'echo woken >/woken' CONT; kill -STOP $(sh -c 'echo $PPID'); while :; do sleep 0.1; done"
+    container = runtime.container(f"({stops_itself}) & {COUNTER}")
+    runtime.worker(create=container.cold)
+    container.run()
+    pids = container.state().freezer.pids
+    before = eventually(lambda: criu.stopped_pids(pids()), "the task has stopped itself")
+    container.dump(end=False)
+    count = container.count()
+    eventually(lambda: container.count() > count, "the rest goes on")
+    assert criu.stopped_pids(pids()) == before
+    assert not (container.upper / "woken").exists()
 
 
 def test_the_state_says_where_the_container_lies_and_how_it_fares(counting: Container) -> None:

@@ -20,8 +20,8 @@ from nodeworker.capture.runc import Runc, RuncState
 from nodeworker.host.criu_bundle import find_criu
 from nodeworker.runtime.install import write_runtime
 from protocol import wire
-from protocol.local import CreateCold, CreateRestored, Done, LocalAnswer, LocalAsk, TellDeleted, TellStarted
 from protocol.ids import SnapshotId
+from protocol.local import CreateCold, CreateRestored, Done, LocalAnswer, LocalAsk, TellDeleted, TellStarted
 
 CALL_SECONDS = 30
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.02; done"
@@ -164,7 +164,14 @@ class Container:
         self.conf.write_text("")
         environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
         environment += [] if checkpoint_id is None else [f"CEDANA_CHECKPOINT={checkpoint_id}"]
-        config = _config(self.id, self.rootfs, command, environment, hostname, annotations or {})
+        config = _config(
+            self.id,
+            self.rootfs,
+            command,
+            environment=environment,
+            hostname=hostname,
+            annotations=annotations or {},
+        )
         (self.bundle / "config.json").write_text(json.dumps(config))
         self._outputs = [os.pipe() for _ in range(2)]
 
@@ -213,10 +220,14 @@ class Container:
         return ""
 
     def run(self) -> None:
+        self.run_on(self)
+
+    def run_on(self, owner: Container) -> None:
+        """Create and start; ``owner`` is the container whose root filesystem this one shares."""
         assert self.create() == 0, self.said()
         done = self.call("start", self.id)
         assert done.returncode == 0, done.stderr
-        eventually(lambda: self.count() > 1, "the container counts")
+        eventually(lambda: owner.count() > 1, "the container counts")
 
     def count(self) -> int:
         with suppress(OSError, ValueError):
@@ -245,6 +256,7 @@ class Container:
         """What the worker does: freeze, dump, then kill or thaw."""
         images = self.runtime.folder / f"{self.id}-{name}"
         state = self.state()
+        stopped = criu_tool.stopped_pids(state.freezer.pids())
         state.freezer.freeze()
         self.runtime.runc.checkpoint(
             self.runtime.root,
@@ -252,7 +264,8 @@ class Container:
             image_path=images,
             work_path=images.with_name(f"{images.name}-work"),
             leave_running=True,
-            timeout_seconds=CALL_SECONDS,
+            stopped_pids=stopped,
+            timeout_seconds=20,
         )
         if end:
             state.freezer.kill_all()
@@ -280,7 +293,7 @@ class Container:
 
 
 def _config(
-    name: str, rootfs: Path, command: str, environment: list[str], hostname: str, annotations: dict[str, str]
+    name: str, rootfs: Path, command: str, *, environment: list[str], hostname: str, annotations: dict[str, str]
 ) -> dict[str, Any]:
     nosuid = ["nosuid", "noexec", "nodev"]
     return {
