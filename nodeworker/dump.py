@@ -27,6 +27,7 @@ from nodeworker.capture.freezer import Freezer
 from nodeworker.capture.overlay import find_overlay
 from nodeworker.capture.rendezvous import Rendezvous
 from nodeworker.capture.runc import Runc
+from nodeworker.capture.settling import freeze_settled
 from nodeworker.capture.spool import Spool, raw_bytes, refuse_too_little_space
 from nodeworker.capture.trees import CapturedTree
 from nodeworker.failure import failure_of, refusal
@@ -238,7 +239,7 @@ class Dumper:
         faultpoints.reach("dump.after-journal")
         began = time.monotonic()
         try:
-            plan.freezer.freeze()
+            freeze_settled(plan.freezer)
             faultpoints.reach("dump.frozen")
             files = meeting.hold(
                 lambda: self._runc.checkpoint(

@@ -65,6 +65,18 @@ class Node:
             )
         eventually(lambda: self.alive() and len(self.said("node worker ready")) > before, "the worker is ready", 30)
 
+    def second_worker(self) -> subprocess.CompletedProcess[str]:
+        """Try to start another worker on the same directories, and wait for its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "nodeworker"],
+            env=self.environment,
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=STEPS_SECONDS,
+            check=False,
+        )
+
     def alive(self) -> bool:
         """Whether the worker runs; the test fails with its log if it died of itself."""
         assert self._process is not None
