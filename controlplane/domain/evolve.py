@@ -90,11 +90,9 @@ def _incarnations_after(key: KeyState, event: KeyEvent, at: datetime) -> KeyStat
             incarnation = replace(incarnation, choice=Cold(reason))
         case RestoreFailed(snapshot_id=snapshot_id):
             incarnation = replace(incarnation, choice=None, set_aside=incarnation.set_aside | {snapshot_id})
-        case ContainerStarted():
+        case ContainerStarted() | DumpStarted():  # what is dumped has started, even if that word was lost
             incarnation = replace(incarnation, started=True)
             latest_start = max(latest_start, number)
-        case DumpStarted():
-            latest_start = max(latest_start, number)  # what can be dumped has run
         case ContainerEnded():
             incarnation = replace(incarnation, ended=True)
         case _:

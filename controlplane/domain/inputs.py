@@ -42,7 +42,7 @@ class ResolveAsked(msgspec.Struct, frozen=True):
 
 
 class CheckpointAsked(msgspec.Struct, frozen=True):
-    """Somebody asks for a dump; if a command comes of it, it is called ``command_id``."""
+    """Somebody asks for a dump; if a command comes of it, it is called ``command_id``, a name never used before."""
 
     request: CheckpointRequest
     command_id: CommandId

@@ -51,6 +51,15 @@ def recent(world: World, pick: int) -> int:
     return opened[-1 - (pick // 3) % min(2, len(opened))] if opened else 0
 
 
+def commands(world: World) -> list[str]:
+    return [event.command.command_id for event, _ in world.log if isinstance(event, CommandIssued)]
+
+
+def some_command(world: World, pick: int) -> str | None:
+    """Name one of the last commands, finished or not."""
+    return next(iter(commands(world)[-1 - pick % 3 :]), None)
+
+
 def fail_to_restore(world: World, number: int, pick: int, which: int) -> Decision:
     chosen = [event.snapshot_id for event, _ in world.log if isinstance(event, RestoreChosen)]
     snapshot = chosen[-1] if chosen else SNAPSHOTS[which]
@@ -64,7 +73,7 @@ def ask_again(world: World, number: int) -> Decision:
 
 ANY_TIME: dict[str, Callable[[World, int, int], Decision]] = {
     "ask": lambda world, pick, which: world.ask(f"c{pick}", NODES[which % 2]),
-    "checkpoint": lambda world, pick, which: world.checkpoint(f"k{pick}", timeout_seconds=40),
+    "checkpoint": lambda world, pick, which: world.checkpoint(f"k{len(commands(world))}", timeout_seconds=40),
     "silence": lambda world, pick, which: world.silent(NODES[which % 2]),
     "heartbeat": lambda world, pick, which: world.heard(NODES[which % 2]),
     "restart worker": lambda world, pick, which: world.register(NODES[which % 2], worker=f"life-{pick}"),
@@ -82,8 +91,10 @@ OF_AN_INCARNATION: dict[str, Callable[[World, int, int, int], Decision]] = {
 OF_A_SNAPSHOT: dict[str, Callable[[World, int, str, int], Decision]] = {
     "dump": lambda world, number, snapshot, pick: world.dump(number, snapshot, final=pick % 2 == 0),
     "capture": lambda world, number, snapshot, pick: world.captured(number, snapshot),
-    "store": lambda world, number, snapshot, pick: world.stored(number, snapshot, command=f"k{pick}"),
-    "fail": lambda world, number, snapshot, pick: world.dump_failed(number, snapshot, command=f"k{pick}"),
+    "store": lambda world, number, snapshot, pick: world.stored(number, snapshot, command=some_command(world, pick)),
+    "fail": lambda world, number, snapshot, pick: world.dump_failed(
+        number, snapshot, command=some_command(world, pick)
+    ),
 }
 
 
@@ -135,8 +146,8 @@ def of(log: Log, kind: type[Any]) -> list[tuple[int, Any]]:
     return [(place, event) for place, (event, _) in enumerate(log) if isinstance(event, kind)]
 
 
-def gone_ahead(log: Log, before: int) -> int:
-    """The newest incarnation below ``before`` that started, dumped, or had its answer when a newer one was opened."""
+def gone_ahead(log: Log) -> int:
+    """The newest incarnation that started, dumped, or had its answer when a newer one was opened."""
     newest, answered = 0, set()
     for event, _ in log:
         match event:
@@ -148,7 +159,7 @@ def gone_ahead(log: Log, before: int) -> int:
                 newest = max(newest, event.incarnation)
             case IncarnationOpened():
                 newest = max(newest, *(n for n in answered if n < event.incarnation), 0)
-    return newest if newest < before else 0
+    return newest
 
 
 def best(log: Log, number: int, now: datetime) -> str | None:
@@ -174,7 +185,7 @@ def best(log: Log, number: int, now: datetime) -> str | None:
             continue
         if snapshot in written:
             return snapshot
-        in_time = origin >= gone_ahead(log, number) and (until is None or now < until)
+        in_time = origin >= gone_ahead(log) and (until is None or now < until)
         if in_time and (where == node or not lost[where]):
             return "wait"
     return None

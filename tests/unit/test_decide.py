@@ -231,6 +231,7 @@ class TestSuperseding:
         world.ask("c2", "b")
         world.dump(2, "s2")
         assert types(world.snapshot(1, "late")) == ["snapshot.stored", "snapshot.superseded"]
+        assert types(world.ask("c2", "b"))[0] == "incarnation.opened"
 
     def test_a_start_that_has_its_answer_counts_as_started_once_a_newer_one_is_opened(self) -> None:
         world = World("a", "b")
