@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +61,17 @@ async def accepted(client: Client) -> str:
 
     command_id: str = await eventually_async(command, saying="the command is accepted")
     return command_id
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """Let ``folder`` lie on a disk of one megabyte."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 def stop(container: Counting) -> None:
@@ -120,10 +134,10 @@ async def test_a_checkpoint_by_command_leaves_the_container_running_and_becomes_
 
     async def finished() -> list[dict[str, Any]]:
         rows = await query(client, "commands", command_id=command_id)
-        return [row for row in rows if row["outcome"]]
+        return [row for row in rows if row["status"] != "open"]
 
     (command,) = await eventually_async(finished, saying="the command has its end")
-    assert command["outcome"] == "succeeded"
+    assert command["status"] == "succeeded"
 
 
 @pytest.mark.parametrize("point", ["dump.after-journal", "dump.frozen", "dump.after-criu"])
@@ -263,6 +277,24 @@ async def test_an_open_file_whose_name_was_deleted_while_another_remains_is_open
     opened = f"/proc/{second.state().pid}/fd/7"
     assert os.path.samestat(os.stat(opened), os.stat(second.rootfs / "two"))  # noqa: PTH116 -- a test may block
     assert list(second.rootfs.glob("link_remap*")) == []
+
+
+async def test_a_dump_that_the_disk_cannot_hold_leaves_the_container_as_it_was_and_says_so(
+    node: Node, client: Client
+) -> None:
+    node.start_worker()
+    container = Counting(node)
+    container.run()
+    spool = node.state / "spool"
+    with small_disk(spool):
+        await accepted(client)
+        (failed,) = await snapshots(client, "failed")
+    assert failed["failure_code"] == "disk-full"
+    container.until(container.count() + 5)
+    assert container.has_counted_without_a_gap()
+
+    await accepted(client)
+    await snapshots(client, "valid")
 
 
 def test_an_id_that_may_not_be_one_is_refused_with_the_rule(node: Node) -> None:
