@@ -229,3 +229,22 @@ def test_every_file_name_comes_back_byte_for_byte(name: bytes) -> None:
 @given(st.binary(), st.binary())
 def test_no_two_file_names_share_a_text(one: bytes, other: bytes) -> None:
     assert (text_of(one) == text_of(other)) == (one == other)
+
+
+def test_a_directory_that_was_removed_and_made_again_hides_the_one_of_the_image(tmp_path: Path) -> None:
+    with mounted(tmp_path) as (here, there, upper, image):
+        (image / "a/deep").mkdir(parents=True)
+        (image / "a/old").write_text("of the image")
+        (image / "b").mkdir()
+        (image / "b/gone").write_text("of the image")
+        (image / "b/stays").write_text("of the image")
+        remount(tmp_path)
+        shutil.rmtree(here / "a")
+        (here / "a").mkdir()
+        (here / "a/new").write_text("of the container")
+        (here / "b/gone").unlink()
+        tree = copy_tree(TreeName.LAYER, upper, tmp_path / "spool", overlay=True)
+        through_the_store(tree, tmp_path, there)
+        assert seen(there) == seen(here)
+        assert [path.name for path in (there / "a").iterdir()] == ["new"]
+        assert [path.name for path in (there / "b").iterdir()] == ["stays"]
