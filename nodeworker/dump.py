@@ -243,7 +243,12 @@ class Dumper:
             faultpoints.reach("dump.frozen")
             files = meeting.hold(
                 lambda: self._runc.checkpoint(
-                    plan.root, record.container_id, image_path=spool.images, work_path=spool.work, leave_running=True
+                    plan.root,
+                    record.container_id,
+                    image_path=spool.images,
+                    work_path=spool.work,
+                    leave_running=True,
+                    stopped_pids=plan.stopped_pids,
                 ),
                 lambda: self._copy_files(spool, plan),
             )
@@ -293,6 +298,7 @@ class Dumper:
             warnings=tuple(warning for tree in trees for warning in tree.warnings),
         )
         self._journal.save_dump(record)
+        faultpoints.reach("dump.complete")
         return record
 
     def _note_captured(self, record: DumpRecord, container: ContainerRecord) -> None:

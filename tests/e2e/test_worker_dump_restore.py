@@ -160,6 +160,47 @@ async def test_a_worker_killed_while_the_container_is_frozen_thaws_it_and_tells_
     assert list((node.state / "spool").iterdir()) == []
 
 
+@pytest.mark.parametrize("point", ["dump.complete", "dump.captured", "dump.stored"])
+async def test_a_checkpoint_that_was_whole_when_the_worker_was_killed_becomes_valid_and_its_command_succeeds(
+    node: Node, client: Client, point: str
+) -> None:
+    node.start_worker(WOODFROG_FAULT=f"{point}=kill")
+    container = Counting(node)
+    container.run()
+    command_id = await accepted(client)
+    await asyncio.to_thread(node.wait_for_death)
+    node.start_worker()
+    before = container.count()
+    container.until(before + 5)
+    await snapshots(client, "valid")
+
+    async def finished() -> list[dict[str, Any]]:
+        rows = await query(client, "commands", command_id=command_id)
+        return [row for row in rows if row["status"] != "open"]
+
+    (command,) = await eventually_async(finished, saying="the command has its end")
+    assert command["status"] == "succeeded"
+    assert len(await query(client, "checkpoint_history", key=KEY)) == 1, "it was not dumped again"
+
+
+async def test_a_worker_told_to_stop_in_the_middle_of_a_dump_leaves_nothing_frozen(node: Node, client: Client) -> None:
+    release = node.folder / "release"
+    node.start_worker(WOODFROG_FAULT="dump.frozen=pause", WOODFROG_FAULT_RELEASE=str(release))
+    container = Counting(node)
+    container.run()
+    await accepted(client)
+    eventually(lambda: container.state().status == "paused", "the container is frozen")
+    stopping = asyncio.create_task(asyncio.to_thread(node.stop_worker))
+    await asyncio.to_thread(eventually, lambda: not node.runtime.socket.exists(), "the worker takes leave")
+    release.touch()
+    assert await stopping == 0
+    before = container.count()
+    container.until(before + 5)
+    assert container.has_counted_without_a_gap()
+    node.start_worker()
+    await snapshots(client, "valid")
+
+
 @pytest.mark.parametrize("point", ["dump.captured", "dump.stored"])
 async def test_a_final_dump_that_was_whole_when_the_worker_was_killed_becomes_valid(
     node: Node, client: Client, point: str

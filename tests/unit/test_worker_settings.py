@@ -28,6 +28,7 @@ def test_the_store_follows_the_state_directory() -> None:
         ("WOODFROG_NODE", "a/b"),
         ("WOODFROG_CLUSTER", ".."),
         ("WOODFROG_STATE_DIR", "relative"),
+        ("WOODFROG_STATE_DIR", "/with a blank"),
         ("WOODFROG_CREATE_LIMIT_SECONDS", "soon"),
         ("WOODFROG_STOP_LIMIT_SECONDS", "-1"),
         ("WOODFROG_STORE_ATTEMPTS", "nan"),
