@@ -1,0 +1,110 @@
+"""Asking: the node worker over its socket, the control plane over NATS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any, TypeVar
+
+import nats.errors
+
+from process.nats import connect
+from protocol import subjects, wire
+from protocol.failures import Failure, FailureError
+from protocol.ids import CheckpointKey, CommandId
+from protocol.local import AskContainers, Containers, ContainerStatus, LocalAnswer, LocalAsk
+from protocol.requests import CheckpointRequest, CommandAccepted, QueryRequest, Refusal, Rows, View
+
+_T = TypeVar("_T")
+_ANSWER_SECONDS = 10.0
+
+
+def worker(path: str, ask: LocalAsk, *, seconds: float = _ANSWER_SECONDS) -> LocalAnswer:
+    """Ask the node worker behind the socket ``path``.
+
+    Raises:
+        FailureError: ``worker-away`` when it is not there or does not answer.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(seconds)
+            connection.connect(path)
+            connection.sendall(wire.encode(ask) + b"\n")
+            with connection.makefile("rb") as lines:
+                line = lines.readline()
+        answer: LocalAnswer = wire.decode(line, LocalAnswer)
+    except (OSError, wire.MalformedMessageError) as problem:
+        raise FailureError(
+            Failure(
+                "worker-away", f"the node worker does not answer on {path}: {problem}", "Is `woodfrog dev` running?"
+            )
+        ) from problem
+    return answer
+
+
+def containers(path: str) -> tuple[ContainerStatus, ...]:
+    """List the protected containers of the worker behind ``path``.
+
+    Raises:
+        FailureError: ``worker-away``.
+    """
+    answer = worker(path, AskContainers())
+    assert isinstance(answer, Containers)
+    return answer.containers
+
+
+async def _control(url: str, subject: str, request: Any, answers: Any, seconds: float) -> Any:
+    try:
+        async with asyncio.timeout(seconds):
+            client = await connect(url, name="woodfrog")
+            try:
+                reply = await client.request(subject, wire.encode(request), timeout=seconds)
+            finally:
+                await client.close()
+    except (TimeoutError, OSError, nats.errors.Error) as problem:
+        raise FailureError(
+            Failure(
+                "control-plane-away", f"the control plane does not answer: {problem!r}", "Is `woodfrog dev` running?"
+            )
+        ) from problem
+    answer = wire.decode(reply.data, answers | Refusal)
+    if isinstance(answer, Refusal):
+        raise FailureError(answer.failure)
+    return answer
+
+
+def control(url: str, subject: str, request: Any, answers: type[_T], *, seconds: float = _ANSWER_SECONDS) -> _T:
+    """Ask the control plane and return its answer.
+
+    Raises:
+        FailureError: ``control-plane-away``, or the failure with which it refuses.
+    """
+    answer: _T = asyncio.run(_control(url, subject, request, answers, seconds))
+    return answer
+
+
+def view(
+    url: str,
+    name: View,
+    key: CheckpointKey | None = None,
+    command_id: CommandId | None = None,
+    *,
+    seconds: float = 10.0,
+) -> list[dict[str, Any]]:
+    """Read a view, oldest row first.
+
+    Raises:
+        FailureError: as :func:`control`.
+    """
+    request = QueryRequest(view=name, key=key, command_id=command_id, limit=10_000)
+    return control(url, subjects.QUERY, request, Rows, seconds=seconds).rows
+
+
+def checkpoint(url: str, key: CheckpointKey, timeout_seconds: float) -> CommandId:
+    """Ask for a dump of the key's running container.
+
+    Raises:
+        FailureError: as :func:`control`.
+    """
+    request = CheckpointRequest(key=key, timeout_seconds=timeout_seconds)
+    return control(url, subjects.CHECKPOINT, request, CommandAccepted).command_id

@@ -1,0 +1,351 @@
+"""The command ``woodfrog``.
+
+Exit codes: 0 done, 1 it could not be done (standard error says why and what helps), 2 it was asked for wrongly and nothing
+was changed. ``run`` answers with the exit code of its container.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from nodeworker.runtime.install import DEFAULT_VARIABLE
+from protocol.failures import Failure, FailureError
+from protocol.ids import CheckpointKey, InvalidIdError
+from protocol.requests import View
+from woodfrog import ask, demo, dev, run, story
+from woodfrog.bundle import (
+    BadInputError,
+    ContainerSpec,
+    check_distinct,
+    check_hostname,
+    hostname_from,
+    parse_env,
+    parse_mount,
+)
+from woodfrog.output import Column, Form, put, put_json
+from woodfrog.state import Description, StateDirectory, default_state_dir
+
+app = typer.Typer(
+    help="Containers that go on where they left off.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+get = typer.Typer(help="List what the log knows.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(get, name="get")
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir", help="Where `woodfrog dev` keeps everything.  [env: WOODFROG_STATE_DIR]", show_default=False
+    ),
+]
+Output = Annotated[Form, typer.Option("-o", "--output", help="Print a table, or JSON.")]
+Namespace = Annotated[str, typer.Option("-n", "--namespace", help="The namespace that the id belongs to.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="The checkpoint id.", show_default=False)]
+OptionalId = Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this checkpoint id.", show_default=False)]
+
+_POLL_SECONDS = 0.1
+
+
+def _columns(*names: str) -> tuple[Column, ...]:
+    """Show these fields of a row, each in the form that its name calls for."""
+    return tuple((name.replace("_", " ").upper(), partial(_cell, name)) for name in names)
+
+
+def _cell(name: str, row: dict[str, Any]) -> Any:
+    value = row.get(name)
+    if value is None:
+        return None
+    if name.endswith("_bytes"):
+        return story.size(value)
+    if name.endswith("_seconds"):
+        return f"{value:.3f}"
+    return story.moment(value) if name.endswith("_at") else value
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what goes wrong into a line on standard error and an exit code."""
+    try:
+        yield
+    except FailureError as problem:
+        failure = problem.failure
+        sys.stderr.write(f"woodfrog: {failure}\n")
+        if failure.detail:
+            sys.stderr.write("".join(f"    {line}\n" for line in failure.detail.splitlines()))
+        raise typer.Exit(1) from problem
+    except (BadInputError, InvalidIdError) as problem:
+        sys.stderr.write(f"woodfrog: {problem}\n")
+        raise typer.Exit(2) from problem
+
+
+def _state(path: Path | None) -> StateDirectory:
+    return StateDirectory(path or default_state_dir())
+
+
+def _key(described: Description, checkpoint_id: str, namespace: str) -> CheckpointKey:
+    return CheckpointKey.checked(described.cluster, namespace, checkpoint_id)
+
+
+@app.command(name="dev")
+def dev_(
+    state_dir: StateDir = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Where snapshots go.", show_default="in the state directory")
+    ] = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Run everything on this machine: NATS, control plane and node worker. Ctrl-C stops it."""
+
+    def ready(described: Description) -> None:
+        if output is Form.JSON:
+            sys.stdout.write(msgspec.json.encode(described).decode() + "\n")
+        else:
+            sys.stdout.write(f"woodfrog is ready: state {described.state_dir}, runtime {described.runtime}\n")
+        sys.stdout.flush()
+
+    with _told():
+        dev.serve(_state(state_dir), store, ready)
+
+
+@app.command(name="run", context_settings={"allow_interspersed_args": False})
+def run_(
+    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="What to run.", show_default=False)],
+    checkpoint_id: Annotated[str, typer.Option("--id", help="The checkpoint id.", show_default=False)],
+    rootfs: Annotated[Path, typer.Option(help="The directory below the container's own layer.")] = Path("/"),
+    mount: Annotated[
+        list[str] | None, typer.Option(help="type=bind,src=SRC,dst=DST[,ro] or SRC:DST[:ro]; may be repeated.")
+    ] = None,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The container's host name.", show_default="made from the id")
+    ] = None,
+    namespace: Namespace = dev.NAMESPACE,
+    state_dir: StateDir = None,
+) -> None:
+    """Run a container in the foreground; it goes on from the latest valid snapshot of its id.
+
+    Ctrl-C takes the final snapshot and ends it; a second Ctrl-C kills it.
+    """
+    with _told():
+        key = CheckpointKey.checked(dev.CLUSTER, namespace, checkpoint_id)
+        mounts = tuple(parse_mount(text) for text in mount or ())
+        check_distinct(mounts)
+        lower = rootfs.absolute()
+        if not lower.is_dir():
+            raise BadInputError("--rootfs", f"{lower} is not a directory")
+        described = _state(state_dir).described()
+        spec = ContainerSpec(
+            args=tuple(command),
+            hostname=check_hostname(name) if name is not None else hostname_from(checkpoint_id),
+            image=f"dir:{lower}",
+            env=tuple(parse_env(text, DEFAULT_VARIABLE) for text in env or ()),
+            mounts=mounts,
+            hidden=(described.state_dir,),
+        )
+        if namespace != described.namespace:
+            raise BadInputError("--namespace", f"`woodfrog run` runs containers in namespace {described.namespace}")
+        code = run.Foreground(described, key, spec, lower).run()
+    raise typer.Exit(code)
+
+
+@app.command()
+def stop(checkpoint_id: Id, namespace: Namespace = dev.NAMESPACE, state_dir: StateDir = None) -> None:
+    """Stop the container of an id: its final snapshot is taken, then it ends."""
+    with _told():
+        described = _state(state_dir).described()
+        run.stop(described, _key(described, checkpoint_id, namespace))
+
+
+@app.command()
+def ps(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+    """List the protected containers on this node."""
+    with _told():
+        rows = [
+            {
+                "id": container.key.id,
+                "namespace": container.key.namespace,
+                "incarnation": container.incarnation,
+                "state": container.state,
+                "restored_from": container.restored_from,
+                "container_id": container.container_id,
+                "bundle": container.bundle,
+            }
+            for container in ask.containers(_state(state_dir).described().socket)
+        ]
+    columns = _columns("id", "namespace", "incarnation", "state", "restored_from", "container_id")
+    put(rows, columns, output, empty="no protected container runs on this node")
+
+
+@app.command()
+def checkpoint(
+    checkpoint_id: Id,
+    namespace: Namespace = dev.NAMESPACE,
+    timeout_seconds: Annotated[float, typer.Option("--timeout", help="Seconds after which to give up.")] = 600.0,
+    state_dir: StateDir = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Take a snapshot of the running container of an id and leave it running; returns when it is stored."""
+    with _told():
+        described = _state(state_dir).described()
+        key = _key(described, checkpoint_id, namespace)
+        command_id = ask.checkpoint(described.nats_url, key, timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            (row,) = ask.view(described.nats_url, "commands", command_id=command_id)
+            if row["status"] != "open":
+                break
+            if time.monotonic() > deadline:
+                advice = f"`woodfrog get commands` shows what becomes of {command_id}."
+                raise FailureError(Failure("timed-out", f"not stored after {timeout_seconds:g} s", advice))
+            time.sleep(_POLL_SECONDS)
+        if row["status"] != "succeeded":
+            raise FailureError(_failure_of(described, row))
+    if output is Form.JSON:
+        put_json(row)
+    else:
+        sys.stdout.write(f"{row['snapshot_id']}\n")
+
+
+def _failure_of(described: Description, command: dict[str, Any]) -> Failure:
+    """Find why a command did not succeed: its own failure or that of its dump."""
+    for row in ask.view(described.nats_url, "failures", command_id=command["command_id"]):
+        return Failure(
+            row["failure_code"], row["failure_cause"], row["failure_advice"] or "", row["failure_detail"] or ""
+        )
+    return Failure(
+        f"command-{command['status']}",
+        f"the command {command['status']}: the node's worker did not carry it out in time",
+        "`woodfrog get nodes` shows whether the node is there.",
+    )
+
+
+def _listing(
+    view: View,
+    columns: tuple[str, ...],
+    nothing: str,
+    state_dir: Path | None,
+    output: Form,
+    key: tuple[str, str] | None,
+) -> None:
+    with _told():
+        described = _state(state_dir).described()
+        rows = ask.view(described.nats_url, view, _key(described, *key) if key else None)
+    put(rows, columns, output, empty=nothing)
+
+
+@get.command()
+def snapshots(
+    checkpoint_id: OptionalId = None,
+    namespace: Namespace = dev.NAMESPACE,
+    state_dir: StateDir = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """List snapshots, oldest first."""
+    columns = (
+        "id",
+        "snapshot_id",
+        "incarnation",
+        "node",
+        "trigger",
+        "status",
+        "freeze_seconds",
+        "raw_bytes",
+        "stored_bytes",
+    )
+    key = (checkpoint_id, namespace) if checkpoint_id is not None else None
+    _listing("checkpoint_history", columns, "there are no snapshots", state_dir, output, key)
+
+
+@get.command()
+def nodes(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+    """List nodes."""
+    columns = _columns(
+        "node", "status", "registered_at", "kernel_release", "criu_version", "runc_version", "cgroup_version"
+    )
+    _listing("nodes", columns, "no worker has registered", state_dir, output, None)
+
+
+@get.command()
+def commands(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+    """List commands, oldest first."""
+    columns = _columns(
+        "command_id", "kind", "id", "incarnation", "node", "status", "snapshot_id", "issued_at", "finished_at"
+    )
+    _listing("commands", columns, "no command was ever issued", state_dir, output, None)
+
+
+@get.command()
+def failures(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+    """List failures, oldest first, each with what to do about it."""
+    columns = _columns("failed_at", "id", "type", "snapshot_id", "failure_code", "failure_cause", "failure_advice")
+    _listing("failures", columns, "nothing has failed", state_dir, output, None)
+
+
+@get.command()
+def events(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+    """List the log itself, oldest event first."""
+    columns = _columns("position", "occurred_at", "type", "stream", "version")
+    _listing("events", columns, "the log is empty", state_dir, output, None)
+
+
+@app.command()
+def history(
+    checkpoint_id: Id, namespace: Namespace = dev.NAMESPACE, state_dir: StateDir = None, output: Output = Form.TABLE
+) -> None:
+    """List every event of an id, oldest first, from SQL."""
+    with _told():
+        described = _state(state_dir).described()
+        rows = ask.view(described.nats_url, "events", _key(described, checkpoint_id, namespace))
+    columns: tuple[Column, ...] = (
+        *_columns("position", "occurred_at"),
+        ("INCARNATION", lambda row: row["data"].get("incarnation")),
+        ("EVENT", lambda row: row["type"]),
+        ("WHAT HAPPENED", story.describe),
+    )
+    put(rows, columns, output, empty=f"nothing is known of {checkpoint_id}")
+
+
+@app.command(name="why")
+def why_(
+    checkpoint_id: Id, namespace: Namespace = dev.NAMESPACE, state_dir: StateDir = None, output: Output = Form.TABLE
+) -> None:
+    """Tell why the last start of an id was what it was, and what has happened since."""
+    with _told():
+        described = _state(state_dir).described()
+        rows = ask.view(described.nats_url, "events", _key(described, checkpoint_id, namespace))
+    told = story.explain(rows)
+    if output is Form.JSON:
+        put_json(told)
+    elif told is None:
+        sys.stderr.write(f"no container with the id {checkpoint_id} was ever started\n")
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in told.sentences))
+        sys.stdout.write("".join(f"  -> {line}\n" for line in told.advice))
+
+
+@app.command(name="demo")
+def demo_() -> None:
+    """Show the main job from start to end, with a stack and containers of its own."""
+    with _told():
+        demo.show()
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

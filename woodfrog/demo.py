@@ -1,0 +1,227 @@
+"""``woodfrog demo``: the main job from start to end, seen and not believed.
+
+A stack and containers of its own, in a directory that is removed afterwards. Every step looks at what the workload itself
+wrote, at SQL, or at NATS; the first thing that is not as it should be ends the demonstration with a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nats.js.api import ConsumerConfig, DeliverPolicy
+
+from process.nats import connect
+from protocol import subjects
+from protocol.failures import Failure, FailureError
+from protocol.local import ContainerStatus
+from woodfrog import ask
+from woodfrog.state import Description, StateDirectory
+from woodfrog.story import size
+
+_ID = "demo"
+_COUNT = "i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done"
+_STEP_SECONDS = 20.0
+_T = TypeVar("_T")
+
+
+def _woodfrog(*words: str) -> list[str]:
+    return [sys.executable, "-m", "woodfrog.cli", *words]
+
+
+def _failed(step: str, seen: object) -> FailureError:
+    return FailureError(Failure("demo-failed", f"{step}: {seen}", "The lines above say how far it came."))
+
+
+def _until(look: Callable[[], _T | None], step: str) -> _T:
+    """Look until there is something to see; the demonstration fails if there is not in time."""
+    deadline = time.monotonic() + _STEP_SECONDS
+    while not (seen := look()):
+        if time.monotonic() > deadline:
+            raise _failed(step, f"not within {_STEP_SECONDS:g} s")
+        time.sleep(0.05)
+    return seen
+
+
+def _saw(text: str) -> None:
+    sys.stdout.write(f"  ✓ {text}\n")
+    sys.stdout.flush()
+
+
+class _Counter:
+    """A container that counts into a file of its own writable layer."""
+
+    def __init__(self, stack: Description) -> None:
+        self._stack = stack
+        before = {container.container_id for container in ask.containers(stack.socket)}
+        self._process = subprocess.Popen(
+            _woodfrog("run", "--state-dir", stack.state_dir, "--id", _ID, "--", "sh", "-c", _COUNT),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.status: ContainerStatus = _until(lambda: self._running(before), "the container runs")
+
+    def _running(self, before: set[Any]) -> ContainerStatus | None:
+        if self._process.poll() is not None:
+            raise _failed("the container runs", self._process.communicate()[1])
+        found = (c for c in ask.containers(self._stack.socket) if c.container_id not in before and c.state == "running")
+        return next(found, None)
+
+    def numbers(self) -> list[int]:
+        """Read what it has counted; fail if a number is missing or repeated."""
+        path = Path(self.status.bundle) / "rootfs" / "count"
+        text = path.read_text() if path.exists() else ""
+        numbers = [int(line) for line in text[: text.rfind("\n") + 1].split()]
+        if numbers != list(range(1, len(numbers) + 1)):
+            raise _failed("no number is missing or repeated", numbers)
+        return numbers
+
+    def until_beyond(self, number: int) -> int:
+        """Wait until it has counted beyond ``number``; return how far it is."""
+        return _until(lambda: self.numbers() if len(self.numbers()) > number else [], f"it counts beyond {number}")[-1]
+
+    def stop(self) -> None:
+        """Send the stop signal and wait for the end."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.communicate(timeout=_STEP_SECONDS)
+        except subprocess.TimeoutExpired as problem:
+            raise _failed("the stop signal ends the container", "it still runs") from problem
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.communicate(timeout=_STEP_SECONDS)
+
+
+@contextmanager
+def _stack(folder: Path) -> Iterator[Description]:
+    process = subprocess.Popen(
+        _woodfrog("dev", "--state-dir", str(folder), "-o", "json"), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise _failed("woodfrog dev starts", f"it ended with {process.wait(timeout=_STEP_SECONDS)}")
+        yield StateDirectory(folder).described()
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def _valid_snapshots(stack: Description) -> list[dict[str, Any]]:
+    """Ask SQL, as a person would: the database is opened for reading only."""
+    with closing(sqlite3.connect(f"file:{stack.database}?mode=ro", uri=True)) as database:
+        database.row_factory = sqlite3.Row
+        query = "SELECT * FROM checkpoint_history WHERE id = ? AND status = 'valid' ORDER BY position"
+        return [dict(row) for row in database.execute(query, (_ID,))]
+
+
+def _history(stack: Description) -> list[tuple[int, str, str]]:
+    """Read position, event id and type of every event of the id from SQL."""
+    with closing(sqlite3.connect(f"file:{stack.database}?mode=ro", uri=True)) as database:
+        query = "SELECT position, event_id, type FROM events WHERE stream = ? ORDER BY position"
+        stream = f"checkpoint/{stack.cluster}/{stack.namespace}/{_ID}"
+        return [
+            (int(position), str(event_id), str(kind)) for position, event_id, kind in database.execute(query, (stream,))
+        ]
+
+
+async def _audited(stack: Description, count: int) -> list[tuple[int, str, str]]:
+    """Read the same from the AUDIT stream, as an auditor would."""
+    client = await connect(stack.nats_url, name="demo auditor")
+    try:
+        subscription = await client.jetstream().subscribe(
+            f"{subjects.PREFIX}.audit.id.*.{stack.cluster}.{stack.namespace}.{_ID}",
+            stream=subjects.AUDIT_STREAM,
+            ordered_consumer=True,
+            config=ConsumerConfig(deliver_policy=DeliverPolicy.ALL),
+        )
+        seen: list[tuple[int, str, str]] = []
+        async with asyncio.timeout(_STEP_SECONDS):
+            while len(seen) < count:
+                message = await subscription.next_msg(timeout=_STEP_SECONDS)
+                headers = message.headers or {}
+                kind = json.loads(message.data)["type"]
+                seen.append((int(headers[subjects.POSITION_HEADER]), headers["ce-id"], kind))
+        return seen
+    finally:
+        await client.close()
+
+
+def _flip_a_byte(stack: Description, snapshot_id: str) -> Path:
+    folder = next(Path(stack.store).rglob(snapshot_id))
+    victim = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    return victim
+
+
+def show() -> None:
+    """Run the demonstration.
+
+    Raises:
+        FailureError: ``demo-failed`` with what was not as it should be.
+    """
+    began = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="woodfrog-demo-", ignore_cleanup_errors=True) as folder,
+        _stack(Path(folder)) as stack,
+    ):
+        _saw("nats-server, control plane and node worker are up")
+        _tell_the_story(stack)
+    sys.stdout.write(f"Seen, in {time.monotonic() - began:.0f} s.\n")
+
+
+def _tell_the_story(stack: Description) -> None:
+    counter = _Counter(stack)
+    try:
+        first = counter.until_beyond(20)
+        _saw(f"a container counts into a file of its own: {first} and counting")
+        counter.stop()
+        older = _until(lambda: _valid_snapshots(stack), "the final snapshot is stored")[0]
+        _saw(
+            f"the stop signal took snapshot {older['snapshot_id']}: frozen for {older['freeze_seconds']:.2f} s, "
+            f"{size(older['raw_bytes'])} in {size(older['stored_bytes'])}"
+        )
+
+        counter = _Counter(stack)
+        if counter.status.restored_from != older["snapshot_id"]:
+            raise _failed("the same id goes on from the snapshot", f"restored from {counter.status.restored_from}")
+        second = counter.until_beyond(first + 20)
+        _saw(f"the same id, started again, goes on: {second}, no number missing or repeated")
+        counter.stop()
+        newer = _until(lambda: _valid_snapshots(stack)[1:], "the second snapshot is stored")[0]
+
+        victim = _flip_a_byte(stack, newer["snapshot_id"])
+        _saw(f"one bit of the newest snapshot is flipped, in {victim.name[:20]}")
+        counter = _Counter(stack)
+        if counter.status.restored_from != older["snapshot_id"]:
+            raise _failed("the start falls back to the older snapshot", f"restored from {counter.status.restored_from}")
+        counter.until_beyond(first + 20)
+        choices = [row for row in ask.view(stack.nats_url, "restore_history") if row["id"] == _ID]
+        if newer["snapshot_id"] not in choices[-1]["reason"]:
+            raise _failed("the reason names the snapshot that was skipped", choices[-1]["reason"])
+        _saw(f"the next start falls back and says so: {choices[-1]['reason']}")
+    finally:
+        counter.close()
+
+    _until(lambda: len(_valid_snapshots(stack)) >= 2, "the last snapshot is stored")
+    recorded = _history(stack)
+    _saw(f"SQL has the whole history: {len(recorded)} events")
+    audited = asyncio.run(_audited(stack, len(recorded)))
+    if audited != recorded:
+        raise _failed("AUDIT tells what SQL tells", f"{audited} is not {recorded}")
+    _saw("a NATS subscriber of AUDIT sees the same events, at the same positions, in the same order")

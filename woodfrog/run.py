@@ -1,0 +1,289 @@
+"""``woodfrog run``: a protected container in the foreground, through the same OCI runtime that an engine calls.
+
+It plays containerd's part: makes a bundle and a root filesystem, calls ``create`` and ``start``, carries the output,
+passes the stop signal on, waits for the first process, and calls ``delete``. What makes a container go on happens in the
+runtime and the worker, here as under any engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from nodeworker.runtime.install import DEFAULT_VARIABLE
+from protocol.failures import Failure, FailureError
+from protocol.ids import CheckpointKey, ContainerId
+from protocol.local import TellDeleted
+from woodfrog import ask
+from woodfrog.bundle import ContainerSpec, oci_config, write_config
+from woodfrog.overlay import ContainerDirectory, orphans
+from woodfrog.state import Description
+
+_PR_SET_CHILD_SUBREAPER = 36
+_CREATE_SECONDS = 1800.0
+_STOP_SECONDS = 1800.0
+_VERB_SECONDS = 60.0
+_OUTPUT_SECONDS = 5.0
+_TELL_SECONDS = 3.0
+_libc = ctypes.CDLL(None)
+
+
+class Runtime:
+    """The OCI runtime of a stack, for one container."""
+
+    def __init__(self, described: Description, container_id: str) -> None:
+        self._described = described
+        self.container_id = container_id
+
+    def command(self, verb: str, *words: str | Path, log: Path | None = None) -> list[str]:
+        """Build the command line of a verb as containerd's shim does."""
+        logging = ["--log", str(log), "--log-format", "json"] if log else []
+        return [self._described.runtime, "--root", self._described.runc_root, *logging, verb, *map(str, words)]
+
+    def kill(self, name: str, *, seconds: float = _STOP_SECONDS) -> None:
+        """Send a signal; the stop signal returns when the final dump is captured.
+
+        Raises:
+            FailureError: ``runtime-failed`` with the runtime's own words.
+        """
+        self._run(self.command("kill", self.container_id, name), seconds)
+
+    def delete(self) -> None:
+        """Remove the container, whatever is left of it."""
+        with suppress(FailureError):
+            self._run(self.command("delete", "--force", self.container_id), _VERB_SECONDS)
+
+    def _run(self, command: list[str], seconds: float) -> None:
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as problem:
+            raise _runtime_failed(command, str(problem)) from problem
+        if done.returncode != 0:
+            raise _runtime_failed(command, done.stderr.strip())
+
+
+def _runtime_failed(command: list[str], said: str) -> FailureError:
+    return FailureError(Failure("runtime-failed", f"{Path(command[0]).name}: {said}", "The line above says why."))
+
+
+class Foreground:
+    """One container from its bundle to its exit code."""
+
+    def __init__(self, described: Description, key: CheckpointKey, spec: ContainerSpec, lower: Path) -> None:
+        self._described = described
+        self._key = key
+        self._spec = spec
+        self._lower = lower
+        self.container_id = ContainerId(uuid.uuid4().hex[:16])
+        self._runtime = Runtime(described, self.container_id)
+        self._signals = 0
+        self._captured = False
+
+    def run(self) -> int:
+        """Run the container; return its exit code, or 128 and the number of the signal that ended it.
+
+        Raises:
+            FailureError: when it cannot be created; nothing of it is left.
+        """
+        _clear_orphans(self._described)
+        place = Path(self._described.containers) / self.container_id
+        with ContainerDirectory.create(place, self._lower) as directory:
+            config = oci_config(
+                self._spec,
+                root=directory.root,
+                network=directory.network,
+                id_variable=DEFAULT_VARIABLE,
+                checkpoint_id=self._key.id,
+                cgroup=f"/woodfrog/{self.container_id}",
+            )
+            write_config(directory.path, config)
+            # The container's processes become our children when the runtime that made them ends (prctl(2)).
+            _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+            try:
+                code = asyncio.run(self._live(directory.path))
+                self._tell_end(code)
+            finally:
+                self._runtime.delete()
+        return code
+
+    async def _live(self, bundle: Path) -> int:
+        loop = asyncio.get_running_loop()
+        output = _Output()
+        try:
+            init = await self._create(bundle, output)
+            gone = asyncio.Event()
+            watched = os.pidfd_open(init)
+            loop.add_reader(watched, gone.set)
+            stopping: set[asyncio.Task[None]] = set()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, lambda: stopping.add(loop.create_task(self._stop())))
+            try:
+                await self._call("start", self.container_id)
+                await asyncio.to_thread(self._tell_start)
+                await gone.wait()
+            finally:
+                loop.remove_reader(watched)
+                os.close(watched)
+            await asyncio.gather(*stopping)
+            _, status = os.waitpid(init, 0)  # noqa: ASYNC222 -- it has ended, so this does not wait
+        finally:
+            await asyncio.to_thread(output.finish)
+        code = os.waitstatus_to_exitcode(status)
+        if self._captured:
+            _say(f"captured; run the same id again ({self._key.id}) and it goes on from here")
+        return code if code >= 0 else 128 - code
+
+    async def _create(self, bundle: Path, output: _Output) -> int:
+        pid_file = bundle / "pid"
+        log = bundle / "runtime.log"
+        command = self._runtime.command(
+            "create", "--bundle", bundle, "--pid-file", pid_file, self.container_id, log=log
+        )
+        # A runtime that fails writes to standard error as well as to its log: keep the words of the log, in one line.
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=output.stdin, stdout=output.stdout, stderr=output.stderr
+        )
+        output.handed_over()
+        async with asyncio.timeout(_CREATE_SECONDS):
+            code = await process.wait()
+        if code != 0:
+            raise FailureError(
+                Failure(
+                    "create-failed",
+                    f"the container could not be created (exit code {code})",
+                    "The line above says why.",
+                )
+            )
+        return int(pid_file.read_text())
+
+    async def _call(self, verb: str, *words: str) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *self._runtime.command(verb, *words), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        async with asyncio.timeout(_VERB_SECONDS):
+            _, said = await process.communicate()
+        if process.returncode != 0:
+            raise _runtime_failed(self._runtime.command(verb), said.decode(errors="replace").strip())
+
+    async def _stop(self) -> None:
+        """The first signal asks for the final dump, the second ends the container at once."""
+        self._signals += 1
+        name = "TERM" if self._signals == 1 else "KILL"
+        if self._signals == 1:
+            _say("stopping; the final snapshot is being taken (once more to kill)")
+        try:
+            await asyncio.to_thread(self._runtime.kill, name)
+        except FailureError as problem:
+            _say(str(problem.failure.cause))
+        else:
+            self._captured = self._captured or (name == "TERM" and self._was_captured())
+
+    def _was_captured(self) -> bool:
+        with suppress(FailureError):
+            return any(
+                container.container_id == self.container_id and container.state == "ended"
+                for container in ask.containers(self._described.socket)
+            )
+        return False
+
+    def _tell_start(self) -> None:
+        restored_from = None
+        with suppress(FailureError):
+            for container in ask.containers(self._described.socket):
+                if container.container_id == self.container_id:
+                    restored_from = container.restored_from
+            _say(f"goes on from snapshot {restored_from}" if restored_from else "started from its image")
+
+    def _tell_end(self, code: int) -> None:
+        with suppress(FailureError):
+            told = TellDeleted(container_id=self.container_id, exit_code=code)
+            ask.worker(self._described.socket, told, seconds=_TELL_SECONDS)
+
+
+class _Output:
+    """The container's standard streams: pipes, because CRIU can hand a pipe on to a restored process and a terminal not."""
+
+    def __init__(self) -> None:
+        self.stdin, closed = os.pipe()
+        os.close(closed)  # the container reads end-of-file
+        read_out, self.stdout = os.pipe()
+        read_err, self.stderr = os.pipe()
+        self._threads = [
+            threading.Thread(target=_carry, args=(read_out, sys.stdout.buffer), daemon=True),
+            threading.Thread(target=_carry, args=(read_err, sys.stderr.buffer), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+        self._ours = [self.stdin, self.stdout, self.stderr]
+
+    def handed_over(self) -> None:
+        """The child has them now; ours would keep the pipes open after the container's end."""
+        for descriptor in self._ours:
+            os.close(descriptor)
+        self._ours = []
+
+    def finish(self) -> None:
+        """Carry what is left, but no longer than a moment: a process that left the container may hold a pipe open."""
+        self.handed_over()
+        for thread in self._threads:
+            thread.join(_OUTPUT_SECONDS)
+
+
+def _carry(source: int, sink: BinaryIO) -> None:
+    with open(source, "rb", buffering=0) as pipe:
+        shutil.copyfileobj(pipe, _Unbuffered(sink))
+
+
+class _Unbuffered:
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink = sink
+
+    def write(self, data: bytes) -> int:
+        with suppress(BrokenPipeError, ValueError):  # nobody reads us any more: the container need not suffer from it
+            self._sink.write(data)
+            self._sink.flush()
+        return len(data)
+
+
+def _clear_orphans(described: Description) -> None:
+    """End and remove containers whose ``woodfrog run`` was killed: nobody would wait for them any more."""
+    for directory in orphans(Path(described.containers)):
+        Runtime(described, directory.path.name).delete()
+        directory.remove()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"woodfrog: {text}\n")
+    sys.stderr.flush()
+
+
+def stop(described: Description, key: CheckpointKey) -> list[str]:
+    """Stop every running container of a key as an engine would; return their ids.
+
+    Raises:
+        FailureError: ``not-running`` when there is none, or what the runtime says.
+    """
+    running = [
+        container
+        for container in ask.containers(described.socket)
+        if container.key == key and container.state in {"running", "dumping"}
+    ]
+    if not running:
+        raise FailureError(
+            Failure("not-running", f"no container of {key.id} runs on this node", "`woodfrog ps` shows what runs.")
+        )
+    for container in running:
+        Runtime(described, container.container_id).kill("TERM")
+    return [container.container_id for container in running]

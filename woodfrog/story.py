@@ -1,0 +1,211 @@
+"""What the log says about an id, told to a person: one line for each event, and why the last start was what it was.
+
+Pure: rows of the view ``events`` in, sentences out. Everything told here was recorded when it happened; nothing is
+guessed, so an explanation is as true a week later as on the day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from protocol.events import (
+    ColdStartChosen,
+    CommandFinished,
+    CommandIssued,
+    ContainerEnded,
+    ContainerStarted,
+    DumpFailed,
+    DumpStarted,
+    Event,
+    IncarnationOpened,
+    KeyEvent,
+    NodeLost,
+    NodeRegistered,
+    NodeReturned,
+    RestoreChosen,
+    RestoreFailed,
+    SnapshotCaptured,
+    SnapshotInvalidated,
+    SnapshotStored,
+    SnapshotSuperseded,
+    StartDeferred,
+)
+from protocol.failures import Failure
+from protocol.ids import IncarnationNumber, SnapshotId
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """One event with its place and time, as read from the log."""
+
+    position: int
+    at: str
+    event: Event
+
+
+def size(count_bytes: float) -> str:
+    """Write a number of bytes for people: ``0 B``, ``1.5 MiB``."""
+    unit = _UNITS[0]
+    for unit in _UNITS:
+        if count_bytes < 1024 or unit == _UNITS[-1]:
+            break
+        count_bytes /= 1024
+    return f"{count_bytes:.0f} {unit}" if unit == "B" else f"{count_bytes:.1f} {unit}"
+
+
+def moment(text: Any) -> str:
+    """Write a moment of a view in UTC to the second, ``2026-11-23 21:45:01``; whatever is none as it is."""
+    try:
+        return f"{datetime.fromisoformat(str(text)):%Y-%m-%d %H:%M:%S}"
+    except ValueError:
+        return "" if text is None else str(text)
+
+
+def describe(row: dict[str, Any]) -> str:
+    """Say what happened, in one line. An event of a type that is not known here, from a newer writer, is told as it is."""
+    event = _event(row)
+    return msgspec.json.encode(row["data"]).decode() if event is None else _TELL[type(event)](event)
+
+
+def _event(row: dict[str, Any]) -> Event | None:
+    try:
+        event: Event = msgspec.convert(row["data"], Event)
+    except msgspec.ValidationError:
+        return None
+    return event
+
+
+_TELL: dict[type, Callable[[Any], str]] = {
+    NodeRegistered: lambda e: f"worker {e.worker_id} began on node {e.node} (CRIU {e.facts.criu_version or 'unknown'})",
+    NodeLost: lambda e: f"nothing was heard of node {e.node} for {e.silent_seconds:.0f} s",
+    NodeReturned: lambda e: f"node {e.node} was heard of again",
+    IncarnationOpened: lambda e: f"container {e.container_id} is to be created on node {e.node}",
+    StartDeferred: lambda e: f"the start waits, until {moment(e.until)} at the longest: {e.waiting_for}",
+    RestoreChosen: lambda e: f"snapshot {e.snapshot_id} was chosen: {e.reason}",
+    ColdStartChosen: lambda e: f"a cold start was chosen: {e.reason}",
+    RestoreFailed: lambda e: f"snapshot {e.snapshot_id} could not be restored ({e.stage}): {e.failure}",
+    ContainerStarted: lambda e: (
+        f"the container runs, {f'from snapshot {e.restored_from}' if e.restored_from else 'cold'}"
+    ),
+    ContainerEnded: lambda e: f"the container ended{'' if e.exit_code is None else f' with exit code {e.exit_code}'}",
+    DumpStarted: lambda e: f"{'final dump' if e.final else 'dump'} {e.snapshot_id} began ({e.trigger})",
+    SnapshotCaptured: lambda e: (
+        f"snapshot {e.snapshot_id} was captured: {size(e.raw_bytes)}, frozen for {e.freeze_seconds:.2f} s"
+    ),
+    SnapshotStored: lambda e: (
+        f"snapshot {e.snapshot_id} is stored and verified: {size(e.stored_bytes)} in {e.store_seconds:.2f} s"
+    ),
+    DumpFailed: lambda e: f"dump {e.snapshot_id} failed ({e.stage}): {e.failure}",
+    SnapshotSuperseded: lambda e: f"snapshot {e.snapshot_id} came too late: incarnation {e.by} had started without it",
+    SnapshotInvalidated: lambda e: f"snapshot {e.snapshot_id} is never chosen again: {e.reason}",
+    CommandIssued: lambda e: f"command {e.command.command_id} asks node {e.command.node} for a dump",
+    CommandFinished: lambda e: f"command {e.command_id} {e.outcome}{f': {e.failure}' if e.failure is not None else ''}",
+}
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a start was what it was."""
+
+    incarnation: IncarnationNumber
+    node: str
+    choice: str
+    """``restored``, ``cold``, or ``undecided`` while nothing was chosen yet."""
+    snapshot_id: SnapshotId | None
+    reason: str
+    sentences: tuple[str, ...]
+    """The whole answer, in order."""
+    advice: tuple[str, ...]
+    """What a person can do, once for each different failure."""
+
+
+def explain(rows: Iterable[dict[str, Any]]) -> Explanation | None:
+    """Explain the last start in the rows of one id, oldest first; ``None`` if there never was one.
+
+    The incarnation before is part of the answer where it bears on the choice: a dump of it that failed is why there is
+    nothing newer to go on from.
+    """
+    told = [_Told(row["position"], moment(row["occurred_at"]), event) for row in rows if (event := _event(row))]
+    opened = next((item for item in reversed(told) if isinstance(item.event, IncarnationOpened)), None)
+    if opened is None or not isinstance(opened.event, IncarnationOpened):
+        return None
+    number = opened.event.incarnation
+    earlier = [item.event for item in told if item.position < opened.position]
+    # A snapshot that this start condemned belongs to the incarnation that it was taken of, and to this story.
+    own = [
+        item.event
+        for item in told
+        if item.position >= opened.position
+        and isinstance(item.event, KeyEvent)
+        and (item.event.incarnation == number or isinstance(item.event, SnapshotInvalidated))
+    ]
+    choices = [event for event in own if isinstance(event, RestoreChosen | ColdStartChosen)]
+    chosen = choices[-1] if choices else None
+    failures = [event.failure for event in own if isinstance(event, RestoreFailed)]
+    failures += [event.failure for event in _failed_dumps(earlier, number)]
+    return Explanation(
+        incarnation=number,
+        node=opened.event.node,
+        choice={RestoreChosen: "restored", ColdStartChosen: "cold", type(None): "undecided"}[type(chosen)],
+        snapshot_id=chosen.snapshot_id if isinstance(chosen, RestoreChosen) else None,
+        reason=chosen.reason if chosen is not None else "",
+        sentences=(
+            f"Incarnation {number}: container {opened.event.container_id} on node {opened.event.node}, {opened.at}.",
+            *_before(earlier, number),
+            *_way(own),
+        ),
+        advice=tuple(dict.fromkeys(f"{failure.code}: {failure.advice}" for failure in failures)),
+    )
+
+
+def _failed_dumps(earlier: list[Event], number: IncarnationNumber) -> list[DumpFailed]:
+    return [event for event in earlier if isinstance(event, DumpFailed) and event.incarnation == number - 1]
+
+
+def _before(earlier: list[Event], number: IncarnationNumber) -> list[str]:
+    """Tell what the incarnation before left behind."""
+    if number == 1:
+        return ["It is the first container with this id."]
+    before = number - 1
+    stored = [event for event in earlier if isinstance(event, SnapshotStored) and event.incarnation == before]
+    sentences = [f"Incarnation {before} had left {len(stored) or 'no'} stored snapshot{'s' * (len(stored) != 1)}."]
+    sentences += [f"Its dump {e.snapshot_id} had failed: {_cause(e.failure)}" for e in _failed_dumps(earlier, number)]
+    return sentences
+
+
+def _way(own: list[Event]) -> list[str]:
+    """Tell the way from the question to the running container, or to where it is now."""
+    sentences: list[str] = []
+    for event in own:
+        match event:
+            case StartDeferred():
+                sentences.append(f"It waited for {event.waiting_for}, until {moment(event.until)} at the longest.")
+            case RestoreChosen():
+                sentences.append(f"Snapshot {event.snapshot_id} was chosen: {_sentence(event.reason)}")
+            case ColdStartChosen():
+                sentences.append(f"It was to start cold: {_sentence(event.reason)}")
+            case RestoreFailed():
+                words = f"Restoring snapshot {event.snapshot_id} failed ({event.stage}): {_cause(event.failure)}"
+                sentences.append(words)
+            case SnapshotInvalidated():
+                sentences.append(f"Snapshot {event.snapshot_id} is never chosen again: {_sentence(event.reason)}")
+            case ContainerStarted(restored_from=restored_from):
+                sentences.append(f"It goes on from {restored_from}." if restored_from else "It runs from its image.")
+            case ContainerEnded():
+                code = "" if event.exit_code is None else f", exit code {event.exit_code}"
+                sentences.append(f"It has ended{code}.")
+            case _:
+                pass
+    return sentences
+
+
+def _cause(failure: Failure) -> str:
+    return f"{failure.cause.rstrip('.')} ({failure.code})."
+
+
+def _sentence(text: str) -> str:
+    return f"{text.rstrip('.')}."
