@@ -18,6 +18,7 @@ import msgspec
 import typer
 
 from nodeworker.runtime.install import DEFAULT_VARIABLE
+from process import logs
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, InvalidIdError
 from protocol.requests import View
@@ -233,7 +234,7 @@ def _failure_of(described: Description, command: dict[str, Any]) -> Failure:
 
 def _listing(
     view: View,
-    columns: tuple[str, ...],
+    columns: tuple[Column, ...],
     nothing: str,
     state_dir: Path | None,
     output: Form,
@@ -253,7 +254,7 @@ def snapshots(
     output: Output = Form.TABLE,
 ) -> None:
     """List snapshots, oldest first."""
-    columns = (
+    columns = _columns(
         "id",
         "snapshot_id",
         "incarnation",
@@ -344,6 +345,7 @@ def demo_() -> None:
 
 def main() -> None:
     """Run the command line."""
+    logs.configure("error")  # what the libraries below have to say otherwise is not for whoever typed a command
     app()
 
 

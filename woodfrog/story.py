@@ -6,7 +6,7 @@ guessed, so an explanation is as true a week later as on the day.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -177,7 +177,7 @@ def _before(earlier: list[Event], number: IncarnationNumber) -> list[str]:
     return sentences
 
 
-def _way(own: list[Event]) -> list[str]:
+def _way(own: Sequence[Event]) -> list[str]:
     """Tell the way from the question to the running container, or to where it is now."""
     sentences: list[str] = []
     for event in own:
