@@ -31,7 +31,7 @@ from nodeworker.store.validation import problem_of
 from process.faultpoints import reach
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure, FailureError
-from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
+from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId, check_id
 from protocol.manifest import MANIFEST_VERSION, Entry, Manifest, Tree, TreeName
 from protocol.wire import MalformedMessageError, decode, encode
 
@@ -82,7 +82,10 @@ class Stored:
 
 
 class SnapshotStore:
-    """Snapshots at one URL. Every method blocks: call it from a thread. One instance may be shared by threads."""
+    """Snapshots at one URL. Every method blocks: call it from a thread. One instance may be shared by threads.
+
+    A key or snapshot id that may not be one raises ``protocol.ids.InvalidIdError`` everywhere.
+    """
 
     def __init__(self, url: str, *, workers: int | None = None) -> None:
         """Open a store; ``workers`` is the number of threads that each put and fetch uses, by default one a core.
@@ -234,7 +237,9 @@ def tree_of(manifest: Manifest, name: TreeName) -> Tree:
 
 
 def _folder(key: CheckpointKey, snapshot_id: SnapshotId) -> str:
-    return f"{key}/{snapshot_id}"
+    """Name a snapshot's folder; checked once more, because a name such as ``..`` would be another's folder."""
+    checked = CheckpointKey.checked(key.cluster, key.namespace, key.id)
+    return f"{checked}/{check_id(snapshot_id, 'snapshot id')}"
 
 
 def _add_files(packer: Packer, tree: TreeToStore) -> dict[str, list[int]]:

@@ -24,7 +24,7 @@ from nodeworker.store import ManifestHeader, SnapshotStore, Stored, tree_of
 from nodeworker.store.objects import BucketObjects, DirectoryObjects
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import CONDEMNING_CODES, FailureError
-from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
+from protocol.ids import CheckpointKey, IncarnationNumber, InvalidIdError, SnapshotId
 from protocol.manifest import HOLE, Entry, Manifest, TreeName
 
 KEY = CheckpointKey("local", "default", "a.b")
@@ -534,3 +534,11 @@ def test_no_file_stays_open(place: Place) -> None:
     place.into = place.into.with_name("again")
     refusal(lambda: place.fetch(stored))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("odd", ["..", "../other", "a/b", "", "/etc"])
+def test_a_name_that_would_be_anothers_folder_is_refused(place: Place, odd: str) -> None:
+    with pytest.raises(InvalidIdError):
+        place.store.discard(KEY, SnapshotId(odd))
+    with pytest.raises(InvalidIdError):
+        place.store.open_manifest(CheckpointKey("local", odd, "a"), SNAPSHOT, "0" * 64)
