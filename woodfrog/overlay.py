@@ -26,6 +26,8 @@ _CLONE_NEWNET = 0x40000000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _IFF_UP = 1
 _UMOUNT_NOFOLLOW = 8
+_UNSEEN = ".new-"
+"""Begins the name of a directory that has no lock yet: it would look like one that lost its owner."""
 
 
 def _checked(result: int, target: str) -> None:
@@ -82,7 +84,7 @@ class ContainerDirectory:
 
     @classmethod
     def create(cls, path: Path, lower: Path) -> Self:
-        """Make the directory, take its lock, and mount a fresh layer over ``lower``.
+        """Make the directory, locked from the moment that others can see it, and mount a fresh layer over ``lower``.
 
         The layer may lie below ``lower`` (the kernel refuses only a *lower* directory inside another layer; see
         ovl_check_layer in fs/overlayfs/super.c). Mounts below ``lower`` are not part of it.
@@ -90,9 +92,11 @@ class ContainerDirectory:
         Raises:
             FailureError: ``overlay-failed``; nothing is left behind.
         """
-        directory = cls(path)
-        path.mkdir(mode=0o700, parents=True)
-        directory.lock()
+        unseen = cls(path.with_name(f"{_UNSEEN}{path.name}"))
+        unseen.path.mkdir(mode=0o700, parents=True)
+        assert unseen.lock(), "nobody else looks at a directory with this name"
+        directory = cls(unseen.path.rename(path))
+        directory._lock = unseen._lock
         for name in ("upper", "work", "rootfs"):
             (path / name).mkdir(mode=0o755)
         status = lower.stat()
@@ -115,18 +119,27 @@ class ContainerDirectory:
         return directory
 
     def lock(self) -> bool:
-        """Take the directory's lock if nobody holds it; it is held until this process ends or :meth:`remove`."""
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Take the directory's lock if nobody holds it; it is held until this process ends or :meth:`remove`.
+
+        A directory that somebody is removing, or has removed, cannot be locked.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(descriptor)
+            return False
+        if not os.fstat(descriptor).st_nlink:  # its owner removed it between the two calls
             os.close(descriptor)
             return False
         self._lock = descriptor
         return True
 
     def remove(self) -> None:
-        """Unmount the overlay and delete everything, the lock last. Safe to call twice."""
+        """Unmount the overlay and delete everything, then let go of the lock. Safe to call twice."""
         mounted = Path("/proc/self/mounts").read_text()
         for place in (self.root, self.network):
             for _ in range(mounted.count(f" {place} ")):
@@ -151,5 +164,6 @@ def orphans(containers: Path) -> list[ContainerDirectory]:
     """List the directories whose owner has died, each now locked by us: the caller ends the container and removes it."""
     if not containers.is_dir():
         return []
-    found = [ContainerDirectory(path) for path in sorted(containers.iterdir()) if path.is_dir()]
+    seen = sorted(path for path in containers.iterdir() if not path.name.startswith(_UNSEEN))
+    found = [ContainerDirectory(path) for path in seen]
     return [directory for directory in found if directory.lock()]
