@@ -19,6 +19,7 @@ from protocol.events import (
     RestoreChosen,
     RestoreFailed,
     RestoreStage,
+    SnapshotInvalidated,
     SnapshotStored,
     StartDeferred,
     event_type,
@@ -138,6 +139,13 @@ def test_a_fall_back_names_the_broken_snapshot_its_failure_and_what_to_do() -> N
     assert NEWER in text
     assert "snapshot-corrupt" in text
     assert told.advice == ("snapshot-corrupt: Check the disk.",)
+
+
+def test_a_snapshot_that_the_start_condemned_is_told_of_though_it_belongs_to_an_older_incarnation() -> None:
+    condemned = SnapshotInvalidated(key=KEY, incarnation=number(1), snapshot_id=NEWER, reason="its bytes are not whole")
+    told = explain(rows(opened(1), cold(1), stored(1, NEWER), opened(2), broken(2, NEWER), condemned, cold(2)))
+    assert told is not None
+    assert any(NEWER in line and "its bytes are not whole" in line for line in told.sentences)
 
 
 def test_a_failed_dump_of_the_predecessor_explains_why_nothing_newer_is_there() -> None:
