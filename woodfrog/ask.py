@@ -7,6 +7,8 @@ import socket
 from typing import Any, TypeVar
 
 import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from process.nats import connect
 from protocol import subjects, wire
@@ -17,6 +19,7 @@ from protocol.requests import CheckpointRequest, CommandAccepted, QueryRequest, 
 
 _T = TypeVar("_T")
 _ANSWER_SECONDS = 10.0
+_RETRY_SECONDS = 0.1
 
 
 def worker(path: str, ask: LocalAsk, *, seconds: float = _ANSWER_SECONDS) -> LocalAnswer:
@@ -53,12 +56,21 @@ def containers(path: str) -> tuple[ContainerStatus, ...]:
     return answer.containers
 
 
+async def _answered(client: Client, subject: str, request: bytes, seconds: float) -> Msg:
+    """Ask until somebody is there to answer: a control plane that was killed is back in a second or two."""
+    while True:
+        try:
+            return await client.request(subject, request, timeout=seconds)
+        except nats.errors.NoRespondersError:
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
 async def _control(url: str, subject: str, request: Any, answers: Any, seconds: float) -> Any:
     try:
         async with asyncio.timeout(seconds):
             client = await connect(url, name="woodfrog")
             try:
-                reply = await client.request(subject, wire.encode(request), timeout=seconds)
+                reply = await _answered(client, subject, wire.encode(request), seconds)
             finally:
                 await client.close()
     except (TimeoutError, OSError, nats.errors.Error) as problem:

@@ -1,0 +1,87 @@
+"""What Woodfrog's runtime costs a container that does not carry the variable: each verb beside bare runc, alternately.
+
+Run: ``python tests/bench/bench_wrapper.py [RUNS]``. One container a turn is created, started, asked for its state, killed and
+deleted; ours and runc's take turns, so that a drift of the machine's speed hits both.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from nodeworker.host.criu_bundle import find_criu
+from nodeworker.runtime.install import write_runtime
+from tests.bench.report import overhead, publish
+from tests.support.images import busybox_root
+
+VERBS = ("create", "start", "state", "kill", "delete")
+
+
+def bundle(folder: Path) -> Path:
+    """Make a bundle with a busybox that sleeps."""
+    busybox_root(folder / "rootfs")
+    subprocess.run(["runc", "spec", "--bundle", folder], check=True, timeout=10)
+    config = json.loads((folder / "config.json").read_text())
+    config["process"].update(terminal=False, args=["sleep", "1000"], rlimits=[])
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def cycle(runtime: str | Path, root: Path, folder: Path, name: str) -> dict[str, float]:
+    """Take one container through its life; return the milliseconds of each verb."""
+    took = {}
+    for verb in VERBS:
+        options: list[str | Path] = []
+        if verb == "create":
+            options = ["--bundle", folder]
+        words = [runtime, "--root", root, verb, *options, name, *(["KILL"] if verb == "kill" else [])]
+        began = time.perf_counter()
+        subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=30)
+        took[verb] = (time.perf_counter() - began) * 1000
+        if verb == "kill":
+            while (
+                '"stopped"'
+                not in subprocess.run(
+                    ["runc", "--root", root, "state", name], check=True, capture_output=True, text=True, timeout=30
+                ).stdout
+            ):
+                time.sleep(0.01)
+    return took
+
+
+def main() -> None:
+    """Measure and publish."""
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 25
+    runc = shutil.which("runc")
+    assert runc is not None
+    series: dict[str, dict[str, list[float]]] = {"ours": defaultdict(list), "runc": defaultdict(list)}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        ours = write_runtime(
+            scratch / "runtime", run_dir=scratch / "run", runc=Path(runc), criu=find_criu(), python=Path(sys.executable)
+        )
+        made = bundle(scratch / "bundle")
+        for turn in range(runs + 1):
+            for who, runtime in (("ours", ours), ("runc", runc)):
+                took = cycle(runtime, scratch / "state", made, f"wf-bench-{who}-{turn}")
+                if turn:  # the first turn warms the page cache
+                    for verb, milliseconds in took.items():
+                        series[who][verb].append(milliseconds)
+    rows = [
+        overhead(verb, "ms", series["ours"][verb], series["runc"][verb], peer_name="runc", goal=5.0) for verb in VERBS
+    ]
+    publish("wrapper", rows)
+    assert statistics.median(series["ours"]["state"]) > 0
+
+
+if __name__ == "__main__":
+    main()
