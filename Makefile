@@ -2,11 +2,12 @@
 SHELL := /bin/sh
 bin := .venv/bin
 
-.PHONY: help setup demo test lint unit bench lock clean
+.PHONY: help setup demo test faults lint unit bench lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
 	@echo "make test    set up, then run every check and every test"
+	@echo "make faults  the tests that kill for minutes"
 	@echo "make lint    ruff, mypy and the import contracts only"
 	@echo "make unit    the quick tests only: no root, no servers"
 	@echo "make bench   the benchmarks, each beside a peer; raw numbers in build/bench"
@@ -30,7 +31,10 @@ unit: setup
 	$(bin)/pytest tests/unit tests/property
 
 test: lint
-	$(bin)/pytest
+	$(bin)/pytest -m "not long"
+
+faults: setup
+	$(bin)/pytest -m long
 
 bench: setup
 	for each in tests/bench/bench_*.py; do $(bin)/python $$each || exit 1; done
