@@ -208,6 +208,7 @@ class Worker:
             incarnation=record.incarnation,
             state="dumping" if self._dumper.is_dumping(record.container_id) else record.state.value,
             restored_from=record.restored_from,
+            captured_as=record.final_snapshot,
             bundle=record.bundle,
         )
 

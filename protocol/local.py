@@ -113,6 +113,8 @@ class ContainerStatus(msgspec.Struct, frozen=True):
     state: str
     """``creating``, ``created``, ``running``, ``dumping`` or ``ended``."""
     restored_from: SnapshotId | None
+    captured_as: SnapshotId | None
+    """The final snapshot, once the container has ended with it."""
     bundle: str
 
 

@@ -111,7 +111,9 @@ def dev_(
 
     def ready(described: Description) -> None:
         if output is Form.JSON:
-            sys.stdout.write(msgspec.json.encode(described).decode() + "\n")
+            shown = msgspec.to_builtins(described)
+            del shown["nats_url"]  # its password is in dev.json, for root only
+            sys.stdout.write(f"{msgspec.json.encode(shown).decode()}\n")
         else:
             sys.stdout.write(f"woodfrog is ready: state {described.state_dir}, runtime {described.runtime}\n")
         sys.stdout.flush()
@@ -134,6 +136,7 @@ def run_(
     ] = None,
     namespace: Namespace = dev.NAMESPACE,
     state_dir: StateDir = None,
+    output: Output = Form.TABLE,
 ) -> None:
     """Run a container in the foreground; it goes on from the latest valid snapshot of its id.
 
@@ -153,20 +156,24 @@ def run_(
             image=f"dir:{lower}",
             env=tuple(parse_env(text, DEFAULT_VARIABLE) for text in env or ()),
             mounts=mounts,
-            hidden=(described.state_dir,),
+            hidden=described.secret_places,
         )
         if namespace != described.namespace:
             raise BadInputError("--namespace", f"`woodfrog run` runs containers in namespace {described.namespace}")
-        code = run.Foreground(described, key, spec, lower).run()
+        code = run.Foreground(described, key, spec, lower, output).run()
     raise typer.Exit(code)
 
 
 @app.command()
-def stop(checkpoint_id: Id, namespace: Namespace = dev.NAMESPACE, state_dir: StateDir = None) -> None:
+def stop(
+    checkpoint_id: Id, namespace: Namespace = dev.NAMESPACE, state_dir: StateDir = None, output: Output = Form.TABLE
+) -> None:
     """Stop the container of an id: its final snapshot is taken, then it ends."""
     with _told():
         described = _state(state_dir).described()
-        run.stop(described, _key(described, checkpoint_id, namespace))
+        stopped = run.stop(described, _key(described, checkpoint_id, namespace))
+    rows = [{"container_id": each.container_id, "captured_as": each.captured_as} for each in stopped]
+    put(rows, _columns("container_id", "captured_as"), output, empty="the container has ended")
 
 
 @app.command()

@@ -20,12 +20,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+
 from nodeworker.runtime.install import DEFAULT_VARIABLE
 from protocol.failures import Failure, FailureError
-from protocol.ids import CheckpointKey, ContainerId
-from protocol.local import TellDeleted
+from protocol.ids import CheckpointKey, ContainerId, SnapshotId
+from protocol.local import ContainerStatus, TellDeleted
 from woodfrog import ask
 from woodfrog.bundle import ContainerSpec, oci_config, write_config
+from woodfrog.output import Form
 from woodfrog.overlay import ContainerDirectory, orphans
 from woodfrog.state import Description
 
@@ -81,15 +84,18 @@ def _runtime_failed(command: list[str], said: str) -> FailureError:
 class Foreground:
     """One container from its bundle to its exit code."""
 
-    def __init__(self, described: Description, key: CheckpointKey, spec: ContainerSpec, lower: Path) -> None:
+    def __init__(
+        self, described: Description, key: CheckpointKey, spec: ContainerSpec, lower: Path, form: Form = Form.TABLE
+    ) -> None:
         self._described = described
         self._key = key
         self._spec = spec
         self._lower = lower
+        self._form = form
         self.container_id = ContainerId(uuid.uuid4().hex[:16])
         self._runtime = Runtime(described, self.container_id)
+        self._creating: asyncio.subprocess.Process | None = None
         self._signals = 0
-        self._captured = False
 
     def run(self) -> int:
         """Run the container; return its exit code, or 128 and the number of the signal that ended it.
@@ -121,18 +127,19 @@ class Foreground:
     async def _live(self, bundle: Path) -> int:
         loop = asyncio.get_running_loop()
         output = _Output()
+        stopping: set[asyncio.Task[None]] = set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: stopping.add(loop.create_task(self._stop())))
         try:
             init = await self._create(bundle, output)
             gone = asyncio.Event()
             watched = os.pidfd_open(init)
             loop.add_reader(watched, gone.set)
-            stopping: set[asyncio.Task[None]] = set()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, lambda: stopping.add(loop.create_task(self._stop())))
             try:
                 await self._call("start", self.container_id)
-                await asyncio.to_thread(self._tell_start)
+                told = asyncio.create_task(asyncio.to_thread(self._tell_start))
                 await gone.wait()
+                await told
             finally:
                 loop.remove_reader(watched)
                 os.close(watched)
@@ -140,9 +147,8 @@ class Foreground:
             _, status = os.waitpid(init, 0)  # noqa: ASYNC222 -- it has ended, so this does not wait
         finally:
             await asyncio.to_thread(output.finish)
+        await asyncio.to_thread(self._tell_capture)
         code = os.waitstatus_to_exitcode(status)
-        if self._captured:
-            _say(f"captured; run the same id again ({self._key.id}) and it goes on from here")
         return code if code >= 0 else 128 - code
 
     async def _create(self, bundle: Path, output: _Output) -> int:
@@ -151,13 +157,14 @@ class Foreground:
         command = self._runtime.command(
             "create", "--bundle", bundle, "--pid-file", pid_file, self.container_id, log=log
         )
-        # A runtime that fails writes to standard error as well as to its log: keep the words of the log, in one line.
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=output.stdin, stdout=output.stdout, stderr=output.stderr
+        # In a session of its own, so that a Ctrl-C reaches it through us only.
+        self._creating = await asyncio.create_subprocess_exec(
+            *command, stdin=output.stdin, stdout=output.stdout, stderr=output.stderr, start_new_session=True
         )
         output.handed_over()
         async with asyncio.timeout(_CREATE_SECONDS):
-            code = await process.wait()
+            code = await self._creating.wait()
+        self._creating = None
         if code != 0:
             raise FailureError(
                 Failure(
@@ -180,31 +187,50 @@ class Foreground:
     async def _stop(self) -> None:
         """The first signal asks for the final dump, the second ends the container at once."""
         self._signals += 1
+        if self._creating is not None:
+            with suppress(ProcessLookupError):
+                self._creating.terminate()
+            return
         name = "TERM" if self._signals == 1 else "KILL"
         if self._signals == 1:
-            _say("stopping; the final snapshot is being taken (once more to kill)")
+            self._say("stopping", "stopping; the final snapshot is being taken (once more to kill)")
         try:
             await asyncio.to_thread(self._runtime.kill, name)
         except FailureError as problem:
-            _say(str(problem.failure.cause))
-        else:
-            self._captured = self._captured or (name == "TERM" and self._was_captured())
+            self._say("stop-failed", problem.failure.cause)
 
-    def _was_captured(self) -> bool:
-        with suppress(FailureError):
-            return any(
-                container.container_id == self.container_id and container.state == "ended"
-                for container in ask.containers(self._described.socket)
-            )
-        return False
-
-    def _tell_start(self) -> None:
-        restored_from = None
+    def _status(self) -> ContainerStatus | None:
         with suppress(FailureError):
             for container in ask.containers(self._described.socket):
                 if container.container_id == self.container_id:
-                    restored_from = container.restored_from
-            _say(f"goes on from snapshot {restored_from}" if restored_from else "started from its image")
+                    return container
+        return None
+
+    def _tell_start(self) -> None:
+        """Say how it started, and why; nothing of it delays the container."""
+        status = self._status()
+        if status is None:
+            return
+        with suppress(FailureError):
+            starts = ask.view(self._described.nats_url, "restore_history", self._key, seconds=_TELL_SECONDS)
+            reason = next(row["reason"] for row in starts if row["container_id"] == self.container_id)
+            how = f"goes on from {status.restored_from}" if status.restored_from else "starts from its image"
+            self._say("started", f"{how}: {reason}", snapshot_id=status.restored_from)
+
+    def _tell_capture(self) -> None:
+        status = self._status()
+        if status is not None and status.captured_as is not None:
+            words = f"captured as {status.captured_as}; run {self._key.id} again and it goes on from there"
+            self._say("captured", words, snapshot_id=status.captured_as)
+
+    def _say(self, event: str, words: str, snapshot_id: SnapshotId | None = None) -> None:
+        """Tell the user on standard error; standard output is the container's."""
+        line = f"woodfrog: {words}"
+        if self._form is Form.JSON:
+            told = {"event": event, "container_id": self.container_id, "snapshot_id": snapshot_id, "message": words}
+            line = msgspec.json.encode(told).decode()
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
     def _tell_end(self, code: int) -> None:
         with suppress(FailureError):
@@ -258,19 +284,17 @@ class _Unbuffered:
 
 
 def _clear_orphans(described: Description) -> None:
-    """End and remove containers whose ``woodfrog run`` was killed: nobody would wait for them any more."""
+    """Capture, end and remove containers whose ``woodfrog run`` was killed: nobody would wait for them any more."""
     for directory in orphans(Path(described.containers)):
-        Runtime(described, directory.path.name).delete()
+        runtime = Runtime(described, directory.path.name)
+        with suppress(FailureError):
+            runtime.kill("TERM")
+        runtime.delete()
         directory.remove()
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(f"woodfrog: {text}\n")
-    sys.stderr.flush()
-
-
-def stop(described: Description, key: CheckpointKey) -> list[str]:
-    """Stop every running container of a key as an engine would; return their ids.
+def stop(described: Description, key: CheckpointKey) -> list[ContainerStatus]:
+    """Stop every running container of a key as an engine would; return what became of them.
 
     Raises:
         FailureError: ``not-running`` when there is none, or what the runtime says.
@@ -286,4 +310,5 @@ def stop(described: Description, key: CheckpointKey) -> list[str]:
         )
     for container in running:
         Runtime(described, container.container_id).kill("TERM")
-    return [container.container_id for container in running]
+    stopped = {container.container_id for container in running}
+    return [container for container in ask.containers(described.socket) if container.container_id in stopped]

@@ -46,6 +46,12 @@ class Description(msgspec.Struct, frozen=True):
     pids: dict[str, int] = {}
     """Of the parts: ``nats``, ``controlplane``, ``nodeworker``."""
 
+    @property
+    def secret_places(self) -> tuple[str, ...]:
+        """Directories that no container may see through the host's root: passwords, and other containers' memory."""
+        inside = Path(self.store).is_relative_to(self.state_dir)
+        return (self.state_dir,) if inside else (self.state_dir, self.store)
+
 
 class StateDirectory:
     """The paths below one state directory."""
