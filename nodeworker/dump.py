@@ -27,7 +27,6 @@ from nodeworker.capture.freezer import Freezer
 from nodeworker.capture.overlay import find_overlay
 from nodeworker.capture.rendezvous import Rendezvous
 from nodeworker.capture.runc import Runc
-from nodeworker.capture.settling import freeze_settled
 from nodeworker.capture.spool import Spool, raw_bytes, refuse_too_little_space
 from nodeworker.capture.trees import CapturedTree
 from nodeworker.failure import failure_of, refusal
@@ -239,7 +238,7 @@ class Dumper:
         faultpoints.reach("dump.after-journal")
         began = time.monotonic()
         try:
-            freeze_settled(plan.freezer)
+            plan.freezer.freeze()
             faultpoints.reach("dump.frozen")
             files = meeting.hold(
                 lambda: self._runc.checkpoint(
