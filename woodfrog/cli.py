@@ -172,8 +172,12 @@ def stop(
     with _told():
         described = _state(state_dir).described()
         stopped = run.stop(described, _key(described, checkpoint_id, namespace))
-    rows = [{"container_id": each.container_id, "captured_as": each.captured_as} for each in stopped]
-    put(rows, _columns("container_id", "captured_as"), output, empty="the container has ended")
+    put(
+        [msgspec.to_builtins(each) for each in stopped],
+        _columns("container_id", "captured_as"),
+        output,
+        empty="the container has ended",
+    )
 
 
 @app.command()

@@ -178,7 +178,10 @@ class Stack:
                 keeping.append(asyncio.create_task(part.keep(), name=name))
             await self._until_ready()
             on_ready(self.description)
-            await asyncio.gather(*keeping)
+            # Not gather: cancelled, it would cancel all at once, and stopping has an order.
+            done, _ = await asyncio.wait(keeping, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
             for task in reversed(keeping):
                 task.cancel()

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -293,8 +294,15 @@ def _clear_orphans(described: Description) -> None:
         directory.remove()
 
 
-def stop(described: Description, key: CheckpointKey) -> list[ContainerStatus]:
-    """Stop every running container of a key as an engine would; return what became of them.
+class StoppedContainer(msgspec.Struct, frozen=True):
+    """What became of a container that was stopped; ``captured_as`` is empty where no final dump was heard of in time."""
+
+    container_id: ContainerId
+    captured_as: str | None
+
+
+def stop(described: Description, key: CheckpointKey) -> list[StoppedContainer]:
+    """Stop every running container of a key as an engine would.
 
     Raises:
         FailureError: ``not-running`` when there is none, or what the runtime says.
@@ -310,5 +318,16 @@ def stop(described: Description, key: CheckpointKey) -> list[ContainerStatus]:
         )
     for container in running:
         Runtime(described, container.container_id).kill("TERM")
-    stopped = {container.container_id for container in running}
-    return [container for container in ask.containers(described.socket) if container.container_id in stopped]
+    return [StoppedContainer(each.container_id, _final_snapshot(described, each)) for each in running]
+
+
+def _final_snapshot(described: Description, container: ContainerStatus) -> str | None:
+    """Look the final dump up in the log: whoever ran the container in the foreground may have removed it already."""
+    deadline = time.monotonic() + _TELL_SECONDS
+    with suppress(FailureError):
+        while time.monotonic() < deadline:
+            for row in ask.view(described.nats_url, "checkpoint_history", container.key, seconds=_TELL_SECONDS):
+                if row["incarnation"] == container.incarnation and row["final"] and row["captured_at"]:
+                    return str(row["snapshot_id"])
+            time.sleep(0.1)
+    return None

@@ -1,0 +1,119 @@
+"""``woodfrog dev`` and its verbs as a person uses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.stack import WOODFROG, Stack, running, until
+
+pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(120)]
+
+COUNT = ["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done"]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
+def test_the_ready_line_tells_where_everything_is_but_no_password(stack: Stack) -> None:
+    assert {"socket", "runtime", "store", "database"} <= set(stack.ready)
+    password = json.loads((stack.state / "dev.json").read_text())["nats_url"].split(":")[2].split("@")[0]
+    assert password not in json.dumps(stack.ready)
+    assert (stack.state / "dev.json").stat().st_mode & 0o777 == 0o600
+    assert stack.socket.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_dev_on_the_same_directory_is_refused(stack: Stack) -> None:
+    second = subprocess.run(
+        [WOODFROG, "dev", "--state-dir", stack.state], check=False, capture_output=True, text=True, timeout=30
+    )
+    assert second.returncode == 1
+    assert "already-running" in second.stderr
+
+
+def test_sigterm_stops_everything_cleanly_and_a_new_start_goes_on_from_the_log(folder: Path) -> None:
+    stack = Stack(folder / "s")
+    try:
+        stack.start()
+        pids = json.loads((stack.state / "dev.json").read_text())["pids"]
+        run = stack.run("kept", *COUNT)
+        run.until_lines("/count", 5)
+        run.stop()
+        stack.until_stored("kept")
+        before = stack.json("get", "events")
+        assert stack.stop() == 0
+        assert not [pid for pid in pids.values() if Path(f"/proc/{pid}").exists()]
+        stack.start()
+        assert stack.json("get", "events")[: len(before)] == before
+    finally:
+        stack.close()
+
+
+def test_run_says_how_it_started_and_as_what_it_was_captured(stack: Stack) -> None:
+    first = stack.run("said", *COUNT, options=("-o", "json"))
+    first.until_lines("/count", 5)
+    code, _, err = first.stop()
+    told = [json.loads(line) for line in err.splitlines()]
+    assert [line["event"] for line in told] == ["started", "stopping", "captured"]
+    assert told[0]["snapshot_id"] is None
+    assert code == 128 + signal.SIGKILL
+    second = stack.run("said", *COUNT)
+    (stopped,) = stack.json("stop", "said")
+    assert stopped["captured_as"] in second.wait()[2]
+    assert second.container["restored_from"] == told[2]["snapshot_id"]
+
+
+def test_a_second_signal_kills(stack: Stack) -> None:
+    run = stack.run("twice-stopped", "sh", "-c", "trap '' TERM; while :; do sleep 0.05; done")
+    worker = stack.child("nodeworker")
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        run.process.send_signal(signal.SIGINT)
+        until(lambda: "kill" in _verbs(stack, run.container["container_id"]), saying="the stop signal is on its way")
+        run.process.send_signal(signal.SIGINT)
+        until(lambda: not Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+              or run.process.poll() is not None, 30, saying="the container is dead")  # fmt: skip
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert run.wait()[0] == 128 + signal.SIGKILL
+
+
+def _verbs(stack: Stack, container_id: str) -> list[str]:
+    """The runtime's verbs that are under way for a container."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if container_id in words and "kill" in words:
+            found.append("kill")
+    return found
+
+
+@pytest.mark.parametrize("verb", ["ps", "history x", "why x", "get snapshots", "checkpoint x", "stop x"])
+def test_a_verb_without_a_stack_says_what_to_start(folder: Path, verb: str) -> None:
+    done = subprocess.run(
+        [WOODFROG, *verb.split(), "--state-dir", folder / "nothing"],
+        check=False, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "woodfrog dev" in done.stderr
+
+
+def test_an_id_of_another_namespace_is_not_shown(folder: Path) -> None:
+    with running(folder / "s") as stack:
+        run = stack.run("mine", *COUNT)
+        run.until_lines("/count", 3)
+        run.stop()
+        assert stack.history("mine")
+        assert json.loads(stack.cli("history", "mine", "-n", "other", "-o", "json").stdout) == []
