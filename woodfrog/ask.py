@@ -45,13 +45,13 @@ def worker(path: str, ask: LocalAsk, *, seconds: float = _ANSWER_SECONDS) -> Loc
     return answer
 
 
-def containers(path: str) -> tuple[ContainerStatus, ...]:
+def containers(path: str, *, seconds: float = _ANSWER_SECONDS) -> tuple[ContainerStatus, ...]:
     """List the protected containers of the worker behind ``path``.
 
     Raises:
         FailureError: ``worker-away``.
     """
-    answer = worker(path, AskContainers())
+    answer = worker(path, AskContainers(), seconds=seconds)
     assert isinstance(answer, Containers)
     return answer.containers
 

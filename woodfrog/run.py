@@ -144,7 +144,10 @@ class Foreground:
             finally:
                 loop.remove_reader(watched)
                 os.close(watched)
-            await asyncio.gather(*stopping)
+            if self._signals > 1:
+                for task in stopping:  # killed: whoever still takes a dump takes it in vain
+                    task.cancel()
+            await asyncio.gather(*stopping, return_exceptions=True)
             _, status = os.waitpid(init, 0)  # noqa: ASYNC222 -- it has ended, so this does not wait
         finally:
             await asyncio.to_thread(output.finish)
@@ -176,14 +179,20 @@ class Foreground:
             )
         return int(pid_file.read_text())
 
-    async def _call(self, verb: str, *words: str) -> None:
+    async def _call(self, verb: str, *words: str, seconds: float = _VERB_SECONDS) -> None:
+        command = self._runtime.command(verb, *words)
         process = await asyncio.create_subprocess_exec(
-            *self._runtime.command(verb, *words), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+            *command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
-        async with asyncio.timeout(_VERB_SECONDS):
-            _, said = await process.communicate()
+        try:
+            async with asyncio.timeout(seconds):
+                _, said = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         if process.returncode != 0:
-            raise _runtime_failed(self._runtime.command(verb), said.decode(errors="replace").strip())
+            raise _runtime_failed(command, said.decode(errors="replace").strip())
 
     async def _stop(self) -> None:
         """The first signal asks for the final dump, the second ends the container at once."""
@@ -196,13 +205,13 @@ class Foreground:
         if self._signals == 1:
             self._say("stopping", "stopping; the final snapshot is being taken (once more to kill)")
         try:
-            await asyncio.to_thread(self._runtime.kill, name)
+            await self._call("kill", self.container_id, name, seconds=_STOP_SECONDS)
         except FailureError as problem:
             self._say("stop-failed", problem.failure.cause)
 
     def _status(self) -> ContainerStatus | None:
         with suppress(FailureError):
-            for container in ask.containers(self._described.socket):
+            for container in ask.containers(self._described.socket, seconds=_TELL_SECONDS):
                 if container.container_id == self.container_id:
                     return container
         return None
