@@ -4,9 +4,7 @@ Ours hashes every chunk, syncs every object, and reads it back from the disk bef
 every chunk. ``tar | zstd -1 -T0`` does none of that, and is what people do by hand. Both begin with the images in the page
 cache, as they are after a dump, and with an idle disk. Run: ``python tests/bench/bench_store.py [DIRECTORY] [RUNS]``.
 
-The images: ``pages-1.img`` of 1020 MiB and ninety small files, made from a fixed seed. The pages come in runs of 64 KiB to
-8 MiB: 20 % zero (touched and never filled), 35 % pointers and small integers (heap of an interpreter), 20 % text (JSON
-lines), 25 % random (weights, compressed and encrypted caches).
+The images: ``pages-1.img`` of 1020 MiB, made as ``memory.py`` says, and ninety small files.
 """
 
 from __future__ import annotations
@@ -28,59 +26,17 @@ from nodeworker.store import ManifestHeader, SnapshotStore
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
 from protocol.manifest import TreeName
+from tests.bench.memory import SEED, write_memory
 from tests.bench.report import publish, row
 
 PAGES_BYTES = 1020 << 20
 KEY = CheckpointKey("bench", "default", "memory")
 
 
-def _heap(size: int, rng: random.Random) -> bytes:
-    """Objects as CPython lays them out: a count, a type pointer, and a few pointers or small numbers."""
-    types = [0x7F3A_1C00_0000 + rng.randrange(1 << 20) * 16 for _ in range(60)]
-    base = 0x7F3A_2000_0000
-    words: list[int] = []
-    while len(words) * 8 < size:
-        words += (rng.choice((1, 1, 1, 2, 3)), rng.choice(types), rng.choice((0, 1, 2, 24, 64)))
-        words += (base + rng.randrange(1 << 22) * 16, rng.randrange(1 << 14), base + (len(words) << 3))
-    return b"".join(word.to_bytes(8, "little") for word in words)[:size]
-
-
-def _text(size: int, rng: random.Random) -> bytes:
-    """JSON lines with words, numbers and identifiers."""
-    words = ["".join(rng.choices("etaoinshrdlucmfwypvbgk", k=rng.randint(2, 11))) for _ in range(4000)]
-    lines: list[str] = []
-    length = 0
-    while length < size:
-        said = " ".join(rng.choices(words, k=rng.randint(4, 30)))
-        lines.append(f'{{"id": "{rng.getrandbits(64):016x}", "score": {rng.random():.6f}, "text": "{said}"}}\n')
-        length += len(lines[-1])
-    return "".join(lines).encode()[:size]
-
-
 def make_images(into: Path) -> None:
     """Write the images described above."""
-    rng = random.Random(20261123)
-    sources = {"heap": _heap(24 << 20, rng), "text": _text(24 << 20, rng)}
-    with (into / "pages-1.img").open("wb") as pages:
-        left = PAGES_BYTES
-        serial = 0
-        while left:
-            size = min(left, rng.choice((64, 128, 256, 512, 1024, 2048, 4096, 8192)) << 10)
-            kind = rng.choices(("zero", "heap", "text", "random"), (20, 35, 20, 25))[0]
-            if kind == "zero":
-                pages.write(bytes(size))
-            elif kind == "random":
-                pages.write(rng.randbytes(size))
-            else:
-                start = rng.randrange(len(sources[kind]) - size) & ~4095
-                block = bytearray(sources[kind][start : start + size])
-                for page in range(0, size, 4096):  # no two pages are the same, so that nobody gains by a repetition
-                    serial += 1
-                    block[page + 8 : page + 16] = (serial * 0x9E37_79B9_7F4A_7C15 & ((1 << 64) - 1)).to_bytes(
-                        8, "little"
-                    )
-                pages.write(block)
-            left -= size
+    write_memory(into / "pages-1.img", PAGES_BYTES)
+    rng = random.Random(SEED)
     for number in range(90):
         (into / f"core-{number}.img").write_bytes(rng.randbytes(rng.randint(200, 60_000)))
 
