@@ -80,7 +80,7 @@ def compare(node: Node, name: str, checkpoint_id: str, command: str, runs: int) 
 
 def main() -> None:
     """Measure and publish."""
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 9
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     with bench_node() as node:
         source = node.folder / "memory"
         write_memory(source, MEMORY_BYTES)
