@@ -1,0 +1,304 @@
+"""What must hold after every step, told by nobody who decides: a model of the selection law that reads the log alone, and truth.
+
+Truth is what the simulated world knows and the control plane cannot: which container really ran, which bytes are whole, in which
+order dumps were really taken. The laws compare the log, the state and every answer with both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from controlplane.domain import Decision, Input, Policy, ResolveAsked, State, evolve
+from protocol.events import (
+    ColdStartChosen,
+    CommandFinished,
+    CommandIssued,
+    ContainerStarted,
+    DumpFailed,
+    DumpStarted,
+    Event,
+    IncarnationOpened,
+    NodeLost,
+    NodeRegistered,
+    NodeReturned,
+    Outcome,
+    RestoreChosen,
+    RestoreFailed,
+    RestoreStage,
+    SnapshotCaptured,
+    SnapshotInvalidated,
+    SnapshotStored,
+    SnapshotSuperseded,
+    StartDeferred,
+)
+from protocol.facts import ContainerFacts, NodeFacts, misfit
+from protocol.failures import CONDEMNING_CODES
+from protocol.ids import CheckpointKey
+from protocol.requests import Refusal, RestoreFrom, StartCold, WaitFor
+
+from .fabric import LawBrokenError
+
+OVER = SnapshotSuperseded | SnapshotInvalidated | DumpFailed
+
+
+@dataclass
+class Snapshot:
+    """What a snapshot really is."""
+
+    key: CheckpointKey
+    incarnation: int
+    index: int
+    """The how many-th dump of its container it is."""
+    node: str
+    taken_on: NodeFacts
+    taken_from: ContainerFacts
+    digest: str
+    content: str = "unwritten"
+    """``unwritten``, ``good``, ``corrupt`` or ``missing``."""
+    told: bool = False
+    """Whether its worker's journal says that it is stored."""
+
+
+@dataclass
+class Truth:
+    """What only the world knows."""
+
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    ran: dict[CheckpointKey, list[tuple[int, int]]] = field(default_factory=dict)
+    """Containers that really ran: their incarnation, and the position of the answer that they started from."""
+    executions: dict[str, int] = field(default_factory=dict)
+    """How often a command was really carried out."""
+    stored_for: set[str] = field(default_factory=set)
+    """Commands whose dump was really stored."""
+    tainted: bool = False
+    """A broker was wiped with words in it that nobody will say again."""
+
+
+class Told(NamedTuple):
+    """An event of one key in the log."""
+
+    event: Event
+    position: int
+
+
+def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one go
+    log: list[Told], number: int, now: datetime, lost: dict[str, bool], facts: dict[str, NodeFacts]
+) -> str | None:
+    """The model: the latest snapshot that is valid, fits and did not fail here; ``wait`` if a later one is in flight."""
+    opened = {e.incarnation: e for e, _ in log if isinstance(e, IncarnationOpened)}
+    me, until, ahead, answered = opened[number], now + timedelta(days=1), 0, set[int]()
+    order: dict[str, tuple[int, int]] = {}
+    begun: dict[str, Any] = {}
+    over, tried, written = set[str](), set[str](), dict[str, SnapshotStored]()
+    for e, position in log:
+        if isinstance(e, DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed):
+            order.setdefault(e.snapshot_id, (e.incarnation, position))
+            begun.setdefault(e.snapshot_id, e)
+        if isinstance(e, SnapshotStored):
+            written[e.snapshot_id] = e
+        elif isinstance(e, OVER):
+            over.add(e.snapshot_id)
+        elif isinstance(e, RestoreChosen | ColdStartChosen):
+            answered.add(e.incarnation)
+        elif isinstance(e, ContainerStarted | DumpStarted):
+            ahead = max(ahead, e.incarnation)
+        elif isinstance(e, IncarnationOpened):
+            ahead = max(ahead, *(n for n in answered if n < e.incarnation), 0)
+        elif isinstance(e, StartDeferred) and e.incarnation == number:
+            until = e.until
+        elif isinstance(e, RestoreFailed):
+            answered.discard(e.incarnation)
+            if e.failure.code in CONDEMNING_CODES:
+                over.add(e.snapshot_id)
+            here = (e.node, opened[e.incarnation].container) == (me.node, me.container)
+            if e.incarnation == number or (here and e.stage is not RestoreStage.FETCH):
+                tried.add(e.snapshot_id)
+    for snapshot in sorted(order, key=order.__getitem__, reverse=True):
+        event = written.get(snapshot)
+        if snapshot in over | tried:
+            continue
+        where, origin = begun[snapshot].node, opened[begun[snapshot].incarnation].container
+        if misfit(event.taken_on if event else facts[where], origin, facts[me.node], me.container):
+            continue
+        if event:
+            return snapshot
+        if order[snapshot][0] >= ahead and now < until and (where == me.node or not lost[where]):
+            return "wait"
+    return None
+
+
+class Laws:
+    """Watches every event and every answer, and follows the log as a standby does."""
+
+    def __init__(self, truth: Truth, policy: Policy) -> None:
+        self.truth = truth
+        self.policy = policy
+        self.standby = State()
+        self.log: list[Event] = []
+        self.of_key: dict[CheckpointKey, list[Told]] = {}
+        self.lost: dict[str, bool] = {}
+        self.facts: dict[str, NodeFacts] = {}
+        self.issued: dict[str, CommandIssued] = {}
+        self.finished: set[str] = set()
+        self.stored_at: dict[str, int] = {}
+        self.opened: dict[tuple[CheckpointKey, int], tuple[IncarnationOpened, int]] = {}
+        self.deferred: dict[tuple[CheckpointKey, int], StartDeferred] = {}
+        self.choices: dict[tuple[CheckpointKey, int], tuple[str | None, int]] = {}
+
+    def recorded(self, event: Event, at: datetime) -> None:  # noqa: C901 -- one case for each kind of event
+        """Check an event against the log before it, and take it in."""
+        position = len(self.log)
+        match event:
+            case NodeRegistered():
+                self.lost[event.node], self.facts[event.node] = False, event.facts
+            case NodeLost() | NodeReturned():
+                self.lost[event.node] = isinstance(event, NodeLost)
+            case IncarnationOpened():
+                self._opened(event, position)
+            case RestoreChosen() | ColdStartChosen():
+                self._chosen(event, at, position)
+            case StartDeferred():
+                self._deferred(event, at)
+            case SnapshotStored():
+                self.stored_at[event.snapshot_id] = position
+            case SnapshotInvalidated():
+                self._invalidated(event)
+            case CommandIssued():
+                if event.command.command_id in self.issued:
+                    raise LawBrokenError(f"command {event.command.command_id} was issued twice")
+                self.issued[event.command.command_id] = event
+            case CommandFinished():
+                self._finished(event)
+            case _:
+                pass
+        self.log.append(event)
+        if not isinstance(event, NodeRegistered | NodeLost | NodeReturned):
+            self.of_key.setdefault(event.key, []).append(Told(event, position))
+        evolve(self.standby, event, at)
+
+    def decided(self, given: Input, decision: Decision, now: datetime) -> None:
+        """Check an answer against the log that it was given from."""
+        if decision.rejected is not None and not self.truth.tainted and "is long over" not in decision.rejected:
+            raise LawBrokenError(f"a true word was not believed: {decision.rejected}: {given}")
+        if isinstance(given, ResolveAsked):
+            self._answered(given.request.key, decision.answer, now)
+
+    def stepped(self, state: State) -> None:
+        """Compare the live state with what the log alone says."""
+        if state != self.standby:
+            raise LawBrokenError("the live state is not the fold of the log")
+
+    def settled(self, state: State, now: datetime) -> None:
+        """Check, after time was given to everything to come to its end, that it did."""
+        for command in state.commands.values():
+            raise LawBrokenError(f"command {command.command_id} has no end, at {now} past {command.deadline}")
+
+    def _best(self, key: CheckpointKey, number: int, now: datetime) -> str | None:
+        return best(self.of_key[key], number, now, self.lost, self.facts)
+
+    def _opened(self, event: IncarnationOpened, position: int) -> None:
+        newest = max((number for key, number in self.opened if key == event.key), default=0)
+        if event.incarnation != newest + 1:
+            raise LawBrokenError(f"incarnation {event.incarnation} of {event.key} was opened after {newest}")
+        self.opened[event.key, event.incarnation] = (event, position)
+
+    def _chosen(self, event: RestoreChosen | ColdStartChosen, at: datetime, position: int) -> None:
+        chosen = event.snapshot_id if isinstance(event, RestoreChosen) else None
+        expected = self._best(event.key, event.incarnation, at)
+        if chosen != expected:
+            raise LawBrokenError(f"latest valid: {event} although the log says {expected}")
+        self._no_step_back(event, chosen)
+        before = self.choices.get((event.key, event.incarnation), (None, -1))
+        void = (RestoreFailed, SnapshotInvalidated, SnapshotSuperseded)
+        withdrawn = {told.snapshot_id for told, _ in self.of_key[event.key] if isinstance(told, void)}
+        if before[1] >= 0 and before[0] not in withdrawn:
+            raise LawBrokenError(f"told otherwise: {event} after {before}, which stands")
+        if chosen is not None:
+            self._not_too_late(event.key, event.incarnation, chosen)
+        self.choices[event.key, event.incarnation] = (chosen, position)
+
+    def _no_step_back(self, event: RestoreChosen | ColdStartChosen, chosen: str | None) -> None:
+        """Compare with every snapshot that was valid before the start asked, in the order in which they were really taken."""
+        start, opened = self.opened[event.key, event.incarnation]
+        told = [told for told, _ in self.of_key[event.key]]
+        gone = {one.snapshot_id for one in told if isinstance(one, SnapshotSuperseded)}
+        gone |= {
+            one.snapshot_id
+            for one in told
+            if isinstance(one, RestoreFailed) and (one.incarnation == event.incarnation or one.node == start.node)
+        }
+        floor = self._order(chosen) if chosen is not None else (0, 0)
+        for name, stored in self.stored_at.items():
+            snapshot = self.truth.snapshots[name]
+            if snapshot.key != event.key or stored > opened or name in gone or snapshot.content != "good":
+                continue
+            if misfit(snapshot.taken_on, snapshot.taken_from, self.facts[start.node], start.container):
+                continue
+            proven = sum(isinstance(one, SnapshotInvalidated) and one.snapshot_id == name for one in told)
+            if self._order(name) > floor and not proven and not self.truth.tainted:
+                raise LawBrokenError(f"step back: {event} although {name} was valid before it asked")
+
+    def _order(self, name: str) -> tuple[int, int]:
+        snapshot = self.truth.snapshots[name]
+        return (snapshot.incarnation, snapshot.index)
+
+    def _not_too_late(self, key: CheckpointKey, number: int, chosen: str) -> None:
+        origin = self.truth.snapshots[chosen].incarnation
+        for ran, answered in self.truth.ran.get(key, ()):
+            if origin < ran < number and answered < self.stored_at[chosen]:
+                raise LawBrokenError(f"{chosen} is told to {number} although {ran} had gone on without it")
+
+    def _deferred(self, event: StartDeferred, at: datetime) -> None:
+        if (event.key, event.incarnation) in self.deferred:
+            raise LawBrokenError(f"the wait of incarnation {event.incarnation} began twice")
+        if event.until > at + timedelta(seconds=self.policy.handover_seconds):
+            raise LawBrokenError(f"a wait beyond its bound: {event} at {at}")
+        self.deferred[event.key, event.incarnation] = event
+
+    def _invalidated(self, event: SnapshotInvalidated) -> None:
+        """A snapshot is condemned on proof, or on two nodes' word."""
+        failures = [
+            told
+            for told, _ in self.of_key[event.key]
+            if isinstance(told, RestoreFailed) and told.snapshot_id == event.snapshot_id
+        ]
+        nodes = {failure.node for failure in failures if failure.stage is not RestoreStage.FETCH}
+        if len(nodes) < 2 and not any(failure.failure.code in CONDEMNING_CODES for failure in failures):
+            raise LawBrokenError(f"condemned without proof: {event}")
+
+    def _finished(self, event: CommandFinished) -> None:
+        command = event.command_id
+        if command not in self.issued:
+            raise LawBrokenError(f"command {command} ended and was never issued")
+        if command in self.finished:
+            raise LawBrokenError(f"command {command} ended twice")
+        self.finished.add(command)
+        if event.outcome is Outcome.SUCCEEDED and command not in self.truth.stored_for:
+            raise LawBrokenError(f"command {command} is said to have succeeded and stored nothing")
+
+    def _answered(self, key: CheckpointKey, answer: Any, now: datetime) -> None:
+        match answer:
+            case RestoreFrom():
+                said: str | None = answer.snapshot_id
+                snapshot = self.truth.snapshots[answer.snapshot_id]
+                if snapshot.digest != answer.manifest_digest or answer.snapshot_id not in self.stored_at:
+                    raise LawBrokenError(f"{answer} is told and is not stored as said")
+            case StartCold():
+                said = None
+            case WaitFor():
+                begun = self.deferred.get((key, answer.incarnation))
+                if begun is None or begun.until != answer.until or now >= answer.until:
+                    raise LawBrokenError(f"a wait beyond its bound: {answer} at {now}, begun as {begun}")
+                if self._best(key, answer.incarnation, now) != "wait":
+                    raise LawBrokenError(f"a wait for nothing: {answer}")
+                return
+            case Refusal():
+                if answer.failure.code != "superseded":
+                    raise LawBrokenError(f"a start was refused: {answer}")
+                return
+            case _:
+                raise LawBrokenError(f"no answer: {answer}")
+        if self.choices[key, answer.incarnation][0] != said:
+            raise LawBrokenError(f"{answer} is told, and the log says {self.choices[key, answer.incarnation]}")

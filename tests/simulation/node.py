@@ -1,0 +1,429 @@
+"""A simulated node: containers that run, and a worker with a journal that does what :mod:`nodeworker` does.
+
+The journal outlives the worker, the containers outlive the worker too, and neither outlives the machine's boot except the
+journal. Reports leave in order, each again and again until the broker confirms it. A command is taken once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+from uuid import UUID
+
+from protocol.commands import Command
+from protocol.events import (
+    CommandFinished,
+    ContainerEnded,
+    ContainerStarted,
+    DumpFailed,
+    DumpStage,
+    DumpStarted,
+    NodeRegistered,
+    Outcome,
+    ReportedEvent,
+    RestoreFailed,
+    RestoreStage,
+    SnapshotCaptured,
+    SnapshotStored,
+    Trigger,
+)
+from protocol.facts import ContainerFacts, NodeFacts
+from protocol.failures import Failure
+from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+from protocol.reports import Heartbeat, Report
+from protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
+
+from .fabric import LawBrokenError
+from .laws import Snapshot, Truth
+
+_RESTARTED = Failure("worker-restarted", "the worker was restarted during the dump", "Ask again.")
+_REBOOTED = Failure("node-restarted", "the node went down during the dump", "Ask again.")
+_REFUSED = Failure("not-running", "no such container runs", "Ask again.")
+_EXPIRED = Failure("command-expired", "the deadline is over", "Ask again.")
+_DUMP_FAILED = Failure("criu-error", "CRIU could not dump", "Look at its log.")
+_RESTORE_FAILED = Failure("criu-error", "CRIU could not restore", "Look at its log.")
+_STORE_AWAY = Failure("store-unavailable", "the store does not answer", "Bring it back.")
+
+
+@dataclass
+class Container:
+    """What the engine runs, whatever the worker knows of it."""
+
+    container_id: str
+    key: CheckpointKey
+    facts: ContainerFacts
+    phase: str = "creating"
+    """``creating``, ``created``, ``running`` or ``dead``."""
+    restored_from: str | None = None
+    incarnation: int = 0
+    dumps: int = 0
+    frozen: bool = False
+    told_at: int = -1
+
+
+@dataclass
+class Entry:
+    """What the journal says of a container."""
+
+    key: CheckpointKey
+    incarnation: int = 0
+    phase: str = "creating"
+
+
+@dataclass
+class Dump:
+    """A dump that has neither been stored nor failed."""
+
+    snapshot_id: str
+    container: Container
+    key: CheckpointKey
+    incarnation: int
+    final: bool
+    command: str | None
+    boot: int
+    step: str = "started"
+
+
+@dataclass
+class Journal:
+    """What survives everything but the loss of the node."""
+
+    containers: dict[str, Entry] = field(default_factory=dict)
+    dumps: dict[str, Dump] = field(default_factory=dict)
+    commands: dict[str, Outcome | None] = field(default_factory=dict)
+    outbox: deque[Report] = field(default_factory=deque)
+    sequence: int = 0
+
+
+class Ask:
+    """A question on its way to the control plane; its number tells its answer from that to an earlier one."""
+
+    def __init__(self, request: ResolveRequest, number: int, at: float) -> None:
+        self.request = request
+        self.number = number
+        self.at = at
+
+
+class Node:
+    """One machine."""
+
+    def __init__(self, name: str, facts: NodeFacts, truth: Truth, chance: Random, say: Callable[..., None]) -> None:
+        self.name = NodeName(name)
+        self.facts = facts
+        self.truth = truth
+        self.chance = chance
+        self.say = say
+        self.skew_seconds = 0.0
+        self.now = datetime.min.replace(tzinfo=UTC)
+        self.up = True
+        self.linked = True
+        self.gone = False
+        self.boot = 1
+        self.life = 0
+        self.alive = False
+        self.containers: dict[str, Container] = {}
+        self.journal = Journal()
+        self.asks: deque[Ask] = deque()
+        self.answers: list[tuple[str, int, Resolution, int]] = []
+        self.asked: dict[str, int] = {}
+        """The number of the question that each container's start waits for; lost with the worker."""
+        self.obeying: set[str] = set()
+        self.number = 0
+        self.asked_at = self.beat_at = 0.0
+
+    @property
+    def worker_id(self) -> WorkerId:
+        return WorkerId(f"{self.name}/{self.life}")
+
+    @property
+    def works(self) -> bool:
+        return self.up and self.alive
+
+    # What the worker says
+
+    def report(self, *events: ReportedEvent) -> None:
+        for event in events:
+            report_id = UUID(int=self.chance.getrandbits(128))
+            self.journal.outbox.append(Report(report_id, self.name, self.worker_id, self.now, event))
+
+    def heartbeat(self) -> Heartbeat:
+        return Heartbeat(self.name, self.worker_id, f"boot-{self.boot}", self.facts)
+
+    def _finished(self, command: Command, failure: Failure | None) -> CommandFinished:
+        outcome = Outcome.SUCCEEDED if failure is None else Outcome.FAILED
+        about = {"key": command.key, "incarnation": command.incarnation, "command_id": command.command_id}
+        return CommandFinished(**about, outcome=outcome, failure=failure)
+
+    # Its lives
+
+    def start_worker(self) -> None:
+        """Begin a life: tell of it, and settle what the last one left behind."""
+        self.life += 1
+        self.alive = True
+        self.report(
+            NodeRegistered(node=self.name, worker_id=self.worker_id, boot_id=f"boot-{self.boot}", facts=self.facts)
+        )
+        for dump in list(self.journal.dumps.values()):
+            dump.container.frozen = False
+            if dump.boot != self.boot:
+                self._fail(dump, _REBOOTED)
+            elif dump.step == "started":
+                self._fail(dump, _RESTARTED)
+            elif dump.step == "complete":
+                self._captured(dump)
+        self.sweep()
+
+    def kill_worker(self) -> None:
+        self.alive = False
+        self.asked.clear()
+        self.obeying.clear()
+
+    def reboot(self) -> None:
+        """Lose everything but the journal."""
+        self.kill_worker()
+        self.boot += 1
+        for container in self.containers.values():
+            container.phase = "dead"
+            container.frozen = False
+
+    def sweep(self) -> None:
+        """Notice what the runtime could not tell."""
+        for name, entry in list(self.journal.containers.items()):
+            container = self.containers.get(name)
+            if container is None or container.phase == "dead":
+                self._ended(name, entry)
+            elif container.phase == "running" and entry.phase == "created":
+                self._started(container, entry)
+
+    # Containers
+
+    def create(self, container: Container) -> None:
+        """The engine creates a container; one that had its name before is gone."""
+        if self.works and container.container_id in self.journal.containers:
+            self._ended(container.container_id, self.journal.containers[container.container_id])
+        self.containers[container.container_id] = container
+
+    def ask(self, name: str, moment: float) -> None:
+        """Ask how a container shall start, if everything said before was confirmed."""
+        container = self.containers[name]
+        if not self.works or container.phase != "creating" or self.journal.outbox:
+            return
+        entry = self.journal.containers.setdefault(name, Entry(container.key))
+        if entry.phase not in {"creating", "created"}:
+            self._ended(name, entry)
+            return
+        entry.phase = "creating"
+        if not self.linked:
+            return
+        self.number += 1
+        self.asked[name] = self.number
+        self.asked_at = moment
+        request = ResolveRequest(
+            container.key, ContainerId(name), self.name, self.worker_id, self.facts, container.facts,
+            self.journal.sequence,
+        )  # fmt: skip
+        self.asks.append(Ask(request, self.number, moment))
+
+    def answered(self, name: str, number: int, answer: Resolution, told_at: int) -> None:
+        """Act on an answer, if anybody still waits for it."""
+        container, entry = self.containers.get(name), self.journal.containers.get(name)
+        if not self.works or self.asked.get(name) != number or container is None or entry is None:
+            return
+        del self.asked[name]
+        if container.phase != "creating":
+            return
+        match answer:
+            case WaitFor():
+                pass
+            case Refusal():
+                container.phase = "dead"
+                del self.journal.containers[name]
+            case StartCold():
+                entry.incarnation = answer.incarnation
+                self._created(container, entry, None, told_at)
+            case RestoreFrom():
+                entry.incarnation = answer.incarnation
+                self._restore(container, entry, answer, told_at)
+
+    def _restore(self, container: Container, entry: Entry, answer: RestoreFrom, told_at: int) -> None:
+        content = self.truth.snapshots[answer.snapshot_id].content
+        dice = self.chance.random()
+        if content == "unwritten":
+            raise LawBrokenError(f"{answer.snapshot_id} is to be restored and was never stored")
+        if content != "good":
+            failure, stage = Failure(f"snapshot-{content}", "it is not whole", "Use an older one."), RestoreStage.FETCH
+        elif dice < 0.06:
+            failure, stage = _STORE_AWAY, RestoreStage.FETCH
+        elif dice < 0.16:
+            failure, stage = _RESTORE_FAILED, RestoreStage.CRIU
+        else:
+            self._created(container, entry, answer.snapshot_id, told_at)
+            return
+        self.say(f"{self.name}: {container.container_id} cannot be restored from {answer.snapshot_id}: {failure.code}")
+        about = {"key": container.key, "incarnation": answer.incarnation, "node": self.name}
+        self.report(RestoreFailed(**about, snapshot_id=answer.snapshot_id, stage=stage, failure=failure))
+
+    def _created(self, container: Container, entry: Entry, restored_from: str | None, told_at: int) -> None:
+        container.phase = entry.phase = "created"
+        container.restored_from = restored_from
+        container.incarnation = entry.incarnation
+        container.told_at = told_at
+
+    def start(self, container: Container) -> None:
+        """The engine starts what was created; the worker is told if it is there."""
+        container.phase = "running"
+        self.truth.ran.setdefault(container.key, []).append((container.incarnation, container.told_at))
+        entry = self.journal.containers.get(container.container_id)
+        if self.alive and entry is not None:
+            self._started(container, entry)
+
+    def _started(self, container: Container, entry: Entry) -> None:
+        entry.phase = "running"
+        self.report(
+            ContainerStarted(
+                key=container.key,
+                incarnation=IncarnationNumber(entry.incarnation),
+                node=self.name,
+                container_id=ContainerId(container.container_id),
+                restored_from=None if container.restored_from is None else SnapshotId(container.restored_from),
+            )
+        )
+
+    def end(self, container: Container) -> None:
+        """The container's processes are gone, and the engine deletes it."""
+        container.phase = "dead"
+        entry = self.journal.containers.get(container.container_id)
+        if self.alive and entry is not None and not container.frozen:
+            self._ended(container.container_id, entry)
+
+    def _ended(self, name: str, entry: Entry) -> None:
+        del self.journal.containers[name]
+        self.asked.pop(name, None)
+        if entry.incarnation:
+            about = {"key": entry.key, "incarnation": entry.incarnation, "node": self.name}
+            self.report(ContainerEnded(**about, container_id=ContainerId(name)))
+
+    # Dumps
+
+    def begin(self, container: Container, *, final: bool, command: str | None = None) -> bool:
+        """Freeze a running container, having said so; answer whether that was possible."""
+        entry = self.journal.containers.get(container.container_id)
+        if not self.works or container.phase != "running" or container.frozen:
+            return False
+        if entry is None or entry.phase != "running":
+            return False
+        container.dumps += 1
+        container.frozen = True
+        name = SnapshotId(f"{container.key.id}-{entry.incarnation}.{container.dumps}-{self.chance.getrandbits(16):04x}")
+        dump = Dump(name, container, container.key, entry.incarnation, final, command, self.boot)
+        self.journal.dumps[name] = dump
+        self.truth.snapshots[name] = Snapshot(
+            container.key, entry.incarnation, container.dumps, self.name, self.facts, container.facts, f"digest-{name}"
+        )
+        if command is not None:
+            self.truth.executions[command] = self.truth.executions.get(command, 0) + 1
+        about = {"key": dump.key, "incarnation": dump.incarnation, "snapshot_id": name, "node": self.name}
+        trigger = Trigger.STOP_SIGNAL if final else Trigger.COMMAND
+        self.report(DumpStarted(**about, trigger=trigger, final=final, command_id=_command(command)))
+        return True
+
+    def go_on(self, dump: Dump) -> None:
+        """Take a dump one step further, or see it fail."""
+        failing = self.chance.random() < 0.08
+        if dump.step == "started":
+            dump.container.frozen = False
+            if failing or dump.container.phase == "dead":
+                self._fail(dump, _DUMP_FAILED)
+                return
+            dump.step = "complete"
+            if dump.final:
+                dump.container.phase = "dead"
+        elif dump.step == "complete":
+            self._captured(dump)
+        elif failing:
+            self._fail(dump, _STORE_AWAY, DumpStage.STORE)
+        else:
+            self._store(dump)
+
+    def _captured(self, dump: Dump) -> None:
+        dump.step = "captured"
+        about = {"key": dump.key, "incarnation": dump.incarnation, "snapshot_id": dump.snapshot_id, "node": self.name}
+        self.report(SnapshotCaptured(**about, freeze_seconds=0.1, raw_bytes=1))
+
+    def _store(self, dump: Dump) -> None:
+        snapshot = self.truth.snapshots[dump.snapshot_id]
+        snapshot.content = "good"
+        if self.chance.random() < 0.05:
+            return  # killed or cut off behind the last byte: stored again, to the same effect
+        snapshot.told = True
+        del self.journal.dumps[dump.snapshot_id]
+        if dump.command is not None:
+            self.truth.stored_for.add(dump.command)
+            self._close(dump.command, Outcome.SUCCEEDED)
+        self.report(
+            SnapshotStored(
+                key=dump.key,
+                incarnation=IncarnationNumber(dump.incarnation),
+                snapshot_id=SnapshotId(dump.snapshot_id),
+                node=self.name,
+                manifest_digest=snapshot.digest,
+                raw_bytes=1,
+                stored_bytes=1,
+                store_seconds=0.1,
+                taken_on=self.facts,
+                taken_from=snapshot.taken_from,
+                command_id=_command(dump.command),
+            )
+        )
+
+    def _fail(self, dump: Dump, failure: Failure, stage: DumpStage = DumpStage.CAPTURE) -> None:
+        del self.journal.dumps[dump.snapshot_id]
+        if dump.command is not None:
+            self._close(dump.command, Outcome.FAILED)
+        about = {"key": dump.key, "incarnation": dump.incarnation, "snapshot_id": dump.snapshot_id, "node": self.name}
+        self.report(DumpFailed(**about, stage=stage, failure=failure, command_id=_command(dump.command)))
+
+    # Commands
+
+    def obey(self, command: Command, clock: datetime) -> bool:
+        """Carry a command out, once; answer whether it may be acknowledged."""
+        name = command.command_id
+        if name in self.journal.commands:
+            outcome = self.journal.commands[name]
+            if outcome is not None:
+                self.report(self._finished(command, None if outcome is Outcome.SUCCEEDED else _REFUSED))
+                return True
+            if any(dump.command == name for dump in self.journal.dumps.values()):
+                return False
+        self.journal.commands.setdefault(name, None)
+        if self.chance.random() < 0.03:
+            self.kill_worker()  # between taking a command and beginning it
+            return False
+        container = self.containers.get(command.container_id)
+        entry = self.journal.containers.get(command.container_id)
+        failure: Failure | None = _REFUSED
+        if clock > command.deadline:
+            failure = _EXPIRED
+        elif container is not None and entry is not None and entry.incarnation == command.incarnation:
+            failure = None if self.begin(container, final=False, command=name) else _REFUSED
+        if failure is None:
+            return False
+        self._close(name, Outcome.FAILED)
+        self.report(self._finished(command, failure))
+        return True
+
+    def _close(self, command: str, outcome: Outcome) -> None:
+        if self.journal.commands.get(command) is None:
+            self.journal.commands[command] = outcome
+
+
+def _command(name: str | None) -> CommandId | None:
+    return None if name is None else CommandId(name)
+
+
+def clock_of(node: Node, moment: datetime) -> datetime:
+    """Tell the time as the node's clock does."""
+    return moment + timedelta(seconds=node.skew_seconds)

@@ -1,0 +1,650 @@
+"""One world from one seed: the real decisions amid everything that is not to be trusted.
+
+Real are :mod:`controlplane.domain` and :mod:`protocol`. Fake are the disk, the broker, the clocks, the nodes and whoever starts and
+stops containers; what each does next, and what goes wrong, is drawn from the seed. A world is played step by step, and the
+laws (:mod:`.laws`) are asked after every one. At the end everything heals, and what was begun must come to its end.
+
+The idea is FoundationDB's: a run that broke a law is played again, step for step, from its seed and the commit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import accumulate
+from random import Random
+
+from controlplane.domain import CheckpointAsked, Decision, NodeHeard, Policy, ResolveAsked
+from protocol.events import CommandIssued
+from protocol.facts import ContainerFacts, NodeFacts
+from protocol.ids import CheckpointKey, CommandId
+from protocol.requests import CheckpointRequest
+
+from .fabric import Broker, LawBrokenError, Log, LogAwayError, StaleLeadError
+from .laws import Laws, Truth
+from .node import Ask, Container, Node, clock_of
+from .plane import CATCH_UP_SECONDS, Pending, Plane
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+POLICY = Policy(handover_seconds=20.0)
+KEYS = [CheckpointKey("lab", "default", "trainer"), CheckpointKey("lab", "default", "server")]
+NEW_CPU = NodeFacts(architecture="x86_64", cpu_features=("avx512f", "sse2"))
+OLD_CPU = NodeFacts(architecture="x86_64", cpu_features=("sse2",))
+IMAGES = [ContainerFacts(image="job:1"), ContainerFacts(image="job:2")]
+HEALING_ROUNDS = 120
+HEALING_SECONDS = 2.0
+BEAT_SECONDS = 2.0
+REPLY_SECONDS = 15.0
+
+
+class World:
+    """Everything there is, and what may happen to it."""
+
+    def __init__(self, seed: int, *, trace: bool = False) -> None:
+        self.seed = seed
+        self.chance = Random(seed)
+        self.trace: list[str] | None = [] if trace else None
+        self.seconds = 0.0
+        self.step = 0
+        self.given = 0
+        self.truth = Truth()
+        self.laws = Laws(self.truth, POLICY)
+        self.log = Log()
+        self.broker = Broker()
+        self.skew_seconds = 0.0
+        self.plane = Plane(self.log, self.broker, POLICY, self.laws, 0.0)
+        self.old_plane: Plane | None = None
+        self.keys = KEYS[: self.chance.choice((1, 1, 2))]
+        self.nodes = [
+            Node(name, facts, self.truth, self.chance, self.say)
+            for name, facts in (("a", NEW_CPU), ("b", NEW_CPU), ("c", OLD_CPU))
+        ]
+        for node in self.nodes:
+            node.now = NOON
+            node.start_worker()
+        usual: list[tuple[Callable[[], bool], float]] = [
+            (self.flow, 30),
+            (self.decide, 40),
+            (self.feed, 30),
+            (self.send_reports, 40),
+            (self.ask, 25),
+            (self.take_question, 25),
+            (self.hear_answer, 30),
+            (self.start_container, 25),
+            (self.go_on_dumping, 30),
+            (self.wait, 3),
+            (self.watch, 5),
+            (self.relay, 5),
+            (self.obey, 15),
+            (self.create, 3),
+            (self.hand_over, 5),
+            (self.stop_container, 2),
+            (self.end_container, 0.5),
+            (self.ask_for_checkpoint, 4),
+            (self.start_worker, 10),
+            (self.reconnect, 3),
+            (self.boot_up, 5),
+            (self.sweep, 1),
+        ]
+        harm: list[tuple[Callable[[], bool], float]] = [
+            (self.late_copy, 3),
+            (self.kill_worker, 1.5),
+            (self.cut_off, 2),
+            (self.reboot, 0.4),
+            (self.lose_node, 0.6),
+            (self.kill_plane, 1),
+            (self.fail_over, 0.6),
+            (self.old_plane_acts, 3),
+            (self.skew_clocks, 0.5),
+            (self.corrupt_store, 0.8),
+            (self.wipe_broker, 0.3),
+        ]
+        # Each world has a temper of its own: some kinds of harm are frequent in it and others unknown, for what is rare
+        # everywhere would never come together often enough to matter.
+        tempered = [(action, weight * self.chance.choice((0.0, 0.3, 1.0, 1.0, 3.0))) for action, weight in harm]
+        self._what = [action for action, _ in usual + tempered]
+        self._weights = list(accumulate(weight for _, weight in usual + tempered))
+
+    # Time and words
+
+    @property
+    def moment(self) -> datetime:
+        return NOON + timedelta(seconds=self.seconds)
+
+    @property
+    def plane_now(self) -> datetime:
+        return NOON + timedelta(seconds=self.seconds + self.skew_seconds)
+
+    def say(self, text: str) -> None:
+        """Put a line into the trace."""
+        if self.trace is not None:
+            self.trace.append(f"{self.step:4} {self.seconds:7.1f} s  {text}")
+
+    def source(self, kind: str) -> str:
+        self.given += 1
+        return f"{kind}-{self.given}"
+
+    def play(self, steps: int) -> None:
+        """Live for a number of steps, then heal.
+
+        Raises:
+            LawBrokenError: saying which law, and how.
+        """
+        for _ in range(steps):
+            self.live()
+        self.heal()
+
+    def live(self) -> None:
+        """Let one thing happen, and check the laws."""
+        self.step += 1
+        chance = self.chance
+        self.pass_time(chance.choice((0.0, 0.0, 0.05, 0.1, 0.3, 1.0)))
+        for _ in range(8):  # most of what may happen cannot happen now; something that can is found soon
+            if chance.choices(self._what, cum_weights=self._weights)[0]():
+                break
+        self.check()
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass on all clocks; whoever lives and is reachable gives signs of life meanwhile."""
+        self.seconds += seconds
+        for node in self.nodes:
+            node.now = clock_of(node, self.moment)
+            if node.works and node.linked and self.seconds - node.beat_at > BEAT_SECONDS:
+                node.beat_at = self.seconds
+                self.hear(node)
+
+    def check(self) -> None:
+        self.laws.stepped(self.plane.state)
+        for command, count in self.truth.executions.items():
+            if count > 1:
+                raise LawBrokenError(f"command {command} was carried out {count} times")
+
+    # The control plane
+
+    def decide(self) -> bool:
+        """Commit a batch; now and then the disk or the process fails in the middle of it."""
+        plane = self.plane
+        if not plane.queue:
+            return False
+        dice = self.chance.random()
+        mishap = "refused" if dice < 0.02 else "unsaid" if dice < 0.04 else ""
+        before = len(self.log.records)
+        try:
+            outcomes = plane.commit(self.chance.randint(1, 6), self.plane_now, mishap)
+        except LogAwayError:
+            self.say(f"control plane: the log was away ({mishap})")
+            return True
+        if self.trace is not None:
+            for event in self.laws.log[before:]:
+                self.say(f"log {before + 1}: {event}")
+                before += 1
+            for pending, decision in outcomes:
+                if decision.answer is not None or decision.rejected is not None:
+                    self.say(f"decided {pending.given.source}: {decision.answer or decision.rejected}")
+        if dice > 0.98:
+            self.say("control plane: killed between the log and the answers")
+            self.replace_plane()
+        else:
+            plane.settle(outcomes)
+        return True
+
+    def feed(self) -> bool:
+        return self.plane.feed(self.chance.randint(1, 4))
+
+    def watch(self) -> bool:
+        self.plane.watch(self.seconds, self.source("watch"))
+        return True
+
+    def replace_plane(self) -> None:
+        """A new process: what it knows is what the log says, and its clock may be another machine's."""
+        self.plane = Plane(self.log, self.broker, POLICY, self.laws, self.seconds)
+
+    def kill_plane(self) -> bool:
+        self.say("control plane: killed and started again")
+        self.replace_plane()
+        return True
+
+    def fail_over(self) -> bool:
+        self.say("control plane: another takes the lead; the old one does not know yet")
+        self.old_plane = self.plane
+        self.skew_seconds = self.chance.uniform(-3.0, 3.0)
+        self.replace_plane()
+        return True
+
+    def old_plane_acts(self) -> bool:
+        """One that lost the lead goes on as if it had not, until the log tells it."""
+        old, self.old_plane = self.old_plane, None
+        if old is None:
+            return False
+        for node in self.nodes:
+            if node.asks:
+                old.queue.insert(0, self.pending_ask(node, node.asks.popleft()))
+        old.watch(self.seconds + 60.0, self.source("old"))
+        before = len(self.log.records)
+        try:
+            old.commit(6, self.plane_now)
+        except StaleLeadError:
+            self.say("control plane: the old one was refused, and ends")
+        if len(self.log.records) != before or self.log.epoch == old.epoch:
+            raise LawBrokenError("one that had lost the lead wrote to the log")
+        return True
+
+    def relay(self) -> bool:
+        """Publish the next events; killed behind a command, it sends that command again."""
+        broker = self.broker
+        if not self._relaying:
+            return False
+        for event in self.laws.log[broker.relayed : broker.relayed + 8]:
+            if isinstance(event, CommandIssued) and event.command.command_id in self.plane.state.commands:
+                broker.commands.setdefault(event.command.node, deque()).append(event.command)
+                self.say(f"relay: {event.command.command_id} to {event.command.node}")
+                if self.chance.random() < 0.1:
+                    return True
+            broker.relayed += 1
+        return True
+
+    # The way between
+
+    def flow(self) -> bool:
+        """Nothing is slow for a moment: what is on its way arrives, is decided, and is answered."""
+        for node in self.nodes:
+            if not (node.works and node.linked):
+                continue
+            outbox = node.journal.outbox
+            while outbox:
+                node.journal.sequence = self.broker.take(outbox.popleft())
+            for name, container in list(node.containers.items()):
+                if container.phase == "creating":
+                    node.ask(name, self.seconds)
+        self.feed()
+        self.take_question()
+        decided = self.decide()
+        for node in self.nodes:
+            if node.linked:
+                while node.answers:
+                    node.answered(*node.answers.pop(0))
+        self.start_container()
+        return self.go_on_dumping() or decided
+
+    def late_copy(self) -> bool:
+        """A copy of a report that was sent long ago arrives."""
+        late = self.broker.late
+        if not late:
+            return False
+        report = late.pop(self.chance.randrange(len(late)))
+        if self.chance.random() < 0.5:
+            self.broker.seen.discard(report.report_id.int)  # the duplicate window is over
+        self.broker.take(report)
+        return True
+
+    def send_reports(self) -> bool:
+        """A worker sends its outbox, in order; a confirmation may be lost, a copy may linger."""
+        node = self.chance.choice(self.nodes)
+        outbox = node.journal.outbox
+        if not (node.works and node.linked and outbox):
+            return False
+        for _ in range(self.chance.randint(1, 4)):
+            if not outbox:
+                break
+            dice = self.chance.random()
+            if dice < 0.04:
+                break  # lost on the way there
+            sequence = self.broker.take(outbox[0])
+            if dice < 0.08:
+                break  # lost on the way back
+            if dice < 0.14:
+                self.broker.late.append(outbox[0])
+            if dice < 0.5:
+                self.broker.seen.discard(outbox[0].report_id.int)
+            self.say(f"{node.name}: reported {outbox[0].event}")
+            outbox.popleft()
+            node.journal.sequence = sequence
+        return True
+
+    def wait(self) -> bool:
+        """Nothing happens for a while."""
+        self.pass_time(self.chance.choice((2.0, 5.0, 16.0)))
+        return True
+
+    def hear(self, node: Node) -> None:
+        plane = self.plane
+        plane.heard[node.name, node.worker_id] = self.seconds
+        known = plane.state.nodes.get(node.name)
+        if known is None or known.lost:
+            plane.queue.append(Pending(NodeHeard(node.heartbeat(), self.source("heard")), lambda _: None))
+
+    def ask(self) -> bool:
+        node = self.chance.choice(self.nodes)
+        starting = [
+            name
+            for name, container in node.containers.items()
+            if container.phase == "creating"
+            and (name not in node.asked or self.seconds - node.asked_at > REPLY_SECONDS)
+        ]
+        if not starting:
+            return False
+        node.ask(self.chance.choice(starting), self.seconds)
+        return True
+
+    def pending_ask(self, node: Node, ask: Ask) -> Pending:
+        return Pending(ResolveAsked(ask.request, self.source("resolve")), partial(self.answer, node, ask))
+
+    def take_question(self) -> bool:
+        """Hand a question over once the asker's own reports are taken in, or it has waited long enough for them."""
+        for node in self.nodes:
+            if not node.asks:
+                continue
+            ask = node.asks[0]
+            wiped = self.broker.last < ask.request.reports_sequence
+            caught_up = self.broker.floor >= ask.request.reports_sequence
+            if not (wiped or caught_up or self.seconds - ask.at > CATCH_UP_SECONDS):
+                continue
+            node.asks.popleft()
+            if self.chance.random() > 0.03:
+                self.plane.queue.append(self.pending_ask(node, ask))
+            return True
+        return False
+
+    def answer(self, node: Node, ask: Ask, decision: Decision) -> None:
+        if node.linked and self.chance.random() > 0.03:
+            told = self.laws.choices.get((ask.request.key, getattr(decision.answer, "incarnation", 0)), (None, -1))
+            node.answers.append((ask.request.container_id, ask.number, decision.answer, told[1]))  # type: ignore[arg-type]
+
+    def hear_answer(self) -> bool:
+        node = self.chance.choice(self.nodes)
+        if not (node.answers and node.linked):
+            return False
+        node.answered(*node.answers.pop(self.chance.randrange(len(node.answers))))
+        return True
+
+    def obey(self) -> bool:
+        """Deliver a command; it stays in its stream until it is acknowledged."""
+        node = self.chance.choice(self.nodes)
+        waiting = self.broker.commands.get(node.name)
+        if not (waiting and node.works and node.linked):
+            return False
+        command = self.chance.choice(waiting)
+        self.say(f"{node.name}: is given {command.command_id}")
+        if node.obey(command, node.now) and self.chance.random() > 0.2:
+            waiting.remove(command)
+        return True
+
+    # People and engines
+
+    def new_container(self, node: Node, key: CheckpointKey) -> None:
+        used = [name for name, container in node.containers.items() if container.phase == "dead"]
+        again = used and self.chance.random() < 0.15
+        name = self.chance.choice(used) if again else f"c{self.source('')}"
+        facts = IMAGES[self.chance.random() < 0.05]
+        self.say(f"{node.name}: {name} is to be created as {key.id} from {facts.image}")
+        node.create(Container(name, key, facts))
+
+    def live_ones(self, *phases: str) -> list[tuple[Node, Container]]:
+        return [(n, c) for n in self.nodes if n.up for c in n.containers.values() if c.phase in phases]
+
+    def create(self) -> bool:
+        """Somebody starts an id, whether one runs under it or not."""
+        key = self.chance.choice(self.keys)
+        busy = any(container.key == key for _, container in self.live_ones("creating", "created", "running"))
+        node = self.chance.choice(self.nodes)
+        if not node.up or (busy and self.chance.random() < 0.7):
+            return False
+        self.new_container(node, key)
+        return True
+
+    def hand_over(self) -> bool:
+        """A running container is stopped, and its replacement is created elsewhere at once, or here."""
+        running = self.live_ones("running")
+        if not running:
+            return False
+        node, container = self.chance.choice(running)
+        if self.chance.random() < 0.9:
+            self.stop(node, container)
+        target = self.chance.choice(self.nodes)
+        if target.up:
+            self.new_container(target, container.key)
+        return True
+
+    def stop(self, node: Node, container: Container) -> None:
+        self.say(f"{node.name}: {container.container_id} is told to stop")
+        if not node.begin(container, final=True):
+            node.end(container)  # nobody can dump it: the signal is passed on
+
+    def stop_container(self) -> bool:
+        running = self.live_ones("running")
+        if not running:
+            return False
+        self.stop(*self.chance.choice(running))
+        return True
+
+    def start_container(self) -> bool:
+        created = self.live_ones("created")
+        if not created:
+            return False
+        node, container = self.chance.choice(created)
+        node.start(container)
+        self.say(f"{node.name}: {container.container_id} runs from {container.restored_from}")
+        self.check_start(container)
+        return True
+
+    def check_start(self, container: Container) -> None:
+        choice = self.laws.choices.get((container.key, container.incarnation))
+        if choice is None or choice[0] != container.restored_from:
+            raise LawBrokenError(f"{container} runs from something else than the log says: {choice}")
+
+    def end_container(self) -> bool:
+        """A container ends by itself, or is deleted before it started."""
+        existing = self.live_ones("creating", "created", "running")
+        if not existing:
+            return False
+        node, container = self.chance.choice(existing)
+        self.say(f"{node.name}: {container.container_id} ends, being {container.phase}")
+        node.end(container)
+        return True
+
+    def go_on_dumping(self) -> bool:
+        node = self.chance.choice(self.nodes)
+        dumps = list(node.journal.dumps.values())
+        if not (node.works and dumps):
+            return False
+        dump = self.chance.choice(dumps)
+        node.go_on(dump)
+        self.say(f"{node.name}: dump {dump.snapshot_id} went on, being {dump.step}")
+        return True
+
+    def ask_for_checkpoint(self) -> bool:
+        key = self.chance.choice(self.keys)
+        name = self.source("checkpoint")
+        request = CheckpointRequest(key, self.chance.choice((2.0, 10.0, 30.0)))
+        self.plane.queue.append(Pending(CheckpointAsked(request, CommandId(name), name), lambda _: None))
+        return True
+
+    # Harm
+
+    def kill_worker(self) -> bool:
+        node = self.chance.choice(self.nodes)
+        if not node.works:
+            return False
+        self.say(f"{node.name}: its worker is killed")
+        node.kill_worker()
+        return True
+
+    def start_worker(self) -> bool:
+        for node in self.nodes:
+            if node.up and not node.alive:
+                node.start_worker()
+                self.say(f"{node.name}: its worker is back as {node.worker_id}")
+                return True
+        return False
+
+    def sweep(self) -> bool:
+        for node in self.nodes:
+            if node.works:
+                node.sweep()
+        return True
+
+    def cut_off(self) -> bool:
+        node = self.chance.choice(self.nodes)
+        self.say(f"{node.name}: is cut off")
+        node.linked = False
+        return True
+
+    def reconnect(self) -> bool:
+        for node in self.nodes:
+            if not node.linked:
+                self.say(f"{node.name}: is reachable again")
+                node.linked = True
+                return True
+        return False
+
+    def reboot(self) -> bool:
+        node = self.chance.choice(self.nodes)
+        if not node.up:
+            return False
+        self.say(f"{node.name}: the machine goes down")
+        node.reboot()
+        node.up = False
+        return True
+
+    def boot_up(self) -> bool:
+        for node in self.nodes:
+            if not node.up and not node.gone:
+                self.say(f"{node.name}: the machine is up")
+                node.up = True
+                return True
+        return False
+
+    def lose_node(self) -> bool:
+        """A machine goes and never comes back, if it is not the last."""
+        node = self.chance.choice(self.nodes)
+        if sum(not other.gone for other in self.nodes) < 3 or self.chance.random() < 0.5:
+            return False
+        self.say(f"{node.name}: the machine is gone for ever")
+        node.reboot()
+        node.up, node.gone = False, True
+        return True
+
+    def skew_clocks(self) -> bool:
+        for node in self.nodes:
+            node.skew_seconds = self.chance.uniform(-300.0, 300.0)
+        return True
+
+    def corrupt_store(self) -> bool:
+        good = [name for name, snapshot in self.truth.snapshots.items() if snapshot.content == "good"]
+        if not good:
+            return False
+        name = self.chance.choice(good[-3:])
+        self.truth.snapshots[name].content = self.chance.choice(("corrupt", "missing"))
+        self.say(f"store: {name} is {self.truth.snapshots[name].content} from now on")
+        return True
+
+    def wipe_broker(self) -> bool:
+        """The broker comes back empty, which workers cannot always make good: what it had confirmed they do not say again."""
+        if self.chance.random() < 0.7:
+            return False
+        lost = self.broker.wipe()
+        self.truth.tainted |= bool(lost)
+        self.say(f"broker: wiped, with {len(lost)} reports that nobody will say again")
+        return True
+
+    # The end
+
+    def heal(self) -> None:
+        """Let everything come to its end: nothing breaks any more, and time passes for longer than any bound.
+
+        Raises:
+            LawBrokenError: if something is still waiting.
+        """
+        self.say("from here on everything heals")
+        self.chance = _NoHarm(~self.seed)  # type: ignore[assignment]
+        self.old_plane = None
+        for node in self.nodes:
+            node.chance = self.chance
+            node.linked = True
+            node.up = not node.gone
+        for _ in range(HEALING_ROUNDS):
+            self.step += 1
+            self.seconds += HEALING_SECONDS
+            for node in self.nodes:
+                self._heal(node)
+            while self.plane.feed(256) or self.plane.queue:
+                self.plane.settle(self.plane.commit(256, self.plane_now))
+            self.relay()
+            self.plane.watch(self.seconds, self.source("watch"))
+            self.check()
+            if not self.restless():
+                break
+        else:
+            raise LawBrokenError(f"no rest after {HEALING_ROUNDS * HEALING_SECONDS:g} s: {self.restless()}")
+        self.check_end()
+
+    def _heal(self, node: Node) -> None:  # noqa: C901 -- one line for each thing that may be under way
+        if node.gone:
+            return
+        node.now = clock_of(node, self.moment)
+        if not node.alive:
+            node.start_worker()
+        node.sweep()
+        while node.answers:
+            node.answered(*node.answers.pop(0))
+        for name, container in list(node.containers.items()):
+            if container.phase == "creating":
+                node.ask(name, self.seconds)
+            elif container.phase == "created":
+                node.start(container)
+                self.check_start(container)
+        for dump in list(node.journal.dumps.values()):
+            node.go_on(dump)
+        for command in list(self.broker.commands.get(node.name, ())):
+            if node.obey(command, node.now):
+                self.broker.commands[node.name].remove(command)
+        while node.journal.outbox:
+            node.journal.sequence = self.broker.take(node.journal.outbox.popleft())
+        while node.asks:
+            self.plane.queue.append(self.pending_ask(node, node.asks.popleft()))
+        self.hear(node)
+
+    def restless(self) -> list[str]:
+        """Name what has not come to its end."""
+        here = [node for node in self.nodes if not node.gone]
+        waiting = [f"command {command}" for command in self.plane.state.commands]
+        waiting += [f"dump {dump}" for node in here for dump in node.journal.dumps]
+        waiting += [f"start of {container}" for _, container in self.live_ones("creating", "created")]
+        waiting += [f"{len(node.journal.outbox)} words of {node.name}" for node in here if node.journal.outbox]
+        known = self.plane.state.nodes
+        waiting += [
+            f"the loss of {node.name}"
+            for node in self.nodes
+            if node.gone and node.name in known and not known[node.name].lost
+        ]
+        unread = self.broker.last - self.broker.floor
+        return waiting + ([f"{unread} reports"] if unread else []) + (["the relay"] if self._relaying else [])
+
+    @property
+    def _relaying(self) -> bool:
+        return self.broker.relayed < len(self.laws.log)
+
+    def check_end(self) -> None:
+        """Compare what is known in the end with what is true."""
+        if self.log.fold() != self.plane.state:
+            raise LawBrokenError("the log folded from its start is not the live state")
+        if self.laws.finished != set(self.laws.issued):
+            raise LawBrokenError("a command has no end")
+        if self.truth.tainted:
+            return
+        gone = {node.name for node in self.nodes if node.gone}
+        for name, snapshot in self.truth.snapshots.items():
+            if snapshot.told and snapshot.node not in gone and name not in self.laws.stored_at:
+                raise LawBrokenError(f"{name} was stored and the log does not know")
+
+
+class _NoHarm(Random):
+    """Chance, once nothing goes wrong any more: every dice falls well, and names are as random as before."""
+
+    def random(self) -> float:
+        return 0.99
+
+    def getrandbits(self, bits: int, /) -> int:
+        return super().getrandbits(bits)
