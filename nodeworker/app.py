@@ -131,7 +131,7 @@ class Worker:
             criu_version=self._facts.criu_version, boot_id=self._boot_id,
         )  # fmt: skip
         self._restorer = Restorer(settings, journal, bus, store, worker_id=self._worker_id, facts=self._facts)
-        obedience = Obedience(journal, self._dumper, self._storer)
+        obedience = Obedience(journal, self._dumper, self._storer, store)
         await asyncio.to_thread(self._register, journal)
         whole = await asyncio.to_thread(
             lambda: settle_dumps(settings, journal, self._storer, self._runc, boot_id=self._boot_id, frozen=frozen)

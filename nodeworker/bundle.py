@@ -13,11 +13,14 @@ from typing import Any
 
 import msgspec
 
+from protocol.durations import InvalidAmountError, parse_interval
 from protocol.facts import ContainerFacts
 from protocol.failures import Failure, FailureError
 
 _NAMESPACE = ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.cri-o.Namespace", "io.kubernetes.pod.namespace")
 _IMAGE = ("io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName")
+INTERVAL = "woodfrog.io/interval"
+"""Annotation: how often the container is to be dumped while it runs, e.g. ``10m``, or ``off``."""
 _SHM = "/dev/shm"
 
 
@@ -35,23 +38,34 @@ def read(folder: str) -> Bundle:
     """Read ``folder``/config.json.
 
     Raises:
-        FailureError: ``bundle-unreadable``, if it is missing or is not what the specification says.
+        FailureError: ``bundle-unreadable``, if it is missing or is not what the specification says; ``invalid-interval``.
     """
     path = Path(folder)
     try:
         config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
         annotations: dict[str, str] = config.get("annotations") or {}
         mounts: list[dict[str, Any]] = config.get("mounts") or []
+        interval = annotations.get(INTERVAL)
         return Bundle(
             rootfs=path / config["root"]["path"],
             namespace=_first(annotations, _NAMESPACE),
             facts=ContainerFacts(
-                image=_first(annotations, _IMAGE), mounts=tuple(sorted(mount["destination"] for mount in mounts))
+                image=_first(annotations, _IMAGE),
+                mounts=tuple(sorted(mount["destination"] for mount in mounts)),
+                interval_seconds=None if interval is None else parse_interval(interval),
             ),
             shm_source=next(
                 (_bound(path, mount) for mount in mounts if mount["destination"].rstrip("/") == _SHM), None
             ),
         )
+    except InvalidAmountError as problem:
+        raise FailureError(
+            Failure(
+                "invalid-interval",
+                f"the annotation {INTERVAL} cannot be meant: {problem}",
+                "Correct it where the container is declared and create it again.",
+            )
+        ) from problem
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise FailureError(
             Failure(

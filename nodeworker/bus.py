@@ -20,7 +20,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from nodeworker.journal import Journal
 from process.nats import connect
 from protocol import subjects, wire
-from protocol.commands import Command, DumpCommand
+from protocol.commands import Command
 from protocol.ids import NodeName
 from protocol.reports import Heartbeat
 from protocol.requests import Resolution, ResolveRequest
@@ -182,7 +182,7 @@ class Bus:
     async def _obey(self, message: Msg, obey: Obey) -> None:
         """Carry one command out and only then acknowledge it; a crash in between brings it back."""
         try:
-            command: Command = wire.decode(message.data, DumpCommand)
+            command: Command = wire.decode(message.data, Command)
         except wire.MalformedMessageError as problem:
             await _log.aerror("a command cannot be read and is refused", error=str(problem))
             await message.term()

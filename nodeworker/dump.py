@@ -34,6 +34,7 @@ from nodeworker.journal import ContainerRecord, ContainerState, DumpRecord, Dump
 from nodeworker.settings import Settings
 from nodeworker.storing import Storer
 from process import faultpoints
+from protocol.commands import DumpCommand
 from protocol.events import DumpStage, DumpStarted, SnapshotCaptured, Trigger
 from protocol.failures import FailureError
 from protocol.ids import CommandId, ContainerId, SnapshotId, new_snapshot_id
@@ -101,13 +102,13 @@ class Dumper:
         """
         return await self._owned(self._stop(container_id))
 
-    async def checkpoint(self, container: ContainerRecord, command_id: CommandId) -> SnapshotId:
+    async def checkpoint(self, container: ContainerRecord, command: DumpCommand) -> SnapshotId:
         """Dump a container and leave it running; storing goes on.
 
         Raises:
             FailureError: if there is no dump, which is reported as the command's end; the container is as it was.
         """
-        return await self._owned(self._checkpoint(container, command_id))
+        return await self._owned(self._checkpoint(container, command))
 
     async def _owned(self, capture: Coroutine[None, None, SnapshotId]) -> SnapshotId:
         """Capture in a task of our own, so that an asker who goes away does not leave a container half dumped."""
@@ -136,9 +137,10 @@ class Dumper:
         finally:
             lock.release()
 
-    async def _checkpoint(self, container: ContainerRecord, command_id: CommandId) -> SnapshotId:
+    async def _checkpoint(self, container: ContainerRecord, command: DumpCommand) -> SnapshotId:
         async with self._locks[container.container_id]:
-            return await self._capture(container, Trigger.COMMAND, command_id)
+            trigger = Trigger.SCHEDULE if command.scheduled else Trigger.COMMAND
+            return await self._capture(container, trigger, command.command_id)
 
     async def _capture(self, container: ContainerRecord, trigger: Trigger, command_id: CommandId | None) -> SnapshotId:
         now = datetime.now(UTC)

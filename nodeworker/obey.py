@@ -9,22 +9,30 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
+import structlog
+
 from nodeworker.dump import Dumper
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
+from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.storing import Storer
-from protocol.commands import Command
-from protocol.events import CommandFinished, Outcome
+from nodeworker.threads import in_daemon_thread
+from process import faultpoints
+from protocol.commands import Command, DeleteCommand, DumpCommand
+from protocol.events import CommandFinished, Outcome, SnapshotDeleted
 from protocol.failures import Failure, FailureError
 from protocol.ids import CommandId
+
+_log = structlog.get_logger(component="obey")
 
 
 class Obedience:
     """Carries out the commands of one worker, those for different containers at the same time."""
 
-    def __init__(self, journal: Journal, dumper: Dumper, storer: Storer) -> None:
+    def __init__(self, journal: Journal, dumper: Dumper, storer: Storer, store: SnapshotStore) -> None:
         self._journal = journal
         self._dumper = dumper
         self._storer = storer
+        self._store = store
         self._running: dict[CommandId, asyncio.Task[None]] = {}
 
     async def close(self) -> None:
@@ -48,6 +56,12 @@ class Obedience:
         if known is not None and known.outcome is not None:
             await asyncio.to_thread(self._journal.report, self._finished(command, known.failure))
             return
+        if isinstance(command, DeleteCommand):
+            await in_daemon_thread(lambda: self._delete(command))
+        else:
+            await self._dump(command)
+
+    async def _dump(self, command: DumpCommand) -> None:
         storing = await self._storer.storing_for(command.command_id)
         if storing is not None:
             await self._storer.wait(storing)
@@ -59,14 +73,43 @@ class Obedience:
             await asyncio.to_thread(self._journal.finish_command, command.command_id, refused, finished)
             return
         try:
-            snapshot_id = await self._dumper.checkpoint(container, command.command_id)
+            snapshot_id = await self._dumper.checkpoint(container, command)
         except FailureError:
             return  # reported by the dump itself, together with the command's end
         await self._storer.wait(snapshot_id)
 
-    def _objection(self, command: Command, container: ContainerRecord | None, *, busy: bool) -> Failure | None:
+    def _delete(self, command: DeleteCommand) -> None:
+        """Remove a snapshot; what is gone already, by an earlier life or another worker, is as good as removed now."""
         if datetime.now(UTC) > command.deadline:
-            return Failure("command-expired", f"the command's deadline was {command.deadline:%FT%TZ}", "Ask again.")
+            self._end(command, _too_late(command))
+            return
+        faultpoints.reach("delete.taken")
+        try:
+            self._store.discard(command.key, command.snapshot_id)
+        except (OSError, ValueError) as problem:
+            _log.warning("a snapshot could not be deleted", snapshot_id=command.snapshot_id, error=str(problem))
+            advice = "It is tried again; look at the store if this goes on."
+            self._end(
+                command, Failure("store-refused", f"the store did not remove {command.snapshot_id}: {problem}", advice)
+            )
+            return
+        faultpoints.reach("delete.done")
+        deleted = SnapshotDeleted(
+            key=command.key,
+            incarnation=command.incarnation,
+            snapshot_id=command.snapshot_id,
+            node=command.node,
+            command_id=command.command_id,
+        )
+        self._journal.finish_command(command.command_id, None, deleted)
+        _log.info("a snapshot is deleted", snapshot_id=command.snapshot_id, key=str(command.key))
+
+    def _end(self, command: Command, failure: Failure) -> None:
+        self._journal.finish_command(command.command_id, failure, self._finished(command, failure))
+
+    def _objection(self, command: DumpCommand, container: ContainerRecord | None, *, busy: bool) -> Failure | None:
+        if datetime.now(UTC) > command.deadline:
+            return _too_late(command)
         if container is None or container.key != command.key:
             return Failure(
                 "container-unknown",
@@ -90,3 +133,7 @@ class Obedience:
             outcome=Outcome.SUCCEEDED if failure is None else Outcome.FAILED,
             failure=failure,
         )
+
+
+def _too_late(command: Command) -> Failure:
+    return Failure("command-expired", f"the command's deadline was {command.deadline:%FT%TZ}", "Ask again.")

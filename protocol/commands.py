@@ -9,7 +9,7 @@ from datetime import datetime
 
 import msgspec
 
-from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName
+from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId
 
 
 class DumpCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dump"):
@@ -22,7 +22,22 @@ class DumpCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     container_id: ContainerId
     issued_at: datetime
     deadline: datetime
+    scheduled: bool = False
+    """Whether the id's interval asked for it, and no person."""
 
 
-Command = DumpCommand
-"""All commands; becomes a union with the second kind."""
+class DeleteCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="delete"):
+    """Remove an expired snapshot from the store. Any node can, because all share the store. Void after ``deadline``."""
+
+    command_id: CommandId
+    node: NodeName
+    key: CheckpointKey
+    incarnation: IncarnationNumber
+    """The one that the snapshot was taken of."""
+    snapshot_id: SnapshotId
+    issued_at: datetime
+    deadline: datetime
+
+
+Command = DumpCommand | DeleteCommand
+"""All commands."""

@@ -31,6 +31,7 @@ class Trigger(StrEnum):
 
     STOP_SIGNAL = "stop-signal"
     COMMAND = "command"
+    SCHEDULE = "schedule"
 
 
 class DumpStage(StrEnum):
@@ -198,6 +199,36 @@ class SnapshotInvalidated(_KeyEvent, frozen=True, tag="snapshot.invalidated"):
     reason: str
 
 
+class SnapshotExpired(_KeyEvent, frozen=True, tag="snapshot.expired"):
+    """The snapshot shall go, because of ``reason``: it is never chosen again, and deleted from ``delete_after`` on."""
+
+    snapshot_id: SnapshotId
+    reason: str
+    delete_after: datetime
+
+
+class SnapshotDeleted(_KeyEvent, frozen=True, tag="snapshot.deleted"):
+    """No byte of the snapshot is in the store any more. ``node`` is where the worker is that removed it."""
+
+    snapshot_id: SnapshotId
+    node: NodeName
+    command_id: CommandId
+
+
+class SnapshotPinned(_KeyEvent, frozen=True, tag="snapshot.pinned"):
+    """Somebody wants this snapshot kept, and chosen before all others while it is valid."""
+
+    snapshot_id: SnapshotId
+    reason: str = ""
+
+
+class SnapshotUnpinned(_KeyEvent, frozen=True, tag="snapshot.unpinned"):
+    """The snapshot is one like the others again."""
+
+    snapshot_id: SnapshotId
+    reason: str = ""
+
+
 class CommandIssued(_KeyEvent, frozen=True, tag="command.issued"):
     """A command was decided; the relay sends it from the log."""
 
@@ -221,6 +252,7 @@ ReportedEvent = (
     | SnapshotCaptured
     | SnapshotStored
     | DumpFailed
+    | SnapshotDeleted
     | CommandFinished
 )
 """What a worker may say; anything else in a report is refused."""
@@ -240,24 +272,49 @@ KeyEvent = (
     | DumpFailed
     | SnapshotSuperseded
     | SnapshotInvalidated
+    | SnapshotExpired
+    | SnapshotDeleted
+    | SnapshotPinned
+    | SnapshotUnpinned
     | CommandIssued
     | CommandFinished
 )
 Event = NodeEvent | KeyEvent
 
+
+class UnknownEvent(msgspec.Struct, frozen=True):
+    """An event in the log that a newer release wrote and this one cannot read.
+
+    It is passed on as it was written, and nothing follows from it here: during a rolling upgrade, and after one that was
+    taken back, an older reader goes on with everything that it does understand.
+    """
+
+    type: str
+    stream: str
+    data: str
+    """The JSON object, as written."""
+
+
+AnyEvent = Event | UnknownEvent
+"""What a reader of the log must be ready for."""
+
 SCHEMA_VERSION = 1
 """Version of every event type as written today; older ones are upcast on read."""
 
 
-def event_type(event: Event) -> str:
+def event_type(event: AnyEvent) -> str:
     """Name the event's type as the log, the views and the audit stream do, e.g. ``snapshot.stored``."""
+    if isinstance(event, UnknownEvent):
+        return event.type
     tag = event.__struct_config__.tag
     assert isinstance(tag, str)
     return tag
 
 
-def stream_of(event: Event) -> str:
+def stream_of(event: AnyEvent) -> str:
     """Name the stream that the event belongs to: one for each key and one for each node."""
+    if isinstance(event, UnknownEvent):
+        return event.stream
     if isinstance(event, _NodeEvent):
         return f"node/{event.node}"
     return f"checkpoint/{event.key}"

@@ -34,6 +34,8 @@ class ContainerFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     image_digest: str | None = None
     mounts: tuple[str, ...] = ()
     """Destinations of the mounts in the bundle's config.json, sorted."""
+    interval_seconds: float | None = None
+    """How often its owner wants it dumped while it runs; 0 for never, unknown for whatever the control plane's policy is."""
 
 
 def misfit(taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, container: ContainerFacts) -> str | None:

@@ -82,6 +82,28 @@ class CommandAccepted(_Answer, frozen=True, tag="accepted"):
     command_id: CommandId
 
 
+class SnapshotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Decide about one snapshot, of whichever id of the namespace it is.
+
+    ``pin`` and ``unpin`` it; ``invalidate`` it: never choose it again; ``delete`` it from the store. ``force`` deletes it
+    even if it is the latest valid one of its id.
+    """
+
+    cluster: str
+    namespace: str
+    snapshot_id: SnapshotId
+    wish: Literal["pin", "unpin", "invalidate", "delete"]
+    because: str = ""
+    force: bool = False
+
+
+class Noted(_Answer, frozen=True, tag="noted"):
+    """It is in the log, or was so before."""
+
+    key: CheckpointKey
+    snapshot_id: SnapshotId
+
+
 View = Literal["checkpoint_history", "latest_snapshots", "restore_history", "failures", "nodes", "commands", "events"]
 """The SQL views that may be read over NATS, and ``events``, the log itself."""
 

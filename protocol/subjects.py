@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote
 
-from protocol.events import Event, NodeLost, NodeRegistered, NodeReturned, event_type
+from protocol.events import AnyEvent, event_type, stream_of
 from protocol.ids import NodeName
 
 PREFIX: Final = "woodfrog.v1"
@@ -27,6 +27,7 @@ INGEST_CONSUMER: Final = "controlplane"
 
 RESOLVE: Final = f"{PREFIX}.control.resolve"
 CHECKPOINT: Final = f"{PREFIX}.control.checkpoint"
+SNAPSHOT: Final = f"{PREFIX}.control.snapshot"
 QUERY: Final = f"{PREFIX}.control.query"
 CONTROL_ALL: Final = f"{PREFIX}.control.*"
 
@@ -59,12 +60,11 @@ def heartbeats(node: NodeName) -> str:
     return f"{PREFIX}.heartbeats.{token(node)}"
 
 
-def audit(event: Event) -> str:
+def audit(event: AnyEvent) -> str:
     """Where an event is published: ``…audit.node.<type>.<node>`` or ``…audit.id.<type>.<cluster>.<namespace>.<id>``.
 
     The type's dot becomes a dash, so that ``…audit.id.snapshot-stored.>`` is every stored snapshot.
     """
+    about, *names = stream_of(event).split("/")
     kind = event_type(event).replace(".", "-")
-    if isinstance(event, NodeRegistered | NodeLost | NodeReturned):
-        return f"{PREFIX}.audit.node.{kind}.{token(event.node)}"
-    return f"{PREFIX}.audit.id.{kind}.{token(event.key.cluster)}.{token(event.key.namespace)}.{token(event.key.id)}"
+    return ".".join([f"{PREFIX}.audit.{'node' if about == 'node' else 'id'}", token(kind), *map(token, names)])

@@ -13,6 +13,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Final
 
 import structlog
@@ -90,7 +91,7 @@ class Presence:
 
     async def _watch(self) -> None:
         last = self._clock()
-        while True:
+        for turn in count():
             await asyncio.sleep(self._period_seconds)
             now = self._clock()
             if now - last > self._period_seconds + self._lost_seconds / 2:
@@ -101,7 +102,7 @@ class Presence:
                 self._forgive(self._clock())
                 last = self._clock()
                 continue
-            await self._settle(Tick(f"tick/{uuid.uuid4()}"))
+            await self._settle(Tick(f"tick/{uuid.uuid4()}", turn))
             await self._notice_silence()
 
     async def _notice_silence(self) -> None:

@@ -1,4 +1,4 @@
-"""Questions that somebody waits for: resolve, checkpoint and query, over NATS request and reply.
+"""Questions that somebody waits for: resolve, checkpoint, snapshot and query, over NATS request and reply.
 
 Every question gets an answer in bounded time: what was asked, or a :class:`protocol.requests.Refusal` with a cause and an
 advice. A question that cannot be read changes nothing and is told which field is wrong.
@@ -18,12 +18,12 @@ from nats.aio.msg import Msg
 from controlplane.bus.intake import Intake, UndecidableError
 from controlplane.bus.progress import Progress
 from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES, REQUEST_SECONDS
-from controlplane.domain.inputs import Answer, CheckpointAsked, Input, ResolveAsked
+from controlplane.domain.inputs import Answer, CheckpointAsked, Input, ResolveAsked, SnapshotAsked
 from controlplane.log.eventlog import EventLog
 from protocol import subjects, wire
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId, InvalidIdError, check_id
-from protocol.requests import CheckpointRequest, QueryRequest, Refusal, ResolveRequest, Rows
+from protocol.requests import CheckpointRequest, QueryRequest, Refusal, ResolveRequest, Rows, SnapshotRequest
 
 _log = structlog.get_logger(component="services")
 
@@ -68,6 +68,7 @@ class Services:
                 for subject, answer in (
                     (subjects.RESOLVE, self._resolve),
                     (subjects.CHECKPOINT, self._checkpoint),
+                    (subjects.SNAPSHOT, self._snapshot),
                     (subjects.QUERY, self._query),
                 )
             ]
@@ -152,6 +153,13 @@ class Services:
         _check_key(request.key)
         command_id = CommandId(str(uuid.uuid4()))
         return await self._decided(CheckpointAsked(request, command_id, f"checkpoint/{command_id}"), actor="request")
+
+    async def _snapshot(self, data: bytes) -> _Reply:
+        request: SnapshotRequest = wire.decode(data, SnapshotRequest)
+        check_id(request.cluster, "cluster")
+        check_id(request.namespace, "namespace")
+        check_id(request.snapshot_id, "snapshot id")
+        return await self._decided(SnapshotAsked(request, f"snapshot/{uuid.uuid4()}"), actor="request")
 
     async def _decided(self, asked: Input, *, actor: str) -> _Reply:
         async with asyncio.timeout(_DECIDE_SECONDS):

@@ -17,8 +17,11 @@ from controlplane.domain.inputs import (
     Policy,
     ReportReceived,
     ResolveAsked,
+    SnapshotAsked,
     Tick,
 )
+from controlplane.domain.retention import Keep, Retention
+from controlplane.domain.schedule import Schedule
 from controlplane.domain.state import (
     Cold,
     Incarnation,
@@ -38,6 +41,7 @@ __all__ = [
     "Decision",
     "Incarnation",
     "Input",
+    "Keep",
     "KeyState",
     "NodeHeard",
     "NodeSilent",
@@ -46,7 +50,10 @@ __all__ = [
     "ReportReceived",
     "ResolveAsked",
     "Restore",
+    "Retention",
+    "Schedule",
     "Snapshot",
+    "SnapshotAsked",
     "SnapshotStatus",
     "State",
     "Tick",

@@ -6,6 +6,9 @@ One walk through the key's snapshots, newest first, decides. Each rule is here f
 the latest start is the furthest that the work has come. "Latest" is the order of the log and of capture, never a clock's:
 two nodes' clocks differ, and the upload of an older dump may end after that of a newer one.
 
+*A pin wins.* Somebody who pins a snapshot wants to go back to it, knowing what that costs. While it is valid and fits it is
+chosen before all others; of several the newest. Unpinned, it takes its old place, and the law is as before.
+
 *Only what is valid.* A snapshot of which a byte is missing is found out half-way through a restore, when the older one
 may be gone. Valid means that every byte is stored and was read back.
 
@@ -82,7 +85,7 @@ def choose(
     start = key.incarnations.get(asker.incarnation, Incarnation(number=asker.incarnation))
     until = start.wait_until or now + timedelta(seconds=handover_seconds)
     skipped: list[str] = []
-    for snapshot in key.newest_first():
+    for snapshot in key.candidates():
         obstacle = _obstacle(key, nodes, asker, start, snapshot)
         if obstacle is None and snapshot.status.in_flight:
             if now < until:
@@ -90,21 +93,43 @@ def choose(
             obstacle = "it was still being dumped or stored when the time for the hand-over was up"
         if obstacle is None:
             chosen = f"{snapshot.snapshot_id} of incarnation {snapshot.incarnation}"
-            if not skipped:
-                return Restore(snapshot.snapshot_id, f"{chosen} is the newest snapshot")
-            return Restore(
-                snapshot.snapshot_id, f"{chosen} is the newest usable snapshot; {_listed(skipped, 'newer ')}"
-            )
-        skipped.append(f"{snapshot.snapshot_id} skipped: {obstacle}")
+            if snapshot.pinned:
+                chosen = f"{chosen} is pinned"
+            else:
+                chosen = f"{chosen} is the newest {'usable ' if skipped else ''}snapshot"
+            return Restore(snapshot.snapshot_id, f"{chosen}; {_listed(skipped)}" if skipped else chosen)
+        skipped.append(f"{'pinned' if snapshot.pinned else 'newer'} {snapshot.snapshot_id} skipped: {obstacle}")
     if not skipped:
         return Cold("no snapshot of this id was ever begun")
-    return Cold(f"no snapshot is usable; {_listed(skipped)}")
+    return Cold(f"no snapshot is usable; {_listed([each.removeprefix('newer ') for each in skipped])}")
 
 
 def _obstacle(
     key: KeyState, nodes: Mapping[NodeName, NodeState], asker: Asker, start: Incarnation, snapshot: Snapshot
 ) -> str | None:
     """Say why the snapshot cannot be chosen, or if in flight why it could not be once it is valid; ``None`` if it can."""
+    if snapshot.status is SnapshotStatus.VALID:
+        taken_on, taken_from = snapshot.taken_on, snapshot.taken_from
+    elif not snapshot.status.in_flight:
+        return _fate(snapshot)
+    else:
+        if snapshot.incarnation < key.latest_start:
+            return f"incarnation {key.latest_start} has started without waiting for it"
+        node = nodes.get(snapshot.node) if snapshot.node is not None else None
+        if node is not None and node.lost and snapshot.node != asker.node:  # who asks is not lost
+            return f"it is still on node {snapshot.node}, which is lost"
+        origin = key.incarnations.get(snapshot.incarnation)
+        taken_on = node.facts if node is not None else snapshot.taken_on
+        taken_from = origin.container if origin is not None else snapshot.taken_from
+    if snapshot.snapshot_id in start.set_aside:
+        return "it could not be restored in this start"
+    if (asker.node, image_of(asker.container)) in snapshot.failed_on:
+        return "it could not be restored on this node before"
+    return misfit(taken_on, taken_from, asker.facts, asker.container)
+
+
+def _fate(snapshot: Snapshot) -> str:
+    """Say what became of a snapshot that can never be chosen."""
     match snapshot.status:
         case SnapshotStatus.FAILED:
             return f"its dump failed: {snapshot.note}"
@@ -112,22 +137,10 @@ def _obstacle(
             return f"it was invalidated: {snapshot.note}"
         case SnapshotStatus.SUPERSEDED:
             return f"it came after incarnation {snapshot.missed_by} had started without it"
-        case SnapshotStatus.VALID:
-            taken_on, taken_from = snapshot.taken_on, snapshot.taken_from
-        case SnapshotStatus.DUMPING | SnapshotStatus.CAPTURED:
-            if snapshot.incarnation < key.latest_start:
-                return f"incarnation {key.latest_start} has started without waiting for it"
-            node = nodes.get(snapshot.node) if snapshot.node is not None else None
-            if node is not None and node.lost and snapshot.node != asker.node:  # who asks is not lost
-                return f"it is still on node {snapshot.node}, which is lost"
-            origin = key.incarnations.get(snapshot.incarnation)
-            taken_on = node.facts if node is not None else snapshot.taken_on
-            taken_from = origin.container if origin is not None else snapshot.taken_from
-    if snapshot.snapshot_id in start.set_aside:
-        return "it could not be restored in this start"
-    if (asker.node, image_of(asker.container)) in snapshot.failed_on:
-        return "it could not be restored on this node before"
-    return misfit(taken_on, taken_from, asker.facts, asker.container)
+        case SnapshotStatus.DELETED:
+            return f"it was deleted: {snapshot.note}"
+        case _:
+            return f"it has expired: {snapshot.note}"
 
 
 def _description(snapshot: Snapshot) -> str:
@@ -136,8 +149,8 @@ def _description(snapshot: Snapshot) -> str:
     return f"the {kind} {snapshot.snapshot_id} of incarnation {snapshot.incarnation}{where}"
 
 
-def _listed(skipped: list[str], each: str = "") -> str:
+def _listed(skipped: list[str]) -> str:
     """Put the reasons into one line, the newest first and not too many: a pod's Event holds 1024 characters."""
-    shown = "; ".join(f"{each}{reason}" for reason in skipped[:_REASONS_SHOWN])
+    shown = "; ".join(skipped[:_REASONS_SHOWN])
     rest = len(skipped) - _REASONS_SHOWN
     return f"{shown}; and {rest} more" if rest > 0 else shown

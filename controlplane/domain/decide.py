@@ -2,15 +2,16 @@
 
 The order is always the same: input, decide, append, evolve. Nothing is sent from here and nothing is changed, so a crash
 at any moment leaves either no trace of a decision or all of it. What is chosen is chosen in :mod:`controlplane.domain.choose`,
-and whether a report is believed is asked in :mod:`controlplane.domain.testimony`; here is what follows from either.
+and whether a report is believed is asked in :mod:`controlplane.domain.testimony`; what people wish is weighed in
+:mod:`controlplane.domain.wishes`, and what time brings in :mod:`controlplane.domain.upkeep`; here is what follows from the rest.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from controlplane.domain.choose import Asker, Wait, choose
-from controlplane.domain.evolve import key_after
+from controlplane.domain.course import Course, refuse
 from controlplane.domain.inputs import (
     CheckpointAsked,
     Decision,
@@ -20,33 +21,34 @@ from controlplane.domain.inputs import (
     Policy,
     ReportReceived,
     ResolveAsked,
+    SnapshotAsked,
     Tick,
 )
+from controlplane.domain.retention import expiries
 from controlplane.domain.state import Cold, Incarnation, KeyState, Restore, SnapshotStatus, State
 from controlplane.domain.testimony import objection, told_before
-from protocol.commands import DumpCommand
+from controlplane.domain.upkeep import expired, upkeep
+from controlplane.domain.wishes import checkpoint, decide_about
 from protocol.events import (
     ColdStartChosen,
     CommandFinished,
-    CommandIssued,
     DumpFailed,
     IncarnationOpened,
-    KeyEvent,
     NodeLost,
     NodeRegistered,
     NodeReturned,
     Outcome,
     RestoreChosen,
     RestoreFailed,
+    SnapshotDeleted,
     SnapshotInvalidated,
     SnapshotStored,
-    SnapshotSuperseded,
     StartDeferred,
 )
-from protocol.failures import CONDEMNING_CODES, Failure
+from protocol.failures import CONDEMNING_CODES
 from protocol.ids import CheckpointKey, IncarnationNumber, InvalidIdError
 from protocol.reports import Heartbeat, Report
-from protocol.requests import CommandAccepted, Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
+from protocol.requests import Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 
 def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decision:
@@ -57,51 +59,22 @@ def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decisio
     """
     match given:
         case ReportReceived(report=report):
-            return _report(state, report, now)
+            return _report(state, report, now, policy)
         case ResolveAsked(request=request):
             return _resolve(state, request, now, policy)
         case CheckpointAsked():
-            return _checkpoint(state, given, now, policy)
+            return checkpoint(state, given, now, policy)
+        case SnapshotAsked():
+            return decide_about(state, given, now, policy)
         case NodeSilent():
             return _silent(state, given)
         case NodeHeard(heartbeat=heartbeat):
             return _heard(state, heartbeat)
         case Tick():
-            return _expire(state, now)
+            return upkeep(state, given, now, policy)
 
 
-class _Course:
-    """The events decided so far, and the key as it stands after them, so that the next step of a decision sees both."""
-
-    def __init__(self, key: KeyState, now: datetime) -> None:
-        self.key = key
-        self.now = now
-        self.events: list[KeyEvent] = []
-
-    def record(self, event: KeyEvent) -> None:
-        """Take an event, and with it the supersession of every snapshot for which it comes too late.
-
-        It is recorded at the moment when a later incarnation has certainly gone on without the snapshot: it started, or
-        a still later one was opened. Until then its restore may fail, and the late snapshot is the best there is.
-        """
-        self._take(event)
-        for late in self.key.too_late():
-            assert late.missed_by is not None
-            self._take(
-                SnapshotSuperseded(
-                    key=event.key, incarnation=late.incarnation, snapshot_id=late.snapshot_id, by=late.missed_by
-                )
-            )
-
-    def _take(self, event: KeyEvent) -> None:
-        self.events.append(event)
-        self.key = key_after(self.key, event, self.now)
-
-    def decision(self, answer: Resolution | None = None) -> Decision:
-        return Decision(events=tuple(self.events), answer=answer)
-
-
-def _report(state: State, report: Report, now: datetime) -> Decision:
+def _report(state: State, report: Report, now: datetime, policy: Policy) -> Decision:
     problem = objection(state, report)
     if problem is not None:
         return Decision(rejected=problem)
@@ -110,10 +83,15 @@ def _report(state: State, report: Report, now: datetime) -> Decision:
     event = report.event
     if isinstance(event, NodeRegistered):
         return Decision(events=(event,))
-    course = _Course(state.keys.get(event.key, KeyState()), now)
+    course = Course(state.keys.get(event.key, KeyState()), now)
     course.record(event)
     match event:
-        case SnapshotStored() | DumpFailed():
+        case SnapshotStored():
+            _finish_command(state, event, course)
+            keep = policy.retention.of(event.key)
+            for expiry in expiries(course.key, policy.retention, keep, now):
+                course.record(expired(event.key, expiry, now, policy.retention))
+        case DumpFailed() | SnapshotDeleted():
             _finish_command(state, event, course)
         case RestoreFailed():
             _condemn(event, course)
@@ -122,8 +100,8 @@ def _report(state: State, report: Report, now: datetime) -> Decision:
     return course.decision()
 
 
-def _finish_command(state: State, event: SnapshotStored | DumpFailed, course: _Course) -> None:
-    """End the command that asked for the dump, unless it has ended already: it has one end only."""
+def _finish_command(state: State, event: SnapshotStored | DumpFailed | SnapshotDeleted, course: Course) -> None:
+    """End the command that asked for it, unless it has ended already: it has one end only."""
     command = state.commands.get(event.command_id) if event.command_id is not None else None
     if command is None or (command.key, command.incarnation) != (event.key, event.incarnation):
         return
@@ -139,7 +117,7 @@ def _finish_command(state: State, event: SnapshotStored | DumpFailed, course: _C
     )
 
 
-def _condemn(event: RestoreFailed, course: _Course) -> None:
+def _condemn(event: RestoreFailed, course: Course) -> None:
     """Invalidate the snapshot if the failure proves that the fault is in it, or a second node says the same.
 
     One node's failure may be the node's own; two nodes failing alike are no accident, and a third try would only cost
@@ -166,8 +144,8 @@ def _resolve(state: State, request: ResolveRequest, now: datetime, policy: Polic
     try:
         CheckpointKey.checked(request.key.cluster, request.key.namespace, request.key.id)
     except InvalidIdError as problem:
-        return _refuse("invalid-id", str(problem), "Correct it where the container is declared and create it again.")
-    course = _Course(state.keys.get(request.key, KeyState()), now)
+        return refuse("invalid-id", str(problem), "Correct it where the container is declared and create it again.")
+    course = Course(state.keys.get(request.key, KeyState()), now)
     start = _start_of(course.key, request)
     if start is None:
         number = IncarnationNumber(course.key.newest + 1)
@@ -184,7 +162,7 @@ def _resolve(state: State, request: ResolveRequest, now: datetime, policy: Polic
         number = start.number
     newest = course.key.incarnations[course.key.newest]
     if number < newest.number:
-        return _refuse(
+        return refuse(
             "superseded",
             f"Incarnation {number} of {request.key} was superseded by incarnation {newest.number} on node {newest.node}",
             "Two containers use one id at once. Give each its own id, or end the one that is not wanted.",
@@ -240,56 +218,6 @@ def _told(key: KeyState, number: IncarnationNumber, choice: Restore | Cold) -> R
     )
 
 
-def _checkpoint(state: State, asked: CheckpointAsked, now: datetime, policy: Policy) -> Decision:
-    """Ask the key's running container for a dump. While one is under way, a second wish is the same wish."""
-    request = asked.request
-    key = state.keys.get(request.key, KeyState())
-    if not 0 < request.timeout_seconds <= policy.longest_command_seconds:
-        return _refuse(
-            "invalid-timeout",
-            f"A checkpoint cannot be given {request.timeout_seconds:g} seconds",
-            f"Give it more than 0 and at most {policy.longest_command_seconds:g} seconds.",
-        )
-    incarnation = key.incarnations.get(key.newest)
-    if incarnation is None or incarnation.node is None or incarnation.container_id is None or not incarnation.running:
-        return _refuse("not-running", _why_not_running(request.key, incarnation), "Ask again while its container runs.")
-    node = state.nodes.get(incarnation.node)
-    if node is not None and node.lost:
-        return _refuse(
-            "node-lost",
-            f"Node {incarnation.node}, where {request.key} runs, has not been heard of",
-            "Check the node and its worker; ask again when it is back.",
-        )
-    for command in state.commands.values():
-        if (command.key, command.incarnation) == (request.key, incarnation.number) and now < command.deadline:
-            return Decision(answer=CommandAccepted(command_id=command.command_id))
-    if any(s.incarnation == incarnation.number and s.status.in_flight for s in key.snapshots.values()):
-        return _refuse(
-            "dump-in-flight",
-            f"{request.key} is being dumped already",
-            "Wait for that dump; it will be the latest snapshot.",
-        )
-    command = DumpCommand(
-        command_id=asked.command_id,
-        node=incarnation.node,
-        key=request.key,
-        incarnation=incarnation.number,
-        container_id=incarnation.container_id,
-        issued_at=now,
-        deadline=now + timedelta(seconds=request.timeout_seconds),
-    )
-    issued = CommandIssued(key=request.key, incarnation=incarnation.number, command=command)
-    return Decision(events=(issued,), answer=CommandAccepted(command_id=command.command_id))
-
-
-def _why_not_running(key: CheckpointKey, incarnation: Incarnation | None) -> str:
-    if incarnation is None:
-        return f"Nothing was ever started as {key}"
-    if incarnation.ended:
-        return f"The container of {key} has ended (incarnation {incarnation.number} on node {incarnation.node})"
-    return f"The container of {key} has not started yet (incarnation {incarnation.number} on node {incarnation.node})"
-
-
 def _silent(state: State, silence: NodeSilent) -> Decision:
     node = state.nodes.get(silence.node)
     if node is None or node.lost or node.worker_id != silence.worker_id:
@@ -312,28 +240,3 @@ def _heard(state: State, heartbeat: Heartbeat) -> Decision:
     if node.lost and heartbeat.worker_id == node.worker_id:
         return Decision(events=(NodeReturned(node=heartbeat.node, worker_id=heartbeat.worker_id),))
     return Decision()
-
-
-def _expire(state: State, now: datetime) -> Decision:
-    failure = Failure(
-        code="command-expired",
-        cause="Nothing was heard of the command before its deadline",
-        advice="Check that the node's worker runs, then ask again, with more time if the container is large.",
-    )
-    overdue = (command for command in state.commands.values() if now >= command.deadline)
-    return Decision(
-        events=tuple(
-            CommandFinished(
-                key=command.key,
-                incarnation=command.incarnation,
-                command_id=command.command_id,
-                outcome=Outcome.EXPIRED,
-                failure=failure,
-            )
-            for command in overdue
-        )
-    )
-
-
-def _refuse(code: str, cause: str, advice: str) -> Decision:
-    return Decision(answer=Refusal(failure=Failure(code=code, cause=cause, advice=advice)))

@@ -8,13 +8,14 @@ report is *believed* is asked before it is recorded, in :mod:`controlplane.domai
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from msgspec.structs import replace
 
 from controlplane.domain.state import (
     REMEMBERED,
+    REMEMBERED_STORED,
     Cold,
     Incarnation,
     KeyState,
@@ -25,7 +26,9 @@ from controlplane.domain.state import (
     State,
     image_of,
 )
+from protocol.commands import DeleteCommand, DumpCommand
 from protocol.events import (
+    AnyEvent,
     ColdStartChosen,
     CommandFinished,
     CommandIssued,
@@ -33,30 +36,54 @@ from protocol.events import (
     ContainerStarted,
     DumpFailed,
     DumpStarted,
-    Event,
     IncarnationOpened,
     KeyEvent,
     NodeEvent,
     NodeLost,
     NodeRegistered,
     NodeReturned,
+    Outcome,
     RestoreChosen,
     RestoreFailed,
     RestoreStage,
     SnapshotCaptured,
+    SnapshotDeleted,
+    SnapshotExpired,
     SnapshotInvalidated,
+    SnapshotPinned,
     SnapshotStored,
     SnapshotSuperseded,
+    SnapshotUnpinned,
     StartDeferred,
+    UnknownEvent,
 )
 from protocol.ids import IncarnationNumber
 
-_SnapshotEvent = DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed | SnapshotSuperseded | SnapshotInvalidated
+_Upkeep = SnapshotExpired | SnapshotDeleted | SnapshotPinned | SnapshotUnpinned
+_SnapshotEvent = (
+    DumpStarted
+    | SnapshotCaptured
+    | SnapshotStored
+    | DumpFailed
+    | SnapshotSuperseded
+    | SnapshotInvalidated
+    | SnapshotExpired
+    | SnapshotDeleted
+    | SnapshotPinned
+    | SnapshotUnpinned
+)
 _FORWARD = tuple(SnapshotStatus)
+_FIRST_DELETE_PAUSE_SECONDS = 10.0
+_LONGEST_DELETE_PAUSE_SECONDS = 3600.0
 
 
-def evolve(state: State, event: Event, at: datetime) -> None:
-    """Take ``event``, which occurred ``at``, into ``state``. Never raises, whatever came before."""
+def evolve(state: State, event: AnyEvent, at: datetime) -> None:
+    """Take ``event``, which occurred ``at``, into ``state``. Never raises, whatever came before.
+
+    What a newer release wrote and this one does not understand changes nothing.
+    """
+    if isinstance(event, UnknownEvent):
+        return
     if isinstance(event, NodeRegistered | NodeLost | NodeReturned):
         state.nodes[event.node] = _node_after(state.nodes.get(event.node), event, at)
         return
@@ -69,12 +96,14 @@ def evolve(state: State, event: Event, at: datetime) -> None:
 
 def key_after(key: KeyState, event: KeyEvent, at: datetime) -> KeyState:
     """Say how the key stands once ``event`` has happened; ``key`` itself stays as it is."""
-    return _forget(_snapshots_after(_incarnations_after(key, event, at), event))
+    return _forget(_snapshots_after(_incarnations_after(key, event, at), event, at))
 
 
 def _incarnations_after(key: KeyState, event: KeyEvent, at: datetime) -> KeyState:
     number = event.incarnation
     incarnation = key.incarnations.get(number, Incarnation(number=number))
+    if isinstance(event, CommandIssued | CommandFinished | _Upkeep):
+        return _commands_after(key, incarnation, event)
     latest_start = key.latest_start
     match event:
         case IncarnationOpened(node=node, container_id=container_id, container=container):
@@ -100,31 +129,48 @@ def _incarnations_after(key: KeyState, event: KeyEvent, at: datetime) -> KeyStat
     return replace(key, incarnations={**key.incarnations, number: incarnation}, latest_start=latest_start)
 
 
-def _snapshots_after(key: KeyState, event: KeyEvent) -> KeyState:
+def _commands_after(key: KeyState, incarnation: Incarnation, event: KeyEvent) -> KeyState:
+    """Follow the commands to dump an incarnation. Of a snapshot's upkeep it learns nothing: it may be long forgotten."""
+    match event:
+        case CommandIssued(command=DumpCommand() as command):
+            changed = replace(incarnation, dump_command=command.command_id, dump_asked_at=command.issued_at)
+        case CommandFinished(command_id=command_id, outcome=outcome) if incarnation.dump_command == command_id:
+            failed = 0 if outcome is Outcome.SUCCEEDED else incarnation.dumps_failed + 1
+            changed = replace(incarnation, dump_command=None, dumps_failed=failed)
+        case _:
+            return key
+    return replace(key, incarnations={**key.incarnations, incarnation.number: changed})
+
+
+def _snapshots_after(key: KeyState, event: KeyEvent, at: datetime) -> KeyState:
+    if isinstance(event, CommandIssued | CommandFinished | _Upkeep):
+        return _upkeep_after(key, event, at)
     match event:
         case DumpStarted(node=node, final=final):
-            changed = [_moved(key, event, SnapshotStatus.DUMPING, node=node, final=final)]
+            changed = [_moved(key, event, at, SnapshotStatus.DUMPING, node=node, final=final)]
         case SnapshotCaptured(node=node):
-            changed = [_moved(key, event, SnapshotStatus.CAPTURED, node=node)]
+            changed = [_moved(key, event, at, SnapshotStatus.CAPTURED, node=node)]
         case SnapshotStored(node=node):
             changed = [
                 _moved(
                     key,
                     event,
+                    at,
                     SnapshotStatus.VALID,
                     node=node,
                     manifest_digest=event.manifest_digest,
+                    stored_bytes=event.stored_bytes,
                     taken_on=event.taken_on,
                     taken_from=event.taken_from,
                     missed_by=_missed_by(key, event.incarnation),
                 )
             ]
         case DumpFailed(node=node, failure=failure):
-            changed = [_moved(key, event, SnapshotStatus.FAILED, node=node, note=failure.cause)]
+            changed = [_moved(key, event, at, SnapshotStatus.FAILED, node=node, note=failure.cause)]
         case SnapshotSuperseded(by=by):
-            changed = [_moved(key, event, SnapshotStatus.SUPERSEDED, missed_by=by)]
+            changed = [_moved(key, event, at, SnapshotStatus.SUPERSEDED, missed_by=by)]
         case SnapshotInvalidated(reason=reason):
-            changed = [_moved(key, event, SnapshotStatus.INVALIDATED, note=reason)]
+            changed = [_moved(key, event, at, SnapshotStatus.INVALIDATED, note=reason)]
         case RestoreFailed():
             changed = [_after_failed_restore(key, snapshot, event) for snapshot in key.snapshots.values()]
         case _:
@@ -132,10 +178,51 @@ def _snapshots_after(key: KeyState, event: KeyEvent) -> KeyState:
     return replace(key, snapshots={**key.snapshots, **{snapshot.snapshot_id: snapshot for snapshot in changed}})
 
 
-def _moved(key: KeyState, event: _SnapshotEvent, status: SnapshotStatus, **changes: Any) -> Snapshot:
+def _upkeep_after(key: KeyState, event: CommandIssued | CommandFinished | _Upkeep, at: datetime) -> KeyState:
+    """Follow what happens to a snapshot once it is stored: pins, expiry, deletion and the commands for it."""
+    match event:
+        case SnapshotExpired(reason=reason):
+            before = key.snapshots.get(event.snapshot_id)
+            sooner = before.delete_after if before is not None else None
+            after = event.delete_after if sooner is None else min(sooner, event.delete_after)
+            changed = [_moved(key, event, at, SnapshotStatus.EXPIRED, note=reason, delete_after=after)]
+        case SnapshotDeleted():
+            changed = [_moved(key, event, at, SnapshotStatus.DELETED, deleting=None)]
+        case SnapshotPinned() | SnapshotUnpinned():
+            changed = [_moved(key, event, at, SnapshotStatus.DUMPING, pinned=isinstance(event, SnapshotPinned))]
+        case CommandIssued(command=DeleteCommand() as command):
+            known = key.snapshots.get(command.snapshot_id)
+            changed = [] if known is None else [replace(known, deleting=command.command_id)]
+        case CommandIssued():
+            return key
+        case CommandFinished(command_id=command_id):
+            changed = [_after_delete(each, at) for each in key.snapshots.values() if each.deleting == command_id]
+    if not changed:
+        return key
+    return replace(key, snapshots={**key.snapshots, **{snapshot.snapshot_id: snapshot for snapshot in changed}})
+
+
+def _moved(key: KeyState, event: _SnapshotEvent, at: datetime, status: SnapshotStatus, **changes: Any) -> Snapshot:
     """Move the event's snapshot on to ``status``, never back: a late "captured" does not undo "valid"."""
     known = key.snapshots.get(event.snapshot_id, Snapshot(event.snapshot_id, event.incarnation))
-    return replace(known, status=max(known.status, status, key=_FORWARD.index), **changes)
+    now = max(known.status, status, key=_FORWARD.index)
+    since = known.since if now is known.status and known.since is not None else at
+    return replace(known, status=now, since=since, **changes)
+
+
+def _after_delete(snapshot: Snapshot, at: datetime) -> Snapshot:
+    """Have a deletion that came to nothing tried again, later each time."""
+    if snapshot.status is SnapshotStatus.DELETED:
+        return replace(snapshot, deleting=None)
+    pause_seconds = min(
+        _FIRST_DELETE_PAUSE_SECONDS * 2.0 ** min(snapshot.deletes_failed, 12), _LONGEST_DELETE_PAUSE_SECONDS
+    )
+    return replace(
+        snapshot,
+        deleting=None,
+        deletes_failed=snapshot.deletes_failed + 1,
+        delete_again_at=at + timedelta(seconds=pause_seconds),
+    )
 
 
 def _missed_by(key: KeyState, incarnation: IncarnationNumber) -> IncarnationNumber | None:
@@ -162,8 +249,14 @@ def _after_failed_restore(key: KeyState, snapshot: Snapshot, event: RestoreFaile
 
 def _forget(key: KeyState) -> KeyState:
     """Drop what no decision asks for any more, all but the last few."""
-    over = [snapshot.snapshot_id for snapshot in key.snapshots.values() if not key.has_a_future(snapshot)]
-    dropped = frozenset(over[:-REMEMBERED])
+    over = [snapshot for snapshot in key.snapshots.values() if not key.has_a_future(snapshot)]
+    nowhere = [snapshot.snapshot_id for snapshot in over if not snapshot.takes_room]
+    stored = [
+        snapshot.snapshot_id
+        for snapshot in over
+        if snapshot.takes_room and snapshot.status is not SnapshotStatus.EXPIRED
+    ]
+    dropped = frozenset(nowhere[:-REMEMBERED]) | frozenset(stored[:-REMEMBERED_STORED])
     snapshots = {name: snapshot for name, snapshot in key.snapshots.items() if name not in dropped}
     origins = {snapshot.incarnation for snapshot in snapshots.values()}
     unreferred = sorted(number for number in key.incarnations if number not in origins)

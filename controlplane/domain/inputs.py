@@ -8,10 +8,20 @@ from __future__ import annotations
 
 import msgspec
 
+from controlplane.domain.retention import Retention
+from controlplane.domain.schedule import Schedule
 from protocol.events import Event
 from protocol.ids import CommandId, NodeName, WorkerId
 from protocol.reports import Heartbeat, Report
-from protocol.requests import CheckpointRequest, CommandAccepted, Refusal, Resolution, ResolveRequest
+from protocol.requests import (
+    CheckpointRequest,
+    CommandAccepted,
+    Noted,
+    Refusal,
+    Resolution,
+    ResolveRequest,
+    SnapshotRequest,
+)
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -21,6 +31,10 @@ class Policy(msgspec.Struct, frozen=True):
     """The longest that a start waits for its predecessor's snapshot; 0 for not at all."""
     longest_command_seconds: float = 86400.0
     """The longest time that may be given to a command."""
+    delete_seconds: float = 300.0
+    """How long a worker may take to remove a snapshot before another is asked."""
+    retention: Retention = Retention()
+    schedule: Schedule = Schedule()
 
 
 class ReportReceived(msgspec.Struct, frozen=True):
@@ -49,6 +63,13 @@ class CheckpointAsked(msgspec.Struct, frozen=True):
     source: str
 
 
+class SnapshotAsked(msgspec.Struct, frozen=True):
+    """Somebody wants something done about one snapshot."""
+
+    request: SnapshotRequest
+    source: str
+
+
 class NodeSilent(msgspec.Struct, frozen=True):
     """Nothing was heard of a worker for longer than it may be silent."""
 
@@ -66,14 +87,15 @@ class NodeHeard(msgspec.Struct, frozen=True):
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """Time has passed."""
+    """Time has passed. ``turn`` counts on from tick to tick: with many ids, each tick looks after some of them."""
 
     source: str
+    turn: int = 0
 
 
-Input = ReportReceived | ResolveAsked | CheckpointAsked | NodeSilent | NodeHeard | Tick
+Input = ReportReceived | ResolveAsked | CheckpointAsked | SnapshotAsked | NodeSilent | NodeHeard | Tick
 
-Answer = Resolution | CommandAccepted | Refusal
+Answer = Resolution | CommandAccepted | Noted | Refusal
 
 
 class Decision(msgspec.Struct, frozen=True):

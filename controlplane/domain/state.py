@@ -16,12 +16,14 @@ from enum import StrEnum
 
 import msgspec
 
-from protocol.commands import DumpCommand
+from protocol.commands import Command
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
 
 REMEMBERED = 8
 """How many snapshots that can never be chosen, ended incarnations and earlier lives of a worker are kept."""
+REMEMBERED_STORED = 64
+"""How many snapshots that can never be chosen, but still take room in the store, are kept: to be deleted some day."""
 
 
 class SnapshotStatus(StrEnum):
@@ -33,6 +35,8 @@ class SnapshotStatus(StrEnum):
     SUPERSEDED = "superseded"
     FAILED = "failed"
     INVALIDATED = "invalidated"
+    EXPIRED = "expired"
+    DELETED = "deleted"
 
     @property
     def in_flight(self) -> bool:
@@ -57,7 +61,23 @@ class Snapshot(msgspec.Struct, frozen=True):
     missed_by: IncarnationNumber | None = None
     """The later incarnation that had its answer already when this one became valid."""
     note: str = ""
-    """Why it failed, was superseded or was invalidated, for people."""
+    """Why it failed, was superseded, was invalidated or has expired, for people."""
+    since: datetime | None = None
+    """When it came to its present status, by the clock of whoever told."""
+    stored_bytes: int = 0
+    pinned: bool = False
+    delete_after: datetime | None = None
+    """From when on its bytes may be removed; known once expired."""
+    deleting: CommandId | None = None
+    """The command that is to remove its bytes, while it is open."""
+    deletes_failed: int = 0
+    delete_again_at: datetime | None = None
+    """Before this, no other command to remove it is given."""
+
+    @property
+    def takes_room(self) -> bool:
+        """Whether the store holds bytes of it that somebody will have to remove."""
+        return bool(self.manifest_digest) and self.status is not SnapshotStatus.DELETED
 
 
 class Cold(msgspec.Struct, frozen=True):
@@ -89,6 +109,12 @@ class Incarnation(msgspec.Struct, frozen=True):
     """Snapshots that this start tried in vain."""
     started: bool = False
     ended: bool = False
+    dump_command: CommandId | None = None
+    """The command to dump it that is open."""
+    dump_asked_at: datetime | None = None
+    """When a dump of it was last commanded, by the control plane's clock."""
+    dumps_failed: int = 0
+    """How many commands to dump it have failed one after the other."""
 
     @property
     def running(self) -> bool:
@@ -115,6 +141,10 @@ class KeyState(msgspec.Struct, frozen=True):
     def newest_first(self) -> list[Snapshot]:
         """Snapshots in the order of the selection law: newest incarnation first, then newest dump."""
         return sorted(self.snapshots.values(), key=lambda snapshot: snapshot.incarnation)[::-1]
+
+    def candidates(self) -> list[Snapshot]:
+        """Snapshots in the order in which they are considered: pinned ones before all others."""
+        return sorted(self.newest_first(), key=lambda snapshot: not snapshot.pinned)
 
     def has_a_future(self, snapshot: Snapshot) -> bool:
         """Whether the snapshot is valid, or may become so and still be chosen."""
@@ -149,7 +179,7 @@ class State(msgspec.Struct):
 
     keys: dict[CheckpointKey, KeyState] = {}
     nodes: dict[NodeName, NodeState] = {}
-    commands: dict[CommandId, DumpCommand] = {}
+    commands: dict[CommandId, Command] = {}
 
 
 def image_of(container: ContainerFacts) -> str:

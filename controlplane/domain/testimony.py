@@ -10,6 +10,7 @@ over a restart, and is then late but no less true.
 from __future__ import annotations
 
 from controlplane.domain.state import Incarnation, KeyState, Restore, Snapshot, SnapshotStatus, State
+from protocol.commands import DeleteCommand
 from protocol.events import (
     CommandFinished,
     ContainerEnded,
@@ -19,13 +20,20 @@ from protocol.events import (
     NodeRegistered,
     RestoreFailed,
     SnapshotCaptured,
+    SnapshotDeleted,
     SnapshotStored,
 )
 from protocol.reports import Report
 
 _OfIncarnation = ContainerStarted | ContainerEnded | RestoreFailed
 _OfSnapshot = DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed
-_ONCE_STORED = {SnapshotStatus.VALID, SnapshotStatus.SUPERSEDED, SnapshotStatus.INVALIDATED}
+_ONCE_STORED = {
+    SnapshotStatus.VALID,
+    SnapshotStatus.SUPERSEDED,
+    SnapshotStatus.INVALIDATED,
+    SnapshotStatus.EXPIRED,
+    SnapshotStatus.DELETED,
+}
 
 
 def told_before(state: State, report: Report) -> bool:
@@ -41,6 +49,8 @@ def told_before(state: State, report: Report) -> bool:
         incarnation = key.incarnations.get(event.incarnation)
         return incarnation is not None and _incarnation_shows(incarnation, event)
     snapshot = key.snapshots.get(event.snapshot_id)
+    if isinstance(event, SnapshotDeleted):
+        return snapshot is not None and snapshot.status is SnapshotStatus.DELETED
     return snapshot is not None and _snapshot_shows(snapshot, event)
 
 
@@ -76,14 +86,16 @@ def objection(state: State, report: Report) -> str | None:
     if report.node not in state.nodes:
         return f"node {report.node} is not registered"
     if isinstance(event, CommandFinished):
-        command = state.commands.get(event.command_id)
-        said = (report.node, event.key, event.incarnation)
-        if command is None or (command.node, command.key, command.incarnation) == said:
-            return None
-        return f"command {event.command_id} was given to incarnation {command.incarnation} on node {command.node}"
+        return _contradiction_about_command(state, report, event)
     if event.node != report.node:
         return f"node {report.node} reports about node {event.node}"
+    if isinstance(event, SnapshotDeleted):
+        return _contradiction_about_deletion(state, event)
     key = state.keys.get(event.key, KeyState())
+    return _contradiction(key, event)
+
+
+def _contradiction(key: KeyState, event: _OfIncarnation | _OfSnapshot) -> str | None:
     incarnation = key.incarnations.get(event.incarnation)
     if incarnation is None:
         ever = "is long over" if event.incarnation <= key.newest else "was never opened"
@@ -94,6 +106,14 @@ def objection(state: State, report: Report) -> str | None:
         return _contradiction_about_incarnation(incarnation, event)
     snapshot = key.snapshots.get(event.snapshot_id)
     return None if snapshot is None else _contradiction_about_snapshot(snapshot, event)
+
+
+def _contradiction_about_command(state: State, report: Report, event: CommandFinished) -> str | None:
+    command = state.commands.get(event.command_id)
+    said = (report.node, event.key, event.incarnation)
+    if command is None or (command.node, command.key, command.incarnation) == said:
+        return None
+    return f"command {event.command_id} was given to incarnation {command.incarnation} on node {command.node}"
 
 
 def _contradiction_about_incarnation(incarnation: Incarnation, event: _OfIncarnation) -> str | None:
@@ -114,3 +134,20 @@ def _contradiction_about_snapshot(snapshot: Snapshot, event: _OfSnapshot) -> str
     if isinstance(event, DumpFailed) and snapshot.status in _ONCE_STORED:
         return f"snapshot {event.snapshot_id} was reported as stored"
     return None
+
+
+def _contradiction_about_deletion(state: State, event: SnapshotDeleted) -> str | None:
+    """Believe a deletion of whoever was told to delete, wherever the snapshot was taken: all nodes share one store.
+
+    One that is told after its command's deadline is not believed; the snapshot is then deleted once more, in vain.
+    """
+    snapshot = state.keys.get(event.key, KeyState()).snapshots.get(event.snapshot_id)
+    if snapshot is not None and snapshot.status is SnapshotStatus.DELETED:
+        return None
+    command = state.commands.get(event.command_id)
+    told = isinstance(command, DeleteCommand) and (command.node, command.key, command.snapshot_id) == (
+        event.node,
+        event.key,
+        event.snapshot_id,
+    )
+    return None if told else f"node {event.node} has no open command to delete snapshot {event.snapshot_id}"

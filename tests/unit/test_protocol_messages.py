@@ -3,59 +3,24 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
-from enum import Enum
-from types import UnionType
-from typing import Any, Literal, NewType, Union, get_args, get_origin, get_type_hints
-from uuid import UUID
+from typing import Any, get_args
 
 import msgspec
 import pytest
+from support.examples import example
 
 from protocol import events, local, manifest, reports, requests, subjects, wire
-from protocol.commands import Command, DumpCommand
+from protocol.commands import Command
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, NodeName
 
 pytestmark = pytest.mark.timeout(5)
 
-NOON = datetime(2026, 11, 23, 12, 0, 0, 250_000, tzinfo=UTC)
-PLAIN: dict[Any, Any] = {
-    str: 'text with ünïcode, "quotes" and\nlines',
-    int: 2**53 - 1,
-    float: 0.1,
-    bool: True,
-    bytes: b"\0\xff",
-    datetime: NOON,
-    UUID: UUID(int=7),
-    Any: "anything",
-}
-
 EVENTS = get_args(events.Event)
 REPORTED = get_args(events.ReportedEvent)
-REQUESTS = (requests.ResolveRequest, requests.CheckpointRequest, requests.QueryRequest)
-STRICT = (*get_args(Command), DumpCommand, *REQUESTS, *get_args(local.LocalAsk))
-
-
-def example(kind: Any) -> Any:
-    """Make a value of a type with every field filled, so that a field that does not survive the wire is noticed."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if isinstance(kind, NewType):
-        return example(kind.__supertype__)
-    if kind in PLAIN:
-        return PLAIN[kind]
-    if origin is Literal:
-        return arguments[-1]
-    if origin in {Union, UnionType}:
-        return example(next(argument for argument in arguments if argument is not type(None)))
-    if origin is dict:
-        return {example(arguments[0]): example(arguments[1])}
-    if origin in {tuple, list}:
-        return origin((example(arguments[0]),))
-    if issubclass(kind, Enum):
-        return list(kind)[-1]
-    hints = get_type_hints(kind)
-    return kind(**{field: example(hints[field]) for field in kind.__struct_fields__})
+REQUESTS = (requests.ResolveRequest, requests.CheckpointRequest, requests.SnapshotRequest, requests.QueryRequest)
+COMMANDS = get_args(Command)
+STRICT = (*COMMANDS, *REQUESTS, *get_args(local.LocalAsk))
 
 
 def with_an_unknown_field(message: Any) -> bytes:
@@ -104,9 +69,10 @@ def test_no_two_events_have_the_same_type() -> None:
     ("kind", "union"),
     [(reports.Heartbeat, reports.Heartbeat), (manifest.Manifest, manifest.Manifest)]
     + [(kind, kind) for kind in REQUESTS]
-    + [(kind, Command) for kind in (DumpCommand,)]
+    + [(kind, Command) for kind in COMMANDS]
     + [(kind, requests.Resolution) for kind in get_args(requests.Resolution)]
     + [(kind, requests.CommandAccepted | requests.Refusal) for kind in (requests.CommandAccepted, requests.Refusal)]
+    + [(kind, requests.Noted | requests.Refusal) for kind in (requests.Noted, requests.Refusal)]
     + [(kind, requests.Rows | requests.Refusal) for kind in (requests.Rows, requests.Refusal)]
     + [(kind, local.LocalAsk) for kind in get_args(local.LocalAsk)]
     + [(kind, local.LocalAnswer) for kind in get_args(local.LocalAnswer)],

@@ -1,0 +1,139 @@
+"""What time brings: commands whose time is up, snapshots that expire, bytes to be removed, dumps that are due.
+
+A tick comes about once a second. It looks after every open command and a share of the ids, so that what it costs is bounded
+however many there are; with no more ids than that share, each of them is looked after by every tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import islice
+
+from controlplane.domain.inputs import Decision, Policy, Tick
+from controlplane.domain.retention import Expiry, Retention, expiries, in_use
+from controlplane.domain.schedule import due_at
+from controlplane.domain.state import KeyState, NodeState, Snapshot, SnapshotStatus, State
+from protocol.commands import Command, DeleteCommand, DumpCommand
+from protocol.events import CommandFinished, CommandIssued, Event, Outcome, SnapshotExpired
+from protocol.failures import Failure
+from protocol.ids import CheckpointKey, CommandId, NodeName, event_id
+
+KEYS_A_TICK = 2000
+"""Over how many ids a tick looks."""
+_MOST_A_TICK = 200
+"""How many events one tick may lead to; what is left over, the next ticks see to."""
+
+
+def upkeep(state: State, tick: Tick, now: datetime, policy: Policy) -> Decision:
+    """Say what has come due."""
+    events: list[Event] = list(_overdue(state, now))
+    for name, key in _share(state, tick.turn):
+        events += _of_key(state, name, key, tick.source, now, policy)
+        if len(events) >= _MOST_A_TICK:
+            break
+    return Decision(events=tuple(events))
+
+
+def expired(name: CheckpointKey, expiry: Expiry, now: datetime, retention: Retention) -> SnapshotExpired:
+    """Put an expiry into words for the log."""
+    return SnapshotExpired(
+        key=name,
+        incarnation=expiry.snapshot.incarnation,
+        snapshot_id=expiry.snapshot.snapshot_id,
+        reason=expiry.reason,
+        delete_after=now + timedelta(seconds=retention.grace_seconds),
+    )
+
+
+def _share(state: State, turn: int) -> Iterator[tuple[CheckpointKey, KeyState]]:
+    shares = -(-len(state.keys) // KEYS_A_TICK) or 1
+    first = turn % shares * KEYS_A_TICK
+    return islice(state.keys.items(), first, first + KEYS_A_TICK)
+
+
+def _of_key(
+    state: State, name: CheckpointKey, key: KeyState, source: str, now: datetime, policy: Policy
+) -> Iterator[Event]:
+    retention = policy.retention
+    for expiry in expiries(key, retention, retention.of(name), now):
+        yield expired(name, expiry, now, retention)
+    used = None
+    for snapshot in key.snapshots.values():
+        if not _to_be_deleted(snapshot, now):
+            continue
+        used = in_use(key, now, retention.grace_seconds) if used is None else used
+        node = _remover(state.nodes, snapshot)
+        if node is not None and snapshot.snapshot_id not in used:
+            yield _issued(
+                DeleteCommand(
+                    command_id=_command_id(source, snapshot.snapshot_id),
+                    node=node,
+                    key=name,
+                    incarnation=snapshot.incarnation,
+                    snapshot_id=snapshot.snapshot_id,
+                    issued_at=now,
+                    deadline=now + timedelta(seconds=policy.delete_seconds),
+                )
+            )
+    due = due_at(name, key, state.nodes, policy.schedule)
+    if due is not None and now >= due:
+        start = key.incarnations[key.newest]
+        assert start.node is not None
+        assert start.container_id is not None
+        yield _issued(
+            DumpCommand(
+                command_id=_command_id(source, str(name)),
+                node=start.node,
+                key=name,
+                incarnation=start.number,
+                container_id=start.container_id,
+                issued_at=now,
+                deadline=now + timedelta(seconds=policy.schedule.dump_seconds),
+                scheduled=True,
+            )
+        )
+
+
+def _to_be_deleted(snapshot: Snapshot, now: datetime) -> bool:
+    return (
+        snapshot.status is SnapshotStatus.EXPIRED
+        and snapshot.deleting is None
+        and (snapshot.delete_after is None or now >= snapshot.delete_after)
+        and (snapshot.delete_again_at is None or now >= snapshot.delete_again_at)
+    )
+
+
+def _remover(nodes: dict[NodeName, NodeState], snapshot: Snapshot) -> NodeName | None:
+    """Choose the node that removes a snapshot: the one that took it, or another that is there; after a failure the next."""
+    there = sorted(name for name, node in nodes.items() if not node.lost)
+    if not there:
+        return None
+    first = there.index(snapshot.node) if snapshot.node in there else 0
+    return there[(first + snapshot.deletes_failed) % len(there)]
+
+
+def _command_id(source: str, about: str) -> CommandId:
+    """Name a command after the tick that led to it, so that the same tick decided twice gives the same command."""
+    return CommandId(str(event_id(f"{source}/{about}", 0)))
+
+
+def _issued(command: Command) -> CommandIssued:
+    return CommandIssued(key=command.key, incarnation=command.incarnation, command=command)
+
+
+def _overdue(state: State, now: datetime) -> Iterator[CommandFinished]:
+    failure = Failure(
+        code="command-expired",
+        cause="Nothing was heard of the command before its deadline",
+        advice="Check that the node's worker runs, then ask again, with more time if the container is large.",
+    )
+    for command in state.commands.values():
+        if now >= command.deadline:
+            yield CommandFinished(
+                key=command.key,
+                incarnation=command.incarnation,
+                command_id=command.command_id,
+                outcome=Outcome.EXPIRED,
+                failure=failure,
+            )
