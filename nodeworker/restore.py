@@ -66,10 +66,12 @@ class Restorer:
         self._facts = facts
         self._began: dict[ContainerId, float] = {}
         self._preparing: set[asyncio.Task[CreateRestored]] = set()
+        self._removals: dict[ContainerId, asyncio.Task[None]] = {}
 
     async def create(self, ask: AskCreate) -> LocalAnswer:
         """Answer how to create a container; takes as long as a hand-over and a fetch, within the limit of the settings."""
         self._began[ask.container_id] = time.monotonic()
+        await self._removed(ask.container_id)
         try:
             live, record = await asyncio.to_thread(self._open, ask)
         except FailureError as problem:
@@ -96,6 +98,10 @@ class Restorer:
         record = await asyncio.to_thread(self._journal.container, container_id)
         if record is not None and record.state in {ContainerState.CREATING, ContainerState.CREATED}:
             await asyncio.to_thread(self._start, record)
+            # Removing takes long for large images, and the engine waits for ``start``.
+            removal = asyncio.create_task(asyncio.to_thread(self._remove_fetched, record))
+            self._removals[container_id] = removal
+            removal.add_done_callback(lambda _: self._removals.pop(container_id, None))
 
     def _start(self, record: ContainerRecord) -> None:
         running = msgspec.structs.replace(record, state=ContainerState.RUNNING, applied=None)
@@ -108,10 +114,19 @@ class Restorer:
             create_seconds=record.create_seconds,
         )
         self._journal.save_container(running, started)
+
+    def _remove_fetched(self, record: ContainerRecord) -> None:
         shutil.rmtree(self._fetched(record), ignore_errors=True)
+
+    async def _removed(self, container_id: ContainerId) -> None:
+        """Wait until what an earlier start of the container had fetched is gone: the folder's name is the container's."""
+        removal = self._removals.get(container_id)
+        if removal is not None:
+            await asyncio.wait([removal])
 
     async def ended(self, container_id: ContainerId, exit_code: int | None = None) -> None:
         """Report that a container is gone and forget it; one that is not known needs nothing."""
+        await self._removed(container_id)
         self._began.pop(container_id, None)
         record = await asyncio.to_thread(self._journal.container, container_id)
         if record is not None:
@@ -133,9 +148,9 @@ class Restorer:
             folder.rmdir()
 
     async def close(self) -> None:
-        """Wait until nothing is being put into a container."""
-        if self._preparing:
-            await asyncio.wait(self._preparing)
+        """Wait until nothing is being put into a container, and nothing removed."""
+        if pending := {*self._preparing, *self._removals.values()}:
+            await asyncio.wait(pending)
 
     def _fetched(self, record: ContainerRecord) -> Path:
         return self._settings.fetched / record.container_id

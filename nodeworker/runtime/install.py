@@ -46,7 +46,7 @@ def write_runtime(
         raise ValueError(f"{criu}: runc finds CRIU by the name 'criu', so the file must be called that")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable, re.ASCII):
         raise ValueError(f"{variable!r} cannot be the name of an environment variable")
-    program = f"import sys; sys.path.append({str(_PACKAGES)!r}); from nodeworker.runtime.slowpath import main; sys.exit(main())"
+    program = f"import sys; sys.path.append({str(_PACKAGES)!r}); from nodeworker.runtime.slowpath import run; run()"
     settings = (str(run_dir), str(runc), str(criu), variable, str(worker_wait_seconds), str(answer_seconds))
     values = {
         "@VARIABLE_NAME@": variable,

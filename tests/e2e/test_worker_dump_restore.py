@@ -113,7 +113,7 @@ async def test_a_stopped_container_goes_on_in_the_next_one_with_no_number_missin
     rows = await eventually_async(started, saying="both starts are told")
     assert [row["choice"] for row in rows] == ["cold", "restored"]
     assert rows[1]["snapshot_id"] == taken["snapshot_id"]
-    assert not (node.state / "fetched" / second.id).exists()
+    eventually(lambda: not (node.state / "fetched" / second.id).exists(), "what was fetched is removed again")
     assert list((node.state / "spool").iterdir()) == []
 
 

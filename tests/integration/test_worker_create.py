@@ -144,7 +144,8 @@ async def test_a_snapshot_is_fetched_and_verified_before_the_answer(
     await made.started(ask.container_id)
     (told,) = events(journal)
     assert told.restored_from == stored.snapshot_id
-    assert not await asyncio.to_thread(images.exists)
+    await made.close()
+    assert not await asyncio.to_thread(images.exists), "nobody waits for it, but the worker does before it ends"
 
 
 async def test_a_corrupt_snapshot_is_told_and_the_next_best_way_is_taken(
