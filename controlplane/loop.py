@@ -128,7 +128,7 @@ class DecisionLoop:
             await self._commit(batch)
         except LogUnavailableError as problem:
             await _log.aerror("the log is unavailable", error=str(problem), inputs=len(batch))
-            for pending in batch:
+            for pending in [*batch, *self._reports_behind()]:
                 _fail(pending, problem)
             await self._reload()
         except EventConflictError as problem:
@@ -139,6 +139,17 @@ class DecisionLoop:
                 return
             for pending in batch:
                 await self._take([pending])
+
+    def _reports_behind(self) -> list[_Pending]:
+        """Take the reports that wait out of the queue: recorded now, they would overtake those that were just refused.
+
+        Whoever brought them brings all of them again, in their order.
+        """
+        waiting = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        for pending in waiting:
+            if not isinstance(pending.asked, ReportReceived):
+                self._queue.put_nowait(pending)
+        return [pending for pending in waiting if isinstance(pending.asked, ReportReceived)]
 
     async def _commit(self, batch: list[_Pending]) -> None:
         now = self._clock()

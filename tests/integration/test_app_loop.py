@@ -231,3 +231,23 @@ async def test_a_loop_folded_from_the_log_goes_on_where_the_one_before_stopped(
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+async def test_no_report_overtakes_those_that_the_log_refused(loop: DecisionLoop, log: FlakyLog) -> None:
+    log.failures = ["before"]
+    told = [registered(WorkerId(f"life-{number}")) for number in range(300)]  # more than one batch holds
+    questions = [await loop.enqueue(start_of("job"), actor="test")]
+    futures = [await loop.enqueue(one, actor="test") for one in told]
+    questions.append(await loop.enqueue(start_of("job"), actor="test"))
+    assert {type(outcome) for outcome in await asyncio.gather(*futures, return_exceptions=True)} == {
+        LogUnavailableError
+    }
+    assert isinstance((await questions[1]).answer, StartCold), (
+        "a question is not told again by anybody, and is answered"
+    )
+    with pytest.raises(LogUnavailableError):
+        await questions[0]
+    await asyncio.gather(*[await loop.enqueue(one, actor="test") for one in told])
+    recorded = [record.event for record in await log.read(Position(1), 1000)]
+    lives = [event.worker_id for event in recorded if isinstance(event, NodeRegistered)]
+    assert lives == [one.report.worker_id for one in told]
