@@ -10,152 +10,263 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import bindparam, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+import msgspec
+from sqlalchemy import Connection, bindparam, select, update
 
-from controlplane.log import chain, projections
-from controlplane.log.read import from_row
-from controlplane.log.records import EventConflictError, ExpectedVersionError, NewEvent, Recorded, StaleEpochError
-from controlplane.log.rows import in_parts, load, save
-from controlplane.log.schema import events, log_head, streams
+from controlplane.log import chain, generations, projections, statements
+from controlplane.log.read import record_of
+from controlplane.log.records import (
+    ArchivedEventError,
+    EventConflictError,
+    ExpectedVersionError,
+    NewEvent,
+    Recorded,
+    StaleEpochError,
+)
+from controlplane.log.schema import UtcTime, events, log_head, streams, utc_text
+from controlplane.log.schema import event_ids as taken_ids
 from controlplane.log.upcast import Upcasts
 from process import faultpoints
 from protocol import wire
 from protocol.events import SCHEMA_VERSION, event_type, stream_of
 from protocol.ids import Epoch, Position, Version
 
-_LOCK_HEAD = select(log_head.c.position, log_head.c.epoch).with_for_update()
-_MOVE_HEAD = update(log_head).where(log_head.c.epoch == bindparam("leading")).values(position=bindparam("new_position"))
-_KNOWN_EVENTS = select(events).where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
-_INSERT_EVENTS = insert(events)
+_LOCK_HEAD: Final = select(log_head.c.position, log_head.c.epoch).with_for_update()
+_READ_EPOCH: Final = select(log_head.c.epoch)
+_MOVE_HEAD: Final = (
+    update(log_head).where(log_head.c.epoch == bindparam("leading")).values(position=bindparam("new_position"))
+)
+_END: Final = ("version", "hash", "stream")
+_SET_EPOCH: Final = update(log_head).values(epoch=bindparam("new_epoch"))
 
 
-async def append(
-    connection: AsyncConnection,
-    batch: Sequence[NewEvent],
-    *,
-    epoch: Epoch,
-    expected: Mapping[str, Version],
-    recorded_at: datetime,
-    upcasts: Upcasts,
-) -> list[Recorded]:
-    """Append ``batch`` in the writing transaction that ``connection`` is in; answer one record for each, in order.
+class Prepared(msgspec.Struct, frozen=True):
+    """An event as far as it can be made ready without the database, and so before the transaction begins."""
 
-    An event whose id is recorded already with the same stream and payload is answered with that record and written no
-    second time; its metadata and times are not compared, because a repeated decision has later ones. The expected versions
-    are those before the batch; they are not asked for if nothing of the batch is new.
+    new: NewEvent
+    event_id: str
+    stream: str
+    type: str
+    data: str
+    metadata: str
+    command_id: str | None
+    occurred_at: str
 
-    Raises:
-        StaleEpochError, EventConflictError, ExpectedVersionError: nothing of the batch may be committed.
-    """
-    position = await _lock_head(connection, epoch)
-    answers = await recorded_before(connection, [new.event_id for new in batch], upcasts)
-    new_ones: dict[UUID, NewEvent] = {}
-    for new in batch:
-        before = answers.get(new.event_id)
-        if before is not None:
-            if before.event != new.event:
-                raise EventConflictError(new.event_id, before.position)
-        elif new_ones.setdefault(new.event_id, new).event != new.event:
-            raise EventConflictError(new.event_id, None)
-    fresh = list(new_ones.values())
-    if fresh:
-        rows = await _rows(connection, fresh, position, expected, recorded_at)
-        recorded = [_record(new, row) for new, row in zip(fresh, rows, strict=True)]
-        await connection.execute(insert(events), rows)
-        await connection.execute(
-            update(log_head)
-            .where(log_head.c.one == 1, log_head.c.epoch == epoch)
-            .values(position=recorded[-1].position)
+    @classmethod
+    def of(cls, new: NewEvent) -> Prepared:
+        """Encode.
+
+        Raises:
+            ValueError: ``occurred_at`` has no offset from UTC.
+        """
+        return cls(
+            new,
+            str(new.event_id),
+            stream_of(new.event),
+            event_type(new.event),
+            wire.encode(new.event).decode(),
+            wire.encode(new.metadata).decode(),
+            chain.command_of(new.event),
+            utc_text(new.occurred_at),
         )
-        await projections.project(connection, recorded)
-        answers |= {record.event_id: record for record in recorded}
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A batch that is recorded whole or not at all, by whom, and the versions that streams must have before it."""
+
+    batch: Sequence[Prepared]
+    epoch: Epoch
+    expected: Mapping[str, Version]
+
+
+Answer = list[Recorded] | EventConflictError | ExpectedVersionError | StaleEpochError
+
+
+def append(
+    connection: Connection, requests: Sequence[Request], *, recorded_at: datetime, upcasts: Upcasts
+) -> list[Answer]:
+    """Append batches in the writing transaction that ``connection`` is in, as if each had come alone, in their order.
+
+    Answers one list of records for each, in its batch's order, or why nothing of that batch is written. An event whose id is
+    recorded already with the same stream and payload is answered with that record and written no second time; its metadata and
+    times are not compared, because a repeated decision has later ones. The expected versions are those before the batch;
+    they are not asked for if nothing of the batch is new.
+    """
+    ((position, epoch),) = statements.plain(connection.dialect, _LOCK_HEAD).run(connection)
+    page = _Page(
+        Position(position),
+        Epoch(epoch),
+        recorded_before(connection, [one.event_id for request in requests for one in request.batch], upcasts),
+        _ends(connection, requests),
+        recorded_at,
+    )
+    answers = [page.take(request) for request in requests]
+    if page.recorded:
+        page.write(connection)
+        statements.plain(connection.dialect, _MOVE_HEAD).run(
+            connection, leading=epoch, new_position=page.recorded[-1].position
+        )
+        _project(connection, page.recorded)
     faultpoints.reach("log.append.before-commit")
-    return [answers[new.event_id] for new in batch]
+    return answers
 
 
-async def take_lead(connection: AsyncConnection) -> Epoch:
+class _Page:
+    """What one transaction writes: filled batch by batch in memory, and then written at once."""
+
+    def __init__(
+        self,
+        position: Position,
+        epoch: Epoch,
+        known: dict[UUID, Recorded],
+        ends: Mapping[str, tuple[int, str]],
+        recorded_at: datetime,
+    ) -> None:
+        self._position: int = position
+        self._epoch = epoch
+        self._known = known
+        self._before = ends
+        self._ends = dict(ends)
+        self._recorded_at = recorded_at
+        self._recorded_text = utc_text(recorded_at)
+        self._prepared: list[Prepared] = []
+        self.recorded: list[Recorded] = []
+
+    def take(self, request: Request) -> Answer:
+        """Give a batch its places, or say why it has none."""
+        if request.epoch != self._epoch:
+            return StaleEpochError(request.epoch, self._epoch)
+        fresh: dict[UUID, Prepared] = {}
+        for one in request.batch:
+            new = one.new
+            before = self._known.get(new.event_id)
+            if before is not None:
+                if before.event != new.event:
+                    return EventConflictError(new.event_id, before.position)
+            elif fresh.setdefault(new.event_id, one).new.event != new.event:
+                return EventConflictError(new.event_id, None)
+        if fresh:
+            for name, version in request.expected.items():
+                actual = self._ends.get(name, (0, ""))[0]
+                if actual != version:
+                    return ExpectedVersionError(name, version, Version(actual))
+            for event_id, one in fresh.items():
+                self._known[event_id] = self._place(one)
+        return [self._known[one.new.event_id] for one in request.batch]
+
+    def write(self, connection: Connection) -> None:
+        """Write the events and the ends of their streams."""
+        insertion = statements.insertion(connection.dialect, events)
+        text = UtcTime.is_text(connection.dialect)
+        recorded_at = self._recorded_text if text else self._recorded_at
+        insertion.run_stored(
+            connection,
+            [
+                (
+                    record.position,
+                    record.stream,
+                    record.version,
+                    one.event_id,
+                    one.type,
+                    SCHEMA_VERSION,
+                    one.data,
+                    one.metadata,
+                    one.command_id,
+                    one.occurred_at if text else record.occurred_at,
+                    recorded_at,
+                    record.hash,
+                )
+                for one, record in zip(self._prepared, self.recorded, strict=True)
+            ],
+        )
+        before = self._before
+        changed = [(*self._ends[name], name) for name in dict.fromkeys(record.stream for record in self.recorded)]
+        begun = [(name, version, link) for version, link, name in changed if name not in before]
+        statements.insertion(connection.dialect, streams).run(connection, begun)
+        change = statements.change(connection.dialect, streams, ("hash", "version"))
+        change.run(connection, [change.ordered(one, _END) for one in changed if one[2] in before])
+
+    def _place(self, one: Prepared) -> Recorded:
+        new, stream = one.new, one.stream
+        version, previous = self._ends.get(stream, (0, chain.FIRST))
+        version += 1
+        self._position += 1
+        link = chain.link(
+            previous,
+            self._position,
+            stream,
+            version,
+            one.event_id,
+            one.type,
+            SCHEMA_VERSION,
+            one.data,
+            one.metadata,
+            one.occurred_at,
+            self._recorded_text,
+        )
+        self._ends[stream] = (version, link)
+        record = Recorded(
+            Position(self._position),
+            stream,
+            Version(version),
+            new.event_id,
+            new.event,
+            new.metadata,
+            new.occurred_at,
+            self._recorded_at,
+            link,
+        )
+        self._prepared.append(one)
+        self.recorded.append(record)
+        return record
+
+
+def _ends(connection: Connection, requests: Sequence[Request]) -> dict[str, tuple[int, str]]:
+    names = {one.stream for request in requests for one in request.batch}
+    for request in requests:
+        names |= request.expected.keys()
+    found = statements.find(connection, streams, ("stream",), [(name,) for name in sorted(names)])
+    return {name: (version, link) for name, version, link in found}
+
+
+def _project(connection: Connection, recorded: Sequence[Recorded]) -> None:
+    generation = generations.writable(connection)
+    if generation is not None:
+        projections.project(connection, recorded, generation)
+
+
+def take_lead(connection: Connection) -> Epoch:
     """Raise the epoch by one, in the writing transaction that ``connection`` is in."""
-    epoch = Epoch((await connection.execute(_LOCK_HEAD)).one().epoch + 1)
-    await connection.execute(update(log_head).values(epoch=epoch))
+    ((_, before),) = statements.plain(connection.dialect, _LOCK_HEAD).run(connection)
+    epoch = Epoch(before + 1)
+    statements.plain(connection.dialect, _SET_EPOCH).run(connection, new_epoch=epoch)
     return epoch
 
 
-async def check_lead(connection: AsyncConnection, epoch: Epoch) -> None:
+def check_lead(connection: Connection, epoch: Epoch) -> None:
     """Raise :class:`StaleEpochError` unless ``epoch`` leads."""
-    current = (await connection.execute(select(log_head.c.epoch))).scalar_one()
+    ((current,),) = statements.plain(connection.dialect, _READ_EPOCH).run(connection)
     if current != epoch:
         raise StaleEpochError(epoch, Epoch(current))
 
 
-async def _lock_head(connection: AsyncConnection, epoch: Epoch) -> Position:
-    row = (await connection.execute(_LOCK_HEAD)).one()
-    if row.epoch != epoch:
-        raise StaleEpochError(epoch, Epoch(row.epoch))
-    return Position(row.position)
+def recorded_before(connection: Connection, event_ids: Sequence[str], upcasts: Upcasts) -> dict[UUID, Recorded]:
+    """Find those of the events that are in the log, by their ids.
 
-
-async def recorded_before(
-    connection: AsyncConnection, event_ids: Sequence[UUID], upcasts: Upcasts
-) -> dict[UUID, Recorded]:
-    """Find those of the events that are in the log, by their ids."""
-    found: dict[UUID, Recorded] = {}
-    for part in in_parts(sorted({str(event_id) for event_id in event_ids})):
-        for row in await connection.execute(_KNOWN_EVENTS, {"event_ids": part}):
-            record = from_row(row, upcasts)
-            found[record.event_id] = record
-    return found
-
-
-async def _rows(
-    connection: AsyncConnection,
-    fresh: Sequence[NewEvent],
-    position: Position,
-    expected: Mapping[str, Version],
-    recorded_at: datetime,
-) -> list[dict[str, Any]]:
-    touched = {stream_of(new.event) for new in fresh}
-    kept = await load(connection, streams, {(name,) for name in touched | expected.keys()})
-    for name, version in expected.items():
-        actual = kept[name,]["version"] if (name,) in kept else 0
-        if actual != version:
-            raise ExpectedVersionError(name, version, Version(actual))
-    ends = {(name,): kept.get((name,), {"stream": name, "version": 0, "hash": chain.FIRST}) for name in touched}
-    rows = []
-    for offset, new in enumerate(fresh, start=1):
-        end = ends[stream_of(new.event),]
-        row: dict[str, Any] = {
-            "position": position + offset,
-            "stream": end["stream"],
-            "version": end["version"] + 1,
-            "event_id": str(new.event_id),
-            "type": event_type(new.event),
-            "schema_version": SCHEMA_VERSION,
-            "data": wire.encode(new.event).decode(),
-            "metadata": wire.encode(new.metadata).decode(),
-            "command_id": chain.command_of(new.event),
-            "occurred_at": new.occurred_at,
-            "recorded_at": recorded_at,
-        }
-        row["hash"] = chain.link(end["hash"], row)
-        ends[end["stream"],] = {"stream": end["stream"], "version": row["version"], "hash": row["hash"]}
-        rows.append(row)
-    await save(connection, streams, kept.keys(), ends)
-    return rows
-
-
-def _record(new: NewEvent, row: Mapping[str, Any]) -> Recorded:
-    return Recorded(
-        position=Position(row["position"]),
-        stream=row["stream"],
-        version=Version(row["version"]),
-        event_id=new.event_id,
-        event=new.event,
-        metadata=new.metadata,
-        occurred_at=new.occurred_at,
-        recorded_at=row["recorded_at"],
-        hash=row["hash"],
-    )
+    Raises:
+        ArchivedEventError: one of them is recorded, but no longer to be compared with.
+    """
+    if not event_ids:
+        return {}
+    wanted = [(event_id,) for event_id in sorted(set(event_ids))]
+    held = {position: event_id for event_id, position in statements.find(connection, taken_ids, ("event_id",), wanted)}
+    if not held:
+        return {}
+    positions = [(position,) for position in sorted(held)]
+    found = [record_of(row, upcasts) for row in statements.find(connection, events, ("position",), positions)]
+    for archived in held.keys() - {record.position for record in found}:
+        raise ArchivedEventError(UUID(str(held[archived])), Position(archived))
+    return {record.event_id: record for record in found}

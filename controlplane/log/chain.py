@@ -9,12 +9,10 @@ whole by somebody who may write the database; against that, compare with the AUD
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import msgspec
 from blake3 import blake3
-from sqlalchemy import RowMapping, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, RowMapping, select
 
 from controlplane.log.schema import events, log_head, streams, utc_text
 from protocol.events import Event
@@ -27,24 +25,38 @@ _BATCH = 1000
 _encode = msgspec.json.Encoder().encode
 
 
-def link(previous: str, row: Mapping[Any, Any]) -> str:
-    """Compute an event's hash from its stream's hash before and its row of ``events``."""
-    canonical = _encode(
-        [
-            previous,
-            row["position"],
-            row["stream"],
-            row["version"],
-            row["event_id"],
-            row["type"],
-            row["schema_version"],
-            row["data"],
-            row["metadata"],
-            utc_text(row["occurred_at"]),
-            utc_text(row["recorded_at"]),
-        ]
+def link(
+    previous: str,
+    position: int,
+    stream: str,
+    version: int,
+    event_id: str,
+    event_type: str,
+    schema_version: int,
+    data: str,
+    metadata: str,
+    occurred_at: str,
+    recorded_at: str,
+) -> str:
+    """Compute an event's hash from its stream's hash before and its columns, moments as :func:`utc_text` writes them."""
+    said = (event_id, event_type, schema_version, data, metadata, occurred_at, recorded_at)
+    return blake3(_encode((previous, position, stream, version, *said))).hexdigest()
+
+
+def _link_of(previous: str, row: RowMapping) -> str:
+    return link(
+        previous,
+        row["position"],
+        row["stream"],
+        row["version"],
+        row["event_id"],
+        row["type"],
+        row["schema_version"],
+        row["data"],
+        row["metadata"],
+        utc_text(row["occurred_at"]),
+        utc_text(row["recorded_at"]),
     )
-    return blake3(canonical).hexdigest()
 
 
 def command_of(event: Event) -> str | None:
@@ -86,17 +98,17 @@ class Verification(msgspec.Struct, frozen=True):
         return not self.problems
 
 
-async def verify(connection: AsyncConnection) -> Verification:
+def verify(connection: Connection) -> Verification:
     """Check every event, from the first to the newest. Reads the whole log; memory grows with the number of streams."""
-    head = (await connection.execute(select(log_head.c.position))).scalar_one()
-    kept = {row.stream: (row.version, row.hash) for row in await connection.execute(select(streams))}
+    head = connection.execute(select(log_head.c.position)).scalar_one()
+    kept = {row.stream: (row.version, row.hash) for row in connection.execute(select(streams))}
     ends: dict[str, tuple[int, str]] = {}
     problems: list[Problem] = []
     count, last = 0, 0
     while len(problems) < _MAX_PROBLEMS:
         chosen = select(events).where(events.c.position > last).order_by(events.c.position).limit(_BATCH)
         try:
-            rows = (await connection.execute(chosen)).mappings().all()
+            rows = connection.execute(chosen).mappings().all()
         except ValueError as problem:  # a moment that is none
             problems.append(Problem(last + 1, f"this event, or one soon after it, cannot be read: {problem}"))
             break
@@ -118,7 +130,7 @@ def _row_problems(row: RowMapping, last: int, ends: Mapping[str, tuple[int, str]
         yield f"positions {last + 1} to {row['position'] - 1} are missing"
     if row["version"] != version + 1:
         yield f"{stream} goes from version {version} to {row['version']}"
-    if row["hash"] != link(previous, row):
+    if row["hash"] != _link_of(previous, row):
         yield f"the hash of {stream} version {row['version']} does not fit"
     try:
         command_id = msgspec.json.decode(row["data"], type=_CommandNamed).named

@@ -7,23 +7,29 @@ open on one database, in one process or many: positions and epochs are settled t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from controlplane.log import append, chain, projections, read
-from controlplane.log.engine import make_ready, open_engine, reading, writing
-from controlplane.log.records import NewEvent, Recorded
+from controlplane.log import append, chain, copies, generations, read
+from controlplane.log.database import Database
+from controlplane.log.engine import make_ready
+from controlplane.log.records import LogUnavailableError, NewEvent, Recorded
 from controlplane.log.upcast import UPCASTS, Upcasts
 from process import faultpoints
+from protocol.events import AnyEvent
 from protocol.ids import CheckpointKey, CommandId, Epoch, Position, Version
 from protocol.requests import View
 
+_TOGETHER_EVENTS = 1000
+"""A commit takes no further batch once it has this many events."""
 _POLL_SECONDS = 1.0
-_REBUILD_EVENTS = 1000
+_RETRY_SECONDS = 1.0
 
 
 def _utc_now() -> datetime:
@@ -37,32 +43,36 @@ class EventLog:
     :class:`~controlplane.log.records.LogFullError` if its disk is full), after which it may simply be tried again.
     """
 
-    def __init__(self, engine: AsyncEngine, *, clock: Callable[[], datetime], upcasts: Upcasts) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, *, clock: Callable[[], datetime], upcasts: Upcasts) -> None:
+        self._database = database
         self._clock = clock
         self._upcasts = upcasts
-        self._appending = asyncio.Lock()
+        self._waiting: deque[tuple[append.Request, asyncio.Future[list[Recorded]]]] = deque()
+        self._committing: asyncio.Task[None] | None = None
         self._grown = asyncio.Condition()
         self._heard_of = Position(0)
+        self._refreshing: asyncio.Task[None] | None = None
+
+    @property
+    def _engine(self) -> AsyncEngine:
+        return self._database.engine
 
     @classmethod
     async def open(cls, url: str, *, clock: Callable[[], datetime] = _utc_now, upcasts: Upcasts = UPCASTS) -> Self:
         """Open a migrated database; ``clock`` gives ``recorded_at``.
 
-        Projections that were written by another version of the code are rebuilt first, which takes about a minute for a
-        million events.
+        Projections that were written by another version of the code are rebuilt from then on, beside appends and readers;
+        :meth:`refreshed` waits for that.
 
         Raises:
             LogSchemaError: if the database was not migrated (:func:`controlplane.log.migrate.upgrade`).
         """
-        log = cls(open_engine(url), clock=clock, upcasts=upcasts)
+        log = cls(Database(url), clock=clock, upcasts=upcasts)
         try:
             await make_ready(log._engine)
             await log.head()
-            async with reading(log._engine) as connection:
-                stale = await projections.version(connection) != projections.VERSION
-            if stale:
-                await log.rebuild()
+            if await log._database.read(generations.stale):
+                log._refreshing = asyncio.create_task(log._refresh())
         except BaseException:
             await log.close()
             raise
@@ -72,6 +82,8 @@ class EventLog:
         self, batch: Sequence[NewEvent], *, epoch: Epoch, expected: Mapping[str, Version] | None = None
     ) -> list[Recorded]:
         """Record a batch and update the projections, all or nothing, in one transaction that is on disk when this returns.
+
+        Batches that wait at the same time share a transaction, in the order of their calls; each is judged by itself.
 
         Answers one record for each event, in order. An event id that is recorded already, with the same payload, is
         answered with what is recorded and written no second time: an append whose fate is unknown is simply repeated.
@@ -85,23 +97,45 @@ class EventLog:
         """
         if not batch:
             return []
-        async with self._appending, writing(self._engine) as connection:
-            recorded = await append.append(
-                connection,
-                batch,
-                epoch=epoch,
-                expected=expected or {},
-                recorded_at=self._clock(),
-                upcasts=self._upcasts,
-            )
+        prepared = [append.Prepared.of(new) for new in batch]
+
+        future: asyncio.Future[list[Recorded]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((append.Request(prepared, epoch, expected or {}), future))
+        if self._committing is None or self._committing.done():
+            self._committing = asyncio.create_task(self._commit_waiting())
+        recorded = await future
         faultpoints.reach("log.append.after-commit")
         await self._hear_of(max(record.position for record in recorded))
         return recorded
 
+    async def _commit_waiting(self) -> None:
+        """Commit what waits, together, until nothing does: the more wait, the less each pays for the disk's sync."""
+        while self._waiting:
+            taken: list[tuple[append.Request, asyncio.Future[list[Recorded]]]] = []
+            events = 0
+            while self._waiting and events < _TOGETHER_EVENTS:
+                taken.append(self._waiting.popleft())
+                events += len(taken[-1][0].batch)
+            requests = [request for request, _ in taken]
+
+            def act(connection: Connection, requests: list[append.Request] = requests) -> list[append.Answer]:
+                return append.append(connection, requests, recorded_at=self._clock(), upcasts=self._upcasts)
+
+            try:
+                answers: Sequence[append.Answer | Exception] = await self._database.write(act)
+            except Exception as problem:  # noqa: BLE001 - it is handed to those who wait
+                answers = [problem] * len(taken)
+            for (_, future), answer in zip(taken, answers, strict=True):
+                if future.done():  # its caller has gone
+                    continue
+                if isinstance(answer, Exception):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+
     async def take_lead(self) -> Epoch:
         """Begin a new leadership; every earlier epoch is fenced off from now on."""
-        async with self._appending, writing(self._engine) as connection:
-            return await append.take_lead(connection)
+        return await self._database.write(append.take_lead)
 
     async def check_lead(self, epoch: Epoch) -> None:
         """Make sure that ``epoch`` still leads, for an answer that is given without an append.
@@ -109,27 +143,31 @@ class EventLog:
         Raises:
             StaleEpochError: another control plane took the lead.
         """
-        async with reading(self._engine) as connection:
-            await append.check_lead(connection, epoch)
+        await self._database.read(lambda connection: append.check_lead(connection, epoch))
 
     async def read(self, after: Position, limit: int) -> list[Recorded]:
         """Read up to ``limit`` events behind position ``after`` (0: from the start), in order and without gaps.
 
         Raises:
-            UnreadableEventError: if an event is of a newer release's type, or damaged.
+            UnreadableEventError: if an event is damaged.
         """
-        async with reading(self._engine) as connection:
-            return await read.read(connection, after, limit, self._upcasts)
+        return await self._database.read(lambda connection: read.read(connection, after, limit, self._upcasts))
+
+    async def tell(self, after: Position, limit: int) -> tuple[Position, list[tuple[AnyEvent, datetime]]]:
+        """Read as :meth:`read` does, but only what a fold asks for: each event and when it occurred.
+
+        Answers the position of the last one, too (``after`` if there is none). Raises as :meth:`read` does.
+        """
+        return await self._database.read(lambda connection: read.tell(connection, after, limit, self._upcasts))
 
     async def recorded(self, event_ids: Sequence[UUID]) -> dict[UUID, Recorded]:
         """Find those of the events that are in the log, by their ids: how a redelivered report is recognised."""
-        async with reading(self._engine) as connection:
-            return await append.recorded_before(connection, event_ids, self._upcasts)
+        wanted = [str(event_id) for event_id in event_ids]
+        return await self._database.read(lambda connection: append.recorded_before(connection, wanted, self._upcasts))
 
     async def head(self) -> Position:
         """Tell the position of the newest event, 0 if there is none."""
-        async with reading(self._engine) as connection:
-            position = await read.head(connection)
+        position = await self._database.read(read.head)
         await self._hear_of(position)
         return position
 
@@ -141,8 +179,26 @@ class EventLog:
         Raises:
             ViewFilterError: the view's rows have no key, or no command.
         """
-        async with reading(self._engine) as connection:
-            return await read.query(connection, view, key=key, command_id=command_id, limit=limit)
+        return await self._database.read(
+            lambda connection: read.query(connection, view, key=key, command_id=command_id, limit=limit)
+        )
+
+    async def save_state(self, position: Position, form: str, parts: Iterable[bytes]) -> None:
+        """Keep a copy of the state folded up to ``position``, in parts of bytes; older copies but one are dropped.
+
+        ``form`` names how it was folded and encoded; ``parts`` are asked for one after the other, in another thread.
+        """
+        count = 0
+        rest = iter(parts)
+        while (part := await asyncio.to_thread(next, rest, None)) is not None:
+            data, number = part, count
+            await self._database.write(lambda connection: copies.put(connection, position, number, data))  # noqa: B023
+            count += 1
+        await self._database.write(lambda connection: copies.end(connection, position, form, count))
+
+    async def load_state(self, form: str) -> tuple[Position, list[bytes]] | None:
+        """Find the newest copy of the state of this ``form`` that was taken of this very log."""
+        return await self._database.read(lambda connection: copies.newest(connection, form))
 
     async def wait_for(self, position: Position, timeout: float) -> bool:  # noqa: ASYNC109 - a bound, not a cancellation
         """Wait until the log has reached ``position``; False if it has not within ``timeout`` seconds.
@@ -164,24 +220,42 @@ class EventLog:
 
     async def verify(self) -> chain.Verification:
         """Check that the log is as it was written: positions, versions and the hash chain of every stream."""
-        async with reading(self._engine) as connection:
-            return await chain.verify(connection)
+        return await self._database.read(chain.verify)
 
     async def rebuild(self) -> None:
-        """Fold the projections anew from the first event, in one transaction; views show the old rows until its end."""
-        async with self._appending, writing(self._engine) as connection:
-            await self._rebuild(connection)
+        """Fold the projections anew from the first event, beside appends; views show the old rows until the end."""
+        await self._database.write(generations.begin)
+        while await self._database.write(lambda connection: generations.build(connection, self._upcasts)):
+            pass  # an append that waits has its turn between two slices
+        while await self._database.write(generations.sweep):
+            pass
+
+    async def refreshed(self) -> None:
+        """Wait until projections of another version of the code are rebuilt; at once if there were none.
+
+        Raises:
+            UnreadableEventError: if the log cannot be folded.
+        """
+        if self._refreshing is not None:
+            await asyncio.shield(self._refreshing)
 
     async def close(self) -> None:
-        """Give back every connection."""
-        await self._engine.dispose()
+        """Give back every connection. A rebuild under way goes on when the log is next opened."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait({self._refreshing})
+        if self._committing is not None:
+            await asyncio.wait({self._committing})
+        await self._database.close()
 
-    async def _rebuild(self, connection: AsyncConnection) -> None:
-        await projections.forget(connection)
-        position = Position(0)
-        while records := await read.read(connection, position, _REBUILD_EVENTS, self._upcasts):
-            await projections.project(connection, records)
-            position = records[-1].position
+    async def _refresh(self) -> None:
+        while True:
+            try:
+                await self.rebuild()
+            except LogUnavailableError:
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
 
     async def _hear_of(self, position: Position) -> None:
         if position > self._heard_of:

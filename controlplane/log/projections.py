@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Table, delete, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, Table
 
 from controlplane.log.records import Recorded
 from controlplane.log.rows import Fields, RowKey, empty, key_of, load, save
@@ -23,10 +23,11 @@ from controlplane.log.schema import (
     failures,
     incarnations,
     nodes,
-    projection_state,
     snapshots,
 )
+from protocol.commands import DeleteCommand
 from protocol.events import (
+    AnyEvent,
     ColdStartChosen,
     CommandFinished,
     CommandIssued,
@@ -34,7 +35,6 @@ from protocol.events import (
     ContainerStarted,
     DumpFailed,
     DumpStarted,
-    Event,
     IncarnationOpened,
     NodeEvent,
     NodeLost,
@@ -43,19 +43,33 @@ from protocol.events import (
     RestoreChosen,
     RestoreFailed,
     SnapshotCaptured,
+    SnapshotDeleted,
+    SnapshotExpired,
     SnapshotInvalidated,
+    SnapshotPinned,
     SnapshotStored,
     SnapshotSuperseded,
+    SnapshotUnpinned,
     StartDeferred,
+    UnknownEvent,
     event_type,
 )
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey
 
 VERSION = 1
-"""Raise it when the fold or its tables change: a log that was folded by another version is rebuilt when it is opened."""
+"""Raise it when the fold or its tables change: tables folded by another version are rebuilt (:mod:`generations`)."""
 
-_SnapshotEvent = DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed | SnapshotSuperseded | SnapshotInvalidated
+_DumpEvent = DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed
+_SnapshotEvent = (
+    _DumpEvent
+    | SnapshotSuperseded
+    | SnapshotInvalidated
+    | SnapshotExpired
+    | SnapshotDeleted
+    | SnapshotPinned
+    | SnapshotUnpinned
+)
 _StartEvent = (
     IncarnationOpened
     | StartDeferred
@@ -66,7 +80,7 @@ _StartEvent = (
     | ContainerEnded
 )
 
-_FORWARD = ("dumping", "captured", "valid", "superseded", "failed", "invalidated")
+_FORWARD = ("dumping", "captured", "valid", "superseded", "failed", "invalidated", "expired", "deleted")
 """A snapshot's status only moves on along this line: a late "captured" does not undo "valid"."""
 _STATUS_AFTER: dict[type[_SnapshotEvent], str] = {
     DumpStarted: "dumping",
@@ -75,6 +89,10 @@ _STATUS_AFTER: dict[type[_SnapshotEvent], str] = {
     SnapshotSuperseded: "superseded",
     DumpFailed: "failed",
     SnapshotInvalidated: "invalidated",
+    SnapshotExpired: "expired",
+    SnapshotDeleted: "deleted",
+    SnapshotPinned: "dumping",
+    SnapshotUnpinned: "dumping",
 }
 
 
@@ -95,8 +113,10 @@ class Rows:
         return row
 
 
-def touched(event: Event) -> list[tuple[Table, RowKey]]:
+def touched(event: AnyEvent) -> list[tuple[Table, RowKey]]:
     """Tell which rows must be known before ``event`` is folded."""
+    if isinstance(event, UnknownEvent):
+        return []
     if isinstance(event, NodeEvent):
         return [(nodes, (event.node,))]
     found: list[tuple[Table, RowKey]] = []
@@ -114,6 +134,8 @@ def touched(event: Event) -> list[tuple[Table, RowKey]]:
 def fold(rows: Rows, record: Recorded) -> None:
     """Take one event into the rows."""
     event = record.event
+    if isinstance(event, UnknownEvent):
+        return  # a newer release wrote it and folds it when it comes to run
     if isinstance(event, NodeEvent):
         _fold_node(rows, record, event)
         return
@@ -153,9 +175,31 @@ def _fold_snapshot(rows: Rows, record: Recorded, event: _SnapshotEvent) -> None:
         position=record.position,
         incarnation=event.incarnation,
         status="dumping",
+        pinned=False,
     )
     row["status"] = max(row["status"], _STATUS_AFTER[type(event)], key=_FORWARD.index)
     at = record.occurred_at
+    if isinstance(event, _DumpEvent):
+        _fold_dump(row, event, at)
+        return
+    match event:
+        case SnapshotSuperseded():
+            row["superseded_by"] = event.by
+        case SnapshotInvalidated():
+            row["invalidated_reason"] = event.reason
+        case SnapshotExpired():
+            sooner = row["delete_after"]
+            row |= {"expired_at": row["expired_at"] or at, "expired_reason": event.reason}
+            row["delete_after"] = event.delete_after if sooner is None else min(sooner, event.delete_after)
+        case SnapshotDeleted():
+            row["deleted_at"] = at
+        case SnapshotPinned():
+            row |= {"pinned": True, "pinned_reason": event.reason}
+        case SnapshotUnpinned():
+            row |= {"pinned": False, "pinned_reason": None}
+
+
+def _fold_dump(row: Fields, event: _DumpEvent, at: datetime) -> None:
     match event:
         case DumpStarted():
             row |= {"node": event.node, "trigger": event.trigger.value, "final": event.final}
@@ -169,10 +213,6 @@ def _fold_snapshot(rows: Rows, record: Recorded, event: _SnapshotEvent) -> None:
             row["manifest_digest"] = event.manifest_digest
         case DumpFailed():
             row |= {"node": event.node, "failure_stage": event.stage.value, **_failure_fields(event.failure)}
-        case SnapshotSuperseded():
-            row["superseded_by"] = event.by
-        case SnapshotInvalidated():
-            row["invalidated_reason"] = event.reason
 
 
 def _fold_start(rows: Rows, record: Recorded, event: _StartEvent) -> None:
@@ -217,7 +257,8 @@ def _fold_command(rows: Rows, record: Recorded, event: CommandIssued | CommandFi
                 kind=str(command.__struct_config__.tag),
                 incarnation=command.incarnation,
                 node=command.node,
-                container_id=command.container_id,
+                container_id=None if isinstance(command, DeleteCommand) else command.container_id,
+                snapshot_id=command.snapshot_id if isinstance(command, DeleteCommand) else None,
                 issued_at=command.issued_at,
                 deadline_at=command.deadline,
                 status="open",
@@ -270,33 +311,22 @@ def _fold_node(rows: Rows, record: Recorded, event: NodeEvent) -> None:
             row |= {"status": "ready", "returned_at": at}
 
 
-async def project(connection: AsyncConnection, records: Sequence[Recorded]) -> None:
-    """Take events that were just appended into the tables, in the same transaction."""
+def project(connection: Connection, records: Sequence[Recorded], generation: int) -> None:
+    """Take events into one generation of the tables, in the transaction that ``connection`` is in."""
     needed: dict[Table, set[RowKey]] = defaultdict(set)
     for table, key in _touched_by(records):
         needed[table].add(key)
     rows = Rows()
+    known: dict[Table, dict[RowKey, Fields]] = defaultdict(dict)
     for table, keys in needed.items():
-        rows.tables[table] |= await load(connection, table, keys)
-    known = {table: set(found) for table, found in rows.tables.items()}
+        known[table] = load(connection, table, keys, generation)
+        rows.tables[table] = {key: row.copy() for key, row in known[table].items()}
     for record in records:
         fold(rows, record)
     for table, found in rows.tables.items():
-        await save(connection, table, known[table], found)
+        save(connection, table, known[table], found, generation)
 
 
 def _touched_by(records: Iterable[Recorded]) -> Iterable[tuple[Table, RowKey]]:
     for record in records:
         yield from touched(record.event)
-
-
-async def forget(connection: AsyncConnection) -> None:
-    """Empty the tables, before a rebuild in the same transaction: readers see the old rows until it commits."""
-    for table in PROJECTIONS:
-        await connection.execute(delete(table))
-    await connection.execute(update(projection_state).values(version=VERSION))
-
-
-async def version(connection: AsyncConnection) -> int:
-    """Tell by which version of the fold the tables were written."""
-    return int((await connection.execute(select(projection_state.c.version))).scalar_one())

@@ -2,58 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Row, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, bindparam, select
 
+from controlplane.log import statements
 from controlplane.log.records import Metadata, Recorded, ViewFilterError
 from controlplane.log.schema import events, log_head, utc_text
 from controlplane.log.upcast import Upcasts
 from controlplane.log.views import CONTRACT
-from protocol import wire
+from protocol.events import AnyEvent
 from protocol.failures import Failure
-from protocol.ids import CheckpointKey, CommandId, Position, Version
+from protocol.ids import CheckpointKey, CommandId, Position
 from protocol.requests import View
 
+_decode_metadata = msgspec.json.Decoder(Metadata).decode
+_READ_HEAD: Final = select(log_head.c.position)
+_READ_PAGE: Final = (
+    select(events).where(events.c.position > bindparam("after")).order_by(events.c.position).limit(bindparam("count"))
+)
+_TOLD: Final = (events.c.position, events.c.type, events.c.schema_version, events.c.data, events.c.occurred_at)
+_TELL_PAGE: Final = (
+    select(*_TOLD).where(events.c.position > bindparam("after")).order_by(events.c.position).limit(bindparam("count"))
+)
 
-async def head(connection: AsyncConnection) -> Position:
+
+def head(connection: Connection) -> Position:
     """Tell the position of the newest event, 0 if there is none."""
-    return Position((await connection.execute(select(log_head.c.position))).scalar_one())
+    return Position(statements.plain(connection.dialect, _READ_HEAD).run(connection)[0][0])
 
 
-async def read(connection: AsyncConnection, after: Position, limit: int, upcasts: Upcasts) -> list[Recorded]:
+def read(connection: Connection, after: Position, limit: int, upcasts: Upcasts) -> list[Recorded]:
     """Read up to ``limit`` events behind position ``after``, in order."""
-    rows = await connection.execute(
-        select(events).where(events.c.position > after).order_by(events.c.position).limit(limit)
-    )
-    return [from_row(row, upcasts) for row in rows]
+    rows = statements.plain(connection.dialect, _READ_PAGE).run(connection, after=after, count=limit)
+    conversions = statements.readers(connection.dialect, events)
+    return [record_of(row, upcasts) for row in statements.read_values(rows, conversions)]
 
 
-def from_row(row: Row[*tuple[Any, ...]], upcasts: Upcasts) -> Recorded:
-    """Make a record of a row of ``events``.
+def tell(
+    connection: Connection, after: Position, limit: int, upcasts: Upcasts
+) -> tuple[Position, list[tuple[AnyEvent, datetime]]]:
+    """Read as :func:`read` does, but only what a fold asks: what happened, and when. The position is the last one's."""
+    rows = statements.plain(connection.dialect, _TELL_PAGE).run(connection, after=after, count=limit)
+    if not rows:
+        return after, []
+    understand = upcasts.read
+    moment = statements.reader(connection.dialect, events.c.occurred_at)
+    told = [(understand(type_, version, data), moment(at)) for _, type_, version, data, at in rows]
+    return Position(rows[-1][0]), told
+
+
+def record_of(row: Sequence[Any], upcasts: Upcasts) -> Recorded:
+    """Make a record of a row of ``events``, in the order of its columns.
 
     Raises:
         UnreadableEventError: if this code cannot read the event.
     """
+    position, stream, version, event_id, type_, schema_version, data, metadata, _, occurred_at, recorded_at, link = row
     return Recorded(
-        position=Position(row.position),
-        stream=row.stream,
-        version=Version(row.version),
-        event_id=UUID(row.event_id),
-        event=upcasts.read(row.type, row.schema_version, row.data),
-        metadata=wire.decode(row.metadata, Metadata),
-        occurred_at=row.occurred_at,
-        recorded_at=row.recorded_at,
-        hash=row.hash,
+        position,
+        stream,
+        version,
+        UUID(event_id),
+        upcasts.read(type_, schema_version, data, stream),
+        _decode_metadata(metadata),
+        occurred_at,
+        recorded_at,
+        link,
     )
 
 
-async def query(
-    connection: AsyncConnection, view: View, *, key: CheckpointKey | None, command_id: CommandId | None, limit: int
+def query(
+    connection: Connection, view: View, *, key: CheckpointKey | None, command_id: CommandId | None, limit: int
 ) -> list[dict[str, Any]]:
     """Read a view: the newest ``limit`` rows that fit, oldest first.
 
@@ -80,8 +104,7 @@ async def query(
             raise _no_such_filter(view, "command")
         statement = statement.where(table.c.command_id == command_id)
     rows = [
-        {name: _plain(name, value) for name, value in row.items()}
-        for row in (await connection.execute(statement)).mappings()
+        {name: _plain(name, value) for name, value in row.items()} for row in connection.execute(statement).mappings()
     ]
     rows.reverse()
     return rows

@@ -1,83 +1,98 @@
 """Rows read by primary key, changed in memory and written back in bulk, in SQL that every database understands.
 
-A batch of events touches few rows often. Reading them once, folding in Python and writing each once keeps a batch at a
-handful of statements, each built once, and needs no dialect's own "insert or update": who was read is updated, who was not is inserted.
+A batch of events touches few rows often. Reading them once, folding in Python and writing what changed of each once keeps a
+batch at a handful of statements, and needs no dialect's own "insert or update": who was read is updated, who was not is
+inserted. The column ``generation`` is no part of a row in memory: a fold knows nothing of the rebuild that it serves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cache
-from typing import Any, TypeVar
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any
 
-from sqlalchemy import Insert, Select, Table, Update, bindparam, insert, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, Table
 
-T = TypeVar("T")
+from controlplane.log import statements
+from controlplane.log.schema import GENERATION
+
 RowKey = tuple[Any, ...]
 """Values of a table's primary key, in its columns' order."""
 Fields = dict[str, Any]
 
-_PART = 500
+
+@lru_cache
+def _names(table: Table) -> tuple[str, ...]:
+    return tuple(name for name in table.columns.keys() if name != GENERATION)  # noqa: SIM118 - columns, not names
 
 
-def in_parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Cut a list into parts that fit into one statement's parameters."""
-    for start in range(0, len(items), _PART):
-        yield items[start : start + _PART]
+@lru_cache
+def _key_names(table: Table) -> tuple[str, ...]:
+    return tuple(column.name for column in table.primary_key if column.name != GENERATION)
+
+
+@lru_cache
+def _primary_key(table: Table) -> tuple[str, ...]:
+    return tuple(column.name for column in table.primary_key)
 
 
 def empty(table: Table) -> Fields:
     """Make a row of nothing but NULLs."""
-    return dict.fromkeys(table.columns.keys())
+    return dict.fromkeys(_names(table))
 
 
 def key_of(table: Table, row: Mapping[str, Any]) -> RowKey:
     """Tell a row's primary key."""
-    return tuple(row[column.name] for column in table.primary_key)
+    return tuple(row[name] for name in _key_names(table))
 
 
-async def load(connection: AsyncConnection, table: Table, keys: Collection[RowKey]) -> dict[RowKey, Fields]:
+def load(
+    connection: Connection, table: Table, keys: Collection[RowKey], generation: int | None = None
+) -> dict[RowKey, Fields]:
     """Read the rows with these primary keys; the missing are missing in the answer."""
-    single = len(table.primary_key.columns) == 1
+    if not keys:
+        return {}
+    wanted = [key if generation is None else (generation, *key) for key in sorted(keys)]
     found: dict[RowKey, Fields] = {}
-    for part in in_parts(sorted(keys)):
-        wanted = {"keys": [key[0] for key in part] if single else list(part)}
-        for row in (await connection.execute(_selection(table), wanted)).mappings():
-            fields = {str(name): value for name, value in row.items()}
-            found[key_of(table, fields)] = fields
+    columns = table.columns.keys()
+    for values in statements.find(connection, table, _primary_key(table), wanted):
+        fields = dict(zip(columns, values, strict=True))
+        fields.pop(GENERATION, None)
+        found[key_of(table, fields)] = fields
     return found
 
 
-async def save(
-    connection: AsyncConnection, table: Table, known: Collection[RowKey], rows: Mapping[RowKey, Fields]
+def save(
+    connection: Connection,
+    table: Table,
+    known: Mapping[RowKey, Fields],
+    rows: Mapping[RowKey, Fields],
+    generation: int | None = None,
 ) -> None:
-    """Write whole rows back: update those whose key is ``known`` to be in the table, insert the others."""
-    new = [row for key, row in rows.items() if key not in known]
+    """Write rows: insert those that were not ``known``, update of the others what is not as it was known."""
+    new: list[Fields] = []
+    old: list[Fields] = []
+    changed: set[str] = set()
+    for key, row in rows.items():
+        before = known.get(key)
+        if before is None:
+            new.append(row)
+        elif before != row:
+            changed.update(name for name, value in row.items() if before[name] != value)
+            old.append(row)
     if new:
-        await connection.execute(_insertion(table), new)
-    old = [{f"the_{name}": value for name, value in row.items()} for key, row in rows.items() if key in known]
+        insertion = statements.insertion(connection.dialect, table)
+        insertion.run(connection, _tuples(insertion.names, new, generation))
     if old:
-        await connection.execute(_replacement(table), old)
+        change = statements.change(connection.dialect, table, tuple(sorted(changed)))
+        change.run(connection, _tuples(change.names, old, generation))
 
 
-@cache
-def _selection(table: Table) -> Select[Any]:
-    columns = list(table.primary_key)
-    key = columns[0] if len(columns) == 1 else tuple_(*columns)
-    return select(table).where(key.in_(bindparam("keys", expanding=True)))
-
-
-@cache
-def _insertion(table: Table) -> Insert:
-    return insert(table)
-
-
-@cache
-def _replacement(table: Table) -> Update:
-    keys = [column.name for column in table.primary_key]
-    return (
-        update(table)
-        .where(*(table.c[name] == bindparam(f"the_{name}") for name in keys))
-        .values({column.name: bindparam(f"the_{column.name}") for column in table.columns if column.name not in keys})
-    )
+def _tuples(names: tuple[str, ...], rows: Collection[Fields], generation: int | None) -> list[RowKey]:
+    if generation is not None:
+        rows = [{**row, GENERATION: generation} for row in rows]
+    if len(names) == 1:
+        return [(row[names[0]],) for row in rows]
+    pick = itemgetter(*names)
+    return [pick(row) for row in rows]

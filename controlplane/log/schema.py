@@ -3,6 +3,10 @@
 ``events``, ``streams`` and ``log_head`` are the log. The others are projections: they can be dropped and rebuilt from it, and
 nobody outside reads them, because the views (:mod:`controlplane.log.views`) are the public contract. The migrations are
 what creates the tables in a database; a test compares the two.
+
+``events`` has no unique event id and no unique (stream, version) of its own: on PostgreSQL it is partitioned by position, where
+a unique index would have to contain the position, and archived events leave it while their ids must stay taken. Triggers
+keep both in two narrow tables instead, on either engine (docs/decisions/0007).
 """
 
 from __future__ import annotations
@@ -20,12 +24,14 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
     Text,
-    UniqueConstraint,
+    text,
 )
+from sqlalchemy.dialects.postgresql import UUID as PostgresUuid  # noqa: N811 - a type, not a constant
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 
@@ -39,7 +45,7 @@ def utc_text(moment: datetime) -> str:
     """
     if moment.tzinfo is None:
         raise ValueError(f"{moment} carries no offset from UTC")
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+    return f"{moment.astimezone(UTC).isoformat(timespec='microseconds')[:-6]}Z"
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -50,13 +56,18 @@ class UtcTime(TypeDecorator[datetime]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Choose the database's own type."""
-        if dialect.name == "sqlite":
+        if self.is_text(dialect):
             return dialect.type_descriptor(String(27))
         return dialect.type_descriptor(DateTime(timezone=True))
 
+    @staticmethod
+    def is_text(dialect: Dialect) -> bool:
+        """Tell whether the database keeps moments as text."""
+        return dialect.name == "sqlite"
+
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         """Write."""
-        if value is None or dialect.name != "sqlite":
+        if value is None or not self.is_text(dialect):
             return value
         return utc_text(value)
 
@@ -64,9 +75,9 @@ class UtcTime(TypeDecorator[datetime]):
         """Read; ``dialect`` says how it was written."""
         if value is None:
             return None
-        moment = datetime.fromisoformat(value) if dialect.name == "sqlite" else value
+        moment = datetime.fromisoformat(value) if self.is_text(dialect) else value
         assert isinstance(moment, datetime)
-        return moment.astimezone(UTC)
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
 
 metadata = MetaData(
@@ -112,10 +123,63 @@ events = Table(
     Column("occurred_at", UtcTime, nullable=False),
     Column("recorded_at", UtcTime, nullable=False),
     Column("hash", String(64), nullable=False),
-    UniqueConstraint("stream", "version"),
-    UniqueConstraint("event_id"),
+    Index(None, "stream", "version"),
     Index(None, "type", "position"),
-    Index(None, "command_id"),
+    Index(
+        None,
+        "command_id",
+        sqlite_where=text("command_id IS NOT NULL"),
+        postgresql_where=text("command_id IS NOT NULL"),
+    ),
+    postgresql_partition_by="RANGE (position)",
+)
+
+event_ids = Table(
+    "event_ids",
+    metadata,
+    Column("event_id", String(36).with_variant(PostgresUuid(as_uuid=False), "postgresql"), primary_key=True),
+    Column("position", _big, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+stream_versions = Table(
+    "stream_versions",
+    metadata,
+    Column("stream", Text, primary_key=True),
+    Column("version", _big, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+archived_segments = Table(
+    "archived_segments",
+    metadata,
+    Column("first_position", _big, primary_key=True, autoincrement=False),
+    Column("last_position", _big, nullable=False),
+    Column("file", Text, nullable=False),
+    Column("file_bytes", BigInteger, nullable=False),
+    Column("file_digest", String(64), nullable=False),
+    Column("heads_digest", String(64), nullable=False),
+    Column("first_recorded_at", UtcTime, nullable=False),
+    Column("last_recorded_at", UtcTime, nullable=False),
+    Column("archived_at", UtcTime, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+archived_heads = Table(
+    "archived_heads",
+    metadata,
+    Column("stream", Text, primary_key=True),
+    Column("version", _big, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+schema_dictionary = Table(
+    "schema_dictionary",
+    metadata,
+    Column("object", String(64), primary_key=True),
+    Column("column", String(64), primary_key=True),
+    Column("type", String(16), nullable=False),
+    Column("meaning", Text, nullable=False),
 )
 
 projection_state = Table(
@@ -123,8 +187,38 @@ projection_state = Table(
     metadata,
     Column("one", Integer, primary_key=True, autoincrement=False),
     Column("version", Integer, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("building_generation", Integer),
+    Column("building_version", Integer),
+    Column("building_position", _big),
     CheckConstraint("one = 1", name="one_row"),
 )
+"""Which generation of the projections' rows is shown, by which version of the fold it was written, and which is being built."""
+
+state_copies = Table(
+    "state_copies",
+    metadata,
+    Column("position", _big, primary_key=True, autoincrement=False),
+    Column("form", String(64), nullable=False),
+    Column("event_hash", String(64), nullable=False),
+    Column("parts", Integer, nullable=False),
+)
+"""Copies of the domain's state, a cache: one row once every part is written."""
+
+state_copy_parts = Table(
+    "state_copy_parts",
+    metadata,
+    Column("position", _big, primary_key=True, autoincrement=False),
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+GENERATION = "generation"
+"""The column by which rows of a rebuild lie beside the rows that are shown."""
+
+
+def _generation() -> Column[Any]:
+    return Column(GENERATION, Integer, primary_key=True, autoincrement=False)
 
 
 def _key(*, primary_key: bool = False, nullable: bool = False) -> list[Column[Any]]:
@@ -138,6 +232,7 @@ def _failure() -> list[Column[Any]]:
 snapshots = Table(
     "snapshots",
     metadata,
+    _generation(),
     *_key(primary_key=True),
     Column("snapshot_id", Text, primary_key=True),
     Column("position", _big, nullable=False),
@@ -159,13 +254,20 @@ snapshots = Table(
     Column("invalidated_reason", Text),
     Column("failure_stage", Text),
     *_failure(),
-    Index(None, "position"),
-    Index(None, "command_id"),
+    Column("pinned", Boolean, nullable=False),
+    Column("pinned_reason", Text),
+    Column("expired_at", UtcTime),
+    Column("expired_reason", Text),
+    Column("delete_after", UtcTime),
+    Column("deleted_at", UtcTime),
+    Index(None, "generation", "position"),
+    Index(None, "generation", "command_id"),
 )
 
 incarnations = Table(
     "incarnations",
     metadata,
+    _generation(),
     *_key(primary_key=True),
     Column("incarnation", Integer, primary_key=True, autoincrement=False),
     Column("position", _big, nullable=False),
@@ -185,12 +287,13 @@ incarnations = Table(
     Column("create_seconds", Float),
     Column("ended_at", UtcTime),
     Column("exit_code", Integer),
-    Index(None, "position"),
+    Index(None, "generation", "position"),
 )
 
 failures = Table(
     "failure_records",
     metadata,
+    _generation(),
     Column("position", _big, primary_key=True, autoincrement=False),
     *_key(),
     Column("type", String(64), nullable=False),
@@ -204,13 +307,14 @@ failures = Table(
     Column("advice", Text, nullable=False),
     Column("detail", Text, nullable=False),
     Column("failed_at", UtcTime, nullable=False),
-    Index(None, "cluster", "namespace", "id"),
-    Index(None, "command_id"),
+    Index(None, "generation", "cluster", "namespace", "id"),
+    Index(None, "generation", "command_id"),
 )
 
 nodes = Table(
     "node_states",
     metadata,
+    _generation(),
     Column("node", Text, primary_key=True),
     Column("position", _big, nullable=False),
     Column("worker_id", Text, nullable=False),
@@ -232,21 +336,22 @@ nodes = Table(
 commands = Table(
     "command_states",
     metadata,
+    _generation(),
     Column("command_id", Text, primary_key=True),
     *_key(),
     Column("position", _big, nullable=False),
     Column("kind", String(16), nullable=False),
     Column("incarnation", Integer, nullable=False),
     Column("node", Text, nullable=False),
-    Column("container_id", Text, nullable=False),
+    Column("container_id", Text),
     Column("issued_at", UtcTime, nullable=False),
     Column("deadline_at", UtcTime, nullable=False),
     Column("status", String(16), nullable=False),
     Column("snapshot_id", Text),
     Column("finished_at", UtcTime),
     *_failure(),
-    Index(None, "cluster", "namespace", "id"),
-    Index(None, "position"),
+    Index(None, "generation", "cluster", "namespace", "id"),
+    Index(None, "generation", "position"),
 )
 
 PROJECTIONS = (snapshots, incarnations, failures, nodes, commands)

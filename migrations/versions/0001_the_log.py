@@ -22,20 +22,26 @@ VIEWS = {
         SELECT position, cluster, namespace, id, snapshot_id, incarnation, node, "trigger", final, command_id, status,
                dump_started_at, captured_at, stored_at, freeze_seconds, raw_bytes, stored_bytes, store_seconds,
                manifest_digest, superseded_by, invalidated_reason, failure_stage,
-               failure_code, failure_cause, failure_advice
+               failure_code, failure_cause, failure_advice,
+               pinned, pinned_reason, expired_at, expired_reason, delete_after, deleted_at
         FROM snapshots
+        WHERE generation = (SELECT generation FROM projection_state)
     """,
     "latest_snapshots": """
         SELECT position, cluster, namespace, id, snapshot_id, incarnation, node, captured_at, stored_at,
-               raw_bytes, stored_bytes, manifest_digest
+               raw_bytes, stored_bytes, manifest_digest, pinned
         FROM snapshots AS s
         WHERE status = 'valid'
+          AND generation = (SELECT generation FROM projection_state)
           AND NOT EXISTS (
               SELECT 1 FROM snapshots AS better
-              WHERE better.cluster = s.cluster AND better.namespace = s.namespace AND better.id = s.id
+              WHERE better.generation = s.generation
+                AND better.cluster = s.cluster AND better.namespace = s.namespace AND better.id = s.id
                 AND better.status = 'valid'
-                AND (better.incarnation > s.incarnation
-                     OR (better.incarnation = s.incarnation AND better.position > s.position))
+                AND (better.pinned > s.pinned
+                     OR (better.pinned = s.pinned
+                         AND (better.incarnation > s.incarnation
+                              OR (better.incarnation = s.incarnation AND better.position > s.position))))
           )
     """,
     "restore_history": """
@@ -43,16 +49,18 @@ VIEWS = {
                waited_for, deferred_until AS waited_until, choice, snapshot_id, reason, chosen_at, failed_restores,
                started_at, restored_from, create_seconds, ended_at, exit_code
         FROM incarnations
+        WHERE generation = (SELECT generation FROM projection_state)
     """,
     "failures": """
         SELECT position, cluster, namespace, id, type, incarnation, node, snapshot_id, command_id, stage, failed_at,
                code AS failure_code, cause AS failure_cause, advice AS failure_advice, detail AS failure_detail
         FROM failure_records AS f
-        WHERE NOT (
+        WHERE generation = (SELECT generation FROM projection_state)
+          AND NOT (
             f.type = 'command.finished'
             AND EXISTS (
                 SELECT 1 FROM failure_records AS dump
-                WHERE dump.command_id = f.command_id AND dump.type = 'snapshot.dump-failed'
+                WHERE dump.generation = f.generation AND dump.command_id = f.command_id AND dump.type = 'snapshot.dump-failed'
             )
         )
     """,
@@ -60,11 +68,13 @@ VIEWS = {
         SELECT position, node, worker_id, boot_id, status, registered_at, lost_at, silent_seconds, returned_at,
                architecture, kernel_release, page_size_bytes, cgroup_version, cpu_model, criu_version, runc_version
         FROM node_states
+        WHERE generation = (SELECT generation FROM projection_state)
     """,
     "commands": """
         SELECT position, command_id, kind, cluster, namespace, id, incarnation, node, container_id, issued_at,
                deadline_at, status, snapshot_id, finished_at, failure_code, failure_cause, failure_advice
         FROM command_states
+        WHERE generation = (SELECT generation FROM projection_state)
     """,
 }
 
@@ -140,6 +150,8 @@ def downgrade() -> None:
         "incarnations",
         "snapshots",
         "projection_state",
+        "state_copy_parts",
+        "state_copies",
         "events",
         "streams",
         "log_head",
@@ -186,7 +198,29 @@ def _create_log() -> None:
         sa.UniqueConstraint("event_id", name="uq_events_event_id"),
     )
     _index("events", "type", "position")
-    _index("events", "command_id")
+    op.create_index(
+        "ix_events_command_id",
+        "events",
+        ["command_id"],
+        sqlite_where=sa.text("command_id IS NOT NULL"),
+        postgresql_where=sa.text("command_id IS NOT NULL"),
+    )
+
+    op.create_table(
+        "state_copies",
+        sa.Column("position", BIG, autoincrement=False),
+        sa.Column("form", sa.String(64), nullable=False),
+        sa.Column("event_hash", sa.String(64), nullable=False),
+        sa.Column("parts", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("position", name="pk_state_copies"),
+    )
+    op.create_table(
+        "state_copy_parts",
+        sa.Column("position", BIG, autoincrement=False),
+        sa.Column("part", sa.Integer, autoincrement=False),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("position", "part", name="pk_state_copy_parts"),
+    )
 
 
 def _create_projections() -> None:
@@ -194,12 +228,17 @@ def _create_projections() -> None:
         "projection_state",
         sa.Column("one", sa.Integer, autoincrement=False),
         sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("generation", sa.Integer, nullable=False),
+        sa.Column("building_generation", sa.Integer),
+        sa.Column("building_version", sa.Integer),
+        sa.Column("building_position", BIG),
         sa.CheckConstraint("one = 1", name="one_row"),
         sa.PrimaryKeyConstraint("one", name="pk_projection_state"),
     )
-    op.bulk_insert(state, [{"one": 1, "version": 1}])
+    op.bulk_insert(state, [{"one": 1, "version": 1, "generation": 1}])
     op.create_table(
         "snapshots",
+        sa.Column("generation", sa.Integer, autoincrement=False),
         *_key(),
         sa.Column("snapshot_id", sa.Text),
         sa.Column("position", BIG, nullable=False),
@@ -216,12 +255,18 @@ def _create_projections() -> None:
         sa.Column("manifest_digest", sa.String(64)),
         sa.Column("superseded_by", sa.Integer),
         *_texts("invalidated_reason", "failure_stage", "failure_code", "failure_cause", "failure_advice"),
-        sa.PrimaryKeyConstraint("cluster", "namespace", "id", "snapshot_id", name="pk_snapshots"),
+        sa.Column("pinned", sa.Boolean, nullable=False),
+        sa.Column("pinned_reason", sa.Text),
+        sa.Column("expired_at", MOMENT),
+        sa.Column("expired_reason", sa.Text),
+        *_moments("delete_after", "deleted_at"),
+        sa.PrimaryKeyConstraint("generation", "cluster", "namespace", "id", "snapshot_id", name="pk_snapshots"),
     )
-    _index("snapshots", "position")
-    _index("snapshots", "command_id")
+    _index("snapshots", "generation", "position")
+    _index("snapshots", "generation", "command_id")
     op.create_table(
         "incarnations",
+        sa.Column("generation", sa.Integer, autoincrement=False),
         *_key(),
         sa.Column("incarnation", sa.Integer, autoincrement=False),
         sa.Column("position", BIG, nullable=False),
@@ -238,11 +283,12 @@ def _create_projections() -> None:
         sa.Column("create_seconds", sa.Float),
         sa.Column("ended_at", MOMENT),
         sa.Column("exit_code", sa.Integer),
-        sa.PrimaryKeyConstraint("cluster", "namespace", "id", "incarnation", name="pk_incarnations"),
+        sa.PrimaryKeyConstraint("generation", "cluster", "namespace", "id", "incarnation", name="pk_incarnations"),
     )
-    _index("incarnations", "position")
+    _index("incarnations", "generation", "position")
     op.create_table(
         "failure_records",
+        sa.Column("generation", sa.Integer, autoincrement=False),
         sa.Column("position", BIG, autoincrement=False),
         *_key(),
         sa.Column("type", sa.String(64), nullable=False),
@@ -250,12 +296,13 @@ def _create_projections() -> None:
         *_texts("node", "snapshot_id", "command_id", "stage"),
         *(sa.Column(name, sa.Text, nullable=False) for name in ("code", "cause", "advice", "detail")),
         sa.Column("failed_at", MOMENT, nullable=False),
-        sa.PrimaryKeyConstraint("position", name="pk_failure_records"),
+        sa.PrimaryKeyConstraint("generation", "position", name="pk_failure_records"),
     )
-    _index("failure_records", "cluster", "namespace", "id")
-    _index("failure_records", "command_id")
+    _index("failure_records", "generation", "cluster", "namespace", "id")
+    _index("failure_records", "generation", "command_id")
     op.create_table(
         "node_states",
+        sa.Column("generation", sa.Integer, autoincrement=False),
         sa.Column("node", sa.Text),
         sa.Column("position", BIG, nullable=False),
         sa.Column("worker_id", sa.Text, nullable=False),
@@ -268,25 +315,27 @@ def _create_projections() -> None:
         sa.Column("page_size_bytes", sa.BigInteger),
         sa.Column("cgroup_version", sa.Integer),
         *_texts("cpu_model", "criu_version", "runc_version"),
-        sa.PrimaryKeyConstraint("node", name="pk_node_states"),
+        sa.PrimaryKeyConstraint("generation", "node", name="pk_node_states"),
     )
     op.create_table(
         "command_states",
+        sa.Column("generation", sa.Integer, autoincrement=False),
         sa.Column("command_id", sa.Text),
         *_key(),
         sa.Column("position", BIG, nullable=False),
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("incarnation", sa.Integer, nullable=False),
-        *(sa.Column(name, sa.Text, nullable=False) for name in ("node", "container_id")),
+        sa.Column("node", sa.Text, nullable=False),
+        sa.Column("container_id", sa.Text),
         *(sa.Column(name, MOMENT, nullable=False) for name in ("issued_at", "deadline_at")),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("snapshot_id", sa.Text),
         sa.Column("finished_at", MOMENT),
         *_texts("failure_code", "failure_cause", "failure_advice"),
-        sa.PrimaryKeyConstraint("command_id", name="pk_command_states"),
+        sa.PrimaryKeyConstraint("generation", "command_id", name="pk_command_states"),
     )
-    _index("command_states", "cluster", "namespace", "id")
-    _index("command_states", "position")
+    _index("command_states", "generation", "cluster", "namespace", "id")
+    _index("command_states", "generation", "position")
 
 
 def _key() -> list[sa.Column[Any]]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, get_args
 
 import msgspec
 import pytest
-from support.logstory import KEY, opened, story
+from support.logstory import KEY, new, opened, story
 
-from controlplane.log import EventLog, ViewFilterError
+from controlplane.log import EventLog, ViewFilterError, generations
 from controlplane.log.schema import PROJECTIONS
+from controlplane.log.upcast import UPCASTS
 from controlplane.log.views import CONTRACT
 from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
@@ -127,7 +129,19 @@ async def test_one_key_never_shows_in_anothers_history(written: EventLog) -> Non
 
 
 def tables(sql: Sql) -> dict[str, list[tuple[object, ...]]]:
-    return {table.name: sorted(sql(f"SELECT * FROM {table.name}"), key=repr) for table in PROJECTIONS}
+    """Show the rows of the generation that the views show, which is their first column."""
+    ((shown,),) = sql("SELECT generation FROM projection_state")
+    return {
+        table.name: sorted(
+            (row[1:] for row in sql(f"SELECT * FROM {table.name}") if row[0] == shown),
+            key=repr,
+        )
+        for table in PROJECTIONS
+    }
+
+
+def generations_kept(sql: Sql) -> set[object]:
+    return {row[0] for table in PROJECTIONS for row in sql(f"SELECT DISTINCT generation FROM {table.name}")}
 
 
 async def test_projections_are_the_same_rebuilt_from_zero_as_written_along(written: EventLog, sql: Sql) -> None:
@@ -141,8 +155,8 @@ async def test_projections_are_the_same_rebuilt_from_zero_as_written_along(writt
 
 async def test_projections_are_the_same_event_by_event_as_rebuilt_in_one_go(log: EventLog, sql: Sql) -> None:
     epoch = await log.take_lead()
-    for new in story():
-        await log.append([new], epoch=epoch)
+    for told in story():
+        await log.append([told], epoch=epoch)
     one_by_one = tables(sql)
     await log.rebuild()
     assert tables(sql) == one_by_one
@@ -155,5 +169,58 @@ async def test_a_log_folded_by_another_version_of_the_code_is_rebuilt_when_it_is
     sql("UPDATE snapshots SET status = 'something old'")
     sql("UPDATE projection_state SET version = 0")
     again = await open_log()
+    await again.refreshed()
     assert tables(sql) == before
     assert (await again.verify()).sound
+    assert len(generations_kept(sql)) == 1, "what is shown no more is deleted"
+
+
+async def test_events_are_appended_while_the_projections_are_rebuilt_beside_the_ones_that_are_shown(
+    written: EventLog, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generations, "SLICE_EVENTS", 5)
+    epoch = await written.take_lead()
+    generation_before = sql("SELECT generation FROM projection_state")
+    rebuilding = asyncio.ensure_future(written.rebuild())
+    appended = 0
+    while not rebuilding.done() and appended < 40:
+        await written.append([opened(f"meanwhile-{appended}")], epoch=epoch)
+        appended += 1
+        if not rebuilding.done():
+            assert len(await written.query("restore_history")) == 3 + appended
+    await rebuilding
+    assert appended > 2
+    assert sql("SELECT generation FROM projection_state") != generation_before
+    assert len(await written.query("restore_history")) == 3 + appended
+    rebuilt_beside = tables(sql)
+    await written.rebuild()
+    assert tables(sql) == rebuilt_beside
+
+
+async def test_an_interrupted_rebuild_shows_the_old_rows_and_goes_on_when_the_log_is_opened(
+    written: EventLog, open_log: Callable[[], Awaitable[EventLog]], sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generations, "SLICE_EVENTS", 5)
+    before = tables(sql)
+    database = written._database
+    await database.write(generations.begin)
+    assert await database.write(lambda connection: generations.build(connection, UPCASTS))
+    assert tables(sql) == before
+    assert len(generations_kept(sql)) == 2
+    again = await open_log()
+    await again.refreshed()
+    assert tables(sql) == before
+    assert generations_kept(sql) == {row[0] for row in sql("SELECT generation FROM projection_state")}
+
+
+async def test_rows_that_another_version_of_the_fold_wrote_are_left_alone_by_appends(
+    written: EventLog, sql: Sql
+) -> None:
+    sql("UPDATE snapshots SET status = 'something old'")
+    sql("UPDATE projection_state SET version = 0")
+    before = tables(sql)
+    told = [new(one.event) for one in story()]
+    await written.append(told, epoch=await written.take_lead())
+    assert tables(sql) == before
+    await written.rebuild()
+    assert {row["status"] for row in await written.query("checkpoint_history")} >= {"valid", "failed"}
