@@ -12,20 +12,23 @@ import asyncio
 from alembic import context
 from sqlalchemy import Connection
 
+from controlplane.log.dictionary import describe, described
 from controlplane.log.engine import lock_out_migrations, make_ready, open_engine, writing
-from controlplane.log.schema import metadata
+from controlplane.log.migrate import COMPARISON
 
 
 def _migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
-        target_metadata=metadata,
-        compare_type=True,
-        compare_server_default=True,
+        target_metadata=described(),
         transactional_ddl=True,
+        **COMPARISON,
     )
     with context.begin_transaction():
         context.run_migrations()
+        newest = context.script.get_current_head()
+        if context.get_context().get_current_heads() == (newest,):
+            describe(connection)
 
 
 async def _connect_and_migrate(url: str) -> None:

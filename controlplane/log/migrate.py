@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 from alembic import command
+from alembic.autogenerate import compare_metadata
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
 import migrations
-from controlplane.log.engine import lock_out_migrations, make_ready, open_engine, writing
+from controlplane.log.dictionary import described
+from controlplane.log.engine import lock_out_migrations, make_ready, open_engine, reading, writing
+
+
+def _is_no_partition(name: str | None, kind: str, _parents: Any) -> bool:
+    return not (kind == "table" and name is not None and re.fullmatch(r"events_\d+", name))
+
+
+COMPARISON: Final[dict[str, Any]] = {
+    "compare_type": True,
+    "compare_server_default": True,
+    "include_name": _is_no_partition,
+}
+"""What alembic compares of a database with the code; partitions come and go by themselves."""
 
 
 async def upgrade(url: str, revision: str = "head") -> None:
@@ -32,6 +49,21 @@ async def downgrade(url: str, revision: str) -> None:
         LogUnavailableError: if the database cannot be used.
     """
     await _within_transaction(url, lambda config: command.downgrade(config, revision))
+
+
+async def differences(url: str) -> list[Any]:
+    """Tell what alembic would change in the database at ``url``, comments included; empty if it is as the code has it."""
+
+    def compare(connection: Connection) -> list[Any]:
+        context = MigrationContext.configure(connection, opts=COMPARISON)
+        return list(compare_metadata(context, described()))
+
+    engine = open_engine(url)
+    try:
+        async with reading(engine) as connection:
+            return await connection.run_sync(compare)
+    finally:
+        await engine.dispose()
 
 
 async def _within_transaction(url: str, act: Callable[[Config], None]) -> None:

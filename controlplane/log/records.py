@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from protocol.events import Event
+from protocol.events import AnyEvent, Event
 from protocol.failures import FailureError
 from protocol.ids import Epoch, Position, Version
 
@@ -43,7 +43,7 @@ class Recorded(msgspec.Struct, frozen=True):
     stream: str
     version: Version
     event_id: UUID
-    event: Event
+    event: AnyEvent
     metadata: Metadata
     occurred_at: datetime
     recorded_at: datetime
@@ -62,6 +62,18 @@ class EventConflictError(Exception):
         self.position = position
         where = "in the same batch" if position is None else f"recorded at position {position}"
         super().__init__(f"event {event_id} came with another payload than the one {where}")
+
+
+class ArchivedEventError(EventConflictError):
+    """An event id came again whose event has been archived, so that nobody can tell here whether the payloads agree."""
+
+    def __init__(self, event_id: UUID, position: Position) -> None:
+        super().__init__(event_id, position)
+        self.args = (f"event {event_id} came again; it is recorded at position {position}, which has been archived",)
+
+
+class ArchivedRangeError(FailureError):
+    """Events were asked for that have been archived: they are in files, no longer in the table."""
 
 
 class ExpectedVersionError(Exception):

@@ -1,32 +1,64 @@
-"""Real SQLite files: migrated, opened once or often, and looked at from outside."""
+"""Real databases, each test on both engines: migrated, opened once or often, and looked at from outside."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.databases import Database, PostgresDatabase, PostgresServer, SqliteFile, in_thread
 
 from controlplane.log import EventLog
 from controlplane.log.migrate import upgrade
 
 
-@pytest.fixture
-async def path(tmp_path: Path) -> Path:
-    """An empty, migrated database file."""
-    path = tmp_path / "log.db"
-    await upgrade(f"sqlite:///{path}")
-    return path
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine_name(request: pytest.FixtureRequest) -> str:
+    """Which engine; a test that is about one of them says so by parametrising this."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresServer) -> str:
+    """A migrated database of PostgreSQL to copy."""
+    name = postgres_server.new_database()
+    in_thread(upgrade(postgres_server.url(name)))
+    return name
 
 
 @pytest.fixture
-async def open_log(path: Path) -> AsyncIterator[Callable[[], Awaitable[EventLog]]]:
+def empty_database(engine_name: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A database in which nothing is."""
+    if engine_name == "sqlite":
+        yield SqliteFile(tmp_path / "log.db")
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name = server.new_database()
+    yield PostgresDatabase(server, name)
+    server.drop_database(name)
+
+
+@pytest.fixture
+def database(engine_name: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """An empty, migrated database."""
+    if engine_name == "sqlite":
+        file = SqliteFile(tmp_path / "log.db")
+        in_thread(upgrade(file.url))
+        yield file
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name = server.new_database(template=request.getfixturevalue("postgres_template"))
+    yield PostgresDatabase(server, name)
+    server.drop_database(name)
+
+
+@pytest.fixture
+async def open_log(database: Database) -> AsyncIterator[Callable[[], Awaitable[EventLog]]]:
     """Open one more door to the same database."""
     logs: list[EventLog] = []
 
     async def open_one() -> EventLog:
-        logs.append(await EventLog.open(f"sqlite:///{path}"))
+        logs.append(await EventLog.open(database.url))
         return logs[-1]
 
     yield open_one
@@ -40,14 +72,6 @@ async def log(open_log: Callable[[], Awaitable[EventLog]]) -> EventLog:
 
 
 @pytest.fixture
-def sql(path: Path) -> Callable[..., list[tuple[object, ...]]]:
-    """Talk to the database as somebody else does: another connection, plain sqlite3."""
-
-    def run(statement: str, *values: object) -> list[tuple[object, ...]]:
-        connection = sqlite3.connect(path, isolation_level=None, timeout=1)
-        try:
-            return connection.execute(statement, values).fetchall()
-        finally:
-            connection.close()
-
-    return run
+def sql(database: Database) -> Callable[..., list[tuple[object, ...]]]:
+    """Talk to the database as somebody else does: another connection, the plain driver."""
+    return database.sql

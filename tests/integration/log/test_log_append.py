@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from pathlib import Path
 
 import pytest
+from support.databases import Database, PostgresDatabase
 from support.logstory import BROKEN, KEY, ONE, START, new, opened, story
 
 from controlplane.log import (
@@ -209,64 +207,124 @@ async def test_waiting_ends_when_the_event_is_appended_here_or_elsewhere(open_lo
     assert not await here.wait_for(Position(3), 0.01)
 
 
-async def test_another_process_reads_while_a_transaction_is_being_written(
-    log: EventLog, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_somebody_else_reads_while_a_transaction_is_being_written(log: EventLog, database: Database) -> None:
     await log.append([opened("a")], epoch=await log.take_lead())
-    count = "import sqlite3,sys; print(sqlite3.connect(sys.argv[1], timeout=0).execute('SELECT count(*) FROM events').fetchone()[0])"
-
-    async with engine.writing(log._engine) as connection:
+    writer = engine.open_engine(database.url)
+    async with engine.writing(writer) as connection:
         await connection.exec_driver_sql("UPDATE log_head SET epoch = epoch + 1")
-        answer = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", count, str(path)], capture_output=True, text=True, check=False
-        )
-    assert (answer.stdout, answer.stderr) == ("1\n", "")
+        answer = await asyncio.to_thread(database.sql, "SELECT count(*), max(epoch) FROM events, log_head")
+    await writer.dispose()
+    assert answer == [(1, 1)]
 
 
 async def test_a_log_that_another_process_keeps_locked_is_unavailable_not_broken(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "BUSY_TIMEOUT_SECONDS", 0.05)
-    holder, waiter = await EventLog.open(f"sqlite:///{path}"), await EventLog.open(f"sqlite:///{path}")
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_SECONDS", 0.5)
+    holder, waiter = engine.open_engine(database.url), await EventLog.open(database.url)
     try:
         epoch = await waiter.take_lead()
-        async with engine.writing(holder._engine):
+        async with engine.writing(holder) as connection:
+            await connection.exec_driver_sql("UPDATE log_head SET epoch = epoch")
             with pytest.raises(LogUnavailableError) as refusal:
                 await waiter.append([opened("a")], epoch=epoch)
         assert refusal.value.failure.code == "log-busy"
         await waiter.append([opened("a")], epoch=epoch)
     finally:
-        await holder.close()
+        await holder.dispose()
         await waiter.close()
 
 
-async def test_every_commit_is_synced_to_disk(log: EventLog) -> None:
-    async with engine.reading(log._engine) as connection:
+@pytest.mark.parametrize("engine_name", ["sqlite"])
+async def test_every_commit_is_synced_to_disk_by_sqlite(database: Database) -> None:
+    opened_engine = engine.open_engine(database.url)
+    await engine.make_ready(opened_engine)
+    async with engine.reading(opened_engine) as connection:
         assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one() == 2
         assert (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar_one() == "wal"
+    await opened_engine.dispose()
 
 
-async def test_the_database_itself_refuses_to_change_events(log: EventLog, sql: Sql) -> None:
-    recorded = await log.append(
-        [new(ColdStartChosen(key=KEY, incarnation=ONE, reason=BROKEN.cause))], epoch=await log.take_lead()
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+async def test_a_postgresql_that_forgets_commits_is_refused(database: PostgresDatabase) -> None:
+    database.sql(f"ALTER DATABASE {database.name} SET synchronous_commit = off")
+    with pytest.raises(LogUnavailableError) as refusal:
+        await EventLog.open(database.url)
+    assert refusal.value.failure.code == "log-not-durable"
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+async def test_a_postgresql_that_is_away_is_waited_for_like_any_unavailable_log(
+    log: EventLog, database: PostgresDatabase
+) -> None:
+    epoch = await log.take_lead()
+    database.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
-    columns = "stream, version, event_id, type, schema_version, data, metadata, occurred_at, recorded_at, hash"
-    for statement in (
+    assert await log.append([opened("a")], epoch=epoch), "a connection that was cut is made anew"
+    with pytest.raises(LogUnavailableError) as refusal:
+        await EventLog.open("postgresql://nobody@127.0.0.1:9/nothing")
+    assert refusal.value.failure.code == "log-unavailable"
+
+
+COLUMNS = "stream, version, event_id, type, schema_version, data, metadata, occurred_at, recorded_at, hash"
+OFFENCES = {
+    "both": [
         "UPDATE events SET data = '{}'",
         "DELETE FROM events",
-        f"INSERT OR REPLACE INTO events (position, {columns}) SELECT position, {columns} FROM events",
-        f"INSERT OR REPLACE INTO events (position, {columns}) SELECT 2, {columns} FROM events",
         "UPDATE log_head SET position = 0",
         "UPDATE log_head SET epoch = 0",
         "DELETE FROM log_head",
-    ):
-        with pytest.raises(Exception, match="never"):
-            sql(statement)
+        "DELETE FROM event_ids",
+        "UPDATE event_ids SET position = 7",
+        "DELETE FROM stream_versions",
+        (
+            f"INSERT INTO events (position, {COLUMNS}) SELECT position + 1, stream, version + 2, "
+            "'00000000-0000-0000-0000-000000000000', type, schema_version, data, metadata, occurred_at, recorded_at, hash "
+            "FROM events"
+        ),
+        (
+            f"INSERT INTO events (position, {COLUMNS}) SELECT position + 1, stream, version, "
+            "'00000000-0000-0000-0000-000000000000', type, schema_version, data, metadata, occurred_at, recorded_at, hash "
+            "FROM events"
+        ),
+    ],
+    "sqlite": [
+        f"INSERT OR REPLACE INTO events (position, {COLUMNS}) SELECT position, {COLUMNS} FROM events",
+        f"INSERT OR REPLACE INTO events (position, {COLUMNS}) SELECT 2, {COLUMNS} FROM events",
+    ],
+    "postgresql": [
+        "TRUNCATE events",
+        "TRUNCATE log_head",
+        "TRUNCATE event_ids",
+        "UPDATE events_000000 SET data = '{}'",
+        "DELETE FROM events_000000",
+        "TRUNCATE events_000000",
+        (
+            "INSERT INTO events_000001 SELECT 10000001, stream, 2, event_id, type, schema_version, data, metadata, "
+            "command_id, occurred_at, recorded_at, hash FROM events"
+        ),
+    ],
+}
+
+
+async def test_the_database_itself_refuses_to_change_events(log: EventLog, database: Database) -> None:
+    recorded = await log.append(
+        [new(ColdStartChosen(key=KEY, incarnation=ONE, reason=BROKEN.cause))], epoch=await log.take_lead()
+    )
+    for statement in OFFENCES["both"] + OFFENCES[database.engine]:
+        with pytest.raises(Exception, match=r"never|duplicate"):
+            database.sql(statement)
+    for again in ("position", "2"):
+        with pytest.raises(Exception, match=r"never|duplicate"):
+            database.sql(f"INSERT INTO events (position, {COLUMNS}) SELECT {again}, {COLUMNS} FROM events")
     assert await log.read(Position(0), 10) == recorded
+    assert (await log.verify()).sound
 
 
 async def test_an_old_event_is_read_as_a_new_one_and_stays_as_it_was_written(
-    open_log: Open, path: Path, sql: Sql
+    open_log: Open, database: Database, sql: Sql
 ) -> None:
     log = await open_log()
     await log.append([new(ColdStartChosen(key=KEY, incarnation=ONE, reason="none yet"))], epoch=await log.take_lead())
@@ -276,7 +334,7 @@ async def test_an_old_event_is_read_as_a_new_one_and_stays_as_it_was_written(
         return data | {"reason": f"{data['reason']} (told in the old way)"}
 
     upcasts = Upcasts({("incarnation.cold-start-chosen", 1): explain}, current=2)
-    later = await EventLog.open(f"sqlite:///{path}", upcasts=upcasts)
+    later = await EventLog.open(database.url, upcasts=upcasts)
     try:
         (record,) = await later.read(Position(0), 10)
         assert isinstance(record.event, ColdStartChosen)

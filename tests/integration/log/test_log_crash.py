@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from support.databases import Database
 from support.logstory import opened
 
 from controlplane.log import EventLog
@@ -35,10 +36,10 @@ asyncio.run(main())
 ROOT = Path(__file__).parents[3]
 
 
-def start_writer(path: Path, fault: str = "") -> subprocess.Popen[str]:
+def start_writer(database: Database, fault: str = "") -> subprocess.Popen[str]:
     environment = os.environ | {faultpoints.VARIABLE: fault, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     return subprocess.Popen(
-        [sys.executable, "-c", WRITER, f"sqlite:///{path}"], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", WRITER, database.url], stdout=subprocess.PIPE, text=True, env=environment
     )
 
 
@@ -54,9 +55,9 @@ async def assert_whole(log: EventLog, *, acknowledged: int) -> None:
 
 @pytest.mark.parametrize(("point", "kept"), [("before-commit", 0), ("after-commit", BATCH)])
 async def test_a_writer_killed_at_a_commit_point_leaves_no_half_batch(
-    path: Path, open_log: Callable[[], Awaitable[EventLog]], point: str, kept: int
+    database: Database, open_log: Callable[[], Awaitable[EventLog]], point: str, kept: int
 ) -> None:
-    writer = start_writer(path, f"log.append.{point}=kill")
+    writer = start_writer(database, f"log.append.{point}=kill")
     output, _ = await asyncio.to_thread(writer.communicate, timeout=50)
     assert writer.returncode == -signal.SIGKILL
     assert output == ""
@@ -66,11 +67,11 @@ async def test_a_writer_killed_at_a_commit_point_leaves_no_half_batch(
 
 
 async def test_what_was_acknowledged_survives_a_kill_at_any_moment(
-    path: Path, open_log: Callable[[], Awaitable[EventLog]]
+    database: Database, open_log: Callable[[], Awaitable[EventLog]]
 ) -> None:
     acknowledged = 0
     for batches in (1, 4, 9):
-        writer = start_writer(path)
+        writer = start_writer(database)
         assert writer.stdout is not None
         for _ in range(batches):
             acknowledged = int(await asyncio.to_thread(writer.stdout.readline))

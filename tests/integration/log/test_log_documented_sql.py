@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.databases import Database
 from support.logstory import story
 
 from controlplane.log import EventLog
@@ -14,6 +15,7 @@ from controlplane.log.views import CONTRACT
 
 PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "sql.md").read_text()
 QUERIES = re.findall(r"([^\n]+)\n\n```sql\n(.*?)```", PAGE, re.DOTALL)
+ENGINES = ("SQLite", "PostgreSQL")
 Sql = Callable[..., list[tuple[object, ...]]]
 
 
@@ -27,7 +29,14 @@ def test_the_page_names_every_column_of_every_view_in_order(view: object) -> Non
 
 
 @pytest.mark.parametrize(("question", "query"), QUERIES, ids=[question for question, _ in QUERIES])
-async def test_a_documented_query_has_an_answer(log: EventLog, sql: Sql, question: str, query: str) -> None:
+async def test_a_documented_query_has_an_answer(
+    log: EventLog, database: Database, sql: Sql, question: str, query: str
+) -> None:
+    named = [engine for engine in ENGINES if question.endswith(f"n {engine}:")]
+    if named and database.engine not in map(str.lower, named):
+        with pytest.raises(Exception, match=r"julianday|epoch|syntax"):
+            sql(query)
+        return
     await log.append(story(), epoch=await log.take_lead())
     assert sql(query)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from support.databases import Database
 from support.logstory import story
 
 from controlplane.log import EventLog
@@ -36,7 +37,6 @@ async def test_an_untouched_log_is_sound(written: EventLog) -> None:
         ("UPDATE events SET data = replace(data, 'no snapshot yet', 'whatever') WHERE position = 4", 4, "hash"),
         ('UPDATE events SET metadata = \'{"actor":"x","causation":"y"}\' WHERE position = 4', 4, "hash"),
         ("UPDATE events SET occurred_at = '2026-11-23T22:00:00.000000Z' WHERE position = 4", 4, "hash"),
-        ("UPDATE events SET recorded_at = 'yesterday' WHERE position = 4", 1, "cannot be read"),
         ("UPDATE events SET type = 'snapshot.stored' WHERE position = 4", 4, "hash"),
         ("UPDATE events SET command_id = NULL WHERE position = 7", 7, "command_id"),
         ("UPDATE events SET data = 'nothing' WHERE position = 4", 4, "not an event"),
@@ -49,10 +49,9 @@ async def test_an_untouched_log_is_sound(written: EventLog) -> None:
     ],
 )
 async def test_tampering_is_found_where_it_happened(
-    written: EventLog, sql: Sql, statement: str, position: int, said: str
+    written: EventLog, database: Database, sql: Sql, statement: str, position: int, said: str
 ) -> None:
-    for (trigger,) in sql("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
-        sql(f"DROP TRIGGER {trigger}")
+    database.drop_guards()
     sql(statement)
     verification = await written.verify()
     assert not verification.sound
@@ -60,16 +59,27 @@ async def test_tampering_is_found_where_it_happened(
     assert any(said in problem.what for problem in verification.problems)
 
 
-async def test_a_removed_tail_with_a_forged_head_is_missed_by_its_streams(written: EventLog, sql: Sql) -> None:
-    for (trigger,) in sql("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
-        sql(f"DROP TRIGGER {trigger}")
+@pytest.mark.parametrize("engine_name", ["sqlite"])
+async def test_a_moment_that_is_none_is_found(written: EventLog, database: Database, sql: Sql) -> None:
+    database.drop_guards()
+    sql("UPDATE events SET recorded_at = 'yesterday' WHERE position = 4")
+    (problem,) = (await written.verify()).problems
+    assert problem.position == 1
+    assert "cannot be read" in problem.what
+
+
+async def test_a_removed_tail_with_a_forged_head_is_missed_by_its_streams(
+    written: EventLog, database: Database, sql: Sql
+) -> None:
+    database.drop_guards()
     sql("DELETE FROM events WHERE position > 30")
     sql("UPDATE log_head SET position = 30")
     assert {problem.position for problem in (await written.verify()).problems} == {0}
 
 
-async def test_a_log_that_is_damaged_all_over_is_reported_within_bounds(written: EventLog, sql: Sql) -> None:
-    for (trigger,) in sql("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
-        sql(f"DROP TRIGGER {trigger}")
+async def test_a_log_that_is_damaged_all_over_is_reported_within_bounds(
+    written: EventLog, database: Database, sql: Sql
+) -> None:
+    database.drop_guards()
     sql("UPDATE events SET hash = 'x', data = 'x', version = version + 1000")
     assert 0 < len((await written.verify()).problems) <= 100
