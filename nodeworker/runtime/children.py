@@ -7,9 +7,9 @@ the time that its import takes. Standard input, output and error are passed on u
 from __future__ import annotations
 
 import os
-import signal
 import time
-from contextlib import suppress
+
+from nodeworker.runtime.lean import signal, suppress
 
 _RESET = (signal.SIGPIPE, signal.SIGXFSZ)
 

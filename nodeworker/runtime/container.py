@@ -7,13 +7,11 @@ how far creation came, so that a call that follows a killed one knows what to cl
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import time
-from contextlib import suppress
 
 from nodeworker.runtime import children
+from nodeworker.runtime.lean import json, signal, suppress
 
 STOP_SIGNAL_ANNOTATION = "org.opencontainers.image.stopSignal"
 CRIU_CONFIG_ANNOTATION = "org.criu.config"

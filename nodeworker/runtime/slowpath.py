@@ -11,17 +11,15 @@ swallowed unless the worker said that the processes are dead; no container stays
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import sys
 import time
-from contextlib import suppress
 
 from nodeworker.runtime import children, worker
 from nodeworker.runtime import container as containers
 from nodeworker.runtime.commandline import Call
 from nodeworker.runtime.container import Marker, State
+from nodeworker.runtime.lean import json, signal, suppress
 
 _TRIES = 20
 _CHILD_GRACE_SECONDS = 30.0
@@ -336,11 +334,15 @@ def signal_number(text: str) -> int:
         return int(text)
     name = text.upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
+    if name in {"SIGTERM", "SIGKILL"}:
+        return int(getattr(signal, name))
+    from signal import Signals  # noqa: PLC0415  # slow to import, and these two are nearly all there is
+
     if name.startswith(("SIGRTMIN+", "SIGRTMAX-")):
         base, sign, offset = name[:8], name[8], name[9:]
         steps = int(offset) if offset.isdigit() else 0
-        return int(signal.Signals[base]) + (steps if sign == "+" else -steps)
-    found = signal.Signals.__members__.get(name)
+        return int(Signals[base]) + (steps if sign == "+" else -steps)
+    found = Signals.__members__.get(name)
     return int(found) if found is not None else 0
 
 

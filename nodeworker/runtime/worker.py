@@ -6,9 +6,9 @@ One line of JSON each way over the worker's unix socket, as ``protocol.local`` s
 
 from __future__ import annotations
 
-import json
-import socket
 import time
+
+from nodeworker.runtime.lean import json, socket
 
 _CHUNK_BYTES = 1 << 16
 _CONNECT_SECONDS = 5.0
