@@ -138,6 +138,12 @@ class ContainerDirectory:
         self._lock = descriptor
         return True
 
+    def unlock(self) -> None:
+        """Let go of the lock and leave everything as it is."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def remove(self) -> None:
         """Unmount the overlay and delete everything, then let go of the lock. Safe to call twice."""
         mounted = Path("/proc/self/mounts").read_text()
@@ -147,9 +153,7 @@ class ContainerDirectory:
         for name in ("rootfs", "upper", "work"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self.unlock()
 
     def __enter__(self) -> Self:
         return self
@@ -161,7 +165,7 @@ class ContainerDirectory:
 
 
 def orphans(containers: Path) -> list[ContainerDirectory]:
-    """List the directories whose owner has died, each now locked by us: the caller ends the container and removes it."""
+    """List the directories whose owner has died, each now locked by us: the caller removes or unlocks it."""
     if not containers.is_dir():
         return []
     seen = sorted(path for path in containers.iterdir() if not path.name.startswith(_UNSEEN))

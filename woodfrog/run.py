@@ -26,7 +26,7 @@ import msgspec
 from nodeworker.runtime.install import DEFAULT_VARIABLE
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, ContainerId, SnapshotId
-from protocol.local import ContainerStatus, TellDeleted
+from protocol.local import AskStop, ContainerStatus, NotDumped, TellDeleted
 from woodfrog import ask
 from woodfrog.bundle import ContainerSpec, oci_config, write_config
 from woodfrog.output import Form
@@ -39,6 +39,7 @@ _STOP_SECONDS = 1800.0
 _VERB_SECONDS = 60.0
 _OUTPUT_SECONDS = 5.0
 _TELL_SECONDS = 3.0
+_NOTHING_TO_CAPTURE = frozenset({"container-unknown", "not-running"})
 _libc = ctypes.CDLL(None)
 
 
@@ -294,13 +295,30 @@ class _Unbuffered:
 
 
 def _clear_orphans(described: Description) -> None:
-    """Capture, end and remove containers whose ``woodfrog run`` was killed: nobody would wait for them any more."""
+    """Capture, end and remove containers whose ``woodfrog run`` was killed: nobody would wait for them any more.
+
+    One that runs and cannot be captured is left alone: ending it would throw its work away.
+    """
     for directory in orphans(Path(described.containers)):
-        runtime = Runtime(described, directory.path.name)
-        with suppress(FailureError):
-            runtime.kill("TERM")
-        runtime.delete()
-        directory.remove()
+        container_id = ContainerId(directory.path.name)
+        failure = _uncaptured(described, container_id)
+        if failure is None or failure.code in _NOTHING_TO_CAPTURE:
+            Runtime(described, container_id).delete()
+            directory.remove()
+        else:
+            directory.unlock()
+            sys.stderr.write(
+                f"woodfrog: the `woodfrog run` of container {container_id} was killed, and it cannot be captured: {failure}\n"
+                f"woodfrog: {container_id} runs on; `woodfrog stop` ends it\n"
+            )
+
+
+def _uncaptured(described: Description, container_id: ContainerId) -> Failure | None:
+    try:
+        answer = ask.worker(described.socket, AskStop(container_id=container_id), seconds=_STOP_SECONDS)
+    except FailureError as problem:
+        return problem.failure
+    return answer.failure if isinstance(answer, NotDumped) else None
 
 
 class StoppedContainer(msgspec.Struct, frozen=True):

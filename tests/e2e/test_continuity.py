@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -221,6 +222,36 @@ def test_the_same_id_started_twice_makes_the_second_the_heir_and_ignores_the_fir
     third.stop()
     assert_counts(record)
     assert third.container["incarnation"] == 3
+
+
+def test_an_exec_session_neither_hinders_a_dump_nor_travels(stack: Stack) -> None:
+    first = stack.run("session", "sh", "-c", COUNT)
+    before = len(first.until_lines("/count", 5))
+    session = subprocess.Popen(
+        ["runc", "--root", stack.runc_root, "exec", first.container["container_id"], "sleep", "4321"],
+        stdin=subprocess.DEVNULL,
+    )
+    until(lambda: sessions(first), saying="the session runs")
+    stack.cli("checkpoint", "session")
+    assert session.poll() is None
+    assert sessions(first)
+    before = len(first.until_lines("/count", before + 5))
+    second = again(stack, first, "sh", "-c", COUNT)
+    assert session.wait(timeout=20) == 128 + signal.SIGKILL
+    record = second.until_lines("/count", before + 5)
+    assert not sessions(second)
+    second.stop()
+    assert_counts(record)
+
+
+def sessions(run: Run) -> list[str]:
+    """The exec sessions among a container's processes."""
+    cgroup = next(
+        line.split(":")[2] for line in Path(f"/proc/{run.init_pid()}/cgroup").read_text().splitlines()
+        if ":freezer:" in line or line.startswith("0::")
+    )  # fmt: skip
+    listed = subprocess.run(["ps", "-eo", "cgroup:200,args"], check=True, capture_output=True, text=True, timeout=20)
+    return [line for line in listed.stdout.splitlines() if cgroup in line and line.endswith("sleep 4321")]
 
 
 def test_an_exit_code_is_the_containers(stack: Stack) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,57 @@ def test_sigterm_stops_everything_cleanly_and_a_new_start_goes_on_from_the_log(f
         assert stack.json("get", "events")[: len(before)] == before
     finally:
         stack.close()
+
+
+def test_impatience_does_not_cut_the_stop_short(folder: Path) -> None:
+    stack = Stack(folder / "s")
+    try:
+        stack.start()
+        pids = json.loads((stack.state / "dev.json").read_text())["pids"]
+        assert stack.process is not None
+        for _ in range(3):
+            stack.process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+        assert stack.process.wait(timeout=60) == 0
+        assert not [pid for pid in pids.values() if Path(f"/proc/{pid}").exists()]
+        stack.stop()
+    finally:
+        stack.close()
+
+
+def test_a_container_whose_run_was_killed_is_captured_and_goes_on_in_the_next_one(stack: Stack) -> None:
+    first = stack.run("orphan", *COUNT)
+    before = len(first.until_lines("/count", 5))
+    first.process.kill()
+    first.process.communicate(timeout=20)
+    first.until_lines("/count", before + 5)  # it needs nobody to run, but nobody waits for it any more
+    bundle = Path(first.container["bundle"])
+
+    second = stack.run("orphan", *COUNT)
+    assert not bundle.exists()
+    assert second.container["restored_from"] is not None
+    record = second.until_lines("/count", before + 10)
+    second.stop()
+    assert [int(line) for line in record] == list(range(1, len(record) + 1))
+
+
+def test_a_container_whose_run_was_killed_is_left_running_while_nobody_can_capture_it(folder: Path) -> None:
+    with running(folder / "s", {"WOODFROG_WORKER_WAIT_SECONDS": "2"}) as stack:
+        first = stack.run("kept", *COUNT)
+        before = len(first.until_lines("/count", 5))
+        first.process.kill()
+        first.process.communicate(timeout=20)
+        stack.stop()
+        _, said = stack.popen_run("other", *COUNT).communicate(timeout=60)
+        assert f"{first.container['container_id']} runs on" in said
+        first.until_lines("/count", before + 5)
+
+        stack.start()
+        second = stack.run("kept", *COUNT)
+        assert second.container["restored_from"] is not None
+        record = second.until_lines("/count", before + 10)
+        second.stop()
+        assert [int(line) for line in record] == list(range(1, len(record) + 1))
 
 
 def test_run_says_how_it_started_and_as_what_it_was_captured(stack: Stack) -> None:
