@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.criu, pytest.mark.containerd, pytest.mark.nats, pytest
 
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; echo $i >> /data/count; sleep 0.1; done"
 RUNNING, EXITED = 1, 2
+WORKLOADS = Path(__file__).parent / "workloads"
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,47 @@ def test_a_pod_container_goes_on_in_another_pod_and_the_engine_treats_it_as_its_
     cri.stop(second, grace_seconds=5)
     cri.remove_container(second)
     cri.remove_pod(pod)
+
+
+def test_semaphores_and_shared_memory_of_a_pod_go_on_in_another_pod(stack: Stack, cri: Cri) -> None:
+    """A pod's /dev/shm is the sandbox's, mounted from outside: it travels beside CRIU's images."""
+    interpreter = ["/usr/bin/python3", "/workloads/semaphore.py", "/data/record"]
+    host = {
+        "/usr/lib": "/usr/lib",
+        "/lib": "/usr/lib",
+        "/lib64": "/usr/lib64",
+        "/usr/bin": "/usr/bin",
+        "/workloads": str(WORKLOADS),
+    }
+    env = {"CEDANA_CHECKPOINT": "semaphore"}
+    pod, config = cri.run_pod("semaphores")
+    first = cri.create(pod, config, interpreter, env, host)
+    cri.start(first)
+    cri.wait_for(first, RUNNING)
+    until(lambda: len(_record(cri, first)) > 5, saying="it counts")
+    before = len(_record(cri, first))
+    listed = cri.exec(first, "ls", "/dev/shm").split()
+    cri.stop(first)
+    cri.remove_container(first)
+    cri.remove_pod(pod)
+    stack.until_stored("semaphore")
+
+    pod, config = cri.run_pod("semaphores-again")
+    second = cri.create(pod, config, interpreter, env, host)
+    cri.start(second)
+    cri.wait_for(second, RUNNING)
+    until(lambda: len(_record(cri, second)) > before + 5, saying="it counts on")
+    record = _record(cri, second)
+    assert [line.split() for line in record] == [[f"{n}", "0", "5", f"{n}"] for n in range(1, len(record) + 1)]
+    assert cri.exec(second, "ls", "/dev/shm").split() == listed
+    cri.stop(second, grace_seconds=5)
+    cri.remove_container(second)
+    cri.remove_pod(pod)
+
+
+def _record(cri: Cri, container: str) -> list[str]:
+    text = cri.exec(container, "sh", "-c", "touch /data/record; cat /data/record")
+    return text[: text.rfind("\n") + 1].splitlines()
 
 
 def test_a_pod_without_the_variable_runs_as_under_runc(cri: Cri) -> None:
