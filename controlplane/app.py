@@ -34,6 +34,11 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def _policy(settings: Settings) -> Policy:
+    said = settings.policies
+    return Policy(handover_seconds=settings.handover_seconds, retention=said.retention, schedule=said.schedule)
+
+
 class ControlPlane:
     """One control plane, leading from :meth:`run` on."""
 
@@ -54,7 +59,7 @@ class ControlPlane:
         try:
             epoch = await log.take_lead()
             loop = DecisionLoop(
-                log, epoch=epoch, policy=Policy(handover_seconds=self._settings.handover_seconds), clock=self._clock
+                log, epoch=epoch, policy=_policy(self._settings), clock=self._clock
             )
             await loop.load()
             await _log.ainfo("leading", epoch=epoch, position=loop.committed.value)

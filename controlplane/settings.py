@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from controlplane.policies import InvalidPolicyError, Policies, read_policies
 from protocol.ids import InvalidIdError, check_id
 
 
@@ -28,6 +29,9 @@ class Settings(msgspec.Struct, frozen=True):
     handover_seconds: float = 120.0
     """``WOODFROG_HANDOVER_SECONDS``: the longest that a start waits for its predecessor's snapshot."""
 
+    policies: Policies = Policies()
+    """``WOODFROG_POLICY_FILE``: what is kept, and how often containers are dumped; unset: everything, and never."""
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Read the settings.
@@ -45,12 +49,18 @@ class Settings(msgspec.Struct, frozen=True):
             check_id(cluster, "WOODFROG_CLUSTER")
         except InvalidIdError as problem:
             raise InvalidSettingError(str(problem)) from problem
+        policy_file = environment.get("WOODFROG_POLICY_FILE", "")
+        try:
+            policies = read_policies(policy_file) if policy_file else Policies()
+        except InvalidPolicyError as problem:
+            raise InvalidSettingError(f"WOODFROG_POLICY_FILE: {problem}") from problem
         return cls(
             database_url=database_url,
             nats_url=environment.get("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
             cluster=cluster,
             node_lost_seconds=_seconds(environment, "WOODFROG_NODE_LOST_SECONDS", 15.0, least=1.0),
             handover_seconds=_seconds(environment, "WOODFROG_HANDOVER_SECONDS", 120.0, least=0.0),
+            policies=policies,
         )
 
 

@@ -15,7 +15,16 @@ from protocol import subjects, wire
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
 from protocol.local import AskContainers, Containers, ContainerStatus, LocalAnswer, LocalAsk
-from protocol.requests import CheckpointRequest, CommandAccepted, QueryRequest, Refusal, Rows, View
+from protocol.requests import (
+    CheckpointRequest,
+    CommandAccepted,
+    Noted,
+    QueryRequest,
+    Refusal,
+    Rows,
+    SnapshotRequest,
+    View,
+)
 
 _T = TypeVar("_T")
 _ANSWER_SECONDS = 10.0
@@ -120,3 +129,12 @@ def checkpoint(url: str, key: CheckpointKey, timeout_seconds: float) -> CommandI
     """
     request = CheckpointRequest(key=key, timeout_seconds=timeout_seconds)
     return control(url, subjects.CHECKPOINT, request, CommandAccepted).command_id
+
+
+def decide_about(url: str, request: SnapshotRequest) -> Noted:
+    """Have something done about one snapshot.
+
+    Raises:
+        FailureError: as :func:`control`.
+    """
+    return control(url, subjects.SNAPSHOT, request, Noted)

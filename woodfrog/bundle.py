@@ -16,6 +16,9 @@ from typing import Any
 
 import msgspec
 
+from nodeworker.bundle import INTERVAL
+from protocol.durations import InvalidAmountError, parse_interval
+
 OCI_VERSION = "1.0.2"
 _SHM_BYTES = 64 * 1024 * 1024
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -77,6 +80,8 @@ class ContainerSpec(msgspec.Struct, frozen=True):
     """What stands for the image's name in the container's facts: the path of the root filesystem below the layer."""
     env: tuple[tuple[str, str], ...] = ()
     mounts: tuple[BindMount, ...] = ()
+    interval: str | None = None
+    """How often it is to be dumped while it runs, as somebody wrote it: ``30s``."""
     hidden: tuple[str, ...] = ()
     """Directories of the host that the container must not see through its root filesystem."""
 
@@ -155,6 +160,19 @@ def parse_env(text: str, reserved: str) -> tuple[str, str]:
     return name, value
 
 
+def check_interval(text: str) -> str:
+    """Return ``text`` if it says how often to dump.
+
+    Raises:
+        BadInputError: naming ``--interval``.
+    """
+    try:
+        parse_interval(text)
+    except InvalidAmountError as problem:
+        raise BadInputError("--interval", str(problem)) from problem
+    return text
+
+
 def check_distinct(mounts: tuple[BindMount, ...]) -> None:
     """Refuse two mounts at one place.
 
@@ -210,7 +228,10 @@ def oci_config(
         "root": {"path": str(root), "readonly": False},
         "hostname": spec.hostname,
         "mounts": [*_system_mounts(own_shm=own_shm), *(_bind(mount) for mount in spec.mounts)],
-        "annotations": {"io.kubernetes.cri.image-name": spec.image},
+        "annotations": {
+            "io.kubernetes.cri.image-name": spec.image,
+            **({INTERVAL: spec.interval} if spec.interval is not None else {}),
+        },
         "linux": {
             "cgroupsPath": cgroup,
             "namespaces": [

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,20 +17,22 @@ import typer
 from nodeworker.runtime.install import DEFAULT_VARIABLE
 from process import logs
 from protocol.failures import Failure, FailureError
-from protocol.ids import CheckpointKey, InvalidIdError
+from protocol.ids import CheckpointKey
 from protocol.requests import View
-from woodfrog import ask, demo, dev, run, story
+from woodfrog import ask, demo, dev, kept, past, run, story
 from woodfrog.bundle import (
     BadInputError,
     ContainerSpec,
     check_distinct,
     check_hostname,
+    check_interval,
     hostname_from,
     parse_env,
     parse_mount,
 )
 from woodfrog.output import Column, Form, put, put_json
-from woodfrog.state import Description, StateDirectory, default_state_dir
+from woodfrog.state import Description
+from woodfrog.verbs import Id, Namespace, OptionalId, Output, StateDir, key_of, shown, state_of, telling
 
 app = typer.Typer(
     help="Containers that go on where they left off.",
@@ -45,58 +44,7 @@ app = typer.Typer(
 get = typer.Typer(help="List what the log knows.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(get, name="get")
 
-StateDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--state-dir", help="Where `woodfrog dev` keeps everything.  [env: WOODFROG_STATE_DIR]", show_default=False
-    ),
-]
-Output = Annotated[Form, typer.Option("-o", "--output", help="Print a table, or JSON.")]
-Namespace = Annotated[str, typer.Option("-n", "--namespace", help="The namespace that the id belongs to.")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="The checkpoint id.", show_default=False)]
-OptionalId = Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this checkpoint id.", show_default=False)]
-
 _POLL_SECONDS = 0.1
-
-
-def _columns(*names: str) -> tuple[Column, ...]:
-    """Show these fields of a row, each in the form that its name calls for."""
-    return tuple((name.replace("_", " ").upper(), partial(_cell, name)) for name in names)
-
-
-def _cell(name: str, row: dict[str, Any]) -> Any:
-    value = row.get(name)
-    if value is None:
-        return None
-    if name.endswith("_bytes"):
-        return story.size(value)
-    if name.endswith("_seconds"):
-        return f"{value:.3f}"
-    return story.moment(value) if name.endswith("_at") else value
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn what goes wrong into a line on standard error and an exit code."""
-    try:
-        yield
-    except FailureError as problem:
-        failure = problem.failure
-        sys.stderr.write(f"woodfrog: {failure}\n")
-        if failure.detail:
-            sys.stderr.write("".join(f"    {line}\n" for line in failure.detail.splitlines()))
-        raise typer.Exit(1) from problem
-    except (BadInputError, InvalidIdError) as problem:
-        sys.stderr.write(f"woodfrog: {problem}\n")
-        raise typer.Exit(2) from problem
-
-
-def _state(path: Path | None) -> StateDirectory:
-    return StateDirectory(path or default_state_dir())
-
-
-def _key(described: Description, checkpoint_id: str, namespace: str) -> CheckpointKey:
-    return CheckpointKey.checked(described.cluster, namespace, checkpoint_id)
 
 
 @app.command(name="dev")
@@ -118,8 +66,8 @@ def dev_(
             sys.stdout.write(f"woodfrog is ready: state {described.state_dir}, runtime {described.runtime}\n")
         sys.stdout.flush()
 
-    with _told():
-        dev.serve(_state(state_dir), store, ready)
+    with telling():
+        dev.serve(state_of(state_dir), store, ready)
 
 
 @app.command(name="run", context_settings={"allow_interspersed_args": False})
@@ -134,6 +82,10 @@ def run_(
     name: Annotated[
         str | None, typer.Option(help="The container's host name.", show_default="made from the id")
     ] = None,
+    interval: Annotated[
+        str | None,
+        typer.Option(help="How often to snapshot it while it runs: 30s, 5m, off.", show_default="the policy's"),
+    ] = None,
     namespace: Namespace = dev.NAMESPACE,
     state_dir: StateDir = None,
     output: Output = Form.TABLE,
@@ -142,20 +94,21 @@ def run_(
 
     Ctrl-C takes the final snapshot and ends it; a second Ctrl-C kills it.
     """
-    with _told():
+    with telling():
         key = CheckpointKey.checked(dev.CLUSTER, namespace, checkpoint_id)
         mounts = tuple(parse_mount(text) for text in mount or ())
         check_distinct(mounts)
         lower = rootfs.absolute()
         if not lower.is_dir():
             raise BadInputError("--rootfs", f"{lower} is not a directory")
-        described = _state(state_dir).described()
+        described = state_of(state_dir).described()
         spec = ContainerSpec(
             args=tuple(command),
             hostname=check_hostname(name) if name is not None else hostname_from(checkpoint_id),
             image=f"dir:{lower}",
             env=tuple(parse_env(text, DEFAULT_VARIABLE) for text in env or ()),
             mounts=mounts,
+            interval=None if interval is None else check_interval(interval),
             hidden=described.secret_places,
         )
         if namespace != described.namespace:
@@ -169,12 +122,12 @@ def stop(
     checkpoint_id: Id, namespace: Namespace = dev.NAMESPACE, state_dir: StateDir = None, output: Output = Form.TABLE
 ) -> None:
     """Stop the container of an id: its final snapshot is taken, then it ends."""
-    with _told():
-        described = _state(state_dir).described()
-        stopped = run.stop(described, _key(described, checkpoint_id, namespace))
+    with telling():
+        described = state_of(state_dir).described()
+        stopped = run.stop(described, key_of(described, checkpoint_id, namespace))
     put(
         [msgspec.to_builtins(each) for each in stopped],
-        _columns("container_id", "captured_as"),
+        shown("container_id", "captured_as"),
         output,
         empty="the container has ended",
     )
@@ -183,7 +136,7 @@ def stop(
 @app.command()
 def ps(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
     """List the protected containers on this node."""
-    with _told():
+    with telling():
         rows = [
             {
                 "id": container.key.id,
@@ -194,9 +147,9 @@ def ps(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
                 "container_id": container.container_id,
                 "bundle": container.bundle,
             }
-            for container in ask.containers(_state(state_dir).described().socket)
+            for container in ask.containers(state_of(state_dir).described().socket)
         ]
-    columns = _columns("id", "namespace", "incarnation", "state", "restored_from", "container_id")
+    columns = shown("id", "namespace", "incarnation", "state", "restored_from", "container_id")
     put(rows, columns, output, empty="no protected container runs on this node")
 
 
@@ -209,9 +162,9 @@ def checkpoint(
     output: Output = Form.TABLE,
 ) -> None:
     """Take a snapshot of the running container of an id and leave it running; returns when it is stored."""
-    with _told():
-        described = _state(state_dir).described()
-        key = _key(described, checkpoint_id, namespace)
+    with telling():
+        described = state_of(state_dir).described()
+        key = key_of(described, checkpoint_id, namespace)
         command_id = ask.checkpoint(described.nats_url, key, timeout_seconds)
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -251,9 +204,9 @@ def _listing(
     output: Form,
     key: tuple[str, str] | None,
 ) -> None:
-    with _told():
-        described = _state(state_dir).described()
-        rows = ask.view(described.nats_url, view, _key(described, *key) if key else None)
+    with telling():
+        described = state_of(state_dir).described()
+        rows = ask.view(described.nats_url, view, key_of(described, *key) if key else None)
     put(rows, columns, output, empty=nothing)
 
 
@@ -265,7 +218,7 @@ def snapshots(
     output: Output = Form.TABLE,
 ) -> None:
     """List snapshots, oldest first."""
-    columns = _columns(
+    columns = shown(
         "id",
         "snapshot_id",
         "incarnation",
@@ -283,7 +236,7 @@ def snapshots(
 @get.command()
 def nodes(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
     """List nodes."""
-    columns = _columns(
+    columns = shown(
         "node", "status", "registered_at", "kernel_release", "criu_version", "runc_version", "cgroup_version"
     )
     _listing("nodes", columns, "no worker has registered", state_dir, output, None)
@@ -292,7 +245,7 @@ def nodes(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
 @get.command()
 def commands(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
     """List commands, oldest first."""
-    columns = _columns(
+    columns = shown(
         "command_id", "kind", "id", "incarnation", "node", "status", "snapshot_id", "issued_at", "finished_at"
     )
     _listing("commands", columns, "no command was ever issued", state_dir, output, None)
@@ -301,32 +254,15 @@ def commands(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
 @get.command()
 def failures(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
     """List failures, oldest first, each with what to do about it."""
-    columns = _columns("failed_at", "id", "type", "snapshot_id", "failure_code", "failure_cause", "failure_advice")
+    columns = shown("failed_at", "id", "type", "snapshot_id", "failure_code", "failure_cause", "failure_advice")
     _listing("failures", columns, "nothing has failed", state_dir, output, None)
 
 
 @get.command()
 def events(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
     """List the log itself, oldest event first."""
-    columns = _columns("position", "occurred_at", "type", "stream", "version")
+    columns = shown("position", "occurred_at", "type", "stream", "version")
     _listing("events", columns, "the log is empty", state_dir, output, None)
-
-
-@app.command()
-def history(
-    checkpoint_id: Id, namespace: Namespace = dev.NAMESPACE, state_dir: StateDir = None, output: Output = Form.TABLE
-) -> None:
-    """List every event of an id, oldest first, from SQL."""
-    with _told():
-        described = _state(state_dir).described()
-        rows = ask.view(described.nats_url, "events", _key(described, checkpoint_id, namespace))
-    columns: tuple[Column, ...] = (
-        *_columns("position", "occurred_at"),
-        ("INCARNATION", lambda row: row["data"].get("incarnation")),
-        ("EVENT", lambda row: row["type"]),
-        ("WHAT HAPPENED", story.describe),
-    )
-    put(rows, columns, output, empty=f"nothing is known of {checkpoint_id}")
 
 
 @app.command(name="why")
@@ -334,9 +270,9 @@ def why_(
     checkpoint_id: Id, namespace: Namespace = dev.NAMESPACE, state_dir: StateDir = None, output: Output = Form.TABLE
 ) -> None:
     """Tell why the last start of an id was what it was, and what has happened since."""
-    with _told():
-        described = _state(state_dir).described()
-        rows = ask.view(described.nats_url, "events", _key(described, checkpoint_id, namespace))
+    with telling():
+        described = state_of(state_dir).described()
+        rows = ask.view(described.nats_url, "events", key_of(described, checkpoint_id, namespace))
     told = story.explain(rows)
     if output is Form.JSON:
         put_json(told)
@@ -350,8 +286,12 @@ def why_(
 @app.command(name="demo")
 def demo_() -> None:
     """Show the main job from start to end, with a stack and containers of its own."""
-    with _told():
+    with telling():
         demo.show()
+
+
+kept.register(app)
+past.register(app)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from protocol.commands import Command, DeleteCommand, DumpCommand
 from protocol.events import (
     ColdStartChosen,
     CommandFinished,
@@ -29,9 +30,13 @@ from protocol.events import (
     RestoreChosen,
     RestoreFailed,
     SnapshotCaptured,
+    SnapshotDeleted,
+    SnapshotExpired,
     SnapshotInvalidated,
+    SnapshotPinned,
     SnapshotStored,
     SnapshotSuperseded,
+    SnapshotUnpinned,
     StartDeferred,
 )
 from protocol.failures import Failure
@@ -80,6 +85,18 @@ def _event(row: dict[str, Any]) -> Event | None:
     return event
 
 
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _asked(command: Command) -> str:
+    match command:
+        case DumpCommand(scheduled=scheduled):
+            return "for a dump, as its interval says" if scheduled else "for a dump"
+        case DeleteCommand(snapshot_id=snapshot_id):
+            return f"to delete snapshot {snapshot_id}"
+
+
 _TELL: dict[type, Callable[[Any], str]] = {
     NodeRegistered: lambda e: f"worker {e.worker_id} began on node {e.node} (CRIU {e.facts.criu_version or 'unknown'})",
     NodeLost: lambda e: f"nothing was heard of node {e.node} for {e.silent_seconds:.0f} s",
@@ -103,7 +120,13 @@ _TELL: dict[type, Callable[[Any], str]] = {
     DumpFailed: lambda e: f"dump {e.snapshot_id} failed ({e.stage}): {e.failure}",
     SnapshotSuperseded: lambda e: f"snapshot {e.snapshot_id} came too late: incarnation {e.by} had started without it",
     SnapshotInvalidated: lambda e: f"snapshot {e.snapshot_id} is never chosen again: {e.reason}",
-    CommandIssued: lambda e: f"command {e.command.command_id} asks node {e.command.node} for a dump",
+    SnapshotExpired: lambda e: (
+        f"snapshot {e.snapshot_id} has expired and may be deleted after {moment(e.delete_after)}: {e.reason}"
+    ),
+    SnapshotDeleted: lambda e: f"snapshot {e.snapshot_id} was deleted by node {e.node}",
+    SnapshotPinned: lambda e: f"snapshot {e.snapshot_id} was pinned{_because(e.reason)}",
+    SnapshotUnpinned: lambda e: f"snapshot {e.snapshot_id} was unpinned{_because(e.reason)}",
+    CommandIssued: lambda e: f"command {e.command.command_id} asks node {e.command.node} {_asked(e.command)}",
     CommandFinished: lambda e: f"command {e.command_id} {e.outcome}{f': {e.failure}' if e.failure is not None else ''}",
 }
 

@@ -14,7 +14,8 @@ from urllib.parse import quote
 import nats.js.api
 
 from controlplane.log.records import Recorded
-from protocol.events import SCHEMA_VERSION, event_type
+from protocol import wire
+from protocol.events import SCHEMA_VERSION, UnknownEvent, event_type
 from protocol.subjects import POSITION_HEADER, token
 
 COMMANDS_SEQUENCE_HEADER: Final = "Woodfrog-Commands-Sequence"
@@ -30,6 +31,12 @@ def _encoded(value: str) -> str:
 
 def _time(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def payload(recorded: Recorded) -> bytes:
+    """Give the event's JSON; of one that this release does not know, as it was written."""
+    event = recorded.event
+    return event.data.encode() if isinstance(event, UnknownEvent) else wire.encode(event)
 
 
 def headers(recorded: Recorded, *, cluster: str, commands_sequence: int) -> dict[str, str]:

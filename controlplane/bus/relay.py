@@ -22,7 +22,7 @@ import structlog
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from controlplane.bus.audit import COMMANDS_SEQUENCE_HEADER, headers
+from controlplane.bus.audit import COMMANDS_SEQUENCE_HEADER, headers, payload
 from controlplane.bus.progress import Progress
 from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS, ensure_streams
 from controlplane.log.eventlog import EventLog
@@ -192,7 +192,7 @@ class Relay:
                 for recorded in flight:
                     future = await self._jetstream.publish_async(
                         subjects.audit(recorded.event),
-                        wire.encode(recorded.event),
+                        payload(recorded),
                         stream=subjects.AUDIT_STREAM,
                         headers=headers(recorded, cluster=self._cluster, commands_sequence=cursor.commands_sequence),
                     )

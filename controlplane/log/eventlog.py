@@ -10,13 +10,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Self
 from uuid import UUID
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from controlplane.log import append, chain, copies, generations, read
+from controlplane.log import append, chain, comparison, copies, generations, read
 from controlplane.log.database import Database
 from controlplane.log.engine import make_ready
 from controlplane.log.records import LogUnavailableError, NewEvent, Recorded
@@ -183,18 +184,29 @@ class EventLog:
             lambda connection: read.query(connection, view, key=key, command_id=command_id, limit=limit)
         )
 
-    async def save_state(self, position: Position, form: str, parts: Iterable[bytes]) -> None:
+    async def save_state(self, position: Position, form: str, parts: Iterable[bytes], *, epoch: Epoch) -> None:
         """Keep a copy of the state folded up to ``position``, in parts of bytes; older copies but one are dropped.
 
         ``form`` names how it was folded and encoded; ``parts`` are asked for one after the other, in another thread.
+
+        Raises:
+            StaleEpochError: another control plane took the lead.
         """
+
+        def put(connection: Connection, number: int, data: bytes) -> None:
+            append.check_lead(connection, epoch)
+            copies.put(connection, position, number, data)
+
+        def end(connection: Connection, count: int) -> None:
+            append.check_lead(connection, epoch)
+            copies.end(connection, position, form, count)
+
         count = 0
         rest = iter(parts)
         while (part := await asyncio.to_thread(next, rest, None)) is not None:
-            data, number = part, count
-            await self._database.write(lambda connection: copies.put(connection, position, number, data))  # noqa: B023
+            await self._database.write(partial(put, number=count, data=part))
             count += 1
-        await self._database.write(lambda connection: copies.end(connection, position, form, count))
+        await self._database.write(partial(end, count=count))
 
     async def load_state(self, form: str) -> tuple[Position, list[bytes]] | None:
         """Find the newest copy of the state of this ``form`` that was taken of this very log."""
@@ -221,6 +233,18 @@ class EventLog:
     async def verify(self) -> chain.Verification:
         """Check that the log is as it was written: positions, versions and the hash chain of every stream."""
         return await self._database.read(chain.verify)
+
+    async def differences(self) -> tuple[chain.Problem, ...]:
+        """Name every row behind the views that is not what follows from the events; none if all is well."""
+        return await self._database.read(lambda connection: comparison.differences(connection, self._upcasts))
+
+    async def count_streams(self) -> int:
+        """Tell how many streams have events."""
+        return await self._database.read(read.count_streams)
+
+    async def rows(self, after: Position, limit: int) -> list[dict[str, Any]]:
+        """Read up to ``limit`` rows of ``events`` behind a position, in order, as :meth:`query` gives them."""
+        return await self._database.read(lambda connection: read.rows(connection, after, limit))
 
     async def rebuild(self) -> None:
         """Fold the projections anew from the first event, beside appends; views show the old rows until the end."""

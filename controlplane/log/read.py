@@ -8,11 +8,11 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from controlplane.log import statements
-from controlplane.log.records import Metadata, Recorded, ViewFilterError
-from controlplane.log.schema import events, log_head, utc_text
+from controlplane.log.records import ArchivedRangeError, Metadata, Recorded, ViewFilterError
+from controlplane.log.schema import events, log_head, streams, utc_text
 from controlplane.log.upcast import Upcasts
 from controlplane.log.views import CONTRACT
 from protocol.events import AnyEvent
@@ -37,8 +37,13 @@ def head(connection: Connection) -> Position:
 
 
 def read(connection: Connection, after: Position, limit: int, upcasts: Upcasts) -> list[Recorded]:
-    """Read up to ``limit`` events behind position ``after``, in order."""
+    """Read up to ``limit`` events behind position ``after``, in order.
+
+    Raises:
+        ArchivedRangeError: the event right behind ``after`` is no longer in the table.
+    """
     rows = statements.plain(connection.dialect, _READ_PAGE).run(connection, after=after, count=limit)
+    _check_first(rows, after)
     conversions = statements.readers(connection.dialect, events)
     return [record_of(row, upcasts) for row in statements.read_values(rows, conversions)]
 
@@ -48,12 +53,24 @@ def tell(
 ) -> tuple[Position, list[tuple[AnyEvent, datetime]]]:
     """Read as :func:`read` does, but only what a fold asks: what happened, and when. The position is the last one's."""
     rows = statements.plain(connection.dialect, _TELL_PAGE).run(connection, after=after, count=limit)
+    _check_first(rows, after)
     if not rows:
         return after, []
     understand = upcasts.read
     moment = statements.reader(connection.dialect, events.c.occurred_at)
     told = [(understand(type_, version, data), moment(at)) for _, type_, version, data, at in rows]
     return Position(rows[-1][0]), told
+
+
+def _check_first(rows: Sequence[Sequence[Any]], after: Position) -> None:
+    if rows and rows[0][0] != after + 1:
+        raise ArchivedRangeError(
+            Failure(
+                code="log-archived",
+                cause=f"the events from position {after + 1} to {rows[0][0] - 1} are no longer in the table",
+                advice="Read them from the archive's files, or begin behind them.",
+            )
+        )
 
 
 def record_of(row: Sequence[Any], upcasts: Upcasts) -> Recorded:
@@ -108,6 +125,18 @@ def query(
     ]
     rows.reverse()
     return rows
+
+
+def rows(connection: Connection, after: Position, limit: int) -> list[dict[str, Any]]:
+    """Read the rows of ``events`` behind a position, in order, as :func:`query` gives them."""
+    table = CONTRACT["events"].table
+    found = connection.execute(select(table).where(table.c.position > after).order_by(table.c.position).limit(limit))
+    return [{name: _plain(name, value) for name, value in row.items()} for row in found.mappings()]
+
+
+def count_streams(connection: Connection) -> int:
+    """Tell how many streams have events."""
+    return int(connection.execute(select(func.count()).select_from(streams)).scalar_one())
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -27,7 +27,8 @@ _KEY: Final[list[ColumnDoc]] = [
 ]
 _STATUSES: Final = (
     "`dumping`; `captured` (on the node, not yet durable); `valid` (stored and verified); `superseded` (too late: a later "
-    "container had started without it); `failed`; `invalidated` (proved unusable)."
+    "container had started without it); `failed`; `invalidated` (proved unusable, or somebody said so); `expired` (a policy or "
+    "somebody wants it gone); `deleted` (the store holds nothing of it any more)."
 )
 _FAILURE: Final[list[ColumnDoc]] = [
     ("failure_code", TEXT, "Stable code of the failure, fit for counting; NULL if nothing failed."),
@@ -62,7 +63,7 @@ _ALL = (
         ("snapshot_id", TEXT, "Names the snapshot; begins with the UTC second of its dump."),
         ("incarnation", INTEGER, "Which start of a container under the key was dumped: 1, 2, 3 …"),
         ("node", TEXT, "Node on which the dump was taken."),
-        ("trigger", TEXT, "Why: `stop-signal` or `command`."),
+        ("trigger", TEXT, "Why: `stop-signal`, `command` or `schedule`."),
         ("final", BOOLEAN, "Whether the container ended with this dump (1) or ran on (0)."),
         ("command_id", TEXT, "Command that asked for the dump; NULL if none did."),
         ("status", TEXT, _STATUSES),
@@ -78,6 +79,12 @@ _ALL = (
         ("invalidated_reason", TEXT, "Why the snapshot is never chosen again."),
         ("failure_stage", TEXT, "Where a failed dump was: `preflight`, `capture` or `store`."),
         *_FAILURE,
+        ("pinned", BOOLEAN, "Whether it is kept, and chosen before all others while it is valid (1), or not (0)."),
+        ("pinned_reason", TEXT, "Why it was pinned, as somebody said; NULL if it is not."),
+        ("expired_at", MOMENT, "When it was decided that it shall go; it is not chosen from then on."),
+        ("expired_reason", TEXT, "Which policy, or who, wants it gone."),
+        ("delete_after", MOMENT, "Until then its bytes stay, for whoever may still read them."),
+        ("deleted_at", MOMENT, "When its last byte was removed from the store."),
     ),
     _view(
         "latest_snapshots",
@@ -92,6 +99,7 @@ _ALL = (
         ("raw_bytes", BIG, "Size of the capture before compression and deduplication."),
         ("stored_bytes", BIG, "Bytes that this snapshot added to the store."),
         ("manifest_digest", TEXT, "BLAKE3 of the manifest, 64 hex digits."),
+        ("pinned", BOOLEAN, "Whether it comes first because it is pinned (1), or because it is the newest (0)."),
     ),
     _view(
         "restore_history",
@@ -161,15 +169,23 @@ _ALL = (
         "One row for each command that was issued.",
         _POSITION,
         ("command_id", TEXT, "Names the command."),
-        ("kind", TEXT, "What was asked: `dump`."),
+        ("kind", TEXT, "What was asked: `dump` or `delete`."),
         *_KEY,
-        ("incarnation", INTEGER, "Which start of a container it is for; void for any other."),
+        (
+            "incarnation",
+            INTEGER,
+            "Dumps: which start of a container it is for; void for any other. Deletions: which start was dumped.",
+        ),
         ("node", TEXT, "Node whose worker was asked."),
-        ("container_id", TEXT, "Container that it is for."),
+        ("container_id", TEXT, "Container that is to be dumped; NULL for a deletion."),
         ("issued_at", MOMENT, "When it was decided."),
         ("deadline_at", MOMENT, "After this it is void."),
         ("status", TEXT, "`open`, `succeeded`, `failed` or `expired`."),
-        ("snapshot_id", TEXT, "Snapshot that it led to, whole or not."),
+        (
+            "snapshot_id",
+            TEXT,
+            "Dumps: snapshot that it led to, whole or not. Deletions: snapshot that is to be removed.",
+        ),
         ("finished_at", MOMENT, "When it reached its end."),
         *_FAILURE,
     ),

@@ -1,0 +1,121 @@
+"""The log read as history: proved, exported, and folded up to a moment to ask what was known then.
+
+"As of" is by the time at which an event was *recorded*: what a node knew and had not told yet could bear on no decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from controlplane.domain import Policy, ResolveAsked, State, decide, evolve
+from controlplane.log.chain import Problem
+from controlplane.log.eventlog import EventLog
+from protocol.facts import ContainerFacts
+from protocol.failures import Failure, FailureError
+from protocol.ids import CheckpointKey, ContainerId, NodeName, Position
+from protocol.requests import Refusal, Resolution, ResolveRequest
+
+EVERYTHING: Final = 2**31 - 1
+"""More rows than one id can have."""
+_PAGE: Final = 1000
+_TRIES: Final = 5
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """What proving a log found."""
+
+    events: int
+    streams: int
+    sound: bool
+    problems: tuple[Problem, ...]
+
+
+async def verify(log: EventLog) -> Proof:
+    """Prove positions, versions, hash chains, and that the tables behind the views are what follows from the events.
+
+    A log that grows meanwhile is compared again: the rows of an event that came in between are no fault.
+    """
+    await log.refreshed()
+    chain = await log.verify()
+    problems = chain.problems
+    if chain.sound:
+        for _ in range(_TRIES):
+            before = await log.head()
+            problems = await log.differences()
+            if not problems or await log.head() == before:
+                break
+    return Proof(chain.events, await log.count_streams(), not problems, problems)
+
+
+async def state_at(log: EventLog, moment: datetime) -> State:
+    """Fold every event that had been recorded at ``moment``."""
+    state, position = State(), Position(0)
+    while page := await log.read(position, _PAGE):
+        for recorded in page:
+            if recorded.recorded_at > moment:
+                return state
+            evolve(state, recorded.event, recorded.occurred_at)
+        position = page[-1].position
+    return state
+
+
+async def choose_at(log: EventLog, key: CheckpointKey, node: NodeName, moment: datetime) -> Resolution:
+    """Say how a new container of ``key`` would have been told to start on ``node`` at ``moment``.
+
+    It is taken to be a container like the last one of the key. The same decision is made that a worker's question leads
+    to, on the state of then, and thrown away.
+
+    Raises:
+        FailureError: ``unknown-node``, if no worker had registered there.
+    """
+    state = await state_at(log, moment)
+    known = state.nodes.get(node)
+    if known is None:
+        there = ", ".join(sorted(state.nodes)) or "none"
+        cause = f"no worker of node {node} had registered at {moment:%FT%TZ}"
+        raise FailureError(Failure("unknown-node", cause, f"Nodes at that time: {there}."))
+    history = state.keys.get(key)
+    last = history.incarnations.get(history.newest) if history is not None else None
+    request = ResolveRequest(
+        key=key,
+        container_id=ContainerId("what-if"),
+        node=node,
+        worker_id=known.worker_id,
+        facts=known.facts,
+        container=last.container if last is not None else ContainerFacts(),
+        reports_sequence=0,
+    )
+    answer = decide(state, ResolveAsked(request, "what-if"), moment, Policy()).answer
+    assert isinstance(answer, Resolution)
+    return answer
+
+
+def refused(refusal: Refusal) -> FailureError:
+    """Make a refusal an error."""
+    return FailureError(refusal.failure)
+
+
+async def export(log: EventLog, start: int, end: int | None, write: Callable[[dict[str, Any]], None]) -> None:
+    """Give the rows of ``events`` from position ``start`` to ``end``, both included, as the view of that name has them.
+
+    Raises:
+        FailureError: ``no-such-position``, if the log does not reach as far, or its beginning has been archived.
+    """
+    head = await log.head()
+    last = head if end is None else Position(end)
+    if last > head or start > last + 1:
+        cause = f"positions {start} to {last} were asked for, the log ends at {head}"
+        raise FailureError(Failure("no-such-position", cause, "Ask for positions that exist."))
+    after = Position(start - 1)
+    while after < last:
+        rows = await log.rows(after, min(_PAGE, last - after))
+        if not rows or rows[0]["position"] != after + 1:
+            cause = f"the event at position {after + 1} is not in the database"
+            raise FailureError(Failure("no-such-position", cause, "It may have been archived; export what is here."))
+        for row in rows:
+            write(row)
+        after = rows[-1]["position"]

@@ -1,0 +1,125 @@
+"""The verbs about one snapshot: pin it, unpin it, set it aside, delete it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from protocol.failures import Failure, FailureError
+from protocol.ids import SnapshotId, check_id
+from protocol.requests import Noted, SnapshotRequest
+from woodfrog import ask, dev
+from woodfrog.output import Form, put_json
+from woodfrog.state import Description
+from woodfrog.verbs import Namespace, Output, StateDir, state_of, telling
+
+SnapshotName = Annotated[
+    str, typer.Argument(metavar="SNAPSHOT", help="The snapshot, as `woodfrog get snapshots` names it.")
+]
+Because = Annotated[str, typer.Option("--because", help="Why, for the history.", show_default=False)]
+
+_POLL_SECONDS = 0.1
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (pin, unpin, invalidate, delete):
+        app.command()(verb)
+
+
+def _decide(
+    wish: Literal["pin", "unpin", "invalidate", "delete"],
+    snapshot: str,
+    namespace: str,
+    state_dir: Path | None,
+    because: str = "",
+    *,
+    force: bool = False,
+) -> tuple[Description, Noted]:
+    described = state_of(state_dir).described()
+    request = SnapshotRequest(
+        cluster=described.cluster,
+        namespace=check_id(namespace, "--namespace"),
+        snapshot_id=SnapshotId(check_id(snapshot, "snapshot")),
+        wish=wish,
+        because=because,
+        force=force,
+    )
+    return described, ask.decide_about(described.nats_url, request)
+
+
+def _row(described: Description, noted: Noted) -> dict[str, Any]:
+    rows = ask.view(described.nats_url, "checkpoint_history", noted.key)
+    return next(row for row in rows if row["snapshot_id"] == noted.snapshot_id)
+
+
+def _put(described: Description, noted: Noted, output: Form, line: str) -> None:
+    if output is Form.JSON:
+        put_json(_row(described, noted))
+    else:
+        sys.stdout.write(f"{line}\n")
+
+
+def pin(
+    snapshot: SnapshotName,
+    because: Because = "",
+    namespace: Namespace = dev.NAMESPACE,
+    state_dir: StateDir = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Keep a snapshot, and have every start go on from it, while it is valid, until it is unpinned."""
+    with telling():
+        described, noted = _decide("pin", snapshot, namespace, state_dir, because)
+        _put(described, noted, output, f"{noted.snapshot_id} is pinned: {noted.key.id} goes on from it at every start")
+
+
+def unpin(
+    snapshot: SnapshotName,
+    because: Because = "",
+    namespace: Namespace = dev.NAMESPACE,
+    state_dir: StateDir = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Make a pinned snapshot one like the others again."""
+    with telling():
+        described, noted = _decide("unpin", snapshot, namespace, state_dir, because)
+        _put(described, noted, output, f"{noted.snapshot_id} is not pinned")
+
+
+def invalidate(
+    snapshot: SnapshotName,
+    because: Annotated[str, typer.Option("--because", help="Why; told wherever it is passed over.")],
+    namespace: Namespace = dev.NAMESPACE,
+    state_dir: StateDir = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Never choose a snapshot again. There is no way back."""
+    with telling():
+        described, noted = _decide("invalidate", snapshot, namespace, state_dir, because)
+        _put(described, noted, output, f"{noted.snapshot_id} is never chosen again")
+
+
+def delete(
+    snapshot: SnapshotName,
+    force: Annotated[bool, typer.Option("--force", help="Even if it is the latest valid one of its id.")] = False,
+    because: Because = "",
+    timeout_seconds: Annotated[float, typer.Option("--timeout", help="Seconds after which to stop waiting.")] = 60.0,
+    namespace: Namespace = dev.NAMESPACE,
+    state_dir: StateDir = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Delete a snapshot from the store; returns when it is gone."""
+    with telling():
+        described, noted = _decide("delete", snapshot, namespace, state_dir, because, force=force)
+        deadline = time.monotonic() + timeout_seconds
+        while _row(described, noted)["status"] != "deleted":
+            if time.monotonic() > deadline:
+                cause = f"{noted.snapshot_id} is not chosen any more, but not deleted after {timeout_seconds:g} s"
+                advice = "It is tried until it works; `woodfrog get commands` and `get failures` show what happens."
+                raise FailureError(Failure("timed-out", cause, advice))
+            time.sleep(_POLL_SECONDS)
+        _put(described, noted, output, f"{noted.snapshot_id} is deleted")

@@ -1,0 +1,184 @@
+"""The verbs that read the log itself: its proof, its export, and what was known, or would have been chosen, at any time.
+
+They open the database and need no running stack: an auditor has a copy of it and nothing else, and somebody whose control
+plane does not start has to look into the log all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import typer
+
+from controlplane import replay
+from controlplane.log.eventlog import EventLog
+from protocol.ids import CheckpointKey, NodeName, check_id
+from protocol.requests import Refusal, RestoreFrom, WaitFor
+from woodfrog import ask, dev, story
+from woodfrog.bundle import BadInputError
+from woodfrog.output import Column, Form, put, put_json
+from woodfrog.verbs import Id, Namespace, Output, StateDir, key_of, shown, state_of, telling
+
+T = TypeVar("T")
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        help="The database of the log; the stack need not run.  [env: WOODFROG_DATABASE_URL]",
+        envvar="WOODFROG_DATABASE_URL",
+        show_default="that of the state directory",
+    ),
+]
+At = Annotated[
+    str | None, typer.Option("--at", help="As it was then: 2026-11-23T21:45:00Z, or without Z in local time.")
+]
+
+log = typer.Typer(help="Prove, rebuild and export the log.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command()(history)
+    app.command()(choose)
+    app.add_typer(log, name="log")
+
+
+def _moment(text: str, option: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as problem:
+        raise BadInputError(option, f"{text!r} is no moment such as 2026-11-23T21:45:00Z") from problem
+    return moment.astimezone(UTC)
+
+
+def _url(given: str | None, state_dir: Path | None) -> str:
+    return given or f"sqlite+aiosqlite:///{state_of(state_dir).described().database}"
+
+
+def _with_log(url: str, work: Callable[[EventLog], Awaitable[T]]) -> T:
+    async def run() -> T:
+        log = await EventLog.open(url)
+        try:
+            return await work(log)
+        finally:
+            await log.close()
+
+    return asyncio.run(run())
+
+
+def _key(checkpoint_id: str, namespace: str, database_url: str | None, state_dir: Path | None) -> CheckpointKey:
+    if database_url is None:
+        return key_of(state_of(state_dir).described(), checkpoint_id, namespace)
+    return CheckpointKey.checked(dev.CLUSTER, namespace, checkpoint_id)
+
+
+def history(
+    checkpoint_id: Id,
+    at: At = None,
+    database_url: DatabaseUrl = None,
+    namespace: Namespace = dev.NAMESPACE,
+    state_dir: StateDir = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """List every event of an id, oldest first, from SQL; with --at, those that were recorded by then."""
+    with telling():
+        until = None if at is None else _moment(at, "--at")
+        key = _key(checkpoint_id, namespace, database_url, state_dir)
+        if until is None and database_url is None:
+            rows = ask.view(state_of(state_dir).described().nats_url, "events", key)
+        else:
+            url = _url(database_url, state_dir)
+            rows = _with_log(url, lambda log: log.query("events", key=key, limit=replay.EVERYTHING))
+            rows = [row for row in rows if until is None or datetime.fromisoformat(row["recorded_at"]) <= until]
+    columns: tuple[Column, ...] = (
+        *shown("position", "occurred_at"),
+        ("INCARNATION", lambda row: row["data"].get("incarnation")),
+        ("EVENT", lambda row: row["type"]),
+        ("WHAT HAPPENED", story.describe),
+    )
+    put(rows, columns, output, empty=f"nothing is known of {checkpoint_id}")
+
+
+def choose(
+    checkpoint_id: Id,
+    node: Annotated[str, typer.Option("--node", help="The node that a container would start on.")],
+    at: At = None,
+    database_url: DatabaseUrl = None,
+    namespace: Namespace = dev.NAMESPACE,
+    state_dir: StateDir = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Say how a container of an id would start on a node, now or --at some time. Nothing is changed."""
+    with telling():
+        moment = datetime.now(UTC) if at is None else _moment(at, "--at")
+        key = _key(checkpoint_id, namespace, database_url, state_dir)
+        name = NodeName(check_id(node, "--node"))
+        url = _url(database_url, state_dir)
+        answer = _with_log(url, lambda log: replay.choose_at(log, key, name, moment))
+        if isinstance(answer, Refusal):
+            raise replay.refused(answer)
+    if output is Form.JSON:
+        put_json(answer)
+        return
+    match answer:
+        case RestoreFrom():
+            words = f"restore {answer.snapshot_id}: {answer.reason}"
+        case WaitFor():
+            words = f"wait, until {story.moment(answer.until)} at the longest, for {answer.waiting_for}"
+        case _:
+            words = f"cold: {answer.reason}"
+    sys.stdout.write(f"{words}\n")
+
+
+@log.command()
+def verify(database_url: DatabaseUrl = None, state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+    """Prove that the log is as it was written, and its tables what follows from it: positions, hash chains, projections."""
+    with telling():
+        found = _with_log(_url(database_url, state_dir), replay.verify)
+    if output is Form.JSON:
+        put_json(found)
+    else:
+        for problem in found.problems:
+            sys.stdout.write(f"{f'position {problem.position}: ' if problem.position else ''}{problem.what}\n")
+        verdict = "sound" if found.sound else "NOT as it was written"
+        sys.stdout.write(f"{found.events} events in {found.streams} streams: {verdict}\n")
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+@log.command()
+def rebuild(database_url: DatabaseUrl = None, state_dir: StateDir = None) -> None:
+    """Make the tables behind the views anew from the events; whoever reads or writes meanwhile goes on."""
+
+    async def work(log: EventLog) -> int:
+        await log.rebuild()
+        return await log.head()
+
+    with telling():
+        url = _url(database_url, state_dir)
+        sys.stdout.write(f"rebuilt from {_with_log(url, work)} events\n")
+
+
+@log.command()
+def export(
+    start: Annotated[int, typer.Option("--from", min=1, help="The first position.")] = 1,
+    end: Annotated[
+        int | None, typer.Option("--to", min=1, help="The last position.", show_default="the newest")
+    ] = None,
+    database_url: DatabaseUrl = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Write events to standard output, one JSON object a line, as rows of the view `events`."""
+
+    def write(row: dict[str, Any]) -> None:
+        sys.stdout.buffer.write(msgspec.json.encode(row) + b"\n")
+
+    with telling():
+        _with_log(_url(database_url, state_dir), lambda log: replay.export(log, start, end, write))
+        sys.stdout.buffer.flush()
