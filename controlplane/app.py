@@ -7,6 +7,7 @@ that is needed to go on is in the log.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
@@ -58,10 +59,9 @@ class ControlPlane:
         log = await EventLog.open(self._settings.database_url)
         try:
             epoch = await log.take_lead()
-            loop = DecisionLoop(
-                log, epoch=epoch, policy=_policy(self._settings), clock=self._clock
-            )
+            loop = DecisionLoop(log, epoch=epoch, policy=_policy(self._settings), clock=self._clock)
             await loop.load()
+            gc.freeze()  # the state lives as long as the process: no collection need walk through it
             await _log.ainfo("leading", epoch=epoch, position=loop.committed.value)
             client = await connect(self._settings.nats_url, name="woodfrog control plane")
             try:
@@ -84,6 +84,7 @@ class ControlPlane:
         presence = Presence(client, loop, loop.nodes, lost_seconds=self._settings.node_lost_seconds)
         async with asyncio.TaskGroup() as group:
             group.create_task(loop.run())
+            group.create_task(log.refreshed())
             group.create_task(relay.run())
             group.create_task(ingest.run())
             group.create_task(presence.run())

@@ -10,7 +10,9 @@ This loop is the only writer of the log and the only owner of the state, so noth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -18,6 +20,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from controlplane import statecopy
 from controlplane.bus.intake import Settled, UndecidableError
 from controlplane.bus.progress import Progress
 from controlplane.domain.decide import decide
@@ -25,20 +28,43 @@ from controlplane.domain.evolve import evolve
 from controlplane.domain.inputs import Decision, Input, Policy, ReportReceived
 from controlplane.domain.state import NodeState, State
 from controlplane.log.eventlog import EventLog
-from controlplane.log.records import EventConflictError, LogUnavailableError, Metadata, NewEvent
+from controlplane.log.records import EventConflictError, LogUnavailableError, Metadata, NewEvent, StaleEpochError
+from controlplane.statecopy import Folded
 from process import faultpoints
-from protocol.events import CommandFinished, CommandIssued, DumpFailed, DumpStarted, Event, SnapshotStored
+from protocol.events import (
+    AnyEvent,
+    CommandFinished,
+    CommandIssued,
+    DumpFailed,
+    DumpStarted,
+    Event,
+    SnapshotDeleted,
+    SnapshotStored,
+)
 from protocol.ids import CommandId, Epoch, NodeName, Position, event_id
 
 _log = structlog.get_logger(component="loop")
 
 _LONGEST_QUEUE: Final = 1024
 _LARGEST_BATCH: Final = 256
-_PAGE: Final = 1000
+_PAGE: Final = 2000
+_COPY_EVENTS: Final = 50_000
+"""After so many events a copy of the state is taken: a restart folds no more than that, in about a second."""
+_COPY_AT_STOP_EVENTS: Final = 1000
 _LOG_PATIENCE_SECONDS: Final = 60.0
 """How long the log may be unavailable before the process gives up and is started anew."""
 _LOG_RETRY_SECONDS: Final = 0.5
 _CLOSING_SECONDS: Final = 5.0
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep Python's cyclic collector away while millions of objects are made of which none is garbage."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class _Pending(msgspec.Struct, frozen=True):
@@ -71,29 +97,53 @@ class DecisionLoop:
         self._patience_seconds = patience_seconds
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue(_LONGEST_QUEUE)
         self._state = State()
+        self._copied = Position(0)
+        self._copying: asyncio.Task[None] | None = None
         self.committed = Progress()
         """The position up to which events are in the log *and* in :attr:`open_commands`."""
         self.open_commands: dict[CommandId, CommandIssued] = {}
         """Commands issued and not finished, in the order of the log."""
 
     async def load(self) -> None:
-        """Fold the log from its start.
+        """Fold the log: from the newest copy of the state that this code made, if there is one, else from its start.
 
         Raises:
             LogUnavailableError: if it cannot be read.
         """
-        state = State()
-        commands: dict[CommandId, CommandIssued] = {}
-        position = Position(0)
-        while page := await self._log.read(position, _PAGE):
-            for recorded in page:
-                evolve(state, recorded.event, recorded.occurred_at)
-                _follow_commands(commands, recorded.event)
-            position = page[-1].position
-        self._state = state
+        with _no_collections():
+            position, folded = await self._newest_copy()
+            self._copied = position
+            while True:
+                position, told = await self._log.tell(position, _PAGE)
+                if not told:
+                    break
+                for event, at in told:
+                    evolve(folded.state, event, at)
+                    _follow_commands(folded.open_commands, event)
+        self._state = folded.state
         self.open_commands.clear()
-        self.open_commands.update(commands)
+        self.open_commands.update(folded.open_commands)
         await self.committed.set(position)
+
+    async def _newest_copy(self) -> tuple[Position, Folded]:
+        found = await self._log.load_state(statecopy.form())
+        if found is not None:
+            try:
+                return found[0], statecopy.decode(found[1])
+            except msgspec.DecodeError as problem:
+                await _log.awarning("a copy of the state cannot be read", position=found[0], error=str(problem))
+        return Position(0), Folded(State(), {})
+
+    async def _copy_state(self) -> None:
+        """Keep a copy of the state as it is now; a log that cannot take it costs the next start some time, nothing else."""
+        position = Position(self.committed.value)
+        folded = Folded(self._state, self.open_commands).copy()
+        try:
+            await self._log.save_state(position, statecopy.form(), statecopy.encode(folded), epoch=self._epoch)
+        except (LogUnavailableError, StaleEpochError) as problem:
+            await _log.awarning("no copy of the state was taken", position=position, error=str(problem))
+        else:
+            self._copied = position
 
     def nodes(self) -> Mapping[NodeName, NodeState]:
         """Show every node, as last decided."""
@@ -112,16 +162,38 @@ class DecisionLoop:
             StaleEpochError: another control plane has taken the lead.
             LogUnavailableError: the log has been unavailable for too long.
         """
-        while True:
-            batch = [await self._queue.get()]
-            while len(batch) < _LARGEST_BATCH and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            work = asyncio.ensure_future(self._take(batch))
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                await asyncio.wait({work}, timeout=_CLOSING_SECONDS)
-                raise
+        try:
+            while True:
+                batch = [await self._queue.get()]
+                while len(batch) < _LARGEST_BATCH and not self._queue.empty():
+                    batch.append(self._queue.get_nowait())
+                work = asyncio.ensure_future(self._take(batch))
+                try:
+                    await asyncio.shield(work)
+                except asyncio.CancelledError:
+                    await asyncio.wait({work}, timeout=_CLOSING_SECONDS)
+                    raise
+                self._copy_now_and_then()
+        except asyncio.CancelledError:
+            if self.committed.value - self._copied >= _COPY_AT_STOP_EVENTS:
+                await self._copy_at_stop()
+            raise
+        finally:
+            if self._copying is not None:
+                self._copying.cancel()
+                await asyncio.wait({self._copying})
+
+    def _copy_now_and_then(self) -> None:
+        due = self.committed.value - self._copied >= _COPY_EVENTS
+        if due and (self._copying is None or self._copying.done()):
+            self._copying = asyncio.create_task(self._copy_state())
+
+    async def _copy_at_stop(self) -> None:
+        if self._copying is not None:
+            await asyncio.wait({self._copying}, timeout=_CLOSING_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING_SECONDS):
+                await self._copy_state()
 
     async def _take(self, batch: list[_Pending]) -> None:
         try:
@@ -184,7 +256,7 @@ class DecisionLoop:
             if not one.pending.future.done():
                 one.pending.future.set_result(one.settled)
 
-    async def _known_reports(self, batch: Iterable[_Pending]) -> dict[UUID, Event]:
+    async def _known_reports(self, batch: Iterable[_Pending]) -> dict[UUID, AnyEvent]:
         """Find the reports of the batch that are in the log already, by the id of the event that each reported.
 
         The log would not write a repetition a second time, but the state would take it in a second time.
@@ -237,12 +309,12 @@ def _new_events(pending: _Pending, decision: Decision, now: datetime) -> list[Ne
 def _command_of(event: Event) -> CommandId | None:
     if isinstance(event, CommandIssued):
         return event.command.command_id
-    if isinstance(event, DumpStarted | SnapshotStored | DumpFailed | CommandFinished):
+    if isinstance(event, DumpStarted | SnapshotStored | DumpFailed | SnapshotDeleted | CommandFinished):
         return event.command_id
     return None
 
 
-def _follow_commands(commands: dict[CommandId, CommandIssued], event: Event) -> None:
+def _follow_commands(commands: dict[CommandId, CommandIssued], event: AnyEvent) -> None:
     if isinstance(event, CommandIssued):
         commands[event.command.command_id] = event
     elif isinstance(event, CommandFinished):

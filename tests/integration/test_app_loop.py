@@ -12,15 +12,17 @@ from uuid import uuid4
 import pytest
 
 import controlplane.loop
+from controlplane import statecopy
 from controlplane.bus.intake import Settled, UndecidableError
 from controlplane.domain import decide
+from controlplane.domain.evolve import evolve
 from controlplane.domain.inputs import Decision, Input, Policy, ReportReceived, ResolveAsked
 from controlplane.domain.state import State
 from controlplane.log.eventlog import EventLog
 from controlplane.log.migrate import upgrade
 from controlplane.log.records import LogUnavailableError, NewEvent, Recorded, StaleEpochError
 from controlplane.loop import DecisionLoop
-from protocol.events import NodeRegistered
+from protocol.events import AnyEvent, NodeRegistered
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey, ContainerId, Epoch, NodeName, Position, Version, WorkerId
@@ -54,6 +56,11 @@ class FlakyLog(EventLog):
         if self.away:
             raise AWAY
         return await super().read(after, limit)
+
+    async def tell(self, after: Position, limit: int) -> tuple[Position, list[tuple[AnyEvent, datetime]]]:
+        if self.away:
+            raise AWAY
+        return await super().tell(after, limit)
 
 
 @pytest.fixture
@@ -251,3 +258,86 @@ async def test_no_report_overtakes_those_that_the_log_refused(loop: DecisionLoop
     recorded = [record.event for record in await log.read(Position(1), 1000)]
     lives = [event.worker_id for event in recorded if isinstance(event, NodeRegistered)]
     assert lives == [one.report.worker_id for one in told]
+
+
+async def test_a_restart_goes_on_from_a_copy_of_the_state_and_the_events_since(
+    log: FlakyLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controlplane.loop, "_COPY_AT_STOP_EVENTS", 1)
+    first = new_loop(log, await log.take_lead())
+    await first.load()
+    task = asyncio.create_task(first.run())
+    await tell(first, registered())
+    for number in range(30):
+        await tell(first, start_of(f"id-{number}"))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    copied = await log.load_state(statecopy.form())
+    assert copied is not None
+    assert copied[0] == await log.head()
+
+    first = new_loop(log, await log.take_lead())
+    await first.load()
+    monkeypatch.setattr(controlplane.loop, "_COPY_AT_STOP_EVENTS", 1000)
+    task = asyncio.create_task(first.run())
+    await tell(first, start_of("after"))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    read_from: list[Position] = []
+    tell_all = log.tell
+
+    async def watch(after: Position, limit: int) -> tuple[Position, list[tuple[AnyEvent, datetime]]]:
+        read_from.append(after)
+        return await tell_all(after, limit)
+
+    monkeypatch.setattr(log, "tell", watch)
+    again = new_loop(log, await log.take_lead())
+    await again.load()
+    assert read_from[0] == copied[0]
+    monkeypatch.setattr(statecopy, "form", lambda: "another")
+    from_zero = new_loop(log, await log.take_lead())
+    await from_zero.load()
+    assert Position(0) in read_from
+    assert again._state == from_zero._state
+    assert again._state == first._state
+    assert len(again._state.keys) == 31
+
+
+async def test_a_copy_of_the_state_is_taken_while_decisions_go_on(
+    log: FlakyLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controlplane.loop, "_COPY_EVENTS", 20)
+    loop = new_loop(log, await log.take_lead())
+    await loop.load()
+    task = asyncio.create_task(loop.run())
+    await tell(loop, registered())
+    for number in range(60):
+        await tell(loop, start_of(f"id-{number}"))
+    assert loop._copying is not None
+    await asyncio.wait({loop._copying})
+    copied = await log.load_state(statecopy.form())
+    assert copied is not None
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    state = State()
+    position, told = await log.tell(Position(0), int(copied[0]))
+    for event, at in told:
+        evolve(state, event, at)
+    assert (position, state) == (copied[0], statecopy.decode(copied[1]).state)
+
+
+async def test_whoever_lost_the_lead_leaves_no_copy_of_its_state(log: FlakyLog) -> None:
+    loop = new_loop(log, await log.take_lead())
+    await loop.load()
+    task = asyncio.create_task(loop.run())
+    await tell(loop, registered())
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await log.take_lead()
+    await loop._copy_state()
+    assert await log.load_state(statecopy.form()) is None
+
+
+def new_loop(log: EventLog, epoch: Epoch) -> DecisionLoop:
+    return DecisionLoop(log, epoch=epoch, policy=Policy(), clock=lambda: datetime.now(UTC), patience_seconds=1.0)

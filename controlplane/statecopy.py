@@ -1,0 +1,104 @@
+"""The state as bytes and back, so that a restart need not fold a million events.
+
+A copy is as good as the code that folded it. Its *form* is a digest of the source of everything that has a say in the fold
+or in the shape of the state; any change to these, however small, makes every copy void, and the log is folded from its
+start. Nobody has to remember to raise a number.
+
+The bytes come in parts of some hundred keys. Encoding one takes milliseconds, so a copy of a large state is taken in a
+thread while decisions go on; the state's values are frozen, so that copying three mappings is all that has to be done at
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import msgspec
+from blake3 import blake3
+
+import controlplane.log.upcast
+import protocol.commands
+import protocol.events
+import protocol.facts
+import protocol.failures
+import protocol.ids
+from controlplane.domain import state
+from controlplane.domain.state import KeyState, NodeState, State
+from protocol.commands import Command
+from protocol.events import CommandIssued
+from protocol.ids import CheckpointKey, CommandId, NodeName
+
+_PART_KEYS: Final = 500
+_FOLDED_BY: Final[tuple[ModuleType, ...]] = (
+    controlplane.log.upcast,
+    protocol.commands,
+    protocol.events,
+    protocol.facts,
+    protocol.failures,
+    protocol.ids,
+)
+
+
+class _Part(msgspec.Struct, frozen=True, omit_defaults=True):
+    keys: list[tuple[CheckpointKey, KeyState]] = []
+    nodes: dict[NodeName, NodeState] = {}
+    commands: dict[CommandId, Command] = {}
+    open_commands: dict[CommandId, CommandIssued] = {}
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Part).decode
+
+
+class Folded(msgspec.Struct):
+    """What folding the log gives: the state, and the open commands in the order of the log."""
+
+    state: State
+    open_commands: dict[CommandId, CommandIssued]
+
+    def copy(self) -> Folded:
+        """Copy it as it is now; its frozen values are shared."""
+        kept = State(keys=dict(self.state.keys), nodes=dict(self.state.nodes), commands=dict(self.state.commands))
+        return Folded(kept, dict(self.open_commands))
+
+
+@cache
+def form() -> str:
+    """Name the code that folds, as 64 hex digits."""
+    digest = blake3()
+    for module in _FOLDED_BY:
+        assert module.__file__ is not None
+        digest.update(Path(module.__file__).read_bytes())
+    for path in sorted(Path(state.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def encode(folded: Folded) -> Iterator[bytes]:
+    """Encode, part by part as they are asked for; nothing of ``folded`` may be changed meanwhile."""
+    kept = folded.state
+    yield _encode(_Part(nodes=kept.nodes, commands=kept.commands, open_commands=folded.open_commands))
+    keys = iter(kept.keys.items())
+    while part := list(islice(keys, _PART_KEYS)):
+        yield _encode(_Part(keys=part))
+
+
+def decode(parts: Iterable[bytes]) -> Folded:
+    """Decode what :func:`encode` gave.
+
+    Raises:
+        msgspec.DecodeError: if it was changed since.
+    """
+    folded = Folded(State(), {})
+    for data in parts:
+        part = _decode(data)
+        folded.state.keys.update(part.keys)
+        folded.state.nodes.update(part.nodes)
+        folded.state.commands.update(part.commands)
+        folded.open_commands.update(part.open_commands)
+    return folded

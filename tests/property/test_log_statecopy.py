@@ -1,0 +1,68 @@
+"""Folded from the start, folded along, or gone on from a copy: the state is the same."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.logstory import NODE_A, WORKER_A, new, story
+
+from controlplane import statecopy
+from controlplane.domain.evolve import evolve
+from controlplane.domain.state import State
+from controlplane.log.records import NewEvent
+from controlplane.statecopy import Folded
+from protocol.events import NodeLost, NodeRegistered
+from protocol.facts import NodeFacts
+from protocol.ids import WorkerId
+
+pytestmark = pytest.mark.timeout(60)
+
+TOLD = [
+    *story(),
+    new(NodeRegistered(node=NODE_A, worker_id=WorkerId("again"), boot_id="boot", facts=NodeFacts())),
+    new(NodeLost(node=NODE_A, worker_id=WORKER_A, silent_seconds=20.0)),
+]
+
+
+def fold(folded: Folded, told: list[NewEvent]) -> Folded:
+    for one in told:
+        evolve(folded.state, one.event, one.occurred_at)
+    return folded
+
+
+def empty() -> Folded:
+    return Folded(State(), {})
+
+
+@settings(max_examples=300, deadline=None)
+@given(order=st.permutations(TOLD), copied_at=st.lists(st.integers(0, len(TOLD)), max_size=3))
+def test_a_copy_and_the_events_since_give_what_folding_from_the_start_gives(
+    order: list[NewEvent], copied_at: list[int]
+) -> None:
+    gone_on = empty()
+    last = 0
+    for position in [*sorted(copied_at), len(order)]:
+        fold(gone_on, order[last:position])
+        gone_on = statecopy.decode(list(statecopy.encode(gone_on)))
+        last = position
+    assert gone_on == fold(empty(), order)
+
+
+def test_a_copy_is_what_the_state_was_when_it_was_taken() -> None:
+    folded = fold(empty(), TOLD[:10])
+    parts = statecopy.encode(folded.copy())
+    first = next(parts)
+    fold(folded, TOLD[10:])
+    assert statecopy.decode([first, *parts]) == fold(empty(), TOLD[:10])
+
+
+def test_the_keys_of_a_large_state_come_in_parts() -> None:
+    folded = fold(empty(), TOLD)
+    (key,) = folded.state.keys
+    value = folded.state.keys[key]
+    for number in range(1200):
+        folded.state.keys[type(key)("local", "default", f"key-{number}")] = value
+    parts = list(statecopy.encode(folded))
+    assert len(parts) == 4
+    assert statecopy.decode(parts) == folded
