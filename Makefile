@@ -10,7 +10,7 @@ help:
 	@echo "make faults  the tests that kill for minutes"
 	@echo "make lint    ruff, mypy and the import contracts only"
 	@echo "make unit    the quick tests only: no root, no servers"
-	@echo "make bench   the benchmarks, each beside a peer; raw numbers in build/bench"
+	@echo "make bench   the benchmarks, each beside a peer; raw numbers in build/bench (RUNS=n: more or fewer turns)"
 	@echo "make lock    pin the requirements anew"
 
 setup:
@@ -37,7 +37,7 @@ faults: setup
 	$(bin)/pytest -m long
 
 bench: setup
-	for each in tests/bench/bench_*.py; do $(bin)/python $$each || exit 1; done
+	for each in tests/bench/bench_*.py; do $(bin)/python $$each $(RUNS) || exit 1; done
 
 lock: setup
 	$(bin)/pip install --quiet uv

@@ -2,7 +2,7 @@
 
 Ours hashes every chunk, syncs every object, and reads it back from the disk before it counts as stored; fetching proves
 every chunk. ``tar | zstd -1 -T0`` does none of that, and is what people do by hand. Both begin with the images in the page
-cache, as they are after a dump, and with an idle disk. Run: ``python tests/bench/bench_store.py [DIRECTORY] [RUNS]``.
+cache, as they are after a dump, and with an idle disk. Run: ``python tests/bench/bench_store.py [RUNS] [DIRECTORY]``.
 
 The images: ``pages-1.img`` of 1020 MiB, made as ``memory.py`` says, and ninety small files.
 """
@@ -49,8 +49,8 @@ def _settle() -> None:
 
 def main() -> None:
     """Measure and publish."""
-    where = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    runs = int(sys.argv[2]) if len(sys.argv) > 2 else 7
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    where = Path(sys.argv[2]) if len(sys.argv) > 2 else Path("/var/tmp")
     put: tuple[list[float], list[float]] = ([], [])
     fetch: tuple[list[float], list[float]] = ([], [])
     sizes: tuple[list[float], list[float]] = ([], [])

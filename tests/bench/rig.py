@@ -6,12 +6,12 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from datetime import datetime
 from pathlib import Path
 
 from blake3 import blake3
@@ -32,6 +32,7 @@ BARE_FLAGS = ("--ext-unix-sk", "--file-locks")
 def bench_node() -> Iterator[Node]:
     """A node whose worker runs; what it said is shown only if the benchmark fails."""
     said = io.StringIO()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what was begun is undone
     try:
         with redirect_stdout(said), running_node() as node:
             node.start_worker()
@@ -130,8 +131,3 @@ def fetch_images(node: Node, checkpoint_id: str, into: Path) -> None:
     snapshot = SnapshotId(manifest.parent.name)
     opened = store.open_manifest(key, snapshot, blake3(manifest.read_bytes()).hexdigest())
     store.fetch_files(opened, TreeName.PROCESSES, into)
-
-
-def at(text: str) -> float:
-    """Read a time of the log as seconds since the epoch."""
-    return datetime.fromisoformat(text).timestamp()
