@@ -6,6 +6,7 @@ touches the machine. CRIU itself is started by runc only.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker.domain import criu_failures, criu_options
+from nodeworker.domain.problems import disk_full
 from protocol.failures import Failure, FailureError
 
 dump_config = criu_options.dump_config
@@ -20,6 +22,7 @@ restore_config = criu_options.restore_config
 
 _CHECK_SECONDS: Final = 30.0
 _LOG_BYTES: Final = 4 * 1024 * 1024
+_ROOM_FOR_A_LOG_BYTES: Final = 1024 * 1024
 IO_URING: Final = "anon_inode:[io_uring]"
 
 
@@ -49,14 +52,22 @@ def check(criu: Path) -> None:
 
 
 def explain(log_path: Path | None, stderr: str) -> Failure:
-    """Say what a failed dump or restore means, from CRIU's log (where there is one) and what runc wrote to stderr."""
+    """Say what a failed dump or restore means, from CRIU's log (where there is one) and what runc wrote to stderr.
+
+    On a full disk there is no room for the log either, so where it names no cause, the room beside it is looked at.
+    """
     text = ""
     if log_path is not None:
         with suppress(OSError), log_path.open("rb") as log:
             size = log.seek(0, 2)
             log.seek(max(0, size - _LOG_BYTES))
             text = log.read().decode(errors="replace")
-    return criu_failures.explain(text, stderr)
+    failure = criu_failures.explain(text, stderr)
+    if failure.code == criu_failures.UNKNOWN.code and log_path is not None:
+        with suppress(OSError):
+            if shutil.disk_usage(log_path.parent).free < _ROOM_FOR_A_LOG_BYTES:
+                return disk_full(str(log_path.parent), failure.detail).failure
+    return failure
 
 
 def stopped_pids(pids: Iterable[int]) -> tuple[int, ...]:

@@ -10,10 +10,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from support.stack import Run, Stack, running, until
+from support.stack import WOODFROG, Run, Stack, running, until
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
 
@@ -133,27 +134,79 @@ def test_everything_killed_at_once_goes_on_from_the_log(folder: Path) -> None:
         stack.close()
 
 
+HOG = """
+import os, time
+memory = bytearray(os.urandom(96 << 20))
+with open("/written", "wb") as file:
+    file.write(os.urandom(32 << 20))
+number = 0
+with open("/count", "a", buffering=1) as record:
+    while True:
+        number += 1
+        record.write(f"{number}\\n")
+        time.sleep(0.05)
+"""
+
+
+@contextmanager
+def small_disk(at: Path, size: str) -> Iterator[None]:
+    at.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", at], check=True, timeout=10)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", at], check=True, timeout=10)
+
+
 def test_a_full_disk_fails_the_dump_with_a_clear_word_and_leaves_the_workload_alone(folder: Path) -> None:
-    state = folder / "s"
-    hog = (
-        "import time\nmemory = bytearray(__import__('os').urandom(96 << 20))\nnumber = 0\n"
-        "with open('/count', 'a', buffering=1) as record:\n"
-        "    while True:\n        number += 1\n        record.write(f'{number}\\n')\n        time.sleep(0.05)\n"
-    )
-    with running(state) as stack:
-        run = stack.run("hog", sys.executable, "-c", hog)
+    with running(folder / "s") as stack:
+        run = stack.run("hog", sys.executable, "-c", HOG)
         run.until_lines("/count", 5)
-        spool = Path(stack.ready["spool"])
-        spool.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", spool], check=True, timeout=10)
-        refused = stack.cli("checkpoint", "hog", check=False)
-        assert refused.returncode == 1
-        assert "disk-full" in refused.stderr
-        goes_on(run)
-        subprocess.run(["umount", spool], check=True, timeout=10)
+        with small_disk(Path(stack.ready["spool"]), "64m"):
+            refused = stack.cli("checkpoint", "hog", check=False)
+            assert refused.returncode == 1
+            assert "disk-full" in refused.stderr
+            goes_on(run)
         stack.cli("checkpoint", "hog")
         goes_on(run)
         run.stop()
+
+
+@pytest.mark.parametrize("point", ["dump.frozen", "dump.after-criu"], ids=["CRIU writes", "files are copied"])
+def test_a_disk_that_fills_in_the_middle_of_a_dump_leaves_the_workload_alone(folder: Path, point: str) -> None:
+    (folder / "faults").mkdir()
+    release = folder / "release"
+    environment = {
+        "WOODFROG_FAULT": f"{point}=pause",
+        "WOODFROG_FAULT_ONCE": str(folder / "faults"),
+        "WOODFROG_FAULT_RELEASE": str(release),
+    }
+    with running(folder / "s", environment) as stack:
+        run = stack.run("hog", sys.executable, "-c", HOG)
+        run.until_lines("/count", 5)
+        spool = Path(stack.ready["spool"])
+        with small_disk(spool, "512m"):
+            asked = subprocess.Popen(
+                [WOODFROG, "checkpoint", "hog", "--state-dir", stack.state], stderr=subprocess.PIPE, text=True
+            )
+            until((folder / "faults" / point).exists, saying="the container is frozen")
+            fill(spool)
+            release.touch()
+            _, said = asked.communicate(timeout=60)
+            assert asked.returncode == 1
+            assert "disk-full" in said
+            goes_on(run)
+            (spool / "ballast").unlink()
+            assert list(spool.iterdir()) == []
+            stack.cli("checkpoint", "hog")
+        goes_on(run)
+        run.stop()
+
+
+def fill(disk: Path) -> None:
+    with (disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(bytes(1 << 20))
 
 
 def flip(path: Path) -> None:
