@@ -7,6 +7,9 @@ events read as new ones) and ``engine`` (the only module that knows which databa
 
 from controlplane.log.eventlog import EventLog
 from controlplane.log.records import (
+    ArchivedEventError,
+    ArchivedRangeError,
+    ArchiveError,
     EventConflictError,
     ExpectedVersionError,
     LogFullError,
@@ -20,6 +23,9 @@ from controlplane.log.records import (
 )
 
 __all__ = [
+    "ArchiveError",
+    "ArchivedEventError",
+    "ArchivedRangeError",
     "EventConflictError",
     "EventLog",
     "ExpectedVersionError",

@@ -8,13 +8,14 @@ whole by somebody who may write the database; against that, compare with the AUD
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from blake3 import blake3
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, select
 
-from controlplane.log.schema import events, log_head, streams, utc_text
+from controlplane.log.schema import archived_heads, archived_segments, events, log_head, streams, utc_text
 from protocol.events import Event
 
 FIRST = "0" * 64
@@ -43,7 +44,7 @@ def link(
     return blake3(_encode((previous, position, stream, version, *said))).hexdigest()
 
 
-def _link_of(previous: str, row: RowMapping) -> str:
+def _link_of(previous: str, row: Mapping[Any, Any]) -> str:
     return link(
         previous,
         row["position"],
@@ -57,6 +58,17 @@ def _link_of(previous: str, row: RowMapping) -> str:
         utc_text(row["occurred_at"]),
         utc_text(row["recorded_at"]),
     )
+
+
+def segment_link(previous: str, row: Mapping[Any, Any]) -> str:
+    """Compute an archived segment's hash from that of the segment before and its row of ``archived_segments``."""
+    said = [row[name] for name in ("first_position", "last_position", "file_digest", "heads_digest")]
+    return blake3(_encode([previous, *said])).hexdigest()
+
+
+def heads_digest(heads: Mapping[str, tuple[int, str]]) -> str:
+    """Compute the digest of where every chain stands."""
+    return blake3(_encode(sorted((stream, *end) for stream, end in heads.items()))).hexdigest()
 
 
 def command_of(event: Event) -> str | None:
@@ -91,6 +103,8 @@ class Verification(msgspec.Struct, frozen=True):
 
     events: int
     problems: tuple[Problem, ...]
+    archived: int = 0
+    """How many events before them were archived; their files are not looked at."""
 
     @property
     def sound(self) -> bool:
@@ -102,9 +116,13 @@ def verify(connection: Connection) -> Verification:
     """Check every event, from the first to the newest. Reads the whole log; memory grows with the number of streams."""
     head = connection.execute(select(log_head.c.position)).scalar_one()
     kept = {row.stream: (row.version, row.hash) for row in connection.execute(select(streams))}
-    ends: dict[str, tuple[int, str]] = {}
-    problems: list[Problem] = []
-    count, last = 0, 0
+    ends = {row.stream: (row.version, row.hash) for row in connection.execute(select(archived_heads))}
+    segments = (
+        connection.execute(select(archived_segments).order_by(archived_segments.c.first_position)).mappings().all()
+    )
+    problems = list(_segment_problems(segments, ends))
+    archived = segments[-1]["last_position"] if segments else 0
+    count, last = 0, archived
     while len(problems) < _MAX_PROBLEMS:
         chosen = select(events).where(events.c.position > last).order_by(events.c.position).limit(_BATCH)
         try:
@@ -113,17 +131,30 @@ def verify(connection: Connection) -> Verification:
             problems.append(Problem(last + 1, f"this event, or one soon after it, cannot be read: {problem}"))
             break
         for row in rows:
-            problems.extend(Problem(row["position"], what) for what in _row_problems(row, last, ends))
+            problems.extend(Problem(row["position"], what) for what in row_problems(row, last, ends))
             ends[row["stream"]] = (row["version"], row["hash"])
             last = row["position"]
         count += len(rows)
         if len(rows) < _BATCH:
             problems.extend(Problem(0, what) for what in _end_problems(last, head, ends, kept))
             break
-    return Verification(events=count, problems=tuple(problems[:_MAX_PROBLEMS]))
+    return Verification(events=count, problems=tuple(problems[:_MAX_PROBLEMS]), archived=archived)
 
 
-def _row_problems(row: RowMapping, last: int, ends: Mapping[str, tuple[int, str]]) -> Iterator[str]:
+def _segment_problems(segments: Sequence[Mapping[Any, Any]], heads: Mapping[str, tuple[int, str]]) -> Iterator[Problem]:
+    last, previous = 0, FIRST
+    for row in segments:
+        if row["first_position"] != last + 1:
+            yield Problem(last + 1, f"no archived segment begins at position {last + 1}")
+        if row["hash"] != segment_link(previous, row):
+            yield Problem(row["first_position"], "the row of this archived segment is not as it was written")
+        last, previous = row["last_position"], row["hash"]
+    if heads_digest(heads) != (segments[-1]["heads_digest"] if segments else heads_digest({})):
+        yield Problem(last, "the heads of the archived chains are not as they were written")
+
+
+def row_problems(row: Mapping[Any, Any], last: int, ends: Mapping[str, tuple[int, str]]) -> Iterator[str]:
+    """Tell what is wrong with an event that follows position ``last`` and the chains' ``ends``."""
     stream = row["stream"]
     version, previous = ends.get(stream, (0, FIRST))
     if row["position"] != last + 1:

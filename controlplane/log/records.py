@@ -72,6 +72,10 @@ class ArchivedEventError(EventConflictError):
         self.args = (f"event {event_id} came again; it is recorded at position {position}, which has been archived",)
 
 
+class ArchiveError(FailureError):
+    """A segment cannot be archived; nothing of it was removed from the table."""
+
+
 class ArchivedRangeError(FailureError):
     """Events were asked for that have been archived: they are in files, no longer in the table."""
 

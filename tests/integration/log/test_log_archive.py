@@ -1,0 +1,232 @@
+"""Archived events leave the table and nothing becomes unprovable; partitions come by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from support.databases import Database, PostgresDatabase
+from support.logstory import opened
+
+from controlplane.log import (
+    ArchivedEventError,
+    ArchivedRangeError,
+    ArchiveError,
+    EventLog,
+    LogUnavailableError,
+    NewEvent,
+    engine,
+)
+from controlplane.log.archive import Archive, Segment
+from controlplane.log.migrate import downgrade
+from process import faultpoints
+from protocol.ids import Position
+
+SIZE = 10
+Sql = Callable[..., list[tuple[object, ...]]]
+
+
+def make_partitions_small(database: Database) -> None:
+    """Let a segment be ten events, before there are any."""
+    if database.engine == "postgresql":
+        database.sql("DROP TABLE events_000000")
+        database.sql("DROP TABLE events_000001")
+        database.sql(
+            f"CREATE OR REPLACE FUNCTION events_in_partition() RETURNS bigint LANGUAGE sql IMMUTABLE "
+            f"AS 'SELECT {SIZE}::bigint'"
+        )
+        database.sql("SELECT make_events_partition(number) FROM generate_series(0, 1) AS number")
+
+
+@pytest.fixture
+async def small(database: Database, log: EventLog) -> EventLog:
+    make_partitions_small(database)
+    return log
+
+
+@pytest.fixture
+async def told(small: EventLog) -> list[NewEvent]:
+    """35 events of three streams, appended."""
+    told = [opened("abc"[number % 3], number) for number in range(1, 36)]
+    epoch = await small.take_lead()
+    for start in range(0, 35, 7):
+        await small.append(told[start : start + 7], epoch=epoch)
+    return told
+
+
+@pytest.fixture
+async def archive(database: Database, tmp_path: Path) -> AsyncIterator[Archive]:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    archive = await Archive.open(database.url, folder)
+    yield archive
+    await archive.close()
+
+
+async def take_away(archive: Archive, through: int = 35) -> list[Segment]:
+    return await archive.archive(Position(through), segment_positions=SIZE)
+
+
+async def test_whole_segments_go_and_the_rest_stays_and_all_is_proved(
+    small: EventLog, told: list[NewEvent], archive: Archive, sql: Sql
+) -> None:
+    before = await small.read(Position(0), 100)
+    segments = await take_away(archive)
+    assert [(one.first_position, one.last_position) for one in segments] == [(1, 10), (11, 20), (21, 30)]
+    assert await archive.segments() == segments
+    assert sql("SELECT min(position), max(position), count(*) FROM events") == [(31, 35, 5)]
+    verification = await small.verify()
+    assert (verification.sound, verification.events, verification.archived) == (True, 5, 30)
+    whole = await archive.verify()
+    assert (whole.sound, whole.events) == (True, 35)
+    filed = [record for segment in segments for record in archive.recorded(segment)]
+    assert filed + await small.read(Position(30), 100) == before
+
+
+async def test_the_log_goes_on_and_the_next_segment_follows(
+    small: EventLog, told: list[NewEvent], archive: Archive
+) -> None:
+    await take_away(archive, through=19)
+    epoch = await small.take_lead()
+    recorded = await small.append([opened("a", number) for number in range(36, 46)], epoch=epoch)
+    assert (recorded[0].position, recorded[-1].position) == (36, 45)
+    assert [one.first_position for one in await take_away(archive, through=45)] == [11, 21, 31]
+    assert (await archive.verify()).events == 45
+    assert (await archive.verify()).sound
+
+
+async def test_the_newest_event_is_never_archived(small: EventLog, archive: Archive) -> None:
+    await small.append([opened("a", number) for number in range(1, 11)], epoch=await small.take_lead())
+    assert await take_away(archive) == []
+
+
+async def test_no_reader_skips_what_was_archived(small: EventLog, told: list[NewEvent], archive: Archive) -> None:
+    await take_away(archive)
+    for after in (0, 29):
+        with pytest.raises(ArchivedRangeError, match="no longer in the table"):
+            await small.read(Position(after), 100)
+    assert [record.position for record in await small.read(Position(30), 2)] == [31, 32]
+
+
+async def test_an_archived_event_that_is_told_again_is_refused_and_never_recorded_twice(
+    small: EventLog, told: list[NewEvent], archive: Archive, sql: Sql
+) -> None:
+    await take_away(archive)
+    epoch = await small.take_lead()
+    with pytest.raises(ArchivedEventError) as refusal:
+        await small.append([opened("z"), told[4]], epoch=epoch)
+    assert refusal.value.position == 5
+    assert await small.head() == 35
+    assert (await small.append([told[33]], epoch=epoch))[0].position == 34
+    for taken in ("36, 'checkpoint/local/default/a', 1", "5, 'b', 1"):
+        with pytest.raises(Exception, match=r"never|no partition|duplicate"):
+            sql(
+                f"INSERT INTO events SELECT {taken}, '00000000-0000-0000-0000-000000000000', type, schema_version, data, "
+                "metadata, command_id, occurred_at, recorded_at, hash FROM events LIMIT 1"
+            )
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE archived_segments SET last_position = 29 WHERE first_position = 21", "not as it was written"),
+        ("DELETE FROM archived_segments WHERE first_position = 11", "no archived segment begins at position 11"),
+        ("DELETE FROM archived_segments WHERE first_position = 21", "heads of the archived chains"),
+        ("UPDATE archived_heads SET version = version + 1 WHERE stream LIKE '%/a'", "heads of the archived chains"),
+        ("DELETE FROM events WHERE position = 31", "positions 31 to 31 are missing"),
+    ],
+)
+async def test_whoever_tampers_with_the_archives_records_is_found_out(
+    small: EventLog, told: list[NewEvent], archive: Archive, database: Database, statement: str, said: str
+) -> None:
+    await take_away(archive)
+    database.drop_guards()
+    database.sql(statement)
+    assert any(said in problem.what for problem in (await small.verify()).problems)
+
+
+async def test_a_file_that_was_changed_or_lost_is_found_out(
+    small: EventLog, told: list[NewEvent], archive: Archive, tmp_path: Path
+) -> None:
+    segments = await take_away(archive)
+    file = tmp_path / "archive" / segments[1].file
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "not the one" in (await archive.verify()).problems[0].what
+    file.unlink()
+    assert "cannot be read" in (await archive.verify()).problems[0].what
+
+
+async def test_a_segment_that_is_not_sound_is_not_archived(
+    small: EventLog, told: list[NewEvent], archive: Archive, database: Database
+) -> None:
+    database.drop_guards()
+    database.sql("UPDATE events SET metadata = '{}' WHERE position = 15")
+    with pytest.raises(ArchiveError, match="position 15"):
+        await take_away(archive)
+    assert [one.last_position for one in await archive.segments()] == [10]
+    assert database.sql("SELECT count(*) FROM events") == [(25,)]
+
+
+async def test_a_death_before_the_commit_loses_nothing_and_the_next_attempt_goes_on(
+    small: EventLog, told: list[NewEvent], archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(name: str) -> None:
+        if name == "log.archive.before-commit":
+            raise faultpoints.FaultError(name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(faultpoints, "reach", die)
+        with pytest.raises(faultpoints.FaultError):
+            await take_away(archive)
+    assert len(await small.read(Position(0), 100)) == 35
+    assert len(await take_away(archive)) == 3
+    assert (await archive.verify()).sound
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+async def test_a_reader_that_holds_the_table_delays_archiving_and_is_not_disturbed(
+    small: EventLog,
+    told: list[NewEvent],
+    tmp_path: Path,
+    database: PostgresDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_SECONDS", 0.5)
+    archive = await Archive.open(database.url, tmp_path)
+    reader = engine.open_engine(database.url)
+    async with engine.reading(reader) as connection:
+        await connection.exec_driver_sql("SELECT count(*) FROM events")
+        with pytest.raises(LogUnavailableError) as refusal:
+            await take_away(archive)
+        assert refusal.value.failure.code == "log-busy"
+    await reader.dispose()
+    assert len(await take_away(archive)) == 3
+    await archive.close()
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+async def test_partitions_come_before_they_are_needed_and_no_reader_holds_them_up(
+    small: EventLog, database: PostgresDatabase
+) -> None:
+    epoch = await small.take_lead()
+    reader = engine.open_engine(database.url)
+    async with engine.reading(reader) as connection:
+        await connection.exec_driver_sql("SELECT count(*) FROM events")
+        for number in range(1, 64):
+            await small.append([opened("a", number)], epoch=epoch)
+    await reader.dispose()
+    assert database.sql("SELECT count(*) FROM pg_inherits WHERE inhparent = 'events'::regclass") == [(8,)]
+    assert (await small.verify()).sound
+    assert "events_000003" in str(database.sql("EXPLAIN SELECT * FROM events WHERE position = 35"))
+    assert "events_000002" not in str(database.sql("EXPLAIN SELECT * FROM events WHERE position = 35"))
+
+
+async def test_a_log_with_archived_events_does_not_go_back_to_a_schema_that_cannot_say_so(
+    small: EventLog, told: list[NewEvent], archive: Archive, database: Database
+) -> None:
+    await take_away(archive)
+    with pytest.raises(RuntimeError, match="archived"):
+        await downgrade(database.url, "0001")
+    assert (await archive.verify()).sound
