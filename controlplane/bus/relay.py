@@ -5,8 +5,8 @@ The relay keeps no cursor of its own. It goes on from what the broker holds, bec
 * AUDIT holds every event once and in order, so its last sequence *is* the log position to go on from. Each message is
   accepted only directly behind the one before (``Nats-Expected-Last-Sequence``).
 * A command is sent before the AUDIT message of its event, and each AUDIT message notes the last sequence of COMMANDS. If COMMANDS
-  has grown since the last note, the next commands were sent already and are left out, even if their worker took them and
-  the duplicate window is long over. If COMMANDS has shrunk it was wiped, and the commands still open are sent again.
+  has grown since the last note, the next command was sent already and is left out, even if its worker took it and the
+  duplicate window is long over. If COMMANDS has shrunk it was wiped, and the commands still open are sent again.
 
 A wiped broker is thereby the same as a slow one: everything is published again from where it stands.
 """
@@ -104,7 +104,35 @@ class Relay:
         await _log.ainfo("relaying", after=position, commands_noted=noted, commands_held=commands_sequence)
         if commands_sequence < noted:
             return await self._send_open_again(_Cursor(position, commands_sequence, 0))
-        return _Cursor(position, commands_sequence, commands_sequence - noted)
+        return _Cursor(position, commands_sequence, await self._sent_beyond(position, noted, commands_sequence))
+
+    async def _sent_beyond(self, position: Position, noted: int, held: int) -> int:
+        """Tell whether the next command was sent before its event came into AUDIT: 1 or 0, for each is sent by itself.
+
+        That COMMANDS has grown proves nothing alone: whoever else may write there must not make a command look sent. Where
+        it cannot be told, the command is sent again, which its worker's journal makes harmless.
+        """
+        issued = await self._next_command(position) if held > noted else None
+        if issued is None:
+            return 0
+        for sequence in range(noted + 1, min(held, noted + _PAGE) + 1):
+            try:
+                message = await self._jetstream.get_msg(subjects.COMMANDS_STREAM, seq=sequence)
+            except NotFoundError:
+                continue  # its worker took it
+            if (message.headers or {}).get(nats.js.api.Header.MSG_ID.value) == issued:
+                return 1
+            held -= 1
+        return int(held - noted == 1)
+
+    async def _next_command(self, position: Position) -> CommandId | None:
+        after = position
+        while page := await self._log.read(after, _PAGE):
+            for record in page:
+                if isinstance(record.event, CommandIssued):
+                    return record.event.command.command_id
+            after = page[-1].position
+        return None
 
     async def _check_last(self, position: Position) -> int:
         """Make sure that AUDIT's last message is this log's event at that position; answer its note on COMMANDS."""
