@@ -1,0 +1,77 @@
+"""The policy file is read strictly, and a mistake in it is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from controlplane.domain import Keep
+from controlplane.policies import InvalidPolicyError, Policies, read_policies
+from controlplane.settings import InvalidSettingError, Settings
+
+pytestmark = pytest.mark.timeout(5)
+
+WHOLE = """
+grace = "30s"
+keep_unusable_for = "2d"
+[default]
+keep_last = 3
+[namespaces.team-a]
+keep_for = "7d"
+interval = "10m"
+[ids."team-a/train"]
+keep_bytes = "1.5GiB"
+interval = "off"
+"""
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "policy.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_everything_that_it_may_say_is_understood(tmp_path: Path) -> None:
+    policies = read_policies(written(tmp_path, WHOLE))
+    retention, schedule = policies.retention, policies.schedule
+    assert retention.default == Keep(last=3)
+    assert retention.namespaces == {"team-a": Keep(seconds=7 * 86400.0)}
+    assert retention.ids == {("team-a", "train"): Keep(bytes=3 << 29)}
+    assert (retention.grace_seconds, retention.unusable_seconds) == (30.0, 2 * 86400.0)
+    assert (schedule.default_seconds, schedule.namespaces) == (0.0, {"team-a": 600.0})
+    assert schedule.ids == {("team-a", "train"): 0.0}
+
+
+def test_an_empty_file_keeps_everything_and_dumps_nothing(tmp_path: Path) -> None:
+    assert read_policies(written(tmp_path, "")) == Policies()
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("[default]\nkeep_lost = 3", "keep_lost"),
+        ("[default]\nkeep_last = 0", "$.default.keep_last"),
+        ("[default]\nkeep_last = 'three'", "$.default.keep_last"),
+        ("[default]\nkeep_for = '7'", "$.default.keep_for"),
+        ("[namespaces.a]\nkeep_bytes = '5GB'", "$.namespaces.a.keep_bytes"),
+        ("[namespaces.'a b']\nkeep_last = 1", "$.namespaces"),
+        ("[ids.train]\nkeep_last = 1", '$.ids."train"'),
+        ("[ids.'a/b/c']\nkeep_last = 1", '$.ids."a/b/c"'),
+        ("[ids.'a/b']\ninterval = '0.5s'", '$.ids."a/b".interval'),
+        ("grace = 30", "$.grace"),
+        ("[[[", "line 1"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, text: str, field: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(InvalidPolicyError) as told:
+        read_policies(path)
+    assert field in str(told.value)
+    assert path in str(told.value)
+
+
+def test_a_control_plane_does_not_start_with_a_policy_that_cannot_be_meant(tmp_path: Path) -> None:
+    environment = {"WOODFROG_DATABASE_URL": "sqlite://", "WOODFROG_POLICY_FILE": str(tmp_path / "missing.toml")}
+    with pytest.raises(InvalidSettingError, match=r"WOODFROG_POLICY_FILE.*missing\.toml"):
+        Settings.from_environment(environment)
