@@ -262,7 +262,7 @@ UNKNOWN: Final = Rule(
     "criu-failed",
     (),
     "CRIU failed for a reason that is not in the table of known ones",
-    "Read the lines of its log below; the whole log lies in the work directory of the dump or restore.",
+    "Read the lines of its log below; the whole log is kept under logs/ in the worker's state directory.",
 )
 
 _ERROR_LINE = re.compile(r"\bError \(|(?i:level=\"?(?:error|fatal))|\"level\":\s*\"(?:error|fatal)\"")

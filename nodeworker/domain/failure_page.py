@@ -1,6 +1,6 @@
-"""The page docs/reference/failures.md, rendered from the table, so that the two cannot drift apart.
+"""The table of CRIU's complaints at the end of docs/reference/failures.md, rendered from the one that is searched.
 
-``python -m nodeworker.domain.failure_page > docs/reference/failures.md`` writes it; a test compares the two.
+``python -m nodeworker.domain.failure_page`` prints it; a test compares the two, so they cannot drift apart.
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ import sys
 
 from nodeworker.domain.criu_failures import RULES, UNKNOWN
 
-_HEAD = """# Failures of dumps and restores
+_HEAD = """## CRIU or runc complains
 
-When CRIU or runc fails, Woodfrog looks for these fragments in the error lines of their logs, in this order, and reports the
-first row that fits: on the pod, in `woodfrog why`, and in the views `failures` and `checkpoint_history`. The code is stable,
-fit for counting and alerting; the last lines of the log come with it as detail. This page is rendered from
-`nodeworker/domain/criu_failures.py`.
+When CRIU or runc fails, these fragments are looked for in the error lines of their logs, in this order, and the first row that fits is reported. This table is
+rendered from `nodeworker/domain/criu_failures.py`.
 
 | Code | Cause | What to do | Seen in the log |
 |---|---|---|---|
@@ -22,7 +20,7 @@ fit for counting and alerting; the last lines of the log come with it as detail.
 
 
 def render() -> str:
-    """Render the page."""
+    """Render the section."""
     rows = [
         f"| `{rule.code}` | {_cell(rule.cause)} | {_cell(rule.advice)} | {_fragments(rule.fragments)} |\n"
         for rule in (*RULES, UNKNOWN)

@@ -81,7 +81,7 @@ def test_every_code_stands_for_one_row_with_a_sentence_of_advice() -> None:
     assert all(criu_failures.rule(code).code == code for code in codes)
 
 
-def test_the_page_of_failures_is_the_table() -> None:
-    assert PAGE.read_text() == failure_page.render(), (
-        "run: python -m nodeworker.domain.failure_page > docs/reference/failures.md"
+def test_the_page_of_failures_ends_with_the_table() -> None:
+    assert PAGE.read_text().endswith(f"\n{failure_page.render()}"), (
+        "put the output of python -m nodeworker.domain.failure_page at the end of docs/reference/failures.md"
     )
