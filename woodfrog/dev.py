@@ -183,7 +183,6 @@ class Stack:
             for task in done:
                 task.result()
         finally:
-            _say("stopping")
             for task in reversed(keeping):
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
