@@ -17,10 +17,8 @@ from controlplane.log.eventlog import EventLog
 from protocol.facts import ContainerFacts
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, ContainerId, NodeName, Position
-from protocol.requests import Refusal, Resolution, ResolveRequest
+from protocol.requests import Resolution, ResolveRequest
 
-EVERYTHING: Final = 2**31 - 1
-"""More rows than one id can have."""
 _PAGE: Final = 1000
 _TRIES: Final = 5
 
@@ -92,11 +90,6 @@ async def choose_at(log: EventLog, key: CheckpointKey, node: NodeName, moment: d
     answer = decide(state, ResolveAsked(request, "what-if"), moment, Policy()).answer
     assert isinstance(answer, Resolution)
     return answer
-
-
-def refused(refusal: Refusal) -> FailureError:
-    """Make a refusal an error."""
-    return FailureError(refusal.failure)
 
 
 async def export(log: EventLog, start: int, end: int | None, write: Callable[[dict[str, Any]], None]) -> None:

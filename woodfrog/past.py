@@ -1,7 +1,8 @@
 """The verbs that read the log itself: its proof, its export, and what was known, or would have been chosen, at any time.
 
 They open the database and need no running stack: an auditor has a copy of it and nothing else, and somebody whose control
-plane does not start has to look into the log all the same.
+plane does not start has to look into the log all the same. What reads the database is imported where it is used: it takes
+most of a second to load, and the other verbs need none of it.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import typer
 
-from controlplane import replay
-from controlplane.log.eventlog import EventLog
+from protocol.failures import FailureError
 from protocol.ids import CheckpointKey, NodeName, check_id
 from protocol.requests import Refusal, RestoreFrom, WaitFor
 from woodfrog import ask, dev, story
 from woodfrog.bundle import BadInputError
 from woodfrog.output import Column, Form, put, put_json
 from woodfrog.verbs import Id, Namespace, Output, StateDir, key_of, shown, state_of, telling
+
+if TYPE_CHECKING:
+    from controlplane.log.eventlog import EventLog
 
 T = TypeVar("T")
 DatabaseUrl = Annotated[
@@ -38,6 +41,9 @@ DatabaseUrl = Annotated[
 At = Annotated[
     str | None, typer.Option("--at", help="As it was then: 2026-11-23T21:45:00Z, or without Z in local time.")
 ]
+
+_EVERYTHING = 2**31 - 1
+"""More rows than one id can have."""
 
 log = typer.Typer(help="Prove, rebuild and export the log.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -62,6 +68,8 @@ def _url(given: str | None, state_dir: Path | None) -> str:
 
 
 def _with_log(url: str, work: Callable[[EventLog], Awaitable[T]]) -> T:
+    from controlplane.log.eventlog import EventLog  # noqa: PLC0415
+
     async def run() -> T:
         log = await EventLog.open(url)
         try:
@@ -94,7 +102,7 @@ def history(
             rows = ask.view(state_of(state_dir).described().nats_url, "events", key)
         else:
             url = _url(database_url, state_dir)
-            rows = _with_log(url, lambda log: log.query("events", key=key, limit=replay.EVERYTHING))
+            rows = _with_log(url, lambda log: log.query("events", key=key, limit=_EVERYTHING))
             rows = [row for row in rows if until is None or datetime.fromisoformat(row["recorded_at"]) <= until]
     columns: tuple[Column, ...] = (
         *shown("position", "occurred_at"),
@@ -115,6 +123,8 @@ def choose(
     output: Output = Form.TABLE,
 ) -> None:
     """Say how a container of an id would start on a node, now or --at some time. Nothing is changed."""
+    from controlplane import replay  # noqa: PLC0415
+
     with telling():
         moment = datetime.now(UTC) if at is None else _moment(at, "--at")
         key = _key(checkpoint_id, namespace, database_url, state_dir)
@@ -122,7 +132,7 @@ def choose(
         url = _url(database_url, state_dir)
         answer = _with_log(url, lambda log: replay.choose_at(log, key, name, moment))
         if isinstance(answer, Refusal):
-            raise replay.refused(answer)
+            raise FailureError(answer.failure)
     if output is Form.JSON:
         put_json(answer)
         return
@@ -139,6 +149,8 @@ def choose(
 @log.command()
 def verify(database_url: DatabaseUrl = None, state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
     """Prove that the log is as it was written, and its tables what follows from it: positions, hash chains, projections."""
+    from controlplane import replay  # noqa: PLC0415
+
     with telling():
         found = _with_log(_url(database_url, state_dir), replay.verify)
     if output is Form.JSON:
@@ -175,6 +187,7 @@ def export(
     state_dir: StateDir = None,
 ) -> None:
     """Write events to standard output, one JSON object a line, as rows of the view `events`."""
+    from controlplane import replay  # noqa: PLC0415
 
     def write(row: dict[str, Any]) -> None:
         sys.stdout.buffer.write(msgspec.json.encode(row) + b"\n")

@@ -1,0 +1,144 @@
+"""Snapshots at an interval, kept and deleted by policy, pinned, set aside and deleted by people; on a whole stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.stack import Stack, running, until
+
+pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
+
+COUNT = ["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done"]
+POLICY = """
+grace = "1s"
+[default]
+keep_last = 2
+[ids."default/hoarder"]
+keep_last = 1000
+"""
+
+
+@pytest.fixture(scope="module")
+def keeping() -> Iterator[Stack]:
+    """A stack that keeps the last two snapshots of an id, in whatever order its tests run."""
+    with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as path:
+        policy = Path(path) / "policy.toml"
+        policy.write_text(POLICY)
+        with running(Path(path) / "s", {"WOODFROG_POLICY_FILE": str(policy)}) as stack:
+            yield stack
+
+
+def in_store(stack: Stack, checkpoint_id: str) -> set[str]:
+    """The snapshots of which the store's directory holds anything."""
+    folder = stack.store / "local" / "default" / checkpoint_id
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def history(stack: Stack, checkpoint_id: str) -> dict[str, dict[str, Any]]:
+    return {row["snapshot_id"]: row for row in stack.json("get", "snapshots", checkpoint_id)}
+
+
+def with_status(stack: Stack, checkpoint_id: str, status: str) -> list[str]:
+    return [name for name, row in history(stack, checkpoint_id).items() if row["status"] == status]
+
+
+def taken(stack: Stack, checkpoint_id: str, count: int) -> list[str]:
+    """Run a container, take ``count`` snapshots of it and end it without another."""
+    run = stack.run(checkpoint_id, *COUNT)
+    run.until_lines("/count", 3)
+    names = [stack.json("checkpoint", checkpoint_id)["snapshot_id"] for _ in range(count)]
+    os.kill(run.init_pid(), 9)
+    run.wait()
+    until(lambda: "container.ended" in stack.types(checkpoint_id), saying="the container has ended")
+    return names
+
+
+def test_an_interval_makes_snapshots_of_which_the_policy_keeps_two_and_the_id_goes_on(keeping: Stack) -> None:
+    run = keeping.run("metronome", *COUNT, options=("--interval", "1s"))
+    until(lambda: len(with_status(keeping, "metronome", "deleted")) >= 3, 90, saying="three snapshots are deleted")
+    rows = history(keeping, "metronome")
+    assert {row["trigger"] for row in rows.values()} == {"schedule"}
+    assert all(not row["final"] for row in rows.values())
+    frozen = sorted((row["dump_started_at"], row["captured_at"]) for row in rows.values() if row["captured_at"])
+    assert all(ended <= began for (_, ended), (began, _) in pairwise(frozen)), "two at once"
+    run.stop()
+    keeping.until_stored("metronome", len(frozen) + 1)
+    until(lambda: len(in_store(keeping, "metronome")) == 2, 30, saying="the store holds two")
+    assert in_store(keeping, "metronome") == set(with_status(keeping, "metronome", "valid"))
+    counted = len(run.lines("/count"))
+    again = keeping.run("metronome", *COUNT)
+    lines = again.until_lines("/count", counted + 5)
+    assert lines[: counted + 5] == [str(number) for number in range(1, counted + 6)]
+    assert again.container["restored_from"] in in_store(keeping, "metronome")
+    again.stop()
+
+
+def test_a_pin_wins_until_it_is_taken_away(keeping: Stack) -> None:
+    first, _, last = taken(keeping, "hoarder", 3)
+    said = keeping.cli("pin", first, "--because", "known to be good").stdout
+    assert first in said
+    assert history(keeping, "hoarder")[first]["pinned_reason"] == "known to be good"
+    assert keeping.json("choose", "hoarder", "--node", "localhost")["snapshot_id"] == first
+    run = keeping.run("hoarder", *COUNT)
+    assert run.container["restored_from"] == first
+    os.kill(run.init_pid(), 9)
+    run.wait()
+    keeping.cli("unpin", first)
+    chosen = keeping.json("choose", "hoarder", "--node", "localhost")
+    assert (chosen["answer"], chosen["snapshot_id"]) == ("restore", last)
+
+
+def test_what_is_invalidated_is_passed_over_and_what_is_deleted_leaves_the_store(keeping: Stack) -> None:
+    older, newest = taken(keeping, "wrong", 2)
+    refused = keeping.cli("delete", newest, check=False)
+    assert refused.returncode == 1
+    assert "latest-snapshot" in refused.stderr
+    before = datetime.now(UTC)
+    keeping.cli("invalidate", newest, "--because", "holds a wrong result")
+    told = keeping.json("choose", "wrong", "--node", "localhost")
+    assert told["snapshot_id"] == older
+    assert "holds a wrong result" in told["reason"]
+    then = keeping.json("choose", "wrong", "--node", "localhost", "--at", before.isoformat())
+    assert then["snapshot_id"] == newest
+    keeping.cli("delete", newest)
+    assert in_store(keeping, "wrong") == {older}
+    assert keeping.cli("invalidate", newest, check=False).returncode == 2  # without a reason
+    assert "unknown-snapshot" in keeping.cli("pin", "20260101T000000Z-00000000", check=False).stderr
+
+
+def test_the_log_is_proved_exported_and_rebuilt_while_the_stack_runs(keeping: Stack) -> None:
+    taken(keeping, "audited", 1)
+    proof = keeping.json("log", "verify")
+    assert (proof["sound"], proof["problems"]) == (True, [])
+    events = keeping.json("get", "events")
+    lines = keeping.cli("log", "export", "--from", "2", "--to", "5").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == events[1:5]
+    before = keeping.json("get", "snapshots")
+    keeping.cli("log", "rebuild")
+    assert keeping.json("get", "snapshots") == before
+    assert keeping.json("log", "verify")["sound"]
+
+
+def test_history_and_choice_at_a_time_need_no_stack(keeping: Stack) -> None:
+    (name,) = taken(keeping, "past", 1)
+    whole = keeping.history("past")
+    stored_at = next(event["recorded_at"] for event in whole if event["type"] == "snapshot.stored")
+    url = f"sqlite+aiosqlite:///{keeping.ready['database']}"
+    nowhere = ("--database-url", url)
+    then = keeping.json("history", "past", "--at", stored_at, *nowhere)
+    assert then == [event for event in whole if event["recorded_at"] <= stored_at]
+    assert then[-1]["type"] in {"snapshot.stored", "command.finished"}
+    begun = next(event["recorded_at"] for event in whole if event["type"] == "container.started")
+    assert keeping.json("choose", "past", "--node", "localhost", "--at", begun, *nowhere)["answer"] == "cold"
+    assert keeping.json("choose", "past", "--node", "localhost", "--at", stored_at, *nowhere)["snapshot_id"] == name
+    unknown = keeping.cli("choose", "past", "--node", "elsewhere", *nowhere, check=False)
+    assert "unknown-node" in unknown.stderr
+    assert keeping.cli("history", "past", "--at", "yesterday", check=False).returncode == 2
