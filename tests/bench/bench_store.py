@@ -28,6 +28,7 @@ from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
 from protocol.manifest import TreeName
 from tests.bench.memory import SEED, write_memory
 from tests.bench.report import publish, row
+from tests.bench.stopwatch import undo_when_ended
 
 PAGES_BYTES = 1020 << 20
 KEY = CheckpointKey("bench", "default", "memory")
@@ -49,6 +50,7 @@ def _settle() -> None:
 
 def main() -> None:
     """Measure and publish."""
+    undo_when_ended()
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     where = Path(sys.argv[2]) if len(sys.argv) > 2 else Path("/var/tmp")
     put: tuple[list[float], list[float]] = ([], [])

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from nodeworker.host.criu_bundle import find_criu
 from nodeworker.runtime.install import write_runtime
 from tests.bench.report import Row, overhead, publish
-from tests.bench.stopwatch import run_timed
+from tests.bench.stopwatch import run_timed, undo_when_ended
 from tests.support.images import busybox_root
 
 VERBS = ("create", "start", "state", "kill", "delete")
@@ -77,6 +77,7 @@ def alone(scratch: Path, folder: Path, runs: int) -> Row:
 
 def main() -> None:
     """Measure and publish."""
+    undo_when_ended()
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 40
     runc = shutil.which("runc")
     assert runc is not None

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from nodeworker.capture import criu
 from nodeworker.store import SnapshotStore
 from protocol.ids import CheckpointKey, SnapshotId
 from protocol.manifest import TreeName
-from tests.bench.stopwatch import run_timed
+from tests.bench.stopwatch import run_timed, undo_when_ended
 
 PYTHON = Path(sys.executable).resolve()
 BARE_FLAGS = ("--ext-unix-sk", "--file-locks")
@@ -32,7 +31,7 @@ BARE_FLAGS = ("--ext-unix-sk", "--file-locks")
 def bench_node() -> Iterator[Node]:
     """A node whose worker runs; what it said is shown only if the benchmark fails."""
     said = io.StringIO()
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what was begun is undone
+    undo_when_ended()
     try:
         with redirect_stdout(said), running_node() as node:
             node.start_worker()

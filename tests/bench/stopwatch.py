@@ -6,7 +6,9 @@ times takes 7.5 or 15.5 ms. Here the wait is the kernel's, and a timer kills wha
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -34,3 +36,8 @@ def run_timed(command: Sequence[str | Path], **options: Any) -> float:
     if code != 0:
         raise subprocess.CalledProcessError(code, list(command))
     return seconds
+
+
+def undo_when_ended() -> None:
+    """Let SIGTERM end the benchmark as an exception does, so that what was begun is undone."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
