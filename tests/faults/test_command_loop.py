@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 from nats.aio.client import Client
@@ -16,7 +20,7 @@ from support.lives import PortlessWorker
 from support.portless import key_of
 from support.proxy import Proxy
 from support.servers import ControlPlaneProcess, NatsServer
-from support.worker import ask, audit_follows_the_log, eventually, query
+from support.worker import ask, audit_follows_the_log, eventually, query, stored_messages
 
 from protocol import subjects, wire
 from protocol.requests import CheckpointRequest, CommandAccepted, Refusal
@@ -90,9 +94,20 @@ async def test_every_command_ends_once_and_is_carried_out_once_while_everything_
         for node in ("node-1", "node-2"):
             for number in range(CONTAINERS):
                 group.create_task(order(node, number))
-    rows = await audit_follows_the_log(asker)
-    ends = Counter(row["data"]["command_id"] for row in rows if row["type"] == "command.finished")
-    outcomes = {row["data"]["command_id"]: row["data"]["outcome"] for row in rows if row["type"] == "command.finished"}
+    with closing(sqlite3.connect(f"file:{plane.database}?mode=ro", uri=True)) as log:
+        rows = log.execute("SELECT position, event_id, type, data FROM events ORDER BY position").fetchall()
+
+    async def level() -> bool:
+        return (await asker.jetstream().stream_info(subjects.AUDIT_STREAM)).state.last_seq >= len(rows)
+
+    await eventually(level, saying="AUDIT holds the log")
+    audit = await stored_messages(asker, subjects.AUDIT_STREAM)
+    assert [(message.seq, (message.headers or {})["ce-id"]) for message in audit] == [
+        (position, str(UUID(event))) for position, event, _, _ in rows
+    ]
+    finished = [json.loads(data) for _, _, kind, data in rows if kind == "command.finished"]
+    ends = Counter(one["command_id"] for one in finished)
+    outcomes = {one["command_id"]: one["outcome"] for one in finished}
     effects = {command: workers[0].effect(command) for command in ids}
     print(f"{len(set(ids))} commands, kills {dict(kills)}, outcomes {Counter(outcomes.values())}, {len(rows)} events")
     assert min(kills.values()) >= 5

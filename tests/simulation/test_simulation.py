@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from controlplane.domain import State, evolve
 from simulation.campaign import STEPS, play, play_many
+from simulation.fabric import Record
 from simulation.mutation import mutated
 
 QUICK = 300
@@ -88,3 +91,24 @@ def found_in() -> int | None:
 def test_a_deliberate_breakage_is_found(name: str) -> None:
     with mutated(*MUTANTS[name]):
         assert found_in() is not None, f"{BOUND} worlds did not show that {name}"
+
+
+def test_a_state_taken_at_any_point_and_carried_on_is_the_state_folded_from_the_start() -> None:
+    for seed in range(40):
+        world, broken = play(seed)
+        assert broken is None
+        whole = world.log.fold()
+        for cut in range(0, len(world.log.records), 7):
+            state = _folded(world.log.records[:cut])
+            carried = copy.deepcopy(state)
+            for record in world.log.records[cut:]:
+                evolve(carried, record.event(), record.at)
+            assert carried == whole == world.plane.state
+            assert state == _folded(world.log.records[:cut]), "carrying on changed what it was carried on from"
+
+
+def _folded(records: list[Record]) -> State:
+    state = State()
+    for record in records:
+        evolve(state, record.event(), record.at)
+    return state
