@@ -21,7 +21,7 @@ def main() -> int:
             print(problem.told(options.steps))
         print(
             f"{played.worlds} worlds of {options.steps} steps, {played.events} events, "
-            f"{len(played.broken)} broken, {played.wall_seconds:.1f} s"
+            f"{len(played.broken)} broken, {played.wall_seconds:.1f} s, {played.cpu_seconds:.1f} s of CPU"
         )
         return 1 if played.broken else 0
     world, broken = play(options.seed, options.steps, trace=options.trace)

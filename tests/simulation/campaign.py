@@ -34,6 +34,7 @@ class Played(NamedTuple):
     events: int
     broken: list[Broken]
     wall_seconds: float
+    cpu_seconds: float
 
 
 def play(seed: int, steps: int = STEPS, *, trace: bool = False) -> tuple[World, Broken | None]:
@@ -46,14 +47,15 @@ def play(seed: int, steps: int = STEPS, *, trace: bool = False) -> tuple[World, 
     return world, None
 
 
-def _play_some(first: int, count: int, steps: int) -> tuple[int, list[Broken]]:
+def _play_some(first: int, count: int, steps: int) -> tuple[int, list[Broken], float]:
+    began = time.process_time()
     events, broken = 0, []
     for seed in range(first, first + count):
         world, problem = play(seed, steps)
         events += len(world.log.records)
         if problem is not None:
             broken.append(problem)
-    return events, broken
+    return events, broken, time.process_time() - began
 
 
 def play_many(first: int, count: int, steps: int = STEPS, *, processes: int | None = None) -> Played:
@@ -63,5 +65,9 @@ def play_many(first: int, count: int, steps: int = STEPS, *, processes: int | No
     with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
         done = list(pool.map(_play_some, *zip(*((*chunk, steps) for chunk in chunks), strict=True)))
     return Played(
-        count, sum(events for events, _ in done), [one for _, some in done for one in some], time.monotonic() - began
+        count,
+        sum(events for events, _, _ in done),
+        [one for _, some, _ in done for one in some],
+        time.monotonic() - began,
+        sum(seconds for _, _, seconds in done),
     )

@@ -16,7 +16,8 @@ from simulation.mutation import mutated
 
 QUICK = 300
 FULL = 10_000
-FULL_SECONDS = 300.0
+FULL_CPU_SECONDS = 600.0
+"""Five minutes of two cores, however busy they are with something else."""
 
 
 def test_no_law_is_broken_in_a_few_hundred_worlds() -> None:
@@ -29,9 +30,11 @@ def test_no_law_is_broken_in_a_few_hundred_worlds() -> None:
 @pytest.mark.timeout(900)
 def test_no_law_is_broken_in_ten_thousand_worlds_within_five_minutes() -> None:
     played = play_many(QUICK, FULL)
-    print(f"{FULL} worlds of {STEPS} steps, {played.events} events, {played.wall_seconds:.0f} s")
+    print(
+        f"{FULL} worlds of {STEPS} steps, {played.events} events, {played.wall_seconds:.0f} s, {played.cpu_seconds:.0f} s of CPU"
+    )
     assert played.broken == [], "\n".join(problem.told(STEPS) for problem in played.broken[:5])
-    assert played.wall_seconds < FULL_SECONDS
+    assert played.cpu_seconds < FULL_CPU_SECONDS
 
 
 def test_a_world_is_the_same_each_time_it_is_played() -> None:
