@@ -104,7 +104,16 @@ class Noted(_Answer, frozen=True, tag="noted"):
     snapshot_id: SnapshotId
 
 
-View = Literal["checkpoint_history", "latest_snapshots", "restore_history", "failures", "nodes", "commands", "events"]
+View = Literal[
+    "checkpoint_history",
+    "latest_snapshots",
+    "restore_history",
+    "failures",
+    "nodes",
+    "commands",
+    "dead_letters",
+    "events",
+]
 """The SQL views that may be read over NATS, and ``events``, the log itself."""
 
 

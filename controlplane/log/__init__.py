@@ -5,6 +5,7 @@ that nothing was changed), ``projections`` (tables that answer questions), ``vie
 events read as new ones) and ``engine`` (the only module that knows which database it is).
 """
 
+from controlplane.log.deadletters import DeadLetter, DeadLetters
 from controlplane.log.eventlog import EventLog
 from controlplane.log.records import (
     ArchivedEventError,
@@ -26,6 +27,8 @@ __all__ = [
     "ArchiveError",
     "ArchivedEventError",
     "ArchivedRangeError",
+    "DeadLetter",
+    "DeadLetters",
     "EventConflictError",
     "EventLog",
     "ExpectedVersionError",

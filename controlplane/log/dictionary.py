@@ -20,6 +20,7 @@ _PROJECTED: Final = {
     "failure_records": "failures",
     "node_states": "nodes",
     "command_states": "commands",
+    "dead_letter_records": "dead_letters",
 }
 _TABLES: Final = {
     "log_head": "One row: where the log ends and who leads. Its lock is what makes positions gapless.",
@@ -32,6 +33,8 @@ _TABLES: Final = {
     "projection_state": "One row: by which version of the fold the projections were written.",
     "state_copies": "A cache: copies of the control plane's folded state.",
     "state_copy_parts": "The bytes of the copies in state_copies.",
+    "leader_lease": "One row: which control plane leads. The fence is log_head.epoch; this tells the others when to take over.",
+    "dead_letter_records": "Rows behind the view dead_letters. No events: only the newest of each node are kept.",
     "alembic_version": "The schema's revision.",
 }
 _COLUMNS: Final = {
@@ -51,6 +54,11 @@ _COLUMNS: Final = {
     "failure_records.detail": "Lines of the tool's own log; empty if there are none.",
     "incarnations.deferred_at": "When the start was first held back.",
     "incarnations.deferred_until": "Until when it would have waited at the longest.",
+    "leader_lease.holder": "Name, boot, pid namespace, pid, start and a random part of the leader; empty if nobody leads.",
+    "leader_lease.duration_seconds": "How long others must see the row unchanged before they may take it.",
+    "leader_lease.version": "Raised by every write; who waits watches it, and no clock but his own.",
+    "leader_lease.renewed_at": "When it was last written, by the writer's clock; for people only.",
+    "dead_letter_records.letter_id": "UUID of the message, the same however often it is delivered.",
     "projection_state.version": "Version of the fold's code.",
 }
 _ANYWHERE: Final = {

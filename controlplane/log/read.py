@@ -106,7 +106,8 @@ def query(
     """
     contract = CONTRACT[view]
     table = contract.table
-    statement = select(table).order_by(table.c.position.desc()).limit(limit)
+    order = [table.c[name].desc() for name in ("position", "number") if name in table.c]
+    statement = select(table).order_by(*order).limit(limit)
     if key is not None:
         if view == "events":
             statement = statement.where(table.c.stream == f"checkpoint/{key}")
