@@ -1,5 +1,7 @@
 """The control plane put together: one log, one input loop, and the bus around them.
 
+Several may run on one log. All of them answer queries; the one that holds the lease decides, takes reports in and sends.
+
 Every part is a task of one group: the death of any is the death of the process, which whoever started it starts again. All
 that is needed to go on is in the log.
 """
@@ -9,18 +11,24 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import structlog
 from nats.aio.client import Client
 
-from controlplane.bus.ingest import Ingest
+from controlplane.bus.ingest import Ingest, PutAside
 from controlplane.bus.presence import Presence
 from controlplane.bus.relay import Relay
-from controlplane.bus.services import Services
+from controlplane.bus.services import Decisions, Queries
 from controlplane.bus.streams import REQUEST_SECONDS
 from controlplane.domain.inputs import Policy
+from controlplane.lead.election import Election
+from controlplane.lead.holder import myself
+from controlplane.lead.sql import SqlLease
+from controlplane.log.deadletters import DeadLetters
 from controlplane.log.eventlog import EventLog
 from controlplane.loop import DecisionLoop
 from controlplane.settings import Settings
@@ -41,45 +49,70 @@ def _policy(settings: Settings) -> Policy:
 
 
 class ControlPlane:
-    """One control plane, leading from :meth:`run` on."""
+    """One control plane: a standby that leads when nobody else does."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], datetime] = _utc_now) -> None:
         self._settings = settings
         self._clock = clock
         self.ready = asyncio.Event()
-        """Set once the state is folded and requests are heard."""
+        """Set once it leads, the state is folded and requests are heard."""
 
     async def run(self) -> None:
-        """Take the lead, then serve until cancelled. The database must have been migrated.
+        """Answer queries from the start, stand by until the lead is free, then lead until cancelled.
+
+        The database must have been migrated.
 
         Raises:
-            StaleEpochError: another control plane has taken the lead.
+            LeadLostError, StaleEpochError: another control plane has taken the lead.
             FailureError: the log or the AUDIT stream cannot be worked with.
         """
-        log = await EventLog.open(self._settings.database_url)
-        try:
-            epoch = await log.take_lead()
-            loop = DecisionLoop(log, epoch=epoch, policy=_policy(self._settings), clock=self._clock)
-            await loop.load()
-            gc.freeze()  # the state lives as long as the process: no collection need walk through it
-            await _log.ainfo("leading", epoch=epoch, position=loop.committed.value)
-            client = await connect(self._settings.nats_url, name="woodfrog control plane")
-            try:
-                await self._serve(log, loop, client)
-            finally:
-                await _close(client)
-        finally:
-            await log.close()
+        settings = self._settings
+        async with AsyncExitStack() as stack:
+            log = await EventLog.open(settings.database_url)
+            stack.push_async_callback(log.close)
+            lease = SqlLease(settings.database_url)
+            stack.push_async_callback(lease.close)
+            election = Election(lease, myself(settings.instance))
+            client = await connect(settings.nats_url, name="woodfrog control plane", seed_file=settings.nats_seed_file)
+            stack.push_async_callback(_close, client)
+            async with asyncio.TaskGroup() as group:
+                queries = Queries(client, log)
+                group.create_task(queries.run())
+                await queries.listening.wait()
+                await election.win()
+                try:
+                    await self._lead(log, client, election)
+                finally:
+                    await election.release()
 
-    async def _serve(self, log: EventLog, loop: DecisionLoop, client: Client) -> None:
-        ingest = Ingest(client, loop)
-        services = Services(client, loop, log, ingest.taken_in)
+    async def _lead(self, log: EventLog, client: Client, election: Election) -> None:
+        letters = DeadLetters(self._settings.database_url)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(election.hold())
+                election.check()  # a process that was held up since it won must not depose whoever leads by now
+                epoch = await log.take_lead()
+                loop = DecisionLoop(log, epoch=epoch, policy=_policy(self._settings), clock=self._clock)
+                await loop.load()
+                gc.freeze()  # the state lives as long as the process: no collection need walk through it
+                await _log.ainfo("leading", epoch=epoch, position=loop.committed.value)
+                await self._serve(log, loop, client, election, partial(letters.put_aside, epoch=epoch))
+        finally:
+            await letters.close()
+
+    async def _serve(
+        self, log: EventLog, loop: DecisionLoop, client: Client, election: Election, put_aside: PutAside
+    ) -> None:
+        ingest = Ingest(client, loop, put_aside)
+        decisions = Decisions(client, loop, ingest.taken_in, election.check)
         relay = Relay(
             client.jetstream(timeout=REQUEST_SECONDS),
             log,
             committed=loop.committed,
             open_commands=loop.open_commands,
+            nodes=loop.nodes,
             cluster=self._settings.cluster,
+            check_lease=election.check,
         )
         presence = Presence(client, loop, loop.nodes, lost_seconds=self._settings.node_lost_seconds)
         async with asyncio.TaskGroup() as group:
@@ -88,9 +121,9 @@ class ControlPlane:
             group.create_task(relay.run())
             group.create_task(ingest.run())
             group.create_task(presence.run())
-            group.create_task(services.run())
+            group.create_task(decisions.run())
             await ingest.ready.wait()
-            await services.listening.wait()
+            await decisions.listening.wait()
             await _log.ainfo("control plane ready", cluster=self._settings.cluster, position=loop.committed.value)
             self.ready.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -22,6 +23,10 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_DATABASE_URL``: SQLAlchemy's URL of the event log, e.g. ``sqlite+aiosqlite:////var/lib/woodfrog/log.db``."""
     nats_url: str = "nats://127.0.0.1:4222"
     """``WOODFROG_NATS_URL``."""
+    nats_seed_file: Path | None = None
+    """``WOODFROG_NATS_SEED_FILE``: the nkey seed by which NATS knows this control plane; none if the URL says who it is."""
+    instance: str = ""
+    """``WOODFROG_INSTANCE``: what people call this one of several control planes; the host's name if it is not set."""
     cluster: str = "local"
     """``WOODFROG_CLUSTER``: named in audit messages."""
     node_lost_seconds: float = 15.0
@@ -45,8 +50,12 @@ class Settings(msgspec.Struct, frozen=True):
                 "WOODFROG_DATABASE_URL is not set; e.g. sqlite+aiosqlite:////var/lib/woodfrog/log.db"
             )
         cluster = environment.get("WOODFROG_CLUSTER", "local")
+        seed_file = environment.get("WOODFROG_NATS_SEED_FILE", "")
+        instance = environment.get("WOODFROG_INSTANCE", "")
         try:
             check_id(cluster, "WOODFROG_CLUSTER")
+            if instance:
+                check_id(instance, "WOODFROG_INSTANCE")
         except InvalidIdError as problem:
             raise InvalidSettingError(str(problem)) from problem
         policy_file = environment.get("WOODFROG_POLICY_FILE", "")
@@ -57,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True):
         return cls(
             database_url=database_url,
             nats_url=environment.get("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
+            nats_seed_file=Path(seed_file) if seed_file else None,
+            instance=instance,
             cluster=cluster,
             node_lost_seconds=_seconds(environment, "WOODFROG_NODE_LOST_SECONDS", 15.0, least=1.0),
             handover_seconds=_seconds(environment, "WOODFROG_HANDOVER_SECONDS", 120.0, least=0.0),

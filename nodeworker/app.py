@@ -124,7 +124,9 @@ class Worker:
         self._runc = Runc(_tool(settings.runc), _tool(settings.criu))
         self._facts: NodeFacts = await asyncio.to_thread(facts.probe, self._runc.binary, self._runc.criu)
         store = await asyncio.to_thread(SnapshotStore, settings.store_url)
-        bus = Bus(settings.nats_url, settings.node, journal, heartbeat=self._heartbeat)
+        bus = Bus(
+            settings.nats_url, settings.node, journal, heartbeat=self._heartbeat, seed_file=settings.nats_seed_file
+        )
         self._storer = Storer(settings, journal, store, self._facts)
         self._dumper = Dumper(
             settings, journal, bus, self._runc, self._storer,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import nats.errors
 import nats.js.errors
@@ -36,6 +37,8 @@ _PUBLISH_SECONDS = 5.0
 _FETCH_SECONDS = 5.0
 _REPLY_SECONDS = 15.0
 """More than the control plane may take to catch up with the asker's own reports before it answers."""
+_NOT_FOR_THIS_ACCOUNT = 10039
+"""JSNotEnabledForAccountErr in nats-server's server/errors.json."""
 
 Obey = Callable[[Command], Awaitable[None]]
 
@@ -47,8 +50,18 @@ class _ConnectionGivenUpError(Exception):
 class Bus:
     """One worker's connection. :meth:`run` owns all background work; the other methods may be called at any time."""
 
-    def __init__(self, url: str, node: NodeName, journal: Journal, *, heartbeat: Callable[[], Heartbeat]) -> None:
+    def __init__(
+        self,
+        url: str,
+        node: NodeName,
+        journal: Journal,
+        *,
+        heartbeat: Callable[[], Heartbeat],
+        seed_file: Path | None = None,
+    ) -> None:
+        """``seed_file`` holds the nkey seed by which NATS knows the node; none if the URL says who it is."""
         self._url = url
+        self._seed_file = seed_file
         self._node = node
         self._journal = journal
         self._heartbeat = heartbeat
@@ -74,7 +87,12 @@ class Bus:
         """Connect, then send, listen and give signs of life until cancelled. ``obey`` returns when a command has its end."""
         try:
             while True:
-                self._client = await connect(self._url, name=f"woodfrog worker {self._node}")
+                self._client = await connect(
+                    self._url,
+                    name=f"woodfrog worker {self._node}",
+                    seed_file=self._seed_file,
+                    inbox_prefix=subjects.inbox(self._node),
+                )
                 try:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(self._send_reports())
@@ -154,9 +172,17 @@ class Bus:
         subject, durable = subjects.commands(self._node), subjects.commands_consumer(self._node)
         while True:
             try:
-                subscription = await self._jetstream().pull_subscribe(
-                    subject, durable=durable, stream=subjects.COMMANDS_STREAM, config=consumer
-                )
+                try:
+                    subscription = await self._jetstream().pull_subscribe(
+                        subject, durable=durable, stream=subjects.COMMANDS_STREAM, config=consumer
+                    )
+                except nats.js.errors.ServiceUnavailableError as problem:
+                    if problem.err_code != _NOT_FOR_THIS_ACCOUNT:
+                        raise
+                    # Among isolated nodes the control plane makes the queue, and nobody else may even look at it.
+                    subscription = await self._jetstream().pull_subscribe_bind(
+                        consumer=durable, stream=subjects.COMMANDS_STREAM
+                    )
                 try:
                     await self._fetch_commands(subscription, obey)
                 finally:
@@ -172,7 +198,11 @@ class Bus:
             except TimeoutError:
                 if not self.connected:
                     return
-                await subscription.consumer_info()  # raises if the stream was wiped, which a fetch does not tell
+                try:
+                    await subscription.consumer_info()  # raises if the stream was wiped, which a fetch does not tell
+                except nats.js.errors.ServiceUnavailableError as problem:
+                    if problem.err_code != _NOT_FOR_THIS_ACCOUNT:
+                        raise
                 continue
             for message in messages:
                 task = asyncio.create_task(self._obey(message, obey))
@@ -220,7 +250,7 @@ class Bus:
                 sequence = await asyncio.to_thread(self._journal.reports_sequence)
                 try:
                     reply = await self._client.request(
-                        subjects.RESOLVE, wire.encode(ask(sequence)), timeout=_REPLY_SECONDS
+                        subjects.resolve(self._node), wire.encode(ask(sequence)), timeout=_REPLY_SECONDS
                     )
                     answer: Resolution = wire.decode(reply.data, Resolution)
                 except (nats.errors.Error, OSError, wire.MalformedMessageError) as problem:

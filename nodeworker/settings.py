@@ -34,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: Path
     """Does not: the socket and a directory for each container."""
     nats_url: str
+    nats_seed_file: Path | None = None
+    """The nkey seed by which NATS knows this node."""
     store_url: str
     runc: str
     criu: str
@@ -119,6 +121,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         state_dir=state_dir,
         run_dir=directory("WOODFROG_RUN_DIR", "/run/woodfrog"),
         nats_url=text("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
+        nats_seed_file=Path(seed_file) if (seed_file := text("WOODFROG_NATS_SEED_FILE", "")) else None,
         store_url=text("WOODFROG_STORE_URL", f"file://{state_dir}/store"),
         runc=text("WOODFROG_RUNC", "runc"),
         criu=text("WOODFROG_CRIU", "criu"),

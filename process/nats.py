@@ -6,17 +6,28 @@ a slow subscription with no word but the error callback's. A control plane must 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import structlog
 from nats.aio.client import Client
 
+from process.nkeys import KeyPair
+
 _log = structlog.get_logger(component="nats")
 
+_INBOX_PREFIX = "_INBOX"
 
-async def connect(url: str, *, name: str) -> Client:
+
+async def connect(url: str, *, name: str, seed_file: Path | None = None, inbox_prefix: str = _INBOX_PREFIX) -> Client:
     """Connect to ``url`` (credentials may be part of it) and keep reconnecting for as long as the process lives.
 
     ``name`` shows in the server's connection list. The first connection is retried as well, so that start order does not
-    matter.
+    matter. ``seed_file`` holds the nkey seed of who connects; it is read at every connection, so that it may be replaced.
+    Answers come to subjects below ``inbox_prefix``.
+
+    Raises:
+        InvalidSeedError: the seed file cannot be read, or holds no user's seed.
     """
 
     async def on_error(problem: Exception) -> None:
@@ -29,6 +40,13 @@ async def connect(url: str, *, name: str) -> Client:
         await _log.ainfo("nats reconnected")
 
     client = Client()
+    sign: Callable[[str], bytes] | None = None
+    if seed_file is not None:
+        client._public_nkey = KeyPair.from_file(seed_file).public  # noqa: SLF001 - nats-py sets it only through the package nkeys
+
+        def sign(nonce: str) -> bytes:
+            return KeyPair.from_file(seed_file).signature(nonce)
+
     await client.connect(
         servers=[url],
         name=name,
@@ -40,6 +58,8 @@ async def connect(url: str, *, name: str) -> Client:
         ping_interval=10,
         max_outstanding_pings=2,
         connect_timeout=2,
+        inbox_prefix=inbox_prefix,
+        signature_cb=sign,
         pending_size=16 * 1024 * 1024,
     )
     return client

@@ -25,7 +25,7 @@ HEARTBEATS_ALL: Final = f"{PREFIX}.heartbeats.*"
 
 INGEST_CONSUMER: Final = "controlplane"
 
-RESOLVE: Final = f"{PREFIX}.control.resolve"
+RESOLVE_ALL: Final = f"{PREFIX}.resolve.*"
 CHECKPOINT: Final = f"{PREFIX}.control.checkpoint"
 SNAPSHOT: Final = f"{PREFIX}.control.snapshot"
 QUERY: Final = f"{PREFIX}.control.query"
@@ -53,6 +53,16 @@ def commands(node: NodeName) -> str:
 def commands_consumer(node: NodeName) -> str:
     """Name the durable consumer of a node's commands."""
     return f"node-{token(node)}"
+
+
+def resolve(node: NodeName) -> str:
+    """Where a node's worker asks how a container shall start; who may publish there speaks for the node."""
+    return f"{PREFIX}.resolve.{token(node)}"
+
+
+def inbox(node: NodeName) -> str:
+    """Prefix of the subjects over which a node's worker is answered: its alone, like those that it publishes to."""
+    return f"_INBOX_{token(node)}"
 
 
 def heartbeats(node: NodeName) -> str:

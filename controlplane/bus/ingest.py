@@ -1,8 +1,8 @@
 """The way in for reports: taken from REPORTS in order, acknowledged only once they are in the log.
 
-A report that cannot be read, or not be believed, is *refused*: logged with the reason, counted and terminated at the
-broker (whose ``MSG_TERMINATED`` advisory carries the reason too), so that it never blocks those behind it. It stays in
-REPORTS under its sequence for a person to look at.
+A report that cannot be read, or not be believed, is *refused*: put aside in SQL with the reason
+(:mod:`controlplane.log.deadletters`), logged, counted and only then terminated at the broker (whose ``MSG_TERMINATED`` advisory
+carries the reason too), so that it never blocks those behind it. It stays in REPORTS under its sequence for a person to look at.
 
 Order is what makes a story of the reports. After a crash or a lost connection the broker would deliver new messages first and
 the unacknowledged ones half a minute later; so whenever messages may have been lost on the way, the consumer is made
@@ -12,7 +12,9 @@ anew from the last acknowledged one. Repetitions this leads to are recognised by
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 import structlog
 from nats.aio.client import Client
@@ -25,6 +27,7 @@ from controlplane.bus.intake import Intake, Settled, UndecidableError
 from controlplane.bus.progress import Progress
 from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES, REQUEST_SECONDS, ensure_streams
 from controlplane.domain.inputs import ReportReceived
+from controlplane.log.deadletters import DeadLetter, Kind
 from controlplane.log.records import LogUnavailableError
 from process import faultpoints
 from protocol import subjects, wire
@@ -48,6 +51,18 @@ class RefusedReportError(ValueError):
     """A report that may not be taken in; the message says why, naming the field."""
 
 
+class _Outcome(NamedTuple):
+    """What became of a message: taken in, or refused as ``kind`` for a reason."""
+
+    report: Report | None
+    kind: Kind | None = None
+    reason: str = ""
+
+
+PutAside = Callable[[Sequence[DeadLetter]], Awaitable[None]]
+"""Keeps refused reports for people to see; raises as :meth:`controlplane.log.deadletters.DeadLetters.put_aside`."""
+
+
 class _LostOnTheWayError(Exception):
     """A sequence was skipped: a message was delivered and did not arrive."""
 
@@ -55,8 +70,9 @@ class _LostOnTheWayError(Exception):
 class Ingest:
     """Feeds the input loop from REPORTS."""
 
-    def __init__(self, client: Client, intake: Intake) -> None:
+    def __init__(self, client: Client, intake: Intake, put_aside: PutAside) -> None:
         self._client = client
+        self._put_aside = put_aside
         self._jetstream = client.jetstream(timeout=REQUEST_SECONDS)
         self._intake = intake
         self.taken_in = Progress()
@@ -139,61 +155,91 @@ class Ingest:
 
     async def _take(self, messages: list[Msg]) -> None:
         """Take messages in, in order, and acknowledge each when what became of it is durable."""
-        settled: list[Settled | RefusedReportError | UndecidableError] = []
-        while len(settled) < len(messages):
-            settled += await self._settle(messages[len(settled) :])
+        outcomes: list[_Outcome] = []
+        while len(outcomes) < len(messages):
+            outcomes += await self._settle(messages[len(outcomes) :])
+        taken = list(zip(messages, outcomes, strict=True))
+        await self._bury([_dead_letter(message, outcome) for message, outcome in taken if outcome.kind is not None])
         faultpoints.reach("ingest.before-ack")
-        for message, outcome in zip(messages, settled, strict=True):
-            reason = outcome.rejected if isinstance(outcome, Settled) else str(outcome)
-            if reason is None:
+        for message, outcome in taken:
+            if outcome.kind is None:
                 await message.ack()
             else:
-                await self._refuse(message, reason)
+                await self._refuse(message, outcome)
         last = messages[-1].metadata.sequence.stream
         await self.taken_in.set(max(last, self.taken_in.value))
 
-    async def _settle(self, messages: list[Msg]) -> list[Settled | RefusedReportError | UndecidableError]:
+    async def _settle(self, messages: list[Msg]) -> list[_Outcome]:
         """Find out what becomes of the messages, up to the first that the log could not take."""
-        waiting: list[asyncio.Future[Settled] | RefusedReportError] = []
+        waiting: list[tuple[Report, asyncio.Future[Settled]] | _Outcome] = []
         for message in messages:
             try:
                 report = read_report(message.subject, message.data)
             except RefusedReportError as problem:
-                waiting.append(problem)
+                waiting.append(_Outcome(None, "unreadable", str(problem)))
             else:
-                waiting.append(await self._intake.enqueue(ReportReceived(report), actor=f"worker/{report.node}"))
-        outcomes: list[Settled | RefusedReportError | UndecidableError] = []
-        unavailable: LogUnavailableError | None = None
+                future = await self._intake.enqueue(ReportReceived(report), actor=f"worker/{report.node}")
+                waiting.append((report, future))
+        outcomes: list[_Outcome] = []
+        unavailable = False
         for one in waiting:
-            if isinstance(one, RefusedReportError):
-                outcome: Settled | RefusedReportError | UndecidableError = one
-            else:
-                try:
-                    outcome = await one
-                except UndecidableError as problem:
-                    outcome = problem
-                except LogUnavailableError as problem:
-                    unavailable = problem
-                    continue
-            if unavailable is None:
+            try:
+                outcome = one if isinstance(one, _Outcome) else _outcome(one[0], await one[1])
+            except UndecidableError as problem:
+                outcome = _Outcome(one[0], "undecidable", str(problem))
+            except LogUnavailableError:
+                unavailable = True
+                continue
+            if not unavailable:
                 outcomes.append(outcome)
-        if unavailable is not None:
+        if unavailable:
             await asyncio.sleep(_LOG_RETRY_SECONDS)
         return outcomes
 
-    async def _refuse(self, message: Msg, reason: str) -> None:
+    async def _bury(self, letters: list[DeadLetter]) -> None:
+        """Put refused reports aside, however long the database is away: nothing may be terminated that left no trace."""
+        while letters:
+            try:
+                await self._put_aside(letters)
+            except LogUnavailableError as problem:
+                await _log.awarning("refused reports wait for the database", error=str(problem), reports=len(letters))
+                await asyncio.sleep(_LOG_RETRY_SECONDS)
+            else:
+                return
+
+    async def _refuse(self, message: Msg, outcome: _Outcome) -> None:
         self.refused += 1
         await _log.awarning(
             "report refused",
             subject=message.subject,
             sequence=message.metadata.sequence.stream,
-            reason=reason,
+            kind=outcome.kind,
+            reason=outcome.reason,
             refused_reports=self.refused,
         )
         # nats-py's term() cannot say why; the server takes the rest of the line as the reason (ADR-15 of
         # nats-architecture-and-design).
-        line = " ".join(reason.split())[:_LONGEST_REASON]
+        line = " ".join(outcome.reason.split())[:_LONGEST_REASON]
         await self._client.publish(message.reply, b"+TERM " + line.encode())
+
+
+def _outcome(report: Report, settled: Settled) -> _Outcome:
+    return _Outcome(report) if settled.rejected is None else _Outcome(report, "rejected", settled.rejected)
+
+
+def _dead_letter(message: Msg, outcome: _Outcome) -> DeadLetter:
+    assert outcome.kind is not None
+    return DeadLetter(
+        stream=message.metadata.stream,
+        sequence=message.metadata.sequence.stream,
+        received_at=message.metadata.timestamp,
+        subject=message.subject,
+        node=unquote(message.subject.rpartition(".")[2]),
+        report_id=None if outcome.report is None else str(outcome.report.report_id),
+        kind=outcome.kind,
+        reason=outcome.reason,
+        data=message.data,
+    )
 
 
 def read_report(subject: str, data: bytes) -> Report:

@@ -8,13 +8,20 @@ The relay keeps no cursor of its own. It goes on from what the broker holds, bec
   has grown since the last note, the next command was sent already and is left out, even if its worker took it and the
   duplicate window is long over. If COMMANDS has shrunk it was wiped, and the commands still open are sent again.
 
+* A node's command queue is a consumer of COMMANDS. It is made here, before the node's first command, so that a worker needs no
+  right to make any: one that may say how messages are delivered to it may have them delivered to others.
+
+Each message is sent only under a valid lease. A leader that is stopped between that look and the sending, and goes on after
+its successor has begun, is refused by the broker: AUDIT and COMMANDS have grown meanwhile. If they have not, then what it
+sends is what its successor would send next, read from the same log.
+
 A wiped broker is thereby the same as a slow one: everything is published again from where it stands.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import nats.js.api
@@ -24,15 +31,16 @@ from nats.js.errors import NotFoundError
 
 from controlplane.bus.audit import COMMANDS_SEQUENCE_HEADER, headers, payload
 from controlplane.bus.progress import Progress
-from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS, ensure_streams
+from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS, command_queue, ensure_streams
+from controlplane.lead.election import LeaseLapsedError
 from controlplane.log.eventlog import EventLog
 from controlplane.log.records import LogUnavailableError, Recorded
 from process import faultpoints
 from protocol import subjects, wire
 from protocol.commands import Command
-from protocol.events import CommandIssued
+from protocol.events import CommandIssued, NodeRegistered
 from protocol.failures import Failure, FailureError
-from protocol.ids import CommandId, Position
+from protocol.ids import CommandId, NodeName, Position
 
 _log = structlog.get_logger(component="relay")
 
@@ -66,14 +74,22 @@ class Relay:
         *,
         committed: Progress,
         open_commands: Mapping[CommandId, CommandIssued],
+        nodes: Callable[[], Mapping[NodeName, object]],
         cluster: str,
+        check_lease: Callable[[], None],
     ) -> None:
-        """``open_commands`` is a live view that is never behind ``committed``."""
+        """``open_commands`` and ``nodes`` are live and never behind ``committed``.
+
+        ``check_lease`` raises :class:`~controlplane.lead.election.LeaseLapsedError`.
+        """
         self._jetstream = jetstream
         self._log = log
         self._committed = committed
         self._open_commands = open_commands
+        self._nodes = nodes
         self._cluster = cluster
+        self._check_lease = check_lease
+        self._queues: set[NodeName] = set()
 
     async def run(self) -> None:
         """Publish until cancelled, however often the broker goes away.
@@ -85,11 +101,12 @@ class Relay:
         while True:
             try:
                 await ensure_streams(self._jetstream)
+                await self._find_queues()
                 cursor = await self._resume()
                 pause_seconds = _FIRST_PAUSE_SECONDS
                 while True:
                     cursor = await self._publish_next(cursor)
-            except (*BROKER_ERRORS, _OutOfStepError, LogUnavailableError) as problem:
+            except (*BROKER_ERRORS, _OutOfStepError, LogUnavailableError, LeaseLapsedError) as problem:
                 await _log.awarning("the relay starts over", error=repr(problem), pause_seconds=pause_seconds)
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
@@ -169,6 +186,27 @@ class Relay:
             after = page[-1].position
         return [issued for issued in self._open_commands.values() if issued.command.command_id not in later]
 
+    async def _find_queues(self) -> None:
+        """Find out whose command queues are there, and make those of all other known nodes."""
+        self._queues.clear()
+        found: set[str] = set()
+        while page := await self._jetstream.consumers_info(subjects.COMMANDS_STREAM, offset=len(found)):
+            before = len(found)
+            found |= {consumer.name for consumer in page}
+            if len(found) == before:
+                break
+        known = list(self._nodes())
+        self._queues |= {node for node in known if subjects.commands_consumer(node) in found}
+        for node in known:
+            await self._make_queue(node)
+
+    async def _make_queue(self, node: NodeName) -> None:
+        if node in self._queues:
+            return
+        self._check_lease()
+        await self._jetstream.add_consumer(subjects.COMMANDS_STREAM, command_queue(node))
+        self._queues.add(node)
+
     async def _publish_next(self, cursor: _Cursor) -> _Cursor:
         """Publish the next events, as many as are there, and wait for the broker's word on every one."""
         if not await self._committed.reached(cursor.position + 1, _IDLE_SECONDS):
@@ -181,6 +219,8 @@ class Relay:
                 cursor = await self._land(cursor, flight)
                 flight = []
                 cursor = await self._dispatch(cursor, recorded.event.command)
+            elif isinstance(recorded.event, NodeRegistered):
+                await self._make_queue(recorded.event.node)
             flight.append(recorded)
         return await self._land(cursor, flight)
 
@@ -198,6 +238,8 @@ class Relay:
         return await self._send_command(cursor, command)
 
     async def _send_command(self, cursor: _Cursor, command: Command) -> _Cursor:
+        self._check_lease()
+        faultpoints.reach("relay.before-command")
         acknowledged = await self._jetstream.publish(
             subjects.commands(command.node),
             wire.encode(command),
@@ -214,6 +256,9 @@ class Relay:
 
     async def _land(self, cursor: _Cursor, flight: list[Recorded]) -> _Cursor:
         """Publish AUDIT messages without waiting in between, then wait for all; on any failure the order still holds."""
+        if flight:
+            self._check_lease()
+            faultpoints.reach("relay.before-audit")
         acknowledgements: list[asyncio.Future[nats.js.api.PubAck]] = []
         try:
             async with asyncio.timeout(REQUEST_SECONDS):

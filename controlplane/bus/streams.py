@@ -13,10 +13,11 @@ from typing import Final
 import nats.errors
 import structlog
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
 from protocol import subjects
+from protocol.ids import NodeName
 
 _log = structlog.get_logger(component="streams")
 
@@ -72,6 +73,21 @@ _CONFIGURATIONS = (
         duplicate_window=_DUPLICATE_WINDOW_SECONDS,
     ),
 )
+
+
+_COMMAND_WAIT_SECONDS = 30.0
+_MOST_COMMANDS_AT_ONCE = 1000
+
+
+def command_queue(node: NodeName) -> ConsumerConfig:
+    """Describe the consumer through which a node's worker takes its commands; the worker makes the same one where it may."""
+    return ConsumerConfig(
+        durable_name=subjects.commands_consumer(node),
+        filter_subject=subjects.commands(node),
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=_COMMAND_WAIT_SECONDS,
+        max_ack_pending=_MOST_COMMANDS_AT_ONCE,
+    )
 
 
 async def ensure_streams(jetstream: JetStreamContext) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
+from support.databases import PostgresServer
 from support.servers import ControlPlaneProcess, NatsServer
 
 from process.nats import connect
@@ -44,11 +45,13 @@ def make_control_plane(tmp_path: Path, nats_server: NatsServer) -> Iterator[Call
     """Make a control plane, not started, with environment variables of one's own. It loses no node unless told to."""
     made: list[ControlPlaneProcess] = []
 
-    def make(**environment: str) -> ControlPlaneProcess:
+    def make(*, prefix: Sequence[str] = (), **environment: str) -> ControlPlaneProcess:
         folder = tmp_path / f"controlplane-{len(made)}"
         folder.mkdir()
         made.append(
-            ControlPlaneProcess(folder, nats_server.url, **{"WOODFROG_NODE_LOST_SECONDS": "600", **environment})
+            ControlPlaneProcess(
+                folder, nats_server.url, prefix=prefix, **{"WOODFROG_NODE_LOST_SECONDS": "600", **environment}
+            )
         )
         return made[-1]
 
@@ -65,3 +68,15 @@ def control_plane(make_control_plane: Callable[..., ControlPlaneProcess]) -> Con
     process = make_control_plane()
     process.start()
     return process
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database that several control planes share."""
+    if request.param == "sqlite":
+        yield f"sqlite+aiosqlite:///{tmp_path / 'shared.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name = server.new_database()
+    yield server.url(name)
+    server.drop_database(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -229,21 +228,6 @@ async def test_a_control_plane_on_another_database_does_not_continue_a_foreign_a
     (line,) = other.lines("the control plane ends")
     assert line["code"] == "audit-of-another-log"
     assert await stored_messages(client, subjects.AUDIT_STREAM) == held
-
-
-async def test_a_second_control_plane_takes_the_lead_and_the_first_one_ends(
-    client: Client, worker: Worker, control_plane: ControlPlaneProcess
-) -> None:
-    second = copy.copy(control_plane)
-    second.spawn()
-    try:
-        assert await asyncio.to_thread(control_plane.wait) == 1
-        assert "StaleEpochError" in control_plane.text()
-        await worker.say(*worker.snapshot(snapshot_name(1)))
-        await worker.taken_in()
-        await audit_follows_the_log(client, 7)
-    finally:
-        second.close()
 
 
 async def test_a_control_plane_started_before_its_broker_waits_for_it(

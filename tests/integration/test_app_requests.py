@@ -14,7 +14,7 @@ from support.worker import KEY, Worker, ask, audit_follows_the_log, checkpoint, 
 from protocol import subjects, wire
 from protocol.commands import DumpCommand
 from protocol.events import Event
-from protocol.ids import CheckpointKey, CommandId
+from protocol.ids import CheckpointKey, CommandId, NodeName
 from protocol.requests import (
     CheckpointRequest,
     CommandAccepted,
@@ -132,15 +132,17 @@ def _request(**changed: object) -> dict[str, object]:
     return whole | changed
 
 
+RESOLVE = subjects.resolve(NodeName("node-1"))
 MALFORMED: list[tuple[str, object, str]] = [
-    (subjects.RESOLVE, b"not json", "malformed"),
-    (subjects.RESOLVE, _request(reports_sequence="many"), "$.reports_sequence"),
-    (subjects.RESOLVE, _request(surprise=1), "surprise"),
-    (subjects.RESOLVE, _request(key={"cluster": "local", "namespace": "default", "id": "../etc"}), "checkpoint id"),
-    (subjects.RESOLVE, _request(key={"cluster": "local", "namespace": "default", "id": ""}), "checkpoint id"),
-    (subjects.RESOLVE, _request(key={"cluster": "local", "namespace": "default", "id": "a" * 300}), "300"),
-    (subjects.RESOLVE, _request(key={"cluster": "local", "namespace": "a\nb", "id": "job"}), "namespace"),
-    (subjects.RESOLVE, _request(node="no de"), "node"),
+    (RESOLVE, b"not json", "malformed"),
+    (RESOLVE, _request(reports_sequence="many"), "$.reports_sequence"),
+    (RESOLVE, _request(surprise=1), "surprise"),
+    (RESOLVE, _request(key={"cluster": "local", "namespace": "default", "id": "../etc"}), "checkpoint id"),
+    (RESOLVE, _request(key={"cluster": "local", "namespace": "default", "id": ""}), "checkpoint id"),
+    (RESOLVE, _request(key={"cluster": "local", "namespace": "default", "id": "a" * 300}), "300"),
+    (RESOLVE, _request(key={"cluster": "local", "namespace": "a\nb", "id": "job"}), "namespace"),
+    (RESOLVE, _request(node="no de"), "node"),
+    (RESOLVE, _request(node="node-2"), "may not ask"),
     (subjects.CHECKPOINT, {"key": {"cluster": "local", "namespace": "x"}}, "$.key"),
     (subjects.CHECKPOINT, {"key": {"cluster": "local", "namespace": "x", "id": "a/b"}}, "checkpoint id"),
     (subjects.QUERY, {"view": "secrets"}, "$.view"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from datetime import datetime
 from uuid import uuid4
 
@@ -79,6 +81,12 @@ async def test_poison_among_reports_is_put_aside_visibly_and_those_behind_it_go_
     assert ["malformed" in refused[0]["reason"], "$.at" in refused[1]["reason"], "a/b" in refused[2]["reason"]] == [
         True
     ] * 3
+    letters = await query(client, "dead_letters")
+    assert [(row["kind"], row["reason"], row["sequence"]) for row in letters] == [
+        ("unreadable", line["reason"], line["sequence"]) for line in refused
+    ]
+    assert [row["node"] for row in letters] == [worker.node] * 3
+    assert letters[0]["excerpt"] == "not json"
     advisory = msgspec.json.decode((await terminated.next_msg(timeout=10)).data)
     assert advisory["stream_seq"] == refused[0]["sequence"]
     assert "malformed" in advisory["reason"]
@@ -93,7 +101,9 @@ async def test_a_report_that_no_worker_of_the_node_can_have_made_is_refused(
     await worker.register()
     await worker.taken_in()
     (refused,) = control_plane.lines("report refused")
-    assert refused["reason"]
+    (letter,) = await query(client, "dead_letters")
+    assert (letter["kind"], letter["reason"], letter["node"]) == ("rejected", refused["reason"], stranger.node)
+    assert letter["report_id"]
     assert [row["type"] for row in await query(client, "events")] == ["node.registered"]
 
 
@@ -128,6 +138,21 @@ async def test_a_report_id_used_for_another_event_is_refused(
     await worker.taken_in()
     (refused,) = control_plane.lines("report refused")
     assert "report id" in refused["reason"]
+
+
+async def test_a_refused_report_whose_control_plane_was_killed_before_the_broker_knew_is_put_aside_once(
+    client: Client, control_plane: ControlPlaneProcess
+) -> None:
+    worker = Worker(client)
+    await worker.register()
+    await worker.taken_in()
+    assert control_plane.stop() == 0
+    control_plane.start(fault="ingest.before-ack=kill")
+    await worker.send_bytes(b"not json", "poison")
+    assert await asyncio.to_thread(control_plane.wait) == -signal.SIGKILL
+    control_plane.start()
+    await worker.taken_in()
+    assert len(await query(client, "dead_letters")) == 1
 
 
 async def test_a_deleted_consumer_is_made_again_and_nothing_is_recorded_twice(

@@ -216,7 +216,7 @@ async def test_a_question_is_asked_until_somebody_answers_and_names_the_last_rep
         pending = asyncio.create_task(bus.resolve(question))
         await asyncio.sleep(1.0)
         assert not pending.done()
-        await client.subscribe(subjects.RESOLVE, cb=answer)
+        await client.subscribe(subjects.resolve(NODE), cb=answer)
         assert await asyncio.wait_for(pending, 30) == cold
     assert [request.reports_sequence for request in asked] == [2]
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,12 @@ class NatsServer:
 
 
 class ControlPlaneProcess:
-    """``python -m controlplane`` on a database of its own."""
+    """``python -m controlplane`` on a SQLite file of its own, or on the database that ``WOODFROG_DATABASE_URL`` names."""
 
-    def __init__(self, folder: Path, nats_url: str, **environment: str) -> None:
+    def __init__(self, folder: Path, nats_url: str, *, prefix: Sequence[str] = (), **environment: str) -> None:
+        """``prefix`` are words before the command line, of a program that runs it."""
         self.database = folder / "log.db"
+        self._prefix = prefix
         self._log = folder / "controlplane.log"
         self._log.touch()
         self._environment = {
@@ -113,9 +115,15 @@ class ControlPlaneProcess:
         environment = self._environment | ({"WOODFROG_FAULT": fault} if fault else {})
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "controlplane"],
+                [*self._prefix, sys.executable, "-m", "controlplane"],
                 stdout=log, stderr=log, env=environment, cwd=Path(__file__).parents[2],
             )  # fmt: skip
+
+    def wait_for(self, message: str, *, seconds: float = START_SECONDS) -> dict[str, Any]:
+        """Wait for the newest log line that says ``message``."""
+        found = wait_for(lambda: self._alive() and self.lines(message), saying=message, seconds=seconds)
+        line: dict[str, Any] = found[-1]
+        return line
 
     def _alive(self) -> bool:
         assert self._process is not None

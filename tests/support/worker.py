@@ -57,13 +57,15 @@ async def eventually(what: Callable[[], Awaitable[Any]], *, saying: str, seconds
     raise AssertionError(saying)
 
 
-async def ask(client: Client, subject: str, question: Any, answer_type: Any) -> Any:
+async def ask(
+    client: Client, subject: str, question: Any, answer_type: Any, *, attempt_seconds: float = REQUEST_SECONDS / 2
+) -> Any:
     """Ask the control plane, again and again while nobody listens."""
     data = question if isinstance(question, bytes) else wire.encode(question)
     async with asyncio.timeout(REQUEST_SECONDS):
         while True:
             try:
-                reply = await client.request(subject, data, timeout=REQUEST_SECONDS / 2)
+                reply = await client.request(subject, data, timeout=attempt_seconds)
             except (nats.errors.NoRespondersError, TimeoutError):
                 await asyncio.sleep(0.05)
             else:
@@ -72,7 +74,13 @@ async def ask(client: Client, subject: str, question: Any, answer_type: Any) -> 
 
 async def query(client: Client, view: View, **restriction: Any) -> list[dict[str, Any]]:
     """Read a view over NATS."""
-    answer: Rows | Refusal = await ask(client, subjects.QUERY, QueryRequest(view=view, **restriction), Rows | Refusal)
+    answer: Rows | Refusal = await ask(
+        client,
+        subjects.QUERY,
+        QueryRequest(view=view, **restriction),
+        Rows | Refusal,
+        attempt_seconds=2.0,  # of several control planes, one that hangs may have been asked
+    )
     assert isinstance(answer, Rows), answer
     return answer.rows
 
@@ -165,7 +173,7 @@ class Worker:
         """Ask how a container shall start."""
         answer: Resolution = await ask(
             self.client,
-            subjects.RESOLVE,
+            subjects.resolve(self.node),
             ResolveRequest(
                 key=key,
                 container_id=ContainerId(container),

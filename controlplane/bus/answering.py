@@ -1,0 +1,151 @@
+"""How questions are answered, whatever they are about.
+
+Every question gets an answer in bounded time: what was asked, or a :class:`protocol.requests.Refusal` with a cause and an
+advice. A question that cannot be read changes nothing and is told which field is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from controlplane.bus.intake import UndecidableError
+from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES
+from controlplane.domain.inputs import Answer
+from controlplane.lead.election import LeaseLapsedError
+from protocol import wire
+from protocol.failures import Failure, FailureError
+from protocol.ids import InvalidIdError
+from protocol.requests import Refusal, Rows
+
+_log = structlog.get_logger(component="services")
+
+DECIDE_SECONDS: Final = 4.0
+"""How long a decision and its commit, or a query, may take; with the catching up less than the 15 s that workers wait."""
+_MOST_IN_FLIGHT: Final = 1024
+
+Reply = Answer | Rows
+Answerer = Callable[[Msg], Awaitable[Reply]]
+
+
+class Answering:
+    """Listens on subjects and answers."""
+
+    def __init__(
+        self,
+        client: Client,
+        answerers: Mapping[str, Answerer],
+        *,
+        queue_group: str = "",
+        may_answer: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Of those in one ``queue_group``, one is asked. ``may_answer`` raises LeaseLapsedError if nothing may be said."""
+        self._client = client
+        self._answerers = answerers
+        self._queue_group = queue_group
+        self._may_answer = may_answer
+        self._in_flight = asyncio.Semaphore(_MOST_IN_FLIGHT)
+        self.listening = asyncio.Event()
+        """Set once requests are heard."""
+
+    async def run(self) -> None:
+        """Answer until cancelled."""
+        async with asyncio.TaskGroup() as group:
+
+            def listen(answer: Answerer) -> Callable[[Msg], Awaitable[None]]:
+                async def heard(message: Msg) -> None:
+                    await self._in_flight.acquire()
+                    group.create_task(self._serve(message, answer))
+
+                return heard
+
+            subscriptions = [
+                await self._client.subscribe(subject, queue=self._queue_group, cb=listen(answer))
+                for subject, answer in self._answerers.items()
+            ]
+            await self._flushed()
+            self.listening.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                if self._client.is_connected:
+                    for subscription in subscriptions:
+                        await subscription.unsubscribe()
+
+    async def _flushed(self) -> None:
+        try:
+            await self._client.flush()
+        except BROKER_ERRORS as problem:  # subscriptions are made again with the connection
+            await _log.awarning("the broker went away while listening began", error=repr(problem))
+
+    async def _serve(self, message: Msg, answer: Answerer) -> None:
+        try:
+            reply = wire.encode(await self._answered(message, answer))
+            if len(reply) > self._client.max_payload:
+                reply = wire.encode(_too_much(len(reply), self._client.max_payload))
+            self._may_answer()
+            if message.reply:
+                await self._client.publish(message.reply, reply)
+        except (*BROKER_ERRORS, LeaseLapsedError) as problem:
+            await _log.awarning("an answer could not be sent", subject=message.subject, error=repr(problem))
+        finally:
+            self._in_flight.release()
+
+    async def _answered(self, message: Msg, answer: Answerer) -> Reply:
+        try:
+            if len(message.data) > MAX_MESSAGE_BYTES:
+                return malformed(f"{len(message.data)} bytes are more than {MAX_MESSAGE_BYTES}")
+            return await answer(message)
+        except (wire.MalformedMessageError, InvalidIdError) as problem:
+            return malformed(str(problem))
+        except FailureError as problem:  # the log is unavailable, or a view has no such column
+            return Refusal(failure=problem.failure)
+        except TimeoutError:
+            return Refusal(
+                failure=Failure(
+                    code="control-plane-busy",
+                    cause=f"the control plane did not come to a decision within {DECIDE_SECONDS:g} s",
+                    advice="Ask again; if this goes on, look at the control plane's log and its database.",
+                )
+            )
+        except UndecidableError as problem:
+            return _defect(str(problem))
+        except Exception as problem:  # noqa: BLE001 - one question must not end the answers to all others
+            await _log.aexception("a request failed in an unforeseen way", subject=message.subject)
+            return _defect(repr(problem))
+
+
+def malformed(problem: str) -> Refusal:
+    """Refuse a question that cannot be read."""
+    return Refusal(
+        failure=Failure(
+            code="malformed-request",
+            cause=f"the request cannot be read: {problem}",
+            advice="Correct the field that is named; both sides must be of the same version.",
+        )
+    )
+
+
+def _too_much(actual_bytes: int, most_bytes: int) -> Refusal:
+    return Refusal(
+        failure=Failure(
+            code="answer-too-large",
+            cause=f"the answer has {actual_bytes} bytes, the broker carries {most_bytes}",
+            advice="Ask for fewer rows with `limit`, or for one key.",
+        )
+    )
+
+
+def _defect(problem: str) -> Refusal:
+    return Refusal(
+        failure=Failure(
+            code="internal-error",
+            cause=f"the control plane failed on this request: {problem}",
+            advice="This is a defect of Woodfrog; its log holds the traceback.",
+        )
+    )
