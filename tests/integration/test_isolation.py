@@ -1,0 +1,409 @@
+"""Attacks of a node that was broken into, against a real server with exactly the shipped configuration: all refused.
+
+The attacker has node a's key and says whatever it likes; node b and the control plane are the victims. What a denied client
+sees is silence, so each test looks at what the victim has, from the control plane's own account.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import nats.errors
+import nats.js.errors
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import ConsumerConfig
+from support.isolated import IsolatedServer
+from support.servers import ControlPlaneProcess
+from support.worker import FACTS, KEY, Worker, eventually, stored_messages
+
+from controlplane.bus.streams import command_queue, ensure_streams
+from nodeworker.bus import Bus
+from nodeworker.journal import Journal
+from protocol import subjects, wire
+from protocol.commands import Command, DumpCommand
+from protocol.events import ContainerStarted, NodeRegistered
+from protocol.facts import ContainerFacts
+from protocol.failures import FailureError
+from protocol.ids import CommandId, ContainerId, IncarnationNumber, NodeName, WorkerId
+from protocol.reports import Heartbeat
+from protocol.requests import CheckpointRequest, CommandAccepted, QueryRequest, Refusal, ResolveRequest, StartCold
+from woodfrog.isolation import Isolation
+
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
+
+A, B = NodeName("node.a"), NodeName("node.b")
+MSG_NEXT = f"$JS.API.CONSUMER.MSG.NEXT.{subjects.COMMANDS_STREAM}"
+QUIET_SECONDS = 0.5
+"""How long an attack gets to show an effect that must not come; what is allowed takes some milliseconds."""
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[IsolatedServer]:
+    server = IsolatedServer(tmp_path, A, B)
+    yield server
+    await server.close()
+
+
+@pytest.fixture
+async def control(server: IsolatedServer) -> Client:
+    """The control plane's connection; the streams and both nodes' queues are there."""
+    control = await server.as_control()
+    jetstream = control.jetstream()
+    await ensure_streams(jetstream)
+    for node in (A, B):
+        await jetstream.add_consumer(subjects.COMMANDS_STREAM, command_queue(node))
+    return control
+
+
+@pytest.fixture
+async def attacker(server: IsolatedServer, control: Client) -> Client:
+    """Node a's connection."""
+    return await server.as_node(A)
+
+
+def command(node: NodeName) -> DumpCommand:
+    now = datetime.now(UTC)
+    return DumpCommand(
+        command_id=CommandId(str(uuid.uuid4())),
+        node=node,
+        key=KEY,
+        incarnation=IncarnationNumber(1),
+        container_id=ContainerId("c1"),
+        issued_at=now,
+        deadline=now + timedelta(minutes=1),
+    )
+
+
+async def order(control: Client, node: NodeName) -> DumpCommand:
+    """Put a command into a node's queue."""
+    ordered = command(node)
+    await control.jetstream().publish(subjects.commands(node), wire.encode(ordered))
+    return ordered
+
+
+async def silence(client: Client, subject: str, data: bytes = b"") -> None:
+    """Ask, and expect no answer."""
+    with pytest.raises((nats.errors.TimeoutError, nats.errors.NoRespondersError)):
+        await client.request(subject, data, timeout=QUIET_SECONDS)
+
+
+async def last_sequence(control: Client, stream: str) -> int:
+    return (await control.jetstream().stream_info(stream)).state.last_seq
+
+
+async def heard_by(victim: Client, subject: str) -> asyncio.Queue[Msg]:
+    """Collect what arrives on a subject."""
+    heard: asyncio.Queue[Msg] = asyncio.Queue()
+    await victim.subscribe(subject, cb=heard.put)
+    await victim.flush()
+    return heard
+
+
+async def test_1_a_node_cannot_fetch_another_nodes_commands(control: Client, attacker: Client) -> None:
+    ordered = await order(control, B)
+    await silence(attacker, f"{MSG_NEXT}.{subjects.commands_consumer(B)}", b'{"batch": 1, "no_wait": true}')
+    queue = await control.jetstream().pull_subscribe_bind(
+        consumer=subjects.commands_consumer(B), stream=subjects.COMMANDS_STREAM
+    )
+    (message,) = await queue.fetch(1, timeout=5)
+    assert (wire.decode(message.data, DumpCommand), message.metadata.num_delivered) == (ordered, 1)
+
+
+async def test_2_a_node_cannot_command_another_node_nor_itself(control: Client, attacker: Client) -> None:
+    for node in (A, B):
+        await silence(attacker, subjects.commands(node), wire.encode(command(node)))
+    assert await last_sequence(control, subjects.COMMANDS_STREAM) == 0
+
+
+async def test_3_a_node_cannot_report_for_another_node(control: Client, attacker: Client) -> None:
+    await silence(attacker, subjects.reports(B), b"{}")
+    await silence(attacker, "woodfrog.v1.audit.node.node-lost.b", b"{}")
+    assert await last_sequence(control, subjects.REPORTS_STREAM) == 0
+    assert await last_sequence(control, subjects.AUDIT_STREAM) == 0
+
+
+async def test_4_a_node_cannot_give_signs_of_life_or_ask_for_another_node(control: Client, attacker: Client) -> None:
+    alive = await heard_by(control, subjects.HEARTBEATS_ALL)
+    asked = await heard_by(control, subjects.RESOLVE_ALL)
+    await attacker.publish(subjects.heartbeats(B), b"{}")
+    await attacker.publish(subjects.resolve(B), b"{}")
+    await attacker.publish(subjects.heartbeats(A), b"own")
+    await attacker.publish(subjects.resolve(A), b"own")
+    await attacker.flush()
+    assert (await asyncio.wait_for(alive.get(), 5)).data == b"own"
+    assert (await asyncio.wait_for(asked.get(), 5)).data == b"own"
+    assert alive.empty()
+    assert asked.empty()
+
+
+async def test_5_a_node_cannot_look_at_streams_or_change_them(control: Client, attacker: Client) -> None:
+    for verb in ("INFO", "DELETE", "PURGE", "UPDATE"):
+        for stream in (subjects.COMMANDS_STREAM, subjects.REPORTS_STREAM, subjects.AUDIT_STREAM):
+            await silence(attacker, f"$JS.API.STREAM.{verb}.{stream}")
+    await silence(attacker, "$JS.API.STREAM.NAMES")
+    await silence(attacker, "$JS.API.INFO")
+    assert len(await control.jetstream().streams_info()) == 3
+
+
+async def test_6_a_node_cannot_read_a_stored_message(control: Client, attacker: Client) -> None:
+    await order(control, A)
+    for stream in (subjects.COMMANDS_STREAM, subjects.AUDIT_STREAM):
+        await silence(attacker, f"$JS.API.STREAM.MSG.GET.{stream}", b'{"seq": 1}')
+        await silence(attacker, f"$JS.API.DIRECT.GET.{stream}", b'{"seq": 1}')
+        await silence(attacker, f"$JS.API.DIRECT.GET.{stream}.{subjects.commands(A)}")
+
+
+async def test_7_a_node_cannot_listen_to_what_is_said(control: Client, attacker: Client) -> None:
+    heard: asyncio.Queue[Msg] = asyncio.Queue()
+    for subject in (
+        ">",
+        "woodfrog.>",
+        subjects.COMMANDS_ALL,
+        subjects.REPORTS_ALL,
+        subjects.AUDIT_ALL,
+        "$JS.>",
+        "$SYS.>",
+    ):
+        await attacker.subscribe(subject, cb=heard.put)
+    await attacker.flush()
+    await order(control, A)
+    await control.jetstream().publish(subjects.reports(B), b"{}")
+    await control.publish("woodfrog.v1.audit.node.node-lost.b", b"{}")
+    await control.flush()
+    await asyncio.sleep(QUIET_SECONDS)
+    assert heard.empty()
+
+
+async def test_8_a_node_cannot_read_another_nodes_inbox(
+    server: IsolatedServer, control: Client, attacker: Client
+) -> None:
+    stolen = await heard_by(attacker, f"{subjects.inbox(B)}.>")
+    for prefix in ("_INBOX.>", "_R_.>"):
+        await attacker.subscribe(prefix, cb=stolen.put)
+    await attacker.flush()
+    victim = await server.as_node(B)
+    confirmation = await victim.jetstream().publish(subjects.reports(B), b"{}")
+    assert confirmation.seq == 1
+    await asyncio.sleep(QUIET_SECONDS)
+    assert stolen.empty()
+
+
+async def test_9_the_confirmation_of_a_report_cannot_be_made_a_command(control: Client, attacker: Client) -> None:
+    alive = await heard_by(control, subjects.HEARTBEATS_ALL)
+    for number, reply in enumerate((subjects.commands(B), subjects.reports(B), subjects.heartbeats(B)), start=1):
+        await attacker.publish(subjects.reports(A), b"{}", reply=reply)
+        await attacker.flush()
+        assert await last_sequence(control, subjects.REPORTS_STREAM) == number
+    await asyncio.sleep(QUIET_SECONDS)
+    assert await last_sequence(control, subjects.COMMANDS_STREAM) == 0
+    assert await last_sequence(control, subjects.REPORTS_STREAM) == 3
+    assert alive.empty()
+
+
+async def test_10_a_fetched_command_cannot_be_made_another_nodes_command(control: Client, attacker: Client) -> None:
+    await order(control, A)
+    own_queue = f"{MSG_NEXT}.{subjects.commands_consumer(A)}"
+    for reply in (subjects.commands(B), subjects.reports(B)):
+        await attacker.publish(own_queue, b'{"batch": 1, "no_wait": true}', reply=reply)
+    await attacker.flush()
+    await asyncio.sleep(QUIET_SECONDS)
+    assert await last_sequence(control, subjects.COMMANDS_STREAM) == 1
+    assert await last_sequence(control, subjects.REPORTS_STREAM) == 0
+
+
+async def test_a_node_cannot_acknowledge_another_nodes_command(
+    server: IsolatedServer, control: Client, attacker: Client
+) -> None:
+    await order(control, B)
+    victim = await server.as_node(B)
+    queue = await victim.jetstream().pull_subscribe_bind(
+        consumer=subjects.commands_consumer(B), stream=subjects.COMMANDS_STREAM
+    )
+    (message,) = await queue.fetch(1, timeout=5)
+    await attacker.publish(message.reply, b"+ACK")
+    # An answer without a body would count as an acknowledgement, if the broker sent it there.
+    nothing_waits = b'{"batch": 1, "no_wait": true}'
+    with suppress(nats.errors.Error):
+        await attacker.publish(f"{MSG_NEXT}.{subjects.commands_consumer(A)}", nothing_waits, reply=message.reply)
+    await attacker.flush()
+    await asyncio.sleep(QUIET_SECONDS)
+    assert (await control.jetstream().stream_info(subjects.COMMANDS_STREAM)).state.messages == 1
+    await message.ack()
+
+
+async def test_a_node_cannot_make_or_change_a_consumer(control: Client, attacker: Client) -> None:
+    own, other = subjects.commands_consumer(A), subjects.commands_consumer(B)
+    for name in (own, other, "mine"):
+        config = ConsumerConfig(
+            durable_name=name, deliver_subject=subjects.commands(B), filter_subject=subjects.commands(A)
+        )
+        request = wire.encode({"stream_name": subjects.COMMANDS_STREAM, "config": config.as_dict()})
+        for api in ("CREATE", "DURABLE.CREATE"):
+            await silence(attacker, f"$JS.API.CONSUMER.{api}.{subjects.COMMANDS_STREAM}.{name}", request)
+        await silence(attacker, f"$JS.API.CONSUMER.DELETE.{subjects.COMMANDS_STREAM}.{name}")
+    found = await control.jetstream().consumers_info(subjects.COMMANDS_STREAM)
+    assert {consumer.name for consumer in found} == {own, other}
+    assert all(consumer.config.deliver_subject is None for consumer in found)
+
+
+async def test_a_node_cannot_ask_what_people_ask(control: Client, attacker: Client) -> None:
+    asked = await heard_by(control, subjects.CONTROL_ALL)
+    for subject in (subjects.QUERY, subjects.CHECKPOINT):
+        await silence(attacker, subject, b"{}")
+    assert asked.empty()
+
+
+async def test_a_stranger_is_not_let_in(server: IsolatedServer) -> None:
+    for url in (server.url, server.url.replace("nats://", "nats://woodfrog:woodfrog@")):
+        with pytest.raises(nats.errors.Error):
+            await nats.connect(url, allow_reconnect=False, max_reconnect_attempts=0)
+
+
+async def test_people_ask_and_listen_and_do_nothing_else(server: IsolatedServer, control: Client) -> None:
+    asked = await heard_by(control, subjects.CONTROL_ALL)
+    person = await server.as_operator()
+    heard = await heard_by(person, subjects.AUDIT_ALL)
+    await person.publish(subjects.QUERY, wire.encode(QueryRequest(view="nodes")))
+    await person.publish(subjects.CHECKPOINT, wire.encode(CheckpointRequest(key=KEY)))
+    await person.publish("woodfrog.v1.audit.node.node-lost.b", b"forged")
+    await person.publish(subjects.reports(B), b"forged")
+    await person.publish(subjects.commands(B), b"forged")
+    await person.flush()
+    assert [(await asyncio.wait_for(asked.get(), 5)).subject for _ in range(2)] == [subjects.QUERY, subjects.CHECKPOINT]
+    await control.jetstream().publish("woodfrog.v1.audit.node.node-lost.b", b"true")
+    told = [(await asyncio.wait_for(heard.get(), 5)).data]
+    while told[-1] != b"true":
+        told.append((await asyncio.wait_for(heard.get(), 5)).data)
+    for stream in (subjects.REPORTS_STREAM, subjects.COMMANDS_STREAM):
+        assert await last_sequence(control, stream) == 0
+    assert [message.data for message in await stored_messages(control, subjects.AUDIT_STREAM)] == [b"true"]
+
+
+async def test_the_worker_does_all_its_work_under_this_configuration(
+    server: IsolatedServer, control: Client, tmp_path: Path
+) -> None:
+    worker_id = WorkerId("life-1")
+    journal = Journal(tmp_path / "journal.sqlite3", node=A, worker_id=worker_id)
+    bus = Bus(
+        server.url, A, journal,
+        heartbeat=lambda: Heartbeat(A, worker_id, "boot", FACTS), seed_file=server.node_seed(A),
+    )  # fmt: skip
+    obeyed: asyncio.Queue[Command] = asyncio.Queue()
+    cold = StartCold(incarnation=IncarnationNumber(1), reason="nothing is stored")
+
+    async def answer(message: Msg) -> None:
+        await message.respond(wire.encode(cold))
+
+    await control.subscribe(subjects.RESOLVE_ALL, cb=answer)
+    alive = await heard_by(control, subjects.HEARTBEATS_ALL)
+    running = asyncio.create_task(bus.run(obeyed.put))
+    try:
+        journal.report(NodeRegistered(node=A, worker_id=worker_id, boot_id="boot", facts=FACTS))
+        assert await bus.flush(20)
+        assert journal.outbox() == []
+        assert wire.decode((await asyncio.wait_for(alive.get(), 20)).data, Heartbeat).node == A
+        ordered = await order(control, A)
+        assert await asyncio.wait_for(obeyed.get(), 20) == ordered
+
+        async def acknowledged() -> bool:
+            return not (await control.jetstream().stream_info(subjects.COMMANDS_STREAM)).state.messages
+
+        await eventually(acknowledged, saying="the command is acknowledged")
+
+        def question(sequence: int) -> ResolveRequest:
+            return ResolveRequest(KEY, ContainerId("c1"), A, worker_id, FACTS, ContainerFacts(), sequence)
+
+        assert await asyncio.wait_for(bus.resolve(question), 20) == cold
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        journal.close()
+    assert "Permissions Violation" not in server.log.read_text()
+
+
+async def test_control_plane_and_worker_work_together_under_this_configuration(
+    server: IsolatedServer, tmp_path: Path
+) -> None:
+    plane = ControlPlaneProcess(tmp_path, server.url, WOODFROG_NATS_SEED_FILE=str(server.control_seed))
+    worker_id = WorkerId("life-1")
+    journal = Journal(tmp_path / "journal.sqlite3", node=A, worker_id=worker_id)
+    bus = Bus(
+        server.url, A, journal,
+        heartbeat=lambda: Heartbeat(A, worker_id, "boot", FACTS), seed_file=server.node_seed(A),
+    )  # fmt: skip
+    obeyed: asyncio.Queue[Command] = asyncio.Queue()
+    running = asyncio.create_task(bus.run(obeyed.put))
+    person = await server.as_operator()
+    try:
+        await asyncio.to_thread(plane.start)
+        journal.report(NodeRegistered(node=A, worker_id=worker_id, boot_id="boot", facts=FACTS))
+
+        def question(sequence: int) -> ResolveRequest:
+            return ResolveRequest(KEY, ContainerId("c1"), A, worker_id, FACTS, ContainerFacts(), sequence)
+
+        answer = await asyncio.wait_for(bus.resolve(question), 20)
+        assert isinstance(answer, StartCold)
+        journal.report(
+            ContainerStarted(key=KEY, incarnation=answer.incarnation, node=A, container_id=ContainerId("c1"))
+        )
+        assert await bus.flush(20)
+
+        async def accepted() -> CommandAccepted | None:
+            reply = await person.request(subjects.CHECKPOINT, wire.encode(CheckpointRequest(key=KEY)), timeout=5)
+            told: CommandAccepted | Refusal = wire.decode(reply.data, CommandAccepted | Refusal)
+            return told if isinstance(told, CommandAccepted) else None
+
+        given = await eventually(accepted, saying="a person's command is accepted")
+        assert (await asyncio.wait_for(obeyed.get(), 20)).command_id == given.command_id
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        journal.close()
+        plane.close()
+
+
+async def test_a_node_let_in_later_works_after_a_reload_and_one_shut_out_does_not(
+    server: IsolatedServer, control: Client
+) -> None:
+    late = NodeName("late")
+    server.isolation.add_node(late)
+    server.reload()
+    worker = Worker(await server.as_node(late), late)
+    await worker.send_bytes(b"{}", "1")
+    assert await last_sequence(control, subjects.REPORTS_STREAM) == 1
+    server.isolation.remove_node(late)
+    server.reload()
+    await silence(worker.client, subjects.reports(late), b"{}")
+    assert await last_sequence(control, subjects.REPORTS_STREAM) == 1
+
+
+def test_keys_stay_when_the_configuration_is_written_again(tmp_path: Path) -> None:
+    isolation = Isolation(tmp_path / "nats")
+    isolation.make()
+    isolation.add_node(A)
+    isolation.server_configuration.write_text("mine")
+    before = {file.name: file.read_text() for file in (tmp_path / "nats").rglob("*") if file.is_file()}
+    Isolation(tmp_path / "nats").make()
+    assert {file.name: file.read_text() for file in (tmp_path / "nats").rglob("*") if file.is_file()} == before
+    readable = [file.name for file in (tmp_path / "nats").rglob("*") if file.is_file() and file.stat().st_mode & 0o077]
+    assert sorted(readable) == ["accounts.conf", "nats.conf"]
+
+
+@pytest.mark.parametrize("name", ["", "a b", 'a" }', "../a", "a\nb", "a>", "*"])
+def test_a_name_that_no_node_can_have_gets_into_no_configuration(tmp_path: Path, name: str) -> None:
+    isolation = Isolation(tmp_path / "nats")
+    isolation.make()
+    with pytest.raises(FailureError, match="node"):
+        isolation.add_node(NodeName(name))
+    with pytest.raises(FailureError, match="nkey"):
+        isolation.add_node(A, 'U" }] } NODES {')
+    assert isolation.nodes() == {}
