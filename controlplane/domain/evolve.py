@@ -249,6 +249,8 @@ def _after_failed_restore(key: KeyState, snapshot: Snapshot, event: RestoreFaile
 
 def _forget(key: KeyState) -> KeyState:
     """Drop what no decision asks for any more, all but the last few."""
+    if len(key.snapshots) <= min(REMEMBERED, REMEMBERED_STORED) and len(key.incarnations) <= REMEMBERED:
+        return key  # nothing can be over: most keys, most of the time
     over = [snapshot for snapshot in key.snapshots.values() if not key.has_a_future(snapshot)]
     nowhere = [snapshot.snapshot_id for snapshot in over if not snapshot.takes_room]
     stored = [

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Table
@@ -90,9 +89,8 @@ def save(
 
 
 def _tuples(names: tuple[str, ...], rows: Collection[Fields], generation: int | None) -> list[RowKey]:
-    if generation is not None:
-        rows = [{**row, GENERATION: generation} for row in rows]
-    if len(names) == 1:
-        return [(row[names[0]],) for row in rows]
-    pick = itemgetter(*names)
-    return [pick(row) for row in rows]
+    if generation is None:
+        return [tuple([row[name] for name in names]) for row in rows]
+    place = names.index(GENERATION)
+    before, behind = names[:place], names[place + 1 :]
+    return [(*[row[name] for name in before], generation, *[row[name] for name in behind]) for row in rows]

@@ -38,7 +38,7 @@ Convert = Callable[[Any], Any]
 _PREPARED = 1024
 _KEYS_A_QUERY = 256
 """How many keys one SELECT asks for at most; times the columns of a key, this must fit a statement's parameters."""
-_KEYS_STEP = 8
+_KEYS_LEAST = 8
 
 
 class Insertion:
@@ -121,13 +121,14 @@ _lookup = lru_cache(_PREPARED)(Lookup)
 def find(connection: Connection, table: Table, by: tuple[str, ...], keys: Sequence[Values]) -> list[Values]:
     """Find whole rows by the values of the columns ``by``, which must be unique, in any order.
 
-    Statements are made for multiples of eight keys, so that there are few of them; NULL, which equals nothing, fills one up.
+    Statements are made for 8, 16, 32 … keys, so that there are few of them; NULL, which equals nothing, fills one up.
     """
     found: list[Values] = []
     for start in range(0, len(keys), _KEYS_A_QUERY):
         part = list(keys[start : start + _KEYS_A_QUERY])
-        part += [(None,) * len(by)] * (-len(part) % _KEYS_STEP)
-        found += _lookup(connection.dialect, table, by, len(part)).run(connection, part)
+        count = max(_KEYS_LEAST, 1 << (len(part) - 1).bit_length())
+        part += [(None,) * len(by)] * (count - len(part))
+        found += _lookup(connection.dialect, table, by, count).run(connection, part)
     return found
 
 

@@ -21,16 +21,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from eventsourcing.application import Application
-from eventsourcing.domain import Aggregate, event
 
 from controlplane import statecopy
 from controlplane.domain.inputs import Policy, ResolveAsked
@@ -156,35 +152,6 @@ async def append_ours(log: EventLog, epoch: int, work: list[list[NewEvent]], cal
     return sum(map(len, work)) / (time.perf_counter() - begin)
 
 
-class Job(Aggregate):
-    """The peer's checkpoint key."""
-
-    def __init__(self) -> None:
-        self.said = 0
-
-    @event("Said")
-    def say(self, node: str, container: str, snapshot: str, reason: str, image: str, digest: str) -> None:
-        self.said += 1
-
-
-def append_peer(application: Application[UUID], jobs: list[Job], size: int, count: int, callers: int) -> float:
-    """Save as many batches of aggregates with one new event each; answer events a second."""
-
-    def call(mine: list[Job]) -> None:
-        rng = random.Random(2)
-        for _ in range(count // callers):
-            batch = rng.sample(mine, size)
-            for job in batch:
-                job.say("node-0001", "ab" * 32, "20261123T210000Z-00000000", "the newest", "train:1", "ab" * 32)
-            application.save(*batch)
-
-    shares = [jobs[caller::callers] for caller in range(callers)]
-    begin = time.perf_counter()
-    with ThreadPoolExecutor(callers) as threads:
-        list(threads.map(call, shares))
-    return (count // callers) * callers * size / (time.perf_counter() - begin)
-
-
 def sync_milliseconds(where: Path) -> list[float]:
     """Measure what writing 4 KiB and syncing takes."""
     measured = []
@@ -199,6 +166,8 @@ def sync_milliseconds(where: Path) -> list[float]:
 
 async def measure_appends(url: str | None, where: Path, runs: int) -> list[Row]:
     """Append to new logs beside new stores of the peer, in turns."""
+    from tests.bench.peer_of_log import run_peer  # noqa: PLC0415 - a process that is timed from its start does without
+
     rows: list[Row] = []
     for size, count, callers in ((1, 200, 1), (10, 100, 1), (100, 60, 1), (1, 1000, 32), (100, 160, 8)):
         ours: list[float] = []
@@ -222,18 +191,6 @@ async def measure_appends(url: str | None, where: Path, runs: int) -> list[Row]:
         if url is not None or whole or size == 100:
             rows.append(row(f"{said}: alone", "events/s", ours, goal=">= 15000"))
     return rows
-
-
-def run_peer(path: Path, size: int, count: int, callers: int) -> float:
-    application: Application[UUID] = Application(
-        env={"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": f"{path}-peer.db"}
-    )
-    try:
-        jobs = [Job() for _ in range(max(1000, size * callers * 2))]
-        application.save(*jobs)
-        return append_peer(application, jobs, size, count, callers)
-    finally:
-        application.close()
 
 
 async def large_log(url: str | None, events: int) -> str:
