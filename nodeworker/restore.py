@@ -316,18 +316,17 @@ class Restorer:
         config = self._write_config(record, criu.restore_config(self._criu_version))
         read_into = self._store.reader(manifest)
         for tree in manifest.trees:
-            if tree.name is TreeName.LAYER and tree.entries:
+            if tree.name is TreeName.LAYER and (tree.entries or tree.root):
                 if overlay.find_overlay(live.rootfs) is None:
                     cause = f"{live.rootfs} is no overlay, so the snapshot's files cannot be put there and undone"
                     raise refusal("rootfs-not-overlay", cause, "Use a container engine that mounts overlays.")
+                _note_of(folder, tree.name).write_bytes(wire.encode(trees.inverse_of(tree, live.rootfs)))
                 trees.apply_tree(tree, live.rootfs, read_into)
-            elif tree.name is TreeName.SHM and tree.entries:
+            elif tree.name is TreeName.SHM and (tree.entries or tree.root):
                 if live.shm_source is None:
                     cause = "the snapshot has a /dev/shm from outside the container, the new container has none"
                     raise refusal("shm-missing", cause, "Mount /dev/shm into the container, as before.")
-                _shm_list(folder).write_bytes(
-                    wire.encode([entry.path for entry in tree.entries if "/" not in entry.path])
-                )
+                _note_of(folder, tree.name).write_bytes(wire.encode(trees.inverse_of(tree, live.shm_source)))
                 trees.apply_tree(tree, live.shm_source, read_into)
         self._save_created(record)
         return CreateRestored(
@@ -384,18 +383,18 @@ class Restorer:
             mounted = overlay.find_overlay(live.rootfs)
             if mounted is not None:
                 overlay.undo(mounted)
-            listed = _shm_list(self._fetched(record))
-            if live.shm_source is not None and listed.exists():
-                paths: list[str] = wire.decode(listed.read_bytes(), list[str])
-                removals = [Entry(path, "whiteout") for path in paths]
-                trees.apply_tree(Tree(TreeName.SHM, tuple(removals)), live.shm_source, _nothing_to_read)
+            for name, place in ((TreeName.LAYER, live.rootfs), (TreeName.SHM, live.shm_source)):
+                noted = _note_of(self._fetched(record), name)
+                if noted.exists() and place is not None:
+                    trees.apply_tree(wire.decode(noted.read_bytes(), Tree), place, _nothing_to_read)
         except (OSError, FailureError, wire.MalformedMessageError) as problem:
             cause = f"what was put into the container could not be taken out again: {problem}"
             raise refusal("undo-failed", cause, "Let the container engine create a fresh container.") from problem
 
 
-def _shm_list(fetched: Path) -> Path:
-    return fetched / "shm.json"
+def _note_of(fetched: Path, name: TreeName) -> Path:
+    """Where it is written what takes a tree out again."""
+    return fetched / f"undo-{name}.json"
 
 
 def _nothing_to_read(entry: Entry, _: int) -> None:

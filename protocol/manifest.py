@@ -78,11 +78,22 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     chunks: tuple[int, ...] = ()
 
 
-class Tree(msgspec.Struct, frozen=True):
-    """The entries of one tree, parents before children."""
+class Root(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a tree's own directory is like: a container may change the mode of ``/`` as of any other directory."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    xattrs: dict[str, bytes] = {}
+
+
+class Tree(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The entries of one tree, parents before children. CRIU's images need no ``root``."""
 
     name: TreeName
     entries: tuple[Entry, ...]
+    root: Root | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -16,10 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from nodeworker.capture.copying import KEPT_XATTRS
+from nodeworker.capture.copying import KEPT_XATTRS, root_of
 from nodeworker.domain.names import bytes_of
 from nodeworker.domain.problems import corrupt, disk_full, is_disk_full
-from protocol.manifest import Entry, Tree, entry_path_problem
+from protocol.manifest import Entry, Root, Tree, TreeName, entry_path_problem
 
 ReadInto = Callable[[Entry, int], None]
 """Writes the content of a file entry into an open, empty file; ``SnapshotStore.reader`` gives one."""
@@ -47,6 +47,18 @@ def apply_tree(tree: Tree, root: Path, read_into: ReadInto) -> None:
         raise
 
 
+def inverse_of(tree: Tree, place: Path) -> Tree:
+    """Make the tree that will take ``tree`` out of ``place`` again, before it is put there.
+
+    A layer's entries are taken out by ``overlay.undo``; what is left to put back is what ``place`` itself was like.
+
+    Raises:
+        OSError: ``place`` cannot be read.
+    """
+    tops = [] if tree.name is TreeName.LAYER else [entry.path for entry in tree.entries if "/" not in entry.path]
+    return Tree(tree.name, tuple(Entry(path, "whiteout") for path in tops), root_of(place))
+
+
 class _Places:
     """The directories from the root down to the one in use, held open; entries come in the order of a walk."""
 
@@ -62,6 +74,11 @@ class _Places:
     def __exit__(self, *_: object) -> None:
         while self._open:
             os.close(self._open.pop())
+
+    @property
+    def root(self) -> int:
+        """The tree's own directory."""
+        return self._open[0]
 
     def parent_of(self, path: str) -> tuple[int, bytes]:
         """Open the directory that ``path`` lies in, and give it with the last name.
@@ -134,6 +151,9 @@ def _apply(tree: Tree, places: _Places, read_into: ReadInto) -> None:
             _describe(descriptor, entry)
         finally:
             os.close(descriptor)
+    if tree.root is not None:
+        places.leave(0)
+        _describe(places.root, tree.root)
 
 
 def _remove(parent: int, name: bytes) -> None:
@@ -190,7 +210,7 @@ def _link(places: _Places, entry: Entry) -> None:
         os.link(f"/proc/self/fd/{source}", name, dst_dir_fd=parent, follow_symlinks=True)
 
 
-def _describe(file: int | str, entry: Entry) -> None:
+def _describe(file: int | str, entry: Entry | Root) -> None:
     """Give owner, mode, attributes and time, in this order: chown(2) clears setuid and file capabilities."""
     os.chown(file, entry.uid, entry.gid)
     os.chmod(file, entry.mode & 0o7777)  # noqa: PTH101 (by descriptor)
@@ -200,7 +220,8 @@ def _describe(file: int | str, entry: Entry) -> None:
         os.removexattr(file, name)
     for name, value in wanted.items():
         if not (name.startswith("user.") or name in KEPT_XATTRS):
-            raise corrupt(f"The entry {entry.path!r} has the extended attribute {name[:80]!r}, which is not taken.")
+            where = f"The entry {entry.path!r}" if isinstance(entry, Entry) else "The tree"
+            raise corrupt(f"{where} has the extended attribute {name[:80]!r}, which is not taken.")
         os.setxattr(file, name, value)
     os.utime(file, ns=(entry.mtime_ns, entry.mtime_ns))
 

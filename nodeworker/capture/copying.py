@@ -21,7 +21,7 @@ from pathlib import Path
 from nodeworker.domain.names import text_of
 from nodeworker.domain.problems import disk_full, is_disk_full
 from protocol.failures import Failure, FailureError
-from protocol.manifest import Entry, EntryKind, TreeName
+from protocol.manifest import Entry, EntryKind, Root, TreeName
 
 KEPT_XATTRS = frozenset({"security.capability", "system.posix_acl_access", "system.posix_acl_default"})
 """Besides ``user.*``. Labels of security modules belong to the node, ``trusted.*`` to the node's file systems."""
@@ -50,6 +50,7 @@ class CapturedTree:
     contents: Mapping[str, Path]
     warnings: tuple[str, ...] = ()
     """What was left behind and why (device nodes), for the manifest's ``warnings``."""
+    root: Root | None = None
 
 
 def list_tree(name: TreeName, root: Path) -> CapturedTree:
@@ -86,7 +87,22 @@ def copy_tree(name: TreeName, root: Path, spool: Path, *, overlay: bool) -> Capt
         if is_disk_full(problem):
             raise disk_full(str(spool), str(problem)) from problem
         raise
-    return CapturedTree(name, tuple(walk.entries), walk.copies, tuple(walk.warnings))
+    return CapturedTree(name, tuple(walk.entries), walk.copies, tuple(walk.warnings), root_of(root))
+
+
+def root_of(path: Path) -> Root:
+    """Tell what a directory itself is like.
+
+    Raises:
+        OSError: there is none at ``path``.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        xattrs, _ = _xattrs(b"/proc/self/fd/%d" % descriptor, follow=True)
+    finally:
+        os.close(descriptor)
+    return Root(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, xattrs)
 
 
 class _Walk:
@@ -139,7 +155,7 @@ class _Walk:
         if first is not None:
             self._add(self._described(text, kind, status, hardlink=first), path)
             return True
-        xattrs, marks = _xattrs(parent, name)
+        xattrs, marks = _xattrs(b"/proc/self/fd/%d/%s" % (parent, name))  # by descriptor, following nothing
         if self._overlay:
             self._check_marks(text, marks)
             if kind == "file" and "whiteout" in marks:
@@ -209,22 +225,21 @@ def _opened(name: bytes, flags: int, parent: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _xattrs(parent: int, name: bytes) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """Read the attributes that travel, and overlayfs's own marks. /proc names the entry without following it."""
-    path = b"/proc/self/fd/%d/%s" % (parent, name)
+def _xattrs(path: bytes, *, follow: bool = False) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Read the attributes that travel, and overlayfs's own marks."""
     kept: dict[str, bytes] = {}
     marks: dict[str, bytes] = {}
     try:
-        listed = os.listxattr(path, follow_symlinks=False)
+        listed = os.listxattr(path, follow_symlinks=follow)
     except OSError as problem:
         if problem.errno == errno.ENOTSUP:
             return kept, marks
         raise
     for attribute in listed:
         if attribute.startswith("user.") or attribute in KEPT_XATTRS:
-            kept[text_of(os.fsencode(attribute))] = os.getxattr(path, attribute, follow_symlinks=False)
+            kept[text_of(os.fsencode(attribute))] = os.getxattr(path, attribute, follow_symlinks=follow)
         elif attribute.startswith(_OVERLAY):
-            marks[attribute.removeprefix(_OVERLAY)] = os.getxattr(path, attribute, follow_symlinks=False)
+            marks[attribute.removeprefix(_OVERLAY)] = os.getxattr(path, attribute, follow_symlinks=follow)
     return kept, marks
 
 

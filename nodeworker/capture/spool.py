@@ -18,7 +18,7 @@ import msgspec
 from nodeworker.capture.trees import CapturedTree, copy_tree, list_tree
 from protocol import wire
 from protocol.failures import Failure, FailureError
-from protocol.manifest import Entry, TreeName
+from protocol.manifest import Entry, Root, TreeName
 
 _MARGIN_BYTES: Final = 64 * 1024 * 1024
 """For page tables, descriptors and whatever the container allocates until it is frozen."""
@@ -29,6 +29,7 @@ class _ListedTree(msgspec.Struct, frozen=True):
     entries: tuple[Entry, ...]
     contents: dict[str, str]
     warnings: tuple[str, ...]
+    root: Root | None
 
 
 class Spool:
@@ -59,7 +60,9 @@ class Spool:
         """List CRIU's images, and write down where everything lies; the capture is whole when this returns."""
         trees = [list_tree(TreeName.PROCESSES, self.images), *files]
         listed = [
-            _ListedTree(tree.name, tree.entries, {path: str(at) for path, at in tree.contents.items()}, tree.warnings)
+            _ListedTree(
+                tree.name, tree.entries, {path: str(at) for path, at in tree.contents.items()}, tree.warnings, tree.root
+            )
             for tree in trees
         ]
         self._list.write_bytes(wire.encode(listed))
@@ -78,7 +81,13 @@ class Spool:
                 Failure("spool-lost", f"the capture in {self.folder} is gone: {problem}", "Take a new checkpoint.")
             ) from problem
         return [
-            CapturedTree(tree.name, tree.entries, {path: Path(at) for path, at in tree.contents.items()}, tree.warnings)
+            CapturedTree(
+                tree.name,
+                tree.entries,
+                {path: Path(at) for path, at in tree.contents.items()},
+                tree.warnings,
+                tree.root,
+            )
             for tree in listed
         ]
 

@@ -4,7 +4,7 @@ The door to two modules that share nothing but the entries of ``protocol.manifes
 other writes what a manifest says.
 """
 
-from nodeworker.capture.applying import ReadInto, apply_tree
-from nodeworker.capture.copying import CapturedTree, copy_tree, list_tree
+from nodeworker.capture.applying import ReadInto, apply_tree, inverse_of
+from nodeworker.capture.copying import CapturedTree, copy_tree, list_tree, root_of
 
-__all__ = ["CapturedTree", "ReadInto", "apply_tree", "copy_tree", "list_tree"]
+__all__ = ["CapturedTree", "ReadInto", "apply_tree", "copy_tree", "inverse_of", "list_tree", "root_of"]

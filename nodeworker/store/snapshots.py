@@ -32,7 +32,7 @@ from process.faultpoints import reach
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId, check_id
-from protocol.manifest import MANIFEST_VERSION, Entry, Manifest, Tree, TreeName
+from protocol.manifest import MANIFEST_VERSION, Entry, Manifest, Root, Tree, TreeName
 from protocol.wire import MalformedMessageError, decode, encode
 
 MANIFEST_NAME = "manifest.json"
@@ -54,6 +54,10 @@ class TreeToStore(Protocol):
     @property
     def contents(self) -> Mapping[str, Path]:
         """In which local file the bytes of an entry's path are."""
+
+    @property
+    def root(self) -> Root | None:
+        """What its own directory is like, where that matters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +199,7 @@ class SnapshotStore:
             container_facts=header.container_facts,
             stopped_pids=header.stopped_pids,
             chunk_bytes=CHUNK_BYTES,
-            trees=tuple(Tree(tree.name, _with_chunks(tree, landed)) for tree, landed in listed),
+            trees=tuple(Tree(tree.name, _with_chunks(tree, landed), tree.root) for tree, landed in listed),
             chunks=tuple(packer.chunks),
             packs=packs,
             warnings=header.warnings,

@@ -12,7 +12,18 @@ from collections.abc import Iterator
 
 from nodeworker.domain.names import bytes_of
 from protocol.ids import CheckpointKey, SnapshotId
-from protocol.manifest import HOLE, MANIFEST_VERSION, Chunk, Entry, Manifest, Pack, Tree, TreeName, entry_path_problem
+from protocol.manifest import (
+    HOLE,
+    MANIFEST_VERSION,
+    Chunk,
+    Entry,
+    Manifest,
+    Pack,
+    Root,
+    Tree,
+    TreeName,
+    entry_path_problem,
+)
 
 LIMIT_FILE_BYTES = 16 << 40
 """ext4's largest file."""
@@ -77,6 +88,8 @@ def _chunk_problems(chunk: Chunk, manifest: Manifest) -> Iterator[str]:
 def _tree_problems(tree: Tree, manifest: Manifest) -> Iterator[str]:
     kinds: dict[str, str] = {}
     total = 0
+    if tree.root is not None:
+        yield from (f"its own directory {problem}" for problem in _attribute_problems(tree.root))
     for entry in tree.entries:
         shown = repr(entry.path if len(entry.path) <= 200 else f"{entry.path[:200]}…")
         total += entry.size_bytes
@@ -113,7 +126,7 @@ def _path_problems(entry: Entry, kinds: dict[str, str]) -> Iterator[str]:
         yield "lies in no directory of the tree"
 
 
-def _attribute_problems(entry: Entry) -> Iterator[str]:
+def _attribute_problems(entry: Entry | Root) -> Iterator[str]:
     if not 0 <= entry.mode <= 0o7777:
         yield f"has mode {entry.mode:#o}"
     if not (0 <= entry.uid <= _ID_MAX and 0 <= entry.gid <= _ID_MAX):

@@ -134,6 +134,7 @@ LAYER = """
 mkdir -p /made/deep && echo new > /made/deep/file && ln /made/deep/file /made/hard && ln -s deep/file /made/soft
 echo changed >> /etc/issue && rm /etc/motd 2>/dev/null; rm -rf /etc/apt && mkdir /etc/apt && echo only > /etc/apt/mine
 cp /bin/true /made/suid && chown 1:2 /made/suid && chmod 4755 /made/suid && chmod 0666 /made/deep/file && chmod 1777 /made/deep
+chown 3:4 / && chmod 1711 /
 i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done
 """
 
@@ -146,6 +147,8 @@ def test_the_writable_layer_is_as_it_was(stack: Stack) -> None:
     record = second.until_lines("/count", before + 5)
     root = second.root
     assert_counts(record)
+    own = root.stat()
+    assert (own.st_mode & 0o7777, own.st_uid, own.st_gid) == (0o1711, 3, 4)
     assert (root / "made/deep/file").read_text() == "new\n"
     assert (root / "made/hard").stat().st_ino == (root / "made/deep/file").stat().st_ino
     assert (root / "made/soft").readlink() == Path("deep/file")

@@ -260,11 +260,13 @@ async def test_a_snapshot_that_criu_cannot_restore_leaves_no_trace_in_the_cold_s
     first = Counting(node)
     first.run()
     first.until(10)
+    first.rootfs.chmod(0o1711)
     await asyncio.to_thread(stop, first)
     await snapshots(client, "valid")
     delete(first)
 
     second = Counting(node)
+    mode = second.rootfs.stat().st_mode
     marker = second.rootfs / "bin" / "sh"
     question = {"ask": "create", "container_id": second.id, "bundle": str(second.bundle)}
     restore = await asyncio.to_thread(
@@ -272,12 +274,14 @@ async def test_a_snapshot_that_criu_cannot_restore_leaves_no_trace_in_the_cold_s
     )
     assert restore["answer"] == "restore"
     assert second.count() >= 10, "the writable layer lies in the container"
+    assert second.rootfs.stat().st_mode & 0o7777 == 0o1711
     cold = await asyncio.to_thread(
         lambda: node.ask(ask="restore-failed", container_id=second.id, message="criu failed: type NOTIFY errno 0")
     )
     assert cold["answer"] == "cold"
     assert second.numbers() == []
     assert marker.exists(), "the root filesystem is mounted again"
+    assert second.rootfs.stat().st_mode == mode
     failed = await query(client, "failures", key=KEY)
     assert any(row["snapshot_id"] == restore["snapshot_id"] for row in failed)
 

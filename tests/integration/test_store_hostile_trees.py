@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeworker.capture.trees import apply_tree, copy_tree
+from nodeworker.capture.trees import apply_tree, copy_tree, inverse_of, root_of
 from protocol.failures import FailureError
-from protocol.manifest import Entry, Tree, TreeName
+from protocol.manifest import Entry, Root, Tree, TreeName
 
 PAYLOAD = b"payload"
 
@@ -177,6 +177,21 @@ def test_special_files_have_their_own_mode_and_are_no_devices(trap: Trap, kind: 
 )
 def test_attributes_that_belong_to_the_node_are_refused(trap: Trap, name: str) -> None:
     assert name in trap.refused(file("a", xattrs={name: b"/etc"}))
+
+
+def test_the_directory_of_a_tree_gets_its_own_attributes_and_no_others(trap: Trap) -> None:
+    theirs = Root(0o1711, os.getuid(), os.getgid(), 5, {"user.mine": b"1"})
+    before = root_of(trap.root)
+    tree = Tree(TreeName.SHM, (file("new"),), theirs)
+    back = inverse_of(tree, trap.root)
+    apply_tree(tree, trap.root, fill)
+    assert root_of(trap.root) == theirs
+    apply_tree(back, trap.root, fill)
+    assert root_of(trap.root) == before
+    assert list(trap.root.iterdir()) == []
+    with pytest.raises(FailureError) as caught:
+        apply_tree(Tree(TreeName.SHM, (), Root(0o755, 0, 0, 0, {"security.selinux": b"1"})), trap.root, fill)
+    assert caught.value.failure.code == "snapshot-corrupt"
 
 
 def test_attributes_that_the_container_had_removed_are_removed(trap: Trap) -> None:

@@ -300,6 +300,7 @@ def first(manifest: dict) -> dict:  # type: ignore[type-arg]
     return entry
 
 
+ROOT = {"mode": 0o755, "uid": 0, "gid": 0, "mtime_ns": 0}
 FORGERIES: dict[str, Callable[[dict], object]] = {  # type: ignore[type-arg]
     "leaves through dots": lambda m: first(m).update(path="../outside"),
     "leaves through inner dots": lambda m: first(m).update(path="a/../../outside"),
@@ -341,6 +342,8 @@ FORGERIES: dict[str, Callable[[dict], object]] = {  # type: ignore[type-arg]
     "another version": lambda m: m.update(version=2),
     "not a manifest": lambda m: m.pop("trees"),
     "a hardlink to nothing": lambda m: first(m).update(hardlink="b", chunks=[], size_bytes=0),
+    "root with a mode beyond": lambda m: m["trees"][0].update(root={**ROOT, "mode": 0o10_0000}),
+    "root with a label": lambda m: m["trees"][0].update(root={**ROOT, "xattrs": {"security.selinux": "YQ=="}}),
     "a hardlink to itself": lambda m: first(m).update(hardlink="a", chunks=[], size_bytes=0),
 }
 
