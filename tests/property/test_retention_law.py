@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.world import BROKEN, CORRUPT, World
 
@@ -25,21 +25,10 @@ KEEPS = st.builds(
     bytes=st.none() | st.sampled_from([0, 500, 1400]),
 )
 ACTIONS = (
-    "run",
-    "ask",
-    "start",
-    "dump",
-    "store",
-    "store",
-    "fail",
-    "pin",
-    "unpin",
-    "invalidate",
-    "delete",
-    "tick",
-    "obey",
+    *("run", "start", "dump", "invalidate", "delete", "obey"),
+    *("ask", "store", "fail", "pin", "unpin", "tick") * 3,
 )
-STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 7)), min_size=15, max_size=60)
+STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 7)), min_size=20, max_size=60)
 
 
 def wish(world: World, what: str, snapshot: str) -> None:
@@ -100,6 +89,9 @@ def restoring(key: KeyState) -> set[str]:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, KEEPS)
+@example(
+    [("run", 0), ("store", 0), ("store", 0), ("pin", 1), ("ask", 0), ("unpin", 1), ("tick", 7)], Keep(seconds=30.0)
+)
 def test_the_latest_the_pinned_and_the_restoring_never_expire_and_nothing_is_chosen_or_deleted_out_of_turn(
     steps: list[tuple[str, int]], keep: Keep
 ) -> None:

@@ -132,6 +132,20 @@ def test_one_that_a_container_is_being_restored_from_stays_until_it_runs() -> No
     assert statuses(world)["s1"] == "expired"
 
 
+def test_an_older_one_that_a_container_fell_back_to_stays_until_it_runs() -> None:
+    world = running(keeping(seconds=60.0))
+    world.snapshot(1, "s1")
+    world.snapshot(1, "s2")
+    world.ask("c2")
+    world.restore_failed(2, "s2")
+    assert getattr(world.ask("c2").answer, "snapshot_id", None) == "s1"
+    world.later(10_000)
+    assert statuses(world) == {"s1": "valid", "s2": "valid"}
+    world.started(2)
+    world.later(1)
+    assert statuses(world) == {"s1": "expired", "s2": "valid"}
+
+
 def test_what_can_never_be_chosen_again_goes_after_a_while_if_there_is_a_policy() -> None:
     for policy, fate in ((keeping(last=5), "expired"), (Policy(), "invalidated")):
         world = running(policy)
