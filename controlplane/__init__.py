@@ -1,1 +1,1 @@
-"""To be opened."""
+"""The control plane: it records what happened, decides what follows, and tells whoever has to act. It touches no container."""

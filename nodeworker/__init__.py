@@ -1,1 +1,1 @@
-"""To be opened."""
+"""The node worker: it dumps and restores the containers of one node, and says what it saw. It decides nothing about snapshots."""

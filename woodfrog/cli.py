@@ -284,10 +284,10 @@ def why_(
 
 
 @app.command(name="demo")
-def demo_() -> None:
+def demo_(output: Output = Form.TABLE) -> None:
     """Show the main job from start to end, with a stack and containers of its own."""
     with telling():
-        demo.show()
+        demo.show(output)
 
 
 kept.register(app)

@@ -16,9 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from process.nats import connect
@@ -26,6 +28,7 @@ from protocol import subjects
 from protocol.failures import Failure, FailureError
 from protocol.local import ContainerStatus
 from woodfrog import ask
+from woodfrog.output import Form
 from woodfrog.state import Description, StateDirectory
 from woodfrog.story import size
 
@@ -53,8 +56,8 @@ def _until(look: Callable[[], _T | None], step: str) -> _T:
     return seen
 
 
-def _saw(text: str) -> None:
-    sys.stdout.write(f"  ✓ {text}\n")
+def _saw(form: Form, text: str) -> None:
+    sys.stdout.write(f"{msgspec.json.encode({'saw': text}).decode()}\n" if form is Form.JSON else f"  ✓ {text}\n")
     sys.stdout.flush()
 
 
@@ -169,30 +172,32 @@ def _flip_a_byte(stack: Description, snapshot_id: str) -> Path:
     return victim
 
 
-def show() -> None:
-    """Run the demonstration.
+def show(form: Form = Form.TABLE) -> None:
+    """Run the demonstration; each step is told when it was seen, as a line of text or of JSON.
 
     Raises:
         FailureError: ``demo-failed`` with what was not as it should be.
     """
     began = time.monotonic()
+    saw = partial(_saw, form)
     with (
         tempfile.TemporaryDirectory(prefix="woodfrog-demo-", ignore_cleanup_errors=True) as folder,
         _stack(Path(folder)) as stack,
     ):
-        _saw("nats-server, control plane and node worker are up")
-        _tell_the_story(stack)
-    sys.stdout.write(f"Seen, in {time.monotonic() - began:.0f} s.\n")
+        saw("nats-server, control plane and node worker are up")
+        _tell_the_story(stack, saw)
+    if form is Form.TABLE:
+        sys.stdout.write(f"Seen, in {time.monotonic() - began:.0f} s.\n")
 
 
-def _tell_the_story(stack: Description) -> None:
+def _tell_the_story(stack: Description, saw: Callable[[str], None]) -> None:
     counter = _Counter(stack)
     try:
         first = counter.until_beyond(20)
-        _saw(f"a container counts into a file of its own: {first} and counting")
+        saw(f"a container counts into a file of its own: {first} and counting")
         counter.stop()
         older = _until(lambda: _valid_snapshots(stack), "the final snapshot is stored")[0]
-        _saw(
+        saw(
             f"the stop signal took snapshot {older['snapshot_id']}: frozen for {older['freeze_seconds']:.2f} s, "
             f"{size(older['raw_bytes'])} in {size(older['stored_bytes'])}"
         )
@@ -201,12 +206,12 @@ def _tell_the_story(stack: Description) -> None:
         if counter.status.restored_from != older["snapshot_id"]:
             raise _failed("the same id goes on from the snapshot", f"restored from {counter.status.restored_from}")
         second = counter.until_beyond(first + 20)
-        _saw(f"the same id, started again, goes on: {second}, no number missing or repeated")
+        saw(f"the same id, started again, goes on: {second}, no number missing or repeated")
         counter.stop()
         newer = _until(lambda: _valid_snapshots(stack)[1:], "the second snapshot is stored")[0]
 
         victim = _flip_a_byte(stack, newer["snapshot_id"])
-        _saw(f"one bit of the newest snapshot is flipped, in {victim.name[:20]}")
+        saw(f"one bit of the newest snapshot is flipped, in {victim.name[:20]}")
         counter = _Counter(stack)
         if counter.status.restored_from != older["snapshot_id"]:
             raise _failed("the start falls back to the older snapshot", f"restored from {counter.status.restored_from}")
@@ -214,14 +219,14 @@ def _tell_the_story(stack: Description) -> None:
         choices = [row for row in ask.view(stack.nats_url, "restore_history") if row["id"] == _ID]
         if newer["snapshot_id"] not in choices[-1]["reason"]:
             raise _failed("the reason names the snapshot that was skipped", choices[-1]["reason"])
-        _saw(f"the next start falls back and says so: {choices[-1]['reason']}")
+        saw(f"the next start falls back and says so: {choices[-1]['reason']}")
     finally:
         counter.close()
 
     _until(lambda: len(_valid_snapshots(stack)) >= 2, "the last snapshot is stored")
     recorded = _history(stack)
-    _saw(f"SQL has the whole history: {len(recorded)} events")
+    saw(f"SQL has the whole history: {len(recorded)} events")
     audited = asyncio.run(_audited(stack, len(recorded)))
     if audited != recorded:
         raise _failed("AUDIT tells what SQL tells", f"{audited} is not {recorded}")
-    _saw("a NATS subscriber of AUDIT sees the same events, at the same positions, in the same order")
+    saw("a NATS subscriber of AUDIT sees the same events, at the same positions, in the same order")

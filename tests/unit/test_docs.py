@@ -1,0 +1,72 @@
+"""The pages are for people who follow what they point at."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from woodfrog.cli import app
+
+pytestmark = pytest.mark.timeout(20)
+
+ROOT = Path(__file__).parents[2]
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+MODULE = re.compile(r"`((?:[\w-]+/)+[\w.-]*|[\w-]+\.py)`")
+COMMON = {"--state-dir", "--output", "--namespace", "--database-url"}
+ROOMS = (
+    "",
+    "controlplane",
+    "controlplane/bus",
+    "controlplane/domain",
+    "controlplane/log",
+    "nodeworker",
+    "nodeworker/capture",
+    "nodeworker/domain",
+    "nodeworker/runtime",
+    "protocol",
+    "woodfrog",
+)
+
+
+def pages() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=ROOT, check=True, capture_output=True, text=True, timeout=10,
+    )  # fmt: skip
+    return [ROOT / name for name in listed.stdout.split() if (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    targets = [target for target in LINK.findall(page.read_text()) if "://" not in target]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def verbs(command: Any, name: str = "woodfrog") -> Iterator[tuple[str, set[str]]]:
+    if hasattr(command, "commands"):
+        for word, verb in command.commands.items():
+            yield from verbs(verb, f"{name} {word}")
+    else:
+        yield name, {option for each in command.params for option in each.opts if option.startswith("--")} - COMMON
+
+
+def test_every_verb_and_every_option_is_on_the_page_of_the_command_line() -> None:
+    _, *sections = re.split(r"^## ", (ROOT / "docs/reference/cli.md").read_text(), flags=re.MULTILINE)
+    missing = []
+    for verb, options in verbs(get_command(app)):
+        names = (f"`{verb}`", f"`{verb} ", f"`{verb.removeprefix('woodfrog ')}`", f"`{verb.removeprefix('woodfrog ')} ")
+        told = [text for text in sections if any(name in text.partition("\n")[0] for name in names)]
+        missing += [verb] if not told else [f"{verb} {each}" for each in options if each not in "".join(told)]
+    assert missing == []
+
+
+def test_every_room_on_the_page_of_the_house_is_there() -> None:
+    named = set(MODULE.findall((ROOT / "docs/explanation/house.md").read_text()))
+    assert len(named) > 30
+    assert sorted(name for name in named if not any((ROOT / room / name).exists() for room in ROOMS)) == []
