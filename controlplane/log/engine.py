@@ -26,6 +26,9 @@ from protocol.failures import Failure
 BUSY_TIMEOUT_SECONDS = 10.0
 """How long a writer waits for another process's transaction before it gives up."""
 
+_IDLE_TRANSACTION_SECONDS = 5.0
+"""How long a transaction may wait for its process on PostgreSQL: a leader that is stopped in the middle of one would otherwise
+keep the log locked, and no standby could take over."""
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 _CACHED_STATEMENTS = 512
 _CACHE_KIB = 64 << 10
@@ -53,7 +56,11 @@ def open_engine(text: str) -> AsyncEngine:
     """Make the engine for a database URL; nothing is connected yet."""
     url = database_url(text)
     if url.get_backend_name() != "sqlite":
-        settings = {"application_name": "woodfrog", "lock_timeout": f"{int(BUSY_TIMEOUT_SECONDS * 1000)}"}
+        settings = {
+            "application_name": "woodfrog",
+            "lock_timeout": f"{int(BUSY_TIMEOUT_SECONDS * 1000)}",
+            "idle_in_transaction_session_timeout": f"{int(_IDLE_TRANSACTION_SECONDS * 1000)}",
+        }
         return create_async_engine(
             url,
             isolation_level="READ COMMITTED",

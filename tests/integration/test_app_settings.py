@@ -29,12 +29,20 @@ def test_only_the_database_must_be_named() -> None:
 def test_everything_may_be_set() -> None:
     environment = URL | {
         "WOODFROG_NATS_URL": "nats://broker:4222",
+        "WOODFROG_NATS_SEED_FILE": "/etc/woodfrog/control.seed",
+        "WOODFROG_INSTANCE": "two",
         "WOODFROG_CLUSTER": "west-1",
         "WOODFROG_NODE_LOST_SECONDS": "30",
         "WOODFROG_HANDOVER_SECONDS": "0",
     }
     assert Settings.from_environment(environment) == Settings(
-        URL["WOODFROG_DATABASE_URL"], "nats://broker:4222", "west-1", 30.0, 0.0
+        database_url=URL["WOODFROG_DATABASE_URL"],
+        nats_url="nats://broker:4222",
+        nats_seed_file=Path("/etc/woodfrog/control.seed"),
+        instance="two",
+        cluster="west-1",
+        node_lost_seconds=30.0,
+        handover_seconds=0.0,
     )
 
 
@@ -43,6 +51,7 @@ def test_everything_may_be_set() -> None:
     [
         ("WOODFROG_DATABASE_URL", ""),
         ("WOODFROG_CLUSTER", "a/b"),
+        ("WOODFROG_INSTANCE", "a/b"),
         ("WOODFROG_CLUSTER", ""),
         ("WOODFROG_NODE_LOST_SECONDS", "soon"),
         ("WOODFROG_NODE_LOST_SECONDS", "0"),

@@ -167,15 +167,22 @@ async def test_a_leader_stopped_past_its_lease_and_resumed_writes_nothing_sends_
     assert "lead-lost" in leader.text() or "StaleEpochError" in leader.text()
 
 
-@pytest.mark.parametrize("point", ["relay.before-command", "relay.before-audit", "log.append.before-commit"])
+# In the middle of a transaction on SQLite a leader keeps the file locked, and nobody leads until it goes on (docs/reference/nats.md).
+@pytest.mark.parametrize(
+    ("database_url", "point", "decided"),
+    [
+        ("sqlite", "relay.before-command", 1),
+        ("sqlite", "relay.before-audit", 1),
+        ("postgresql", "relay.before-command", 1),
+        ("postgresql", "relay.before-audit", 1),
+        ("postgresql", "log.append.before-commit", 0),
+    ],
+    indirect=["database_url"],
+)
 async def test_a_leader_stopped_on_the_brink_of_sending_is_refused_when_it_goes_on(
-    client: Client, make_control_plane: Make, database_url: str, tmp_path: Path, point: str
+    client: Client, make_control_plane: Make, database_url: str, tmp_path: Path, point: str, decided: int
 ) -> None:
-    if point == "log.append.before-commit" and database_url.startswith("sqlite"):
-        pytest.skip("SQLite holds its one writing transaction: nobody else can write until the leader goes on")
     release = tmp_path / "release"
-    once = tmp_path / "once"
-    once.mkdir()
     leader = make_control_plane(WOODFROG_DATABASE_URL=database_url)
     leader.start()
     worker = Worker(client)
@@ -195,12 +202,12 @@ async def test_a_leader_stopped_on_the_brink_of_sending_is_refused_when_it_goes_
     await client.publish(subjects.CHECKPOINT, wire.encode({"key": wire.decode(wire.encode(KEY), dict)}))
     await client.flush()
     await led(standby)
-    rows = await audit_follows_the_log(client, 5)
+    rows = await audit_follows_the_log(client, 4 + decided)
     sent = await commands_sent(client)
-    assert len(sent) == 1
+    assert len(sent) == decided
     release.touch()
     assert await asyncio.to_thread(leader.wait) == 1
     assert await commands_sent(client) == sent
-    assert await audit_follows_the_log(client, 5) == rows
+    assert await audit_follows_the_log(client, 4 + decided) == rows
     await ask(client, subjects.QUERY, QueryRequest(view="commands"), Rows)
     assert [row["command_id"] for row in await query(client, "commands")] == sent

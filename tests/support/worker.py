@@ -99,7 +99,7 @@ async def stored_messages(client: Client, stream: str) -> list[RawStreamMsg]:
     jetstream = client.jetstream()
     state = (await jetstream.stream_info(stream)).state
     found = []
-    for sequence in range(state.first_seq, state.last_seq + 1):
+    for sequence in range(max(state.first_seq, 1), state.last_seq + 1):
         try:
             found.append(await jetstream.get_msg(stream, seq=sequence))
         except nats.js.errors.NotFoundError:
