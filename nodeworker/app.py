@@ -106,7 +106,7 @@ class Worker:
         """Serve until cancelled.
 
         Raises:
-            FailureError: if runc or CRIU is missing, or another worker uses the same state directory.
+            FailureError: if runc or CRIU is missing or CRIU is too old, or another worker uses the same state directory.
         """
         settings = self._settings
         with _alone(settings):
@@ -123,6 +123,7 @@ class Worker:
         self._journal = journal
         self._runc = Runc(_tool(settings.runc), _tool(settings.criu))
         self._facts: NodeFacts = await asyncio.to_thread(facts.probe, self._runc.binary, self._runc.criu)
+        criu.refuse_too_old(self._runc.criu, self._facts.criu_version)
         store = await asyncio.to_thread(SnapshotStore, settings.store_url)
         bus = Bus(
             settings.nats_url, settings.node, journal, heartbeat=self._heartbeat, seed_file=settings.nats_seed_file

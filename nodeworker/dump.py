@@ -35,7 +35,7 @@ from nodeworker.settings import Settings
 from nodeworker.storing import Storer
 from process import faultpoints
 from protocol.commands import DumpCommand
-from protocol.events import DumpStage, DumpStarted, SnapshotCaptured, Trigger
+from protocol.events import DumpStage, DumpStarted, Trigger
 from protocol.failures import FailureError
 from protocol.ids import CommandId, ContainerId, SnapshotId, new_snapshot_id
 
@@ -309,17 +309,7 @@ class Dumper:
                 self._journal.save_container(
                     msgspec.structs.replace(container, state=ContainerState.ENDED, final_snapshot=record.snapshot_id)
                 )
-            self._journal.save_dump(record, self._captured(record))
-
-    def _captured(self, record: DumpRecord) -> SnapshotCaptured:
-        return SnapshotCaptured(
-            key=record.key,
-            incarnation=record.incarnation,
-            snapshot_id=record.snapshot_id,
-            node=self._settings.node,
-            freeze_seconds=record.freeze_seconds,
-            raw_bytes=record.raw_bytes,
-        )
+            self._journal.save_dump(record, self._storer.captured(record))
 
     def _note_thawed(self, container_id: ContainerId) -> None:
         """Forget that the container was frozen; if even that cannot be written, the next life thaws it once more."""

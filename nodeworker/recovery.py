@@ -20,7 +20,7 @@ from nodeworker.capture.spool import Spool
 from nodeworker.journal import ContainerState, DumpRecord, DumpStep, FrozenRecord, Journal
 from nodeworker.settings import Settings
 from nodeworker.storing import Storer
-from protocol.events import DumpStage, SnapshotCaptured
+from protocol.events import DumpStage
 from protocol.failures import Failure, FailureError
 from protocol.ids import ContainerId
 
@@ -64,7 +64,7 @@ def settle_dumps(
             stage = DumpStage.CAPTURE if record.step is DumpStep.STARTED else DumpStage.STORE
             storer.fail(record, stage, problem)
         elif record.step is DumpStep.COMPLETE:
-            whole.append(_finish_capture(settings, journal, runc, record, frozen.get(record.container_id)))
+            whole.append(_finish_capture(journal, storer, runc, record, frozen.get(record.container_id)))
         else:
             whole.append(record)
     wanted = {record.snapshot_id for record in whole}
@@ -92,20 +92,12 @@ def _lost(settings: Settings, record: DumpRecord, boot_id: str) -> Failure | Non
 
 
 def _finish_capture(
-    settings: Settings, journal: Journal, runc: Runc, record: DumpRecord, frozen: FrozenRecord | None
+    journal: Journal, storer: Storer, runc: Runc, record: DumpRecord, frozen: FrozenRecord | None
 ) -> DumpRecord:
     """Report a capture that was whole when the worker died; the container was let go by now, or is dead."""
     since = record.started_at if frozen is None else frozen.since
     record = msgspec.structs.replace(
         record, step=DumpStep.CAPTURED, freeze_seconds=max(0.0, (datetime.now(UTC) - since).total_seconds())
-    )
-    captured = SnapshotCaptured(
-        key=record.key,
-        incarnation=record.incarnation,
-        snapshot_id=record.snapshot_id,
-        node=settings.node,
-        freeze_seconds=record.freeze_seconds,
-        raw_bytes=record.raw_bytes,
     )
     container = journal.container(record.container_id)
     with journal.transaction():
@@ -113,5 +105,5 @@ def _finish_capture(
             journal.save_container(
                 msgspec.structs.replace(container, state=ContainerState.ENDED, final_snapshot=record.snapshot_id)
             )
-        journal.save_dump(record, captured)
+        journal.save_dump(record, storer.captured(record))
     return record

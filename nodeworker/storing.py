@@ -22,7 +22,7 @@ from nodeworker.settings import Settings
 from nodeworker.store.snapshots import ManifestHeader, SnapshotStore, Stored
 from nodeworker.threads import in_daemon_thread
 from process import faultpoints
-from protocol.events import DumpFailed, DumpStage, SnapshotStored
+from protocol.events import DumpFailed, DumpStage, SnapshotCaptured, SnapshotStored
 from protocol.facts import NodeFacts
 from protocol.failures import Failure
 from protocol.ids import CommandId, SnapshotId
@@ -98,6 +98,17 @@ class Storer:
             stage=stage,
             failure=failure,
             command_id=record.command_id,
+        )
+
+    def captured(self, record: DumpRecord) -> SnapshotCaptured:
+        """Make the report of a capture that is whole and is yet to be stored."""
+        return SnapshotCaptured(
+            key=record.key,
+            incarnation=record.incarnation,
+            snapshot_id=record.snapshot_id,
+            node=self._settings.node,
+            freeze_seconds=record.freeze_seconds,
+            raw_bytes=record.raw_bytes,
         )
 
     def store(self, record: DumpRecord) -> None:

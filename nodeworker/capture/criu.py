@@ -51,6 +51,18 @@ def check(criu: Path) -> None:
         raise FailureError(criu_failures.criu_unusable(str(criu), (answer.stderr + answer.stdout).strip()))
 
 
+def refuse_too_old(criu: Path, criu_version: str | None) -> None:
+    """Refuse a CRIU that cannot restore with OCI's semantics; one that says no version is refused where it is needed.
+
+    Raises:
+        FailureError: ``criu-unusable``.
+    """
+    if criu_version is not None and criu_options.parse_version(criu_version) < criu_options.OLDEST:
+        oldest = ".".join(map(str, criu_options.OLDEST[:2]))
+        detail = f"it has version {criu_version}; {oldest} or later is needed"
+        raise FailureError(criu_failures.criu_unusable(str(criu), detail))
+
+
 def explain(log_path: Path | None, stderr: str) -> Failure:
     """Say what a failed dump or restore means, from CRIU's log (where there is one) and what runc wrote to stderr.
 

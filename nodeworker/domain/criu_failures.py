@@ -303,6 +303,6 @@ def criu_missing(path: str, detail: str) -> Failure:
 
 
 def criu_unusable(path: str, detail: str) -> Failure:
-    """The failure for a CRIU whose own check fails."""
-    cause = f"{path} does not work on the running kernel"
+    """The failure for a CRIU whose own check fails, or that is too old."""
+    cause = f"{path} does not work here: {detail.splitlines()[-1] if detail else 'its own check fails'}"
     return Failure(code="criu-unusable", cause=cause, advice=rule("criu-unusable").advice, detail=detail)
