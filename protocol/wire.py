@@ -5,12 +5,15 @@ Timestamps are UTC with an offset; bytes are base64; unknown fields are refused 
 
 from __future__ import annotations
 
+import threading
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
+_learning = threading.Lock()
 
 
 class MalformedMessageError(ValueError):
@@ -22,6 +25,17 @@ def encode(message: Any) -> bytes:
     return _encoder.encode(message)
 
 
+@cache
+def _decoder(as_type: Any) -> msgspec.json.Decoder[Any]:
+    """Make a type's decoder, one at a time.
+
+    msgspec 0.22 reads a Struct's annotations when it is first used, running Python code meanwhile; two threads that do so for
+    the same type at once crash the interpreter. Decoding itself may go on in any number of threads.
+    """
+    with _learning:
+        return msgspec.json.Decoder(as_type)
+
+
 def decode(data: bytes | str, as_type: type[T] | Any) -> T:
     """Decode ``data`` as ``as_type``.
 
@@ -29,7 +43,7 @@ def decode(data: bytes | str, as_type: type[T] | Any) -> T:
         MalformedMessageError: with the path of the offending field, as msgspec gives it.
     """
     try:
-        result: T = msgspec.json.decode(data, type=as_type)
+        result: T = _decoder(as_type).decode(data)
     except msgspec.DecodeError as problem:  # ValidationError is a DecodeError
         raise MalformedMessageError(str(problem)) from problem
     return result

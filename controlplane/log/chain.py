@@ -91,6 +91,9 @@ class _CommandNamed(msgspec.Struct):
         return self.command_id if self.command is None else self.command.command_id
 
 
+_command_named = msgspec.json.Decoder(_CommandNamed).decode
+
+
 class Problem(msgspec.Struct, frozen=True):
     """One thing that is not as it was written. ``position`` is 0 where it concerns no single event."""
 
@@ -164,7 +167,7 @@ def row_problems(row: Mapping[Any, Any], last: int, ends: Mapping[str, tuple[int
     if row["hash"] != _link_of(previous, row):
         yield f"the hash of {stream} version {row['version']} does not fit"
     try:
-        command_id = msgspec.json.decode(row["data"], type=_CommandNamed).named
+        command_id = _command_named(row["data"]).named
     except msgspec.DecodeError:
         yield "its data are not an event"
     else:
