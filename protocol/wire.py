@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import threading
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
 _learning = threading.Lock()
 
@@ -33,17 +32,17 @@ def _decoder(as_type: Any) -> msgspec.json.Decoder[Any]:
     the same type at once crash the interpreter. Decoding itself may go on in any number of threads.
     """
     with _learning:
-        return msgspec.json.Decoder(as_type)
+        decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(as_type)
+        return decoder
 
 
-def decode(data: bytes | str, as_type: type[T] | Any) -> T:
+def decode(data: bytes | str, as_type: Any) -> Any:
     """Decode ``data`` as ``as_type``.
 
     Raises:
         MalformedMessageError: with the path of the offending field, as msgspec gives it.
     """
     try:
-        result: T = _decoder(as_type).decode(data)
+        return _decoder(as_type).decode(data)
     except msgspec.DecodeError as problem:  # ValidationError is a DecodeError
         raise MalformedMessageError(str(problem)) from problem
-    return result

@@ -99,7 +99,7 @@ class StateDirectory:
             FailureError: ``not-started`` when ``woodfrog dev`` was never started here.
         """
         try:
-            return wire.decode(self.description.read_bytes(), Description)
+            described: Description = wire.decode(self.description.read_bytes(), Description)
         except (FileNotFoundError, NotADirectoryError) as problem:
             raise FailureError(
                 Failure(
@@ -108,6 +108,7 @@ class StateDirectory:
                     "Start `woodfrog dev`, or name another directory with --state-dir.",
                 )
             ) from problem
+        return described
 
 
 def _unfit(cause: str) -> FailureError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+from controlplane.log.deadletters import DeadLetter, DeadLetters
 from controlplane.log.records import Metadata, NewEvent
 from protocol.commands import DumpCommand
 from protocol.events import (
@@ -38,6 +39,7 @@ from protocol.ids import (
     CheckpointKey,
     CommandId,
     ContainerId,
+    Epoch,
     IncarnationNumber,
     NodeName,
     SnapshotId,
@@ -155,3 +157,14 @@ def story() -> list[NewEvent]:
         DumpStarted(**two, node=NODE_B, snapshot_id=snapshots[4], trigger=Trigger.STOP_SIGNAL, final=True),
     ]
     return [new(event, seconds) for seconds, event in enumerate(told)]
+
+
+async def put_one_aside(url: str, epoch: Epoch) -> None:
+    """Keep one dead letter, so that the view of them has a row."""
+    noon = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    letters = DeadLetters(url)
+    await letters.put_aside(
+        [DeadLetter("REPORTS", 7, noon, "woodfrog.v1.reports.a", "a", None, "unreadable", "no JSON", b"not json")],
+        epoch=epoch,
+    )
+    await letters.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from support.databases import PostgresDatabase, SqliteFile
-from support.logstory import opened, story
+from support.logstory import opened, put_one_aside, story
 
 from controlplane.log import EventLog
 from controlplane.log.migrate import upgrade
@@ -47,6 +47,7 @@ async def test_the_controller_can_do_all_that_a_control_plane_does(
     recorded = await log.append(story(), epoch=epoch)
     assert await log.append(story()[:0] or [opened("a")], epoch=epoch)
     assert await log.recorded([recorded[0].event_id])
+    await put_one_aside(database.server.url(database.name, user=CONTROLLER), epoch)
     for view in CONTRACT:
         assert await log.query(view)  # type: ignore[arg-type]
     await log.rebuild()
@@ -86,7 +87,9 @@ async def test_the_controller_can_not_undo_or_disarm_anything(
 async def test_the_reader_reads_the_views_and_sees_nothing_else(
     controller_log: EventLog, database: PostgresDatabase
 ) -> None:
-    await controller_log.append(story(), epoch=await controller_log.take_lead())
+    epoch = await controller_log.take_lead()
+    await controller_log.append(story(), epoch=epoch)
+    await put_one_aside(database.server.url(database.name, user=CONTROLLER), epoch)
     for view in CONTRACT:
         assert database.sql(f"SELECT * FROM {view}", user=READER)
     assert database.sql("SELECT * FROM schema_dictionary", user=READER)

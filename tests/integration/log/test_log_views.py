@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any, get_args
 
 import msgspec
 import pytest
 from support.databases import Database
-from support.logstory import KEY, new, opened, story
+from support.logstory import KEY, new, opened, put_one_aside, story
 
 from controlplane.log import EventLog, ViewFilterError, generations
-from controlplane.log.deadletters import DeadLetter, DeadLetters
 from controlplane.log.schema import PROJECTIONS
 from controlplane.log.upcast import UPCASTS
 from controlplane.log.views import CONTRACT
@@ -27,11 +25,7 @@ Sql = Callable[..., list[tuple[object, ...]]]
 async def written(log: EventLog, database: Database) -> EventLog:
     epoch = await log.take_lead()
     await log.append([*story(), opened("other")], epoch=epoch)
-    letters = DeadLetters(database.url)
-    noon = datetime(2026, 11, 23, 12, tzinfo=UTC)
-    letter = DeadLetter("REPORTS", 7, noon, "woodfrog.v1.reports.a", "a", None, "unreadable", "no JSON", b"not json")
-    await letters.put_aside([letter], epoch=epoch)
-    await letters.close()
+    await put_one_aside(database.url, epoch)
     return log
 
 
