@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ import typer
 from nodeworker.runtime.install import DEFAULT_VARIABLE
 from process import logs
 from protocol.failures import Failure, FailureError
-from protocol.ids import CheckpointKey
+from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
 from woodfrog import ask, demo, dev, kept, past, run, story
 from woodfrog.bundle import (
@@ -45,6 +46,8 @@ get = typer.Typer(help="List what the log knows.", no_args_is_help=True, rich_ma
 app.add_typer(get, name="get")
 
 _POLL_SECONDS = 0.1
+_HEARSAY_SECONDS = 5.0
+"""How long the control plane may need to hear of a container that runs already."""
 
 
 @app.command(name="dev")
@@ -165,7 +168,7 @@ def checkpoint(
     with telling():
         described = state_of(state_dir).described()
         key = key_of(described, checkpoint_id, namespace)
-        command_id = ask.checkpoint(described.nats_url, key, timeout_seconds)
+        command_id = _ask_for_dump(described, key, timeout_seconds)
         deadline = time.monotonic() + timeout_seconds
         while True:
             (row,) = ask.view(described.nats_url, "commands", command_id=command_id)
@@ -181,6 +184,26 @@ def checkpoint(
         put_json(row)
     else:
         sys.stdout.write(f"{row['snapshot_id']}\n")
+
+
+def _ask_for_dump(described: Description, key: CheckpointKey, timeout_seconds: float) -> CommandId:
+    """Ask for a dump; again, for a moment, where the worker knows that the container runs and the log does not yet."""
+    deadline = time.monotonic() + _HEARSAY_SECONDS
+    while True:
+        try:
+            return ask.checkpoint(described.nats_url, key, timeout_seconds)
+        except FailureError as problem:
+            late = time.monotonic() > deadline
+            if problem.failure.code != "not-running" or late or not _runs_here(described, key):
+                raise
+            time.sleep(_POLL_SECONDS)
+
+
+def _runs_here(described: Description, key: CheckpointKey) -> bool:
+    """Whether this node's worker knows a running container of the key."""
+    with suppress(FailureError):
+        return any(each.key == key and each.state == "running" for each in ask.containers(described.socket))
+    return False
 
 
 def _failure_of(described: Description, command: dict[str, Any]) -> Failure:
