@@ -31,9 +31,9 @@ def assert_counts(record: list[str]) -> None:
     assert [int(line) for line in record] == list(range(1, len(record) + 1))
 
 
-def goes_on(run: Run) -> None:
+def goes_on(run: Run, seconds: float = 30) -> None:
     """See that the workload is alive and lost nothing."""
-    assert_counts(run.until_lines("/count", len(run.lines("/count")) + 5))
+    assert_counts(run.until_lines("/count", len(run.lines("/count")) + 5, seconds))
 
 
 def failures(stack: Stack, checkpoint_id: str, kind: str) -> list[dict[str, str]]:
@@ -55,7 +55,7 @@ def test_a_worker_killed_while_a_container_is_frozen_thaws_it_when_it_is_back(fo
         assert stack.cli("checkpoint", "frozen", check=False).returncode == 1
         assert (folder / "faults" / point).exists()
         until(lambda: stack.child("nodeworker") != worker, saying="the worker is back")
-        goes_on(run)
+        goes_on(run, seconds=5)
         until(lambda: failures(stack, "frozen", "snapshot.dump-failed"), saying="the dump is recorded as failed")
         assert failures(stack, "frozen", "snapshot.dump-failed")[0]["code"] == "worker-restarted"
         stack.cli("checkpoint", "frozen")
