@@ -12,7 +12,7 @@ import asyncio
 import gc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Final
 
@@ -30,6 +30,7 @@ from controlplane.lead.holder import myself
 from controlplane.lead.sql import SqlLease
 from controlplane.log.deadletters import DeadLetters
 from controlplane.log.eventlog import EventLog
+from controlplane.log.records import utc_now
 from controlplane.loop import DecisionLoop
 from controlplane.settings import Settings
 from process.nats import connect
@@ -37,10 +38,6 @@ from process.nats import connect
 _log = structlog.get_logger(component="controlplane")
 
 _CLOSING_SECONDS: Final = 5.0
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _policy(settings: Settings) -> Policy:
@@ -51,7 +48,7 @@ def _policy(settings: Settings) -> Policy:
 class ControlPlane:
     """One control plane: a standby that leads when nobody else does."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._settings = settings
         self._clock = clock
         self.ready = asyncio.Event()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, Literal
 
 import msgspec
@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controlplane.log.asides import dead_letters
 from controlplane.log.engine import open_engine, writing
-from controlplane.log.records import StaleEpochError
+from controlplane.log.records import StaleEpochError, utc_now
 from controlplane.log.schema import log_head, utc_text
 from protocol.ids import EVENT_NAMESPACE, Epoch
 
@@ -52,14 +52,10 @@ class DeadLetter(msgspec.Struct, frozen=True):
         return str(uuid.uuid5(EVENT_NAMESPACE, f"{self.stream}/{self.sequence}/{utc_text(self.received_at)}"))
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class DeadLetters:
     """Where they are put. Used from one event loop; closed with :meth:`close`."""
 
-    def __init__(self, url: str, *, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, url: str, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._engine = open_engine(url)
         self._clock = clock
 

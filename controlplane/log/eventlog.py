@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, Self
 from uuid import UUID
@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from controlplane.log import append, chain, comparison, copies, generations, read
 from controlplane.log.database import Database
 from controlplane.log.engine import make_ready
-from controlplane.log.records import LogUnavailableError, NewEvent, Recorded
+from controlplane.log.records import LogUnavailableError, NewEvent, Recorded, utc_now
 from controlplane.log.upcast import UPCASTS, Upcasts
 from process import faultpoints
 from protocol.events import AnyEvent
@@ -31,10 +31,6 @@ _TOGETHER_EVENTS = 1000
 """A commit takes no further batch once it has this many events."""
 _POLL_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class EventLog:
@@ -59,7 +55,7 @@ class EventLog:
         return self._database.engine
 
     @classmethod
-    async def open(cls, url: str, *, clock: Callable[[], datetime] = _utc_now, upcasts: Upcasts = UPCASTS) -> Self:
+    async def open(cls, url: str, *, clock: Callable[[], datetime] = utc_now, upcasts: Upcasts = UPCASTS) -> Self:
         """Open a migrated database; ``clock`` gives ``recorded_at``.
 
         Projections that were written by another version of the code are rebuilt from then on, beside appends and readers;

@@ -6,7 +6,7 @@ a new decision, a conflict is a bug or a forgery, and an unavailable log is wait
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
@@ -14,6 +14,11 @@ import msgspec
 from protocol.events import AnyEvent, Event
 from protocol.failures import FailureError
 from protocol.ids import Epoch, Position, Version
+
+
+def utc_now() -> datetime:
+    """Tell the time: the clock of whatever is not given another."""
+    return datetime.now(UTC)
 
 
 class Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
