@@ -16,6 +16,7 @@ help:
 setup:
 	@setup/machine.sh
 	@setup/venv.sh
+	@setup/tools.sh
 	@$(bin)/python -m nodeworker.host.criu_bundle >/dev/null
 
 demo: setup
@@ -43,6 +44,8 @@ lock: setup
 	$(bin)/pip install --quiet uv
 	$(bin)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-header --quiet --output-file requirements/dev.txt
+	$(bin)/uv pip compile pyproject.toml --extra cuda --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-header --quiet --constraints requirements/dev.txt --output-file requirements/runtime.txt
 
 clean:
 	rm -rf .venv .venv.old build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
