@@ -2,11 +2,12 @@
 SHELL := /bin/sh
 bin := .venv/bin
 
-.PHONY: help setup demo test faults lint unit bench lock clean
+.PHONY: help setup demo test e2e faults lint unit bench lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
 	@echo "make test    set up, then run every check and every test"
+	@echo "make e2e     install on the cluster that KUBECONFIG names, and kill what can be killed there"
 	@echo "make faults  the tests that kill for minutes"
 	@echo "make lint    ruff, mypy and the import contracts only"
 	@echo "make unit    the quick tests only: no root, no servers"
@@ -32,10 +33,13 @@ unit: setup
 	$(bin)/pytest tests/unit tests/property
 
 test: lint
-	$(bin)/pytest -m "not long"
+	$(bin)/pytest -m "not long and not cluster"
+
+e2e: setup
+	$(bin)/pytest -m cluster tests/cluster
 
 faults: setup
-	$(bin)/pytest -m long
+	$(bin)/pytest -m "long and not cluster"
 
 bench: setup
 	for each in tests/bench/bench_*.py; do $(bin)/python $$each $(RUNS) || exit 1; done

@@ -25,6 +25,7 @@ from protocol.requests import (
     SnapshotRequest,
     View,
 )
+from woodfrog.state import Reach
 
 _T = TypeVar("_T")
 _ANSWER_SECONDS = 10.0
@@ -74,19 +75,17 @@ async def _answered(client: Client, subject: str, request: bytes, seconds: float
             await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def _control(url: str, subject: str, request: Any, answers: Any, seconds: float) -> Any:
+async def _control(reach: Reach, subject: str, request: Any, answers: Any, seconds: float) -> Any:
     try:
         async with asyncio.timeout(seconds):
-            client = await connect(url, name="woodfrog")
+            client = await connect(reach.nats_url, name="woodfrog", seed_file=reach.seed_file)
             try:
                 reply = await _answered(client, subject, wire.encode(request), seconds)
             finally:
                 await client.close()
     except (TimeoutError, OSError, nats.errors.Error) as problem:
         raise FailureError(
-            Failure(
-                "control-plane-away", f"the control plane does not answer: {problem!r}", "Is `woodfrog dev` running?"
-            )
+            Failure("control-plane-away", f"the control plane does not answer: {problem!r}", "Does it run, and NATS?")
         ) from problem
     answer = wire.decode(reply.data, answers | Refusal)
     if isinstance(answer, Refusal):
@@ -94,18 +93,18 @@ async def _control(url: str, subject: str, request: Any, answers: Any, seconds: 
     return answer
 
 
-def control(url: str, subject: str, request: Any, answers: type[_T], *, seconds: float = _ANSWER_SECONDS) -> _T:
+def control(reach: Reach, subject: str, request: Any, answers: type[_T], *, seconds: float = _ANSWER_SECONDS) -> _T:
     """Ask the control plane and return its answer.
 
     Raises:
         FailureError: ``control-plane-away``, or the failure with which it refuses.
     """
-    answer: _T = asyncio.run(_control(url, subject, request, answers, seconds))
+    answer: _T = asyncio.run(_control(reach, subject, request, answers, seconds))
     return answer
 
 
 def view(
-    url: str,
+    reach: Reach,
     name: View,
     key: CheckpointKey | None = None,
     command_id: CommandId | None = None,
@@ -118,23 +117,23 @@ def view(
         FailureError: as :func:`control`.
     """
     request = QueryRequest(view=name, key=key, command_id=command_id, limit=10_000)
-    return control(url, subjects.QUERY, request, Rows, seconds=seconds).rows
+    return control(reach, subjects.QUERY, request, Rows, seconds=seconds).rows
 
 
-def checkpoint(url: str, key: CheckpointKey, timeout_seconds: float) -> CommandId:
+def checkpoint(reach: Reach, key: CheckpointKey, timeout_seconds: float) -> CommandId:
     """Ask for a dump of the key's running container.
 
     Raises:
         FailureError: as :func:`control`.
     """
     request = CheckpointRequest(key=key, timeout_seconds=timeout_seconds)
-    return control(url, subjects.CHECKPOINT, request, CommandAccepted).command_id
+    return control(reach, subjects.CHECKPOINT, request, CommandAccepted).command_id
 
 
-def decide_about(url: str, request: SnapshotRequest) -> Noted:
+def decide_about(reach: Reach, request: SnapshotRequest) -> Noted:
     """Have something done about one snapshot.
 
     Raises:
         FailureError: as :func:`control`.
     """
-    return control(url, subjects.SNAPSHOT, request, Noted)
+    return control(reach, subjects.SNAPSHOT, request, Noted)

@@ -32,7 +32,8 @@ from woodfrog.bundle import (
     parse_mount,
 )
 from woodfrog.output import Column, Form, put, put_json
-from woodfrog.state import Description
+from woodfrog.reach import reach_of
+from woodfrog.state import Description, Reach
 from woodfrog.verbs import Id, Namespace, OptionalId, Output, StateDir, key_of, shown, state_of, telling
 
 app = typer.Typer(
@@ -127,7 +128,7 @@ def stop(
     """Stop the container of an id: its final snapshot is taken, then it ends."""
     with telling():
         described = state_of(state_dir).described()
-        stopped = run.stop(described, key_of(described, checkpoint_id, namespace))
+        stopped = run.stop(described, key_of(described.reach, checkpoint_id, namespace))
     put(
         [msgspec.to_builtins(each) for each in stopped],
         shown("container_id", "captured_as"),
@@ -166,12 +167,12 @@ def checkpoint(
 ) -> None:
     """Take a snapshot of the running container of an id and leave it running; returns when it is stored."""
     with telling():
-        described = state_of(state_dir).described()
-        key = key_of(described, checkpoint_id, namespace)
-        command_id = _ask_for_dump(described, key, timeout_seconds)
+        reach = reach_of(state_dir)
+        key = key_of(reach, checkpoint_id, namespace)
+        command_id = _ask_for_dump(reach, key, timeout_seconds, state_dir)
         deadline = time.monotonic() + timeout_seconds
         while True:
-            (row,) = ask.view(described.nats_url, "commands", command_id=command_id)
+            (row,) = ask.view(reach, "commands", command_id=command_id)
             if row["status"] != "open":
                 break
             if time.monotonic() > deadline:
@@ -179,36 +180,37 @@ def checkpoint(
                 raise FailureError(Failure("timed-out", f"not stored after {timeout_seconds:g} s", advice))
             time.sleep(_POLL_SECONDS)
         if row["status"] != "succeeded":
-            raise FailureError(_failure_of(described, row))
+            raise FailureError(_failure_of(reach, row))
     if output is Form.JSON:
         put_json(row)
     else:
         sys.stdout.write(f"{row['snapshot_id']}\n")
 
 
-def _ask_for_dump(described: Description, key: CheckpointKey, timeout_seconds: float) -> CommandId:
+def _ask_for_dump(reach: Reach, key: CheckpointKey, timeout_seconds: float, state_dir: Path | None) -> CommandId:
     """Ask for a dump; again, for a moment, where the worker knows that the container runs and the log does not yet."""
     deadline = time.monotonic() + _HEARSAY_SECONDS
     while True:
         try:
-            return ask.checkpoint(described.nats_url, key, timeout_seconds)
+            return ask.checkpoint(reach, key, timeout_seconds)
         except FailureError as problem:
             late = time.monotonic() > deadline
-            if problem.failure.code != "not-running" or late or not _runs_here(described, key):
+            if problem.failure.code != "not-running" or late or not _runs_here(key, state_dir):
                 raise
             time.sleep(_POLL_SECONDS)
 
 
-def _runs_here(described: Description, key: CheckpointKey) -> bool:
+def _runs_here(key: CheckpointKey, state_dir: Path | None) -> bool:
     """Whether this node's worker knows a running container of the key."""
     with suppress(FailureError):
+        described = state_of(state_dir).described()
         return any(each.key == key and each.state == "running" for each in ask.containers(described.socket))
     return False
 
 
-def _failure_of(described: Description, command: dict[str, Any]) -> Failure:
+def _failure_of(reach: Reach, command: dict[str, Any]) -> Failure:
     """Find why a command did not succeed: its own failure or that of its dump."""
-    for row in ask.view(described.nats_url, "failures", command_id=command["command_id"]):
+    for row in ask.view(reach, "failures", command_id=command["command_id"]):
         return Failure(
             row["failure_code"], row["failure_cause"], row["failure_advice"] or "", row["failure_detail"] or ""
         )
@@ -228,8 +230,8 @@ def _listing(
     key: tuple[str, str] | None,
 ) -> None:
     with telling():
-        described = state_of(state_dir).described()
-        rows = ask.view(described.nats_url, view, key_of(described, *key) if key else None)
+        reach = reach_of(state_dir)
+        rows = ask.view(reach, view, key_of(reach, *key) if key else None)
     put(rows, columns, output, empty=nothing)
 
 
@@ -294,8 +296,8 @@ def why_(
 ) -> None:
     """Tell why the last start of an id was what it was, and what has happened since."""
     with telling():
-        described = state_of(state_dir).described()
-        rows = ask.view(described.nats_url, "events", key_of(described, checkpoint_id, namespace))
+        reach = reach_of(state_dir)
+        rows = ask.view(reach, "events", key_of(reach, checkpoint_id, namespace))
     told = story.explain(rows)
     if output is Form.JSON:
         put_json(told)

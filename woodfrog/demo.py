@@ -216,7 +216,7 @@ def _tell_the_story(stack: Description, saw: Callable[[str], None]) -> None:
         if counter.status.restored_from != older["snapshot_id"]:
             raise _failed("the start falls back to the older snapshot", f"restored from {counter.status.restored_from}")
         counter.until_beyond(first + 20)
-        choices = [row for row in ask.view(stack.nats_url, "restore_history") if row["id"] == _ID]
+        choices = [row for row in ask.view(stack.reach, "restore_history") if row["id"] == _ID]
         if newer["snapshot_id"] not in choices[-1]["reason"]:
             raise _failed("the reason names the snapshot that was skipped", choices[-1]["reason"])
         saw(f"the next start falls back and says so: {choices[-1]['reason']}")

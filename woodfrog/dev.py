@@ -191,7 +191,7 @@ class Stack:
         deadline = time.monotonic() + _READY_SECONDS
         while True:
             try:
-                nodes = await asyncio.to_thread(ask.view, self.description.nats_url, "nodes", seconds=2.0)
+                nodes = await asyncio.to_thread(ask.view, self.description.reach, "nodes", seconds=2.0)
                 await asyncio.to_thread(ask.containers, self.description.socket)
             except FailureError as problem:
                 missing = problem.failure.cause

@@ -14,8 +14,9 @@ from protocol.ids import SnapshotId, check_id
 from protocol.requests import Noted, SnapshotRequest
 from woodfrog import ask, dev
 from woodfrog.output import Form, put_json
-from woodfrog.state import Description
-from woodfrog.verbs import Namespace, Output, StateDir, state_of, telling
+from woodfrog.reach import reach_of
+from woodfrog.state import Reach
+from woodfrog.verbs import Namespace, Output, StateDir, telling
 
 SnapshotName = Annotated[
     str, typer.Argument(metavar="SNAPSHOT", help="The snapshot, as `woodfrog get snapshots` names it.")
@@ -39,27 +40,27 @@ def _decide(
     because: str = "",
     *,
     force: bool = False,
-) -> tuple[Description, Noted]:
-    described = state_of(state_dir).described()
+) -> tuple[Reach, Noted]:
+    reach = reach_of(state_dir)
     request = SnapshotRequest(
-        cluster=described.cluster,
+        cluster=reach.cluster,
         namespace=check_id(namespace, "--namespace"),
         snapshot_id=SnapshotId(check_id(snapshot, "snapshot")),
         wish=wish,
         because=because,
         force=force,
     )
-    return described, ask.decide_about(described.nats_url, request)
+    return reach, ask.decide_about(reach, request)
 
 
-def _row(described: Description, noted: Noted) -> dict[str, Any]:
-    rows = ask.view(described.nats_url, "checkpoint_history", noted.key)
+def _row(reach: Reach, noted: Noted) -> dict[str, Any]:
+    rows = ask.view(reach, "checkpoint_history", noted.key)
     return next(row for row in rows if row["snapshot_id"] == noted.snapshot_id)
 
 
-def _put(described: Description, noted: Noted, output: Form, line: str) -> None:
+def _put(reach: Reach, noted: Noted, output: Form, line: str) -> None:
     if output is Form.JSON:
-        put_json(_row(described, noted))
+        put_json(_row(reach, noted))
     else:
         sys.stdout.write(f"{line}\n")
 
@@ -73,8 +74,8 @@ def pin(
 ) -> None:
     """Keep a snapshot, and have every start go on from it, while it is valid, until it is unpinned."""
     with telling():
-        described, noted = _decide("pin", snapshot, namespace, state_dir, because)
-        _put(described, noted, output, f"{noted.snapshot_id} is pinned: {noted.key.id} goes on from it at every start")
+        reach, noted = _decide("pin", snapshot, namespace, state_dir, because)
+        _put(reach, noted, output, f"{noted.snapshot_id} is pinned: {noted.key.id} goes on from it at every start")
 
 
 def unpin(
@@ -86,8 +87,8 @@ def unpin(
 ) -> None:
     """Make a pinned snapshot one like the others again."""
     with telling():
-        described, noted = _decide("unpin", snapshot, namespace, state_dir, because)
-        _put(described, noted, output, f"{noted.snapshot_id} is not pinned")
+        reach, noted = _decide("unpin", snapshot, namespace, state_dir, because)
+        _put(reach, noted, output, f"{noted.snapshot_id} is not pinned")
 
 
 def invalidate(
@@ -99,8 +100,8 @@ def invalidate(
 ) -> None:
     """Never choose a snapshot again. There is no way back."""
     with telling():
-        described, noted = _decide("invalidate", snapshot, namespace, state_dir, because)
-        _put(described, noted, output, f"{noted.snapshot_id} is never chosen again")
+        reach, noted = _decide("invalidate", snapshot, namespace, state_dir, because)
+        _put(reach, noted, output, f"{noted.snapshot_id} is never chosen again")
 
 
 def delete(
@@ -114,12 +115,12 @@ def delete(
 ) -> None:
     """Delete a snapshot from the store; returns when it is gone."""
     with telling():
-        described, noted = _decide("delete", snapshot, namespace, state_dir, because, force=force)
+        reach, noted = _decide("delete", snapshot, namespace, state_dir, because, force=force)
         deadline = time.monotonic() + timeout_seconds
-        while _row(described, noted)["status"] != "deleted":
+        while _row(reach, noted)["status"] != "deleted":
             if time.monotonic() > deadline:
                 cause = f"{noted.snapshot_id} is not chosen any more, but not deleted after {timeout_seconds:g} s"
                 advice = "It is tried until it works; `woodfrog get commands` and `get failures` show what happens."
                 raise FailureError(Failure("timed-out", cause, advice))
             time.sleep(_POLL_SECONDS)
-        _put(described, noted, output, f"{noted.snapshot_id} is deleted")
+        _put(reach, noted, output, f"{noted.snapshot_id} is deleted")

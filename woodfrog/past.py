@@ -8,6 +8,7 @@ most of a second to load, and the other verbs need none of it.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 import typer
 
-from protocol.failures import FailureError
+from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, NodeName, check_id
 from protocol.requests import Refusal, RestoreFrom, WaitFor
 from woodfrog import ask, dev, story
 from woodfrog.bundle import BadInputError
 from woodfrog.output import Column, Form, put, put_json
-from woodfrog.verbs import Id, Namespace, Output, StateDir, key_of, shown, state_of, telling
+from woodfrog.reach import reach_of
+from woodfrog.verbs import Id, Namespace, Output, StateDir, key_of, shown, telling
 
 if TYPE_CHECKING:
     from controlplane.log.eventlog import EventLog
@@ -64,7 +66,11 @@ def _moment(text: str, option: str) -> datetime:
 
 
 def _url(given: str | None, state_dir: Path | None) -> str:
-    return given or f"sqlite+aiosqlite:///{state_of(state_dir).described().database}"
+    url = given or reach_of(state_dir).database
+    if url is None:
+        advice = "Name it with --database-url or WOODFROG_DATABASE_URL; `woodfrog` in the control plane's pod knows it."
+        raise FailureError(Failure("database-unknown", "nobody said where the log's database is", advice))
+    return url
 
 
 def _with_log(url: str, work: Callable[[EventLog], Awaitable[T]]) -> T:
@@ -82,8 +88,8 @@ def _with_log(url: str, work: Callable[[EventLog], Awaitable[T]]) -> T:
 
 def _key(checkpoint_id: str, namespace: str, database_url: str | None, state_dir: Path | None) -> CheckpointKey:
     if database_url is None:
-        return key_of(state_of(state_dir).described(), checkpoint_id, namespace)
-    return CheckpointKey.checked(dev.CLUSTER, namespace, checkpoint_id)
+        return key_of(reach_of(state_dir), checkpoint_id, namespace)
+    return CheckpointKey.checked(os.environ.get("WOODFROG_CLUSTER") or dev.CLUSTER, namespace, checkpoint_id)
 
 
 def history(
@@ -99,7 +105,7 @@ def history(
         until = None if at is None else _moment(at, "--at")
         key = _key(checkpoint_id, namespace, database_url, state_dir)
         if until is None and database_url is None:
-            rows = ask.view(state_of(state_dir).described().nats_url, "events", key)
+            rows = ask.view(reach_of(state_dir), "events", key)
         else:
             url = _url(database_url, state_dir)
             rows = _with_log(url, lambda log: log.query("events", key=key, limit=_EVERYTHING))

@@ -223,7 +223,7 @@ class Foreground:
         if status is None:
             return
         with suppress(FailureError):
-            starts = ask.view(self._described.nats_url, "restore_history", self._key, seconds=_TELL_SECONDS)
+            starts = ask.view(self._described.reach, "restore_history", self._key, seconds=_TELL_SECONDS)
             reason = next(row["reason"] for row in starts if row["container_id"] == self.container_id)
             how = f"goes on from {status.restored_from}" if status.restored_from else "starts from its image"
             self._say("started", f"{how}: {reason}", snapshot_id=status.restored_from)
@@ -353,7 +353,7 @@ def _final_snapshot(described: Description, container: ContainerStatus) -> str |
     deadline = time.monotonic() + _TELL_SECONDS
     with suppress(FailureError):
         while time.monotonic() < deadline:
-            for row in ask.view(described.nats_url, "checkpoint_history", container.key, seconds=_TELL_SECONDS):
+            for row in ask.view(described.reach, "checkpoint_history", container.key, seconds=_TELL_SECONDS):
                 if row["incarnation"] == container.incarnation and row["final"] and row["captured_at"]:
                     return str(row["snapshot_id"])
             time.sleep(0.1)

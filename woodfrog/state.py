@@ -25,6 +25,16 @@ def default_state_dir() -> Path:
     return Path(named) if named else Path.home() / ".local" / "state" / "woodfrog"
 
 
+class Reach(msgspec.Struct, frozen=True):
+    """Where the control plane is asked, and which cluster's ids are meant."""
+
+    nats_url: str
+    cluster: str
+    seed_file: Path | None = None
+    database: str | None = None
+    """SQLAlchemy's URL of the log, where it can be opened from here."""
+
+
 class Description(msgspec.Struct, frozen=True):
     """``dev.json``: how to reach the stack. Holds the password of the broker, so it is root's alone."""
 
@@ -45,6 +55,11 @@ class Description(msgspec.Struct, frozen=True):
     namespace: str
     pids: dict[str, int] = {}
     """Of the parts: ``nats``, ``controlplane``, ``nodeworker``."""
+
+    @property
+    def reach(self) -> Reach:
+        """How its control plane is asked."""
+        return Reach(self.nats_url, self.cluster, database=f"sqlite+aiosqlite:///{self.database}")
 
     @property
     def secret_places(self) -> tuple[str, ...]:

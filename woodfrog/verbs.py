@@ -16,7 +16,7 @@ from protocol.ids import CheckpointKey, InvalidIdError
 from woodfrog import story
 from woodfrog.bundle import BadInputError
 from woodfrog.output import Column, Form
-from woodfrog.state import Description, StateDirectory, default_state_dir
+from woodfrog.state import Reach, StateDirectory, default_state_dir
 
 StateDir = Annotated[
     Path | None,
@@ -67,10 +67,10 @@ def state_of(path: Path | None) -> StateDirectory:
     return StateDirectory(path or default_state_dir())
 
 
-def key_of(described: Description, checkpoint_id: str, namespace: str) -> CheckpointKey:
+def key_of(reach: Reach, checkpoint_id: str, namespace: str) -> CheckpointKey:
     """Make the key of an id as somebody wrote it.
 
     Raises:
         InvalidIdError: naming what may not be an id.
     """
-    return CheckpointKey.checked(described.cluster, namespace, checkpoint_id)
+    return CheckpointKey.checked(reach.cluster, namespace, checkpoint_id)

@@ -29,6 +29,7 @@ from tests.bench.memory import write_memory
 from tests.bench.report import publish, row
 from tests.bench.rig import PYTHON, Measured, bench_node, settle
 from woodfrog import ask
+from woodfrog.state import Reach
 
 MEMORY_BYTES = 1 << 30
 KEY = CheckpointKey("local", "default", "memory")
@@ -79,7 +80,7 @@ class Turns:
         settle()
         before, known = self._stored(), len(self._gaps())
         began = time.perf_counter()
-        ask.checkpoint(self.node.nats.url, KEY, LIMIT_SECONDS)
+        ask.checkpoint(Reach(self.node.nats.url, KEY.cluster), KEY, LIMIT_SECONDS)
         while self._stored() == before:
             time.sleep(0.005)
             assert time.perf_counter() < began + LIMIT_SECONDS, "the snapshot was not stored"
