@@ -1,0 +1,90 @@
+"""One cluster and one installation for all tests here; each test has ids and objects of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from support import images
+from support.install import Installation, footprint
+from support.kube import Cluster
+from support.seed import SAMPLES, seed_root
+
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "build" / "images"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("cluster")
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """The cluster, with the images that the tests run."""
+    assert os.environ.get("WOODFROG_E2E_CLUSTER"), "WOODFROG_E2E_CLUSTER names no adapter: see tests/cluster/README.md"
+    found = Cluster()
+    assert len(found.nodes()) >= 2, "these tests need two nodes that are ready"
+    folder = tmp_path_factory.mktemp("images")
+    found.adapt("load", images.pack(seed_root(folder / "samples"), SAMPLES, folder / "samples.tar", []))
+    for node in found.nodes():  # what a device plugin would advertise on a node with one GPU
+        patch = '[{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": "1"}]'
+        url = f"/api/v1/nodes/{node}/status"
+        _patch_status(found, url, patch)
+    found.apply(
+        {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "indiv-priority"}, "value": 1000},
+        {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "urgent"}, "value": 100000},
+    )  # fmt: skip
+    return found
+
+
+def _patch_status(cluster: Cluster, url: str, patch: str) -> None:
+    """Change an object's status as its owner would: `kubectl patch --subresource` came only with 1.24."""
+    client = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+    by_name = {
+        kind: {each["name"]: each[kind] for each in client[f"{kind}s"]} for kind in ("cluster", "user", "context")
+    }
+    context = by_name["context"][client["current-context"]]
+    server, user = by_name["cluster"][context["cluster"]], by_name["user"][context["user"]]
+    subprocess.run(
+        [
+            "curl", "--silent", "--show-error", "--fail", "--request", "PATCH", "--data", patch,
+            "--header", "Content-Type: application/json-patch+json",
+            "--cacert", server["certificate-authority"], "--cert", user["client-certificate"], "--key", user["client-key"],
+            f"{server['server']}{url}",
+        ],
+        check=True, capture_output=True, timeout=30,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def before(cluster: Cluster) -> dict[str, str]:
+    """What lay on each node before anything was installed."""
+    return {node: footprint(cluster, node) for node in cluster.nodes()}
+
+
+@pytest.fixture(scope="session")
+def woodfrog(cluster: Cluster, before: dict[str, str]) -> Iterator[Installation]:
+    """Woodfrog, installed by helm; uninstalled at the end if no test did."""
+    assert before
+    for archive in sorted(IMAGES.glob("*.tar")):
+        cluster.adapt("load", archive)
+    installed = Installation(cluster, ROOT / "helm" / "woodfrog")
+    installed.install()
+    yield installed
+    if installed.there:
+        installed.uninstall()
+
+
+@pytest.fixture(autouse=True)
+def _everything_schedulable(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave no node cordoned, whatever became of the test."""
+    yield
+    found: Cluster = request.getfixturevalue("cluster")
+    for node in found.nodes():
+        found.kubectl("uncordon", node, check=False)
