@@ -33,6 +33,9 @@ from controlplane.log.eventlog import EventLog
 from controlplane.log.records import utc_now
 from controlplane.loop import DecisionLoop
 from controlplane.settings import Settings
+from controlplane.web.metrics import Metrics
+from controlplane.web.pages import Health, pages
+from process.http import HttpServer
 from process.nats import connect
 
 _log = structlog.get_logger(component="controlplane")
@@ -51,6 +54,8 @@ class ControlPlane:
     def __init__(self, settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._settings = settings
         self._clock = clock
+        self._metrics = Metrics()
+        self._health = Health()
         self.ready = asyncio.Event()
         """Set once it leads, the state is folded and requests are heard."""
 
@@ -63,6 +68,16 @@ class ControlPlane:
             LeadLostError, StaleEpochError: another control plane has taken the lead.
             FailureError: the log or the AUDIT stream cannot be worked with.
         """
+        address = self._settings.http_address
+        if address is None:
+            await self._stand_by()
+            return
+        async with asyncio.TaskGroup() as group:
+            server = group.create_task(HttpServer(address, pages(self._health, self._metrics)).run())
+            await self._stand_by()
+            server.cancel()
+
+    async def _stand_by(self) -> None:
         settings = self._settings
         async with AsyncExitStack() as stack:
             log = await EventLog.open(settings.database_url)
@@ -76,6 +91,7 @@ class ControlPlane:
                 queries = Queries(client, log)
                 group.create_task(queries.run())
                 await queries.listening.wait()
+                self._health.answers(client)
                 await election.win()
                 try:
                     await self._lead(log, client, election)
@@ -100,8 +116,10 @@ class ControlPlane:
     async def _serve(
         self, log: EventLog, loop: DecisionLoop, client: Client, election: Election, put_aside: PutAside
     ) -> None:
-        ingest = Ingest(client, loop, put_aside)
+        ingest = Ingest(client, loop, self._metrics.counting(put_aside))
         decisions = Decisions(client, loop, ingest.taken_in, election.check)
+        decisions.on_resolved = self._metrics.resolved
+        self._metrics.leads(loop)
         relay = Relay(
             client.jetstream(timeout=REQUEST_SECONDS),
             log,

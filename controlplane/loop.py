@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Final
@@ -26,7 +27,7 @@ from controlplane.bus.progress import Progress
 from controlplane.domain.decide import decide
 from controlplane.domain.evolve import evolve
 from controlplane.domain.inputs import Decision, Input, Policy, ReportReceived
-from controlplane.domain.state import NodeState, State
+from controlplane.domain.state import KeyState, NodeState, State
 from controlplane.log.eventlog import EventLog
 from controlplane.log.records import EventConflictError, LogUnavailableError, Metadata, NewEvent, StaleEpochError
 from controlplane.statecopy import Folded
@@ -103,6 +104,8 @@ class DecisionLoop:
         """The position up to which events are in the log *and* in :attr:`open_commands`."""
         self.open_commands: dict[CommandId, CommandIssued] = {}
         """Commands issued and not finished, in the order of the log."""
+        self.on_appended: Callable[[Sequence[AnyEvent], float], None] = lambda _events, _seconds: None
+        """Called with events that are in the log now, and the seconds that it took to write them."""
 
     async def load(self) -> None:
         """Fold the log: from the newest copy of the state that this code made, if there is one, else from its start.
@@ -144,6 +147,15 @@ class DecisionLoop:
             await _log.awarning("no copy of the state was taken", position=position, error=str(problem))
         else:
             self._copied = position
+
+    def keys(self) -> Iterable[KeyState]:
+        """Tell what is known of every key; none of what is handed out changes any more."""
+        return list(self._state.keys.values())
+
+    @property
+    def waiting(self) -> int:
+        """How many inputs wait to be decided."""
+        return self._queue.qsize()
 
     def nodes(self) -> Mapping[NodeName, NodeState]:
         """Show every node, as last decided."""
@@ -266,7 +278,9 @@ class DecisionLoop:
         return {recorded.event_id: recorded.event for recorded in found.values()}
 
     async def _append(self, events: list[NewEvent]) -> None:
+        began = time.monotonic()
         recorded = await self._log.append(events, epoch=self._epoch)
+        self.on_appended([one.event for one in recorded], time.monotonic() - began)
         faultpoints.reach("app.after-append")
         for one in recorded:
             _follow_commands(self.open_commands, one.event)

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from controlplane.policies import InvalidPolicyError, Policies, read_policies
+from process.http import Address, InvalidAddressError
 from protocol.ids import InvalidIdError, check_id
 
 
@@ -33,6 +34,9 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_NODE_LOST_SECONDS``: how long a worker may be silent before nobody waits for it any more."""
     handover_seconds: float = 120.0
     """``WOODFROG_HANDOVER_SECONDS``: the longest that a start waits for its predecessor's snapshot."""
+
+    http_address: Address | None = None
+    """``WOODFROG_HTTP_ADDRESS``: where ``/healthz``, ``/readyz`` and ``/metrics`` are shown; nowhere if it is not set."""
 
     policies: Policies = Policies()
     """``WOODFROG_POLICY_FILE``: what is kept, and how often containers are dumped; unset: everything, and never."""
@@ -72,6 +76,7 @@ class Settings(msgspec.Struct, frozen=True):
             node_lost_seconds=_seconds(environment, "WOODFROG_NODE_LOST_SECONDS", 15.0, least=1.0),
             handover_seconds=_seconds(environment, "WOODFROG_HANDOVER_SECONDS", 120.0, least=0.0),
             policies=policies,
+            http_address=_address(environment, "WOODFROG_HTTP_ADDRESS"),
         )
 
 
@@ -86,3 +91,11 @@ def _seconds(environment: Mapping[str, str], name: str, default: float, *, least
     if not (math.isfinite(value) and value >= least):
         raise InvalidSettingError(f"{name} is {text!r}; it must be a number of seconds, {least:g} or more")
     return value
+
+
+def _address(environment: Mapping[str, str], name: str) -> Address | None:
+    text = environment.get(name, "")
+    try:
+        return Address.parse(text) if text else None
+    except InvalidAddressError as problem:
+        raise InvalidSettingError(f"{name}: {problem}") from problem

@@ -26,12 +26,14 @@ from nodeworker.dump import Dumper
 from nodeworker.host import facts
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.local import LocalServer
+from nodeworker.metrics import Metrics
 from nodeworker.obey import Obedience
 from nodeworker.recovery import settle_dumps, thaw_all
 from nodeworker.restore import Restorer
 from nodeworker.settings import Settings
 from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.storing import Storer
+from process.http import HttpServer
 from protocol.events import NodeRegistered
 from protocol.facts import NodeFacts
 from protocol.failures import Failure, FailureError
@@ -135,6 +137,8 @@ class Worker:
         )  # fmt: skip
         self._restorer = Restorer(settings, journal, bus, store, worker_id=self._worker_id, facts=self._facts)
         obedience = Obedience(journal, self._dumper, self._storer, store)
+        metrics = Metrics(journal, bus, self._dumper, self._storer)
+        self._restorer.on_fetched = metrics.fetched
         await asyncio.to_thread(self._register, journal)
         whole = await asyncio.to_thread(
             lambda: settle_dumps(settings, journal, self._storer, self._runc, boot_id=self._boot_id, frozen=frozen)
@@ -147,8 +151,10 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 connection = group.create_task(bus.run(obedience.obey))
+                pages = self._show_pages(group, metrics)
                 try:
                     await server.start()
+                    metrics.serves()
                     await _log.ainfo(
                         "node worker ready", node=settings.node, worker_id=self._worker_id, socket=str(settings.socket)
                     )
@@ -158,8 +164,14 @@ class Worker:
                 finally:
                     await self._end(server, obedience, bus)
                     connection.cancel()
+                    if pages is not None:
+                        pages.cancel()
         finally:
             await _log.ainfo("node worker stopped", worker_id=self._worker_id)
+
+    def _show_pages(self, group: asyncio.TaskGroup, metrics: Metrics) -> asyncio.Task[None] | None:
+        address = self._settings.http_address
+        return None if address is None else group.create_task(HttpServer(address, metrics.pages()).run())
 
     async def _end(self, server: LocalServer, obedience: Obedience, bus: Bus) -> None:
         """Finish what would leave a container half-way, leave the rest to the next life, and say what is to be said."""

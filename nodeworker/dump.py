@@ -84,6 +84,11 @@ class Dumper:
         """Say whether a dump of the container is being captured."""
         return container_id in self._locks and self._locks[container_id].locked()
 
+    @property
+    def in_flight(self) -> int:
+        """How many dumps are being captured."""
+        return len(self._captures)
+
     async def close(self) -> None:
         """Wait until no capture is under way, so that nothing stays frozen."""
         if self._captures:

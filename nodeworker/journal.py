@@ -13,7 +13,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -134,7 +134,7 @@ class Journal:
         self._worker_id = worker_id
         self._lock = threading.RLock()
         self._depth = 0
-        self._reported = False
+        self._reported: list[ReportedEvent] = []
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
@@ -142,6 +142,8 @@ class Journal:
         self._connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
         self.on_report: Callable[[], None] = lambda: None
         """Called, in the writing thread, after reports were committed."""
+        self.on_events: Callable[[Sequence[ReportedEvent]], None] = lambda _events: None
+        """Called likewise, with what was reported."""
 
     def close(self) -> None:
         """Close the file. Nothing is lost by not calling this."""
@@ -156,7 +158,7 @@ class Journal:
                 yield
                 return
             self._connection.execute("BEGIN IMMEDIATE")
-            self._depth, self._reported = 1, False
+            self._depth, self._reported = 1, []
             try:
                 yield
                 self._connection.execute("COMMIT")
@@ -169,6 +171,7 @@ class Journal:
             reported = self._reported
         if reported:
             self.on_report()
+            self.on_events(reported)
 
     def _put(self, table: str, name: str, record: msgspec.Struct) -> None:
         self._connection.execute(
@@ -280,7 +283,7 @@ class Journal:
         if not events:
             return
         with self.transaction():
-            self._reported = True
+            self._reported.extend(events)
             for event in events:
                 report = Report(uuid.uuid4(), self._node, self._worker_id, datetime.now(UTC), event)
                 self._connection.execute("INSERT INTO outbox (report) VALUES (?)", (wire.encode(report).decode(),))
@@ -292,6 +295,12 @@ class Journal:
                 "SELECT place, report FROM outbox ORDER BY place LIMIT ?", (limit,)
             ).fetchall()
         return [(place, wire.decode(text, Report)) for place, text in rows]
+
+    def outbox_length(self) -> int:
+        """Count the unconfirmed reports."""
+        with self._lock:
+            row = self._connection.execute("SELECT count(*) FROM outbox").fetchone()
+        return int(row[0])
 
     def last_place(self) -> int:
         """Tell the outbox place of the newest report ever written; 0 if there was none."""

@@ -64,6 +64,8 @@ class Restorer:
         self._store = store
         self._worker_id = worker_id
         self._facts = facts
+        self.on_fetched: Callable[[float], None] = lambda _seconds: None
+        """Called with the seconds that it took to fetch and verify a snapshot's images."""
         self._began: dict[ContainerId, float] = {}
         self._preparing: set[asyncio.Task[CreateRestored]] = set()
         self._removals: dict[ContainerId, asyncio.Task[None]] = {}
@@ -275,8 +277,10 @@ class Restorer:
         self, record: ContainerRecord, live: Bundle, choice: RestoreFrom
     ) -> CreateRestored | ContainerRecord:
         """Put a snapshot into the container; if that fails, all is as before, and told: the record is the answer then."""
+        began = time.monotonic()
         try:
             manifest = await in_daemon_thread(lambda: self._fetch(record, choice))
+            self.on_fetched(time.monotonic() - began)
         except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
             return await asyncio.to_thread(
                 self._give_up, record, live, choice.snapshot_id, RestoreStage.FETCH, failure_of(problem)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from process.http import Address, InvalidAddressError
 from protocol.ids import InvalidIdError, NodeName, check_id
 
 _PLAIN_PATH = re.compile(r"[\w./+@:,=~-]+")
@@ -45,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a stop signal may wait for a dump that is already in flight before its own dump begins."""
     store_attempts: int
     """How often storing a captured snapshot is tried before its dump counts as failed."""
+    http_address: Address | None = None
+    """``WOODFROG_HTTP_ADDRESS``: where ``/healthz``, ``/readyz`` and ``/metrics`` are shown; nowhere if it is not set."""
 
     @property
     def socket(self) -> Path:
@@ -113,6 +116,12 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         except InvalidIdError as problem:
             raise SettingsError(str(problem)) from problem
 
+    def address(variable: str) -> Address | None:
+        try:
+            return Address.parse(said) if (said := text(variable, "")) else None
+        except InvalidAddressError as problem:
+            raise SettingsError(f"{variable}: {problem}") from problem
+
     state_dir = directory("WOODFROG_STATE_DIR", "/var/lib/woodfrog")
     return Settings(
         node=NodeName(name("WOODFROG_NODE", socket.gethostname())),
@@ -128,4 +137,5 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         create_limit_seconds=_positive(environment, "WOODFROG_CREATE_LIMIT_SECONDS", 110.0),
         stop_limit_seconds=_positive(environment, "WOODFROG_STOP_LIMIT_SECONDS", 20.0),
         store_attempts=int(_positive(environment, "WOODFROG_STORE_ATTEMPTS", 5)),
+        http_address=address("WOODFROG_HTTP_ADDRESS"),
     )

@@ -52,6 +52,11 @@ class Storer:
         self._facts = facts
         self._stores: dict[SnapshotId, asyncio.Task[None]] = {}
 
+    @property
+    def in_flight(self) -> int:
+        """How many captures are being stored."""
+        return len(self._stores)
+
     async def close(self) -> None:
         """Leave what is not stored yet to the next life."""
         tasks = list(self._stores.values())

@@ -6,6 +6,7 @@ Queries only read the log, so every control plane answers them, leading or stand
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable
 from typing import Final
@@ -70,6 +71,8 @@ class Decisions(Answering):
         self._jetstream = client.jetstream(timeout=REQUEST_SECONDS)
         self._intake = intake
         self._taken_in = taken_in
+        self.on_resolved: Callable[[float], None] = lambda _seconds: None
+        """Called with the seconds that a worker's question was under way here, once it is answered."""
 
     async def _resolve(self, message: Msg) -> Reply:
         request: ResolveRequest = wire.decode(message.data, ResolveRequest)
@@ -77,8 +80,11 @@ class Decisions(Answering):
         check_id(request.node, "node")
         if message.subject != subjects.resolve(request.node):
             return malformed(f"node {request.node!r} may not ask over {message.subject} - at `$.node`")
+        began = time.monotonic()
         await self._catch_up(request)
-        return await self._decided(ResolveAsked(request, f"resolve/{uuid.uuid4()}"), actor=f"worker/{request.node}")
+        reply = await self._decided(ResolveAsked(request, f"resolve/{uuid.uuid4()}"), actor=f"worker/{request.node}")
+        self.on_resolved(time.monotonic() - began)
+        return reply
 
     async def _catch_up(self, request: ResolveRequest) -> None:
         """Wait until the asker's own reports are taken in, so that it does not overtake its own words."""

@@ -1,0 +1,212 @@
+"""The control plane's numbers: counted from events as they are committed, and read off the state when somebody asks.
+
+Counters begin at zero when this process begins to lead, so a sum over all control planes counts every event once. What only a
+leader knows (the state) a standby does not show at all, rather than as zero.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter as Tally
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from controlplane.bus.ingest import PutAside
+from controlplane.domain.state import SnapshotStatus
+from controlplane.log.deadletters import DeadLetter
+from controlplane.loop import DecisionLoop
+from process.http import Page
+from process.metrics import QUICK_BUCKETS, SECONDS_BUCKETS, BoundedLabel, new_registry, page
+from protocol.events import (
+    AnyEvent,
+    ContainerStarted,
+    DumpFailed,
+    RestoreFailed,
+    SnapshotCaptured,
+    SnapshotStored,
+    event_type,
+)
+
+_SLICE: Final = 2000
+"""How many keys are counted before the event loop has a turn: well under a millisecond."""
+
+
+class Metrics:
+    """All numbers of one control plane, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = new_registry()
+        self._loop: DecisionLoop | None = None
+        self._counting = asyncio.Lock()
+        self._code = BoundedLabel()
+        self._type = BoundedLabel()
+        registry = self.registry
+        self._leading = Gauge(
+            "woodfrog_leading", "1 if this control plane leads, 0 if it stands by.", registry=registry
+        )
+        self._events = Counter(
+            "woodfrog_events", "Events that this process has committed to the log.", ["type"], registry=registry
+        )
+        self._refused = Counter(
+            "woodfrog_reports_refused", "Reports that were put aside as dead letters.", ["kind"], registry=registry
+        )
+        self._commit_seconds = Histogram(
+            "woodfrog_commit_seconds",
+            "Time to write one batch of events to the log.",
+            buckets=QUICK_BUCKETS,
+            registry=registry,
+        )
+        self._resolve_seconds = Histogram(
+            "woodfrog_resolve_seconds",
+            "Time to answer how a container shall start, the wait for the asker's own reports included.",
+            buckets=QUICK_BUCKETS,
+            registry=registry,
+        )
+        self._dumps = Counter(
+            "woodfrog_dumps", "Dumps that came to an end: stored, or failed.", ["outcome"], registry=registry
+        )
+        self._dump_failures = Counter(
+            "woodfrog_dump_failures",
+            "Dumps that failed, by stage and failure code.",
+            ["stage", "code"],
+            registry=registry,
+        )
+        self._starts = Counter(
+            "woodfrog_starts", "Containers that started: restored, or cold.", ["outcome"], registry=registry
+        )
+        self._restore_failures = Counter(
+            "woodfrog_restore_failures",
+            "Restores that failed, by stage and failure code.",
+            ["stage", "code"],
+            registry=registry,
+        )
+        self._freeze_seconds = Histogram(
+            "woodfrog_freeze_seconds",
+            "How long containers stood still for a dump.",
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._store_seconds = Histogram(
+            "woodfrog_store_seconds",
+            "Time to store a capture and read it back.",
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._create_seconds = Histogram(
+            "woodfrog_create_seconds",
+            "Time from the runtime's create to its answer.",
+            ["outcome"],
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._stored_bytes = Counter(
+            "woodfrog_stored_bytes", "Bytes that snapshots took in the store.", registry=registry
+        )
+        self._census = _Census()
+        registry.register(self._census)
+
+    def leads(self, loop: DecisionLoop) -> None:
+        """Tell from now on of the state that ``loop`` owns, and count what it commits."""
+        self._loop = loop
+        self._leading.set(1)
+        loop.on_appended = self._appended
+
+    def resolved(self, seconds: float) -> None:
+        """Note how long an answer to a worker took."""
+        self._resolve_seconds.observe(seconds)
+
+    def counting(self, put_aside: PutAside) -> PutAside:
+        """Count the reports that ``put_aside`` keeps."""
+
+        async def counted(letters: Sequence[DeadLetter]) -> None:
+            await put_aside(letters)
+            for letter in letters:
+                self._refused.labels(str(letter.kind)).inc()
+
+        return counted
+
+    def _appended(self, events: Sequence[AnyEvent], seconds: float) -> None:
+        self._commit_seconds.observe(seconds)
+        for event in events:
+            self._events.labels(self._type(event_type(event))).inc()
+            match event:
+                case SnapshotCaptured():
+                    self._freeze_seconds.observe(event.freeze_seconds)
+                case SnapshotStored():
+                    self._dumps.labels("stored").inc()
+                    self._store_seconds.observe(event.store_seconds)
+                    self._stored_bytes.inc(max(event.stored_bytes, 0))
+                case DumpFailed():
+                    self._dumps.labels("failed").inc()
+                    self._dump_failures.labels(event.stage.value, self._code(event.failure.code)).inc()
+                case RestoreFailed():
+                    self._restore_failures.labels(event.stage.value, self._code(event.failure.code)).inc()
+                case ContainerStarted():
+                    outcome = "cold" if event.restored_from is None else "restored"
+                    self._starts.labels(outcome).inc()
+                    if event.create_seconds is not None:
+                        self._create_seconds.labels(outcome).observe(event.create_seconds)
+                case _:
+                    pass
+
+    async def page(self) -> Page:
+        """Show all numbers, as they are now."""
+        async with self._counting:
+            if self._loop is not None:
+                await self._census.take(self._loop)
+            return page(self.registry)
+
+
+class _Census(Collector):
+    """What the state holds, counted in slices so that no input waits for a large one."""
+
+    def __init__(self) -> None:
+        self._families: list[Metric] = []
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance: a standby has nothing of this."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """Give what was counted last."""
+        return self._families
+
+    async def take(self, loop: DecisionLoop) -> None:
+        """Count."""
+        running = known = 0
+        snapshots: Tally[SnapshotStatus] = Tally()
+        for place, key in enumerate(loop.keys(), 1):
+            known += 1
+            running += any(incarnation.running for incarnation in key.incarnations.values())
+            snapshots.update(snapshot.status for snapshot in key.snapshots.values())
+            if place % _SLICE == 0:
+                await asyncio.sleep(0)
+        lost = sum(node.lost for node in loop.nodes().values())
+        self._families = [
+            _gauge("woodfrog_committed_position", "The log's position up to which events are committed.", loop.committed.value),
+            _gauge("woodfrog_commands_open", "Commands issued and not finished.", len(loop.open_commands)),
+            _gauge("woodfrog_inputs_waiting", "Inputs that wait to be decided.", loop.waiting),
+            _gauges("woodfrog_nodes", "Nodes by what is known of them.", "state", heard=len(loop.nodes()) - lost, lost=lost),
+            _gauges("woodfrog_ids", "Checkpoint ids: known, and those whose container runs.", "state", known=known, running=running),
+            _gauges(
+                "woodfrog_snapshots",
+                "Snapshots that the state remembers, by status.",
+                "status",
+                **{status.value: snapshots[status] for status in SnapshotStatus},
+            ),
+        ]  # fmt: skip
+
+
+def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, documentation, value=value)
+
+
+def _gauges(name: str, documentation: str, label: str, **values: float) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, documentation, labels=[label])
+    for value, count in values.items():
+        family.add_metric([value], count)
+    return family
