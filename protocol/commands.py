@@ -12,7 +12,7 @@ import msgspec
 from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId
 
 
-class DumpCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dump"):
+class DumpCommand(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag_field="kind", tag="dump"):
     """Dump a running container and leave it running. Void after ``deadline``, and for any other incarnation."""
 
     command_id: CommandId
@@ -26,7 +26,7 @@ class DumpCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     """Whether the id's interval asked for it, and no person."""
 
 
-class DeleteCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="delete"):
+class DeleteCommand(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag_field="kind", tag="delete"):
     """Remove an expired snapshot from the store. Any node can, because all share the store. Void after ``deadline``."""
 
     command_id: CommandId

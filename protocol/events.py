@@ -3,6 +3,9 @@
 A worker *reports* some of them (it alone saw the dump); the control plane *decides* the others. Both kinds are recorded
 in one log, so the history of an id reads as one story. Decoding is tolerant: an older reader ignores fields that a newer
 writer added. Every event names its key or node, so that one event read alone, by an auditor on NATS or in SQL, makes sense.
+
+Like every value that is made by the million (``gc=False``), an event is kept from Python's cyclic collector: frozen, it cannot
+be part of a cycle.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ class Outcome(StrEnum):
     EXPIRED = "expired"
 
 
-class _NodeEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", kw_only=True):
+class _NodeEvent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", kw_only=True):
     node: NodeName
     worker_id: WorkerId
 
@@ -80,7 +83,7 @@ class NodeReturned(_NodeEvent, frozen=True, tag="node.returned"):
     """A lost worker was heard of again."""
 
 
-class _KeyEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", kw_only=True):
+class _KeyEvent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", kw_only=True):
     key: CheckpointKey
     incarnation: IncarnationNumber
 
@@ -282,7 +285,7 @@ KeyEvent = (
 Event = NodeEvent | KeyEvent
 
 
-class UnknownEvent(msgspec.Struct, frozen=True):
+class UnknownEvent(msgspec.Struct, frozen=True, gc=False):
     """An event in the log that a newer release wrote and this one cannot read.
 
     It is passed on as it was written, and nothing follows from it here: during a rolling upgrade, and after one that was

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 
-class NodeFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+class NodeFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What a node can run. ``None`` and empty mean unknown."""
 
     architecture: str | None = None
@@ -26,7 +26,7 @@ class NodeFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     runc_version: str | None = None
 
 
-class ContainerFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+class ContainerFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What a container brings that its processes may hold on to."""
 
     image: str | None = None

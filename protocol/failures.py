@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One cause of failure.
 
     ``code`` is stable and kebab-case (``snapshot-corrupt``, ``disk-full``, ``io-uring``), fit for counting and alerting;

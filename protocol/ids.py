@@ -68,7 +68,7 @@ def check_id(text: str, field: str) -> str:
     return text
 
 
-class CheckpointKey(msgspec.Struct, frozen=True, order=True):
+class CheckpointKey(msgspec.Struct, frozen=True, gc=False, order=True):
     """A user's id in its scope. Two namespaces may use the same id and never see each other's snapshots."""
 
     cluster: str

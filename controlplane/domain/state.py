@@ -44,7 +44,7 @@ class SnapshotStatus(StrEnum):
         return self in {SnapshotStatus.DUMPING, SnapshotStatus.CAPTURED}
 
 
-class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
+class Snapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One snapshot of a key, from the first word of its dump to its end."""
 
     snapshot_id: SnapshotId
@@ -80,20 +80,20 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
         return bool(self.manifest_digest) and self.status is not SnapshotStatus.DELETED
 
 
-class Cold(msgspec.Struct, frozen=True, tag="cold"):
+class Cold(msgspec.Struct, frozen=True, gc=False, tag="cold"):
     """Start from the image, because of ``reason``."""
 
     reason: str
 
 
-class Restore(msgspec.Struct, frozen=True, tag="restore"):
+class Restore(msgspec.Struct, frozen=True, gc=False, tag="restore"):
     """Go on from ``snapshot_id``; ``reason`` says why from this one and from no newer one."""
 
     snapshot_id: SnapshotId
     reason: str
 
 
-class Incarnation(msgspec.Struct, frozen=True, omit_defaults=True):
+class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One start of a container under a key."""
 
     number: IncarnationNumber
@@ -122,7 +122,7 @@ class Incarnation(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.started and not self.ended
 
 
-class KeyState(msgspec.Struct, frozen=True, omit_defaults=True):
+class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """All that may matter about one checkpoint key."""
 
     incarnations: Mapping[IncarnationNumber, Incarnation] = {}
@@ -163,7 +163,7 @@ class KeyState(msgspec.Struct, frozen=True, omit_defaults=True):
         ]
 
 
-class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
+class NodeState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What is known of one node. ``since`` is when it was registered, lost or heard of again, whichever was last."""
 
     worker_id: WorkerId

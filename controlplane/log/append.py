@@ -18,6 +18,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from controlplane.log import chain, generations, projections, statements
 from controlplane.log.read import record_of
+from controlplane.log.recall import Recall
 from controlplane.log.records import (
     ArchivedEventError,
     EventConflictError,
@@ -39,11 +40,10 @@ _READ_EPOCH: Final = select(log_head.c.epoch)
 _MOVE_HEAD: Final = (
     update(log_head).where(log_head.c.epoch == bindparam("leading")).values(position=bindparam("new_position"))
 )
-_END: Final = ("version", "hash", "stream")
 _SET_EPOCH: Final = update(log_head).values(epoch=bindparam("new_epoch"))
 
 
-class Prepared(msgspec.Struct, frozen=True):
+class Prepared(msgspec.Struct, frozen=True, gc=False):
     """An event as far as it can be made ready without the database, and so before the transaction begins."""
 
     new: NewEvent
@@ -62,14 +62,15 @@ class Prepared(msgspec.Struct, frozen=True):
         Raises:
             ValueError: ``occurred_at`` has no offset from UTC.
         """
+        event = new.event
         return cls(
             new,
-            str(new.event_id),
-            stream_of(new.event),
-            event_type(new.event),
-            wire.encode(new.event).decode(),
+            wire.encode(new.event_id)[1:-1].decode(),
+            stream_of(event),
+            event_type(event),
+            wire.encode(event).decode(),
             wire.encode(new.metadata).decode(),
-            chain.command_of(new.event),
+            chain.command_of(event),
             utc_text(new.occurred_at),
         )
 
@@ -86,30 +87,30 @@ Answer = list[Recorded] | EventConflictError | ExpectedVersionError | StaleEpoch
 
 
 def append(
-    connection: Connection, requests: Sequence[Request], *, recorded_at: datetime, upcasts: Upcasts
+    connection: Connection, requests: Sequence[Request], *, recorded_at: datetime, upcasts: Upcasts, recall: Recall
 ) -> list[Answer]:
     """Append batches in the writing transaction that ``connection`` is in, as if each had come alone, in their order.
 
     Answers one list of records for each, in its batch's order, or why nothing of that batch is written. An event whose id is
     recorded already with the same stream and payload is answered with that record and written no second time; its metadata and
     times are not compared, because a repeated decision has later ones. The expected versions are those before the batch;
-    they are not asked for if nothing of the batch is new.
+    they are not asked for if nothing of the batch is new. If the transaction is rolled back, ``recall`` must forget.
     """
     ((position, epoch),) = statements.plain(connection.dialect, _LOCK_HEAD).run(connection)
-    page = _Page(
-        Position(position),
-        Epoch(epoch),
-        recorded_before(connection, [one.event_id for request in requests for one in request.batch], upcasts),
-        _ends(connection, requests),
-        recorded_at,
-    )
+    recall.begin(position, epoch)
+    known = recorded_before(connection, [one.event_id for request in requests for one in request.batch], upcasts)
+    page = _Page(position, epoch, known, _ends(connection, requests, recall.ends), recorded_at)
     answers = [page.take(request) for request in requests]
     if page.recorded:
         page.write(connection)
         statements.plain(connection.dialect, _MOVE_HEAD).run(
             connection, leading=epoch, new_position=page.recorded[-1].position
         )
-        _project(connection, page.recorded)
+        generation = generations.writable(connection)
+        if generation is not None:
+            projections.project(connection, page.recorded, generation, recall)
+        page.tell_ends(recall.ends)
+        recall.end(page.recorded[-1].position, epoch)
     faultpoints.reach("log.append.before-commit")
     return answers
 
@@ -119,17 +120,16 @@ class _Page:
 
     def __init__(
         self,
-        position: Position,
-        epoch: Epoch,
-        known: dict[UUID, Recorded],
-        ends: Mapping[str, tuple[int, str]],
+        position: int,
+        epoch: int,
+        known: Mapping[UUID, Recorded],
+        ends: dict[str, tuple[int, str]],
         recorded_at: datetime,
     ) -> None:
-        self._position: int = position
+        self._position = position
         self._epoch = epoch
-        self._known = known
-        self._before = ends
-        self._ends = dict(ends)
+        self._known = {str(event_id): record for event_id, record in known.items()}
+        self._ends = ends
         self._recorded_at = recorded_at
         self._recorded_text = utc_text(recorded_at)
         self._prepared: list[Prepared] = []
@@ -138,27 +138,33 @@ class _Page:
     def take(self, request: Request) -> Answer:
         """Give a batch its places, or say why it has none."""
         if request.epoch != self._epoch:
-            return StaleEpochError(request.epoch, self._epoch)
-        fresh: dict[UUID, Prepared] = {}
+            return StaleEpochError(request.epoch, Epoch(self._epoch))
+        known = self._known
+        fresh: dict[str, Prepared] = {}
         for one in request.batch:
-            new = one.new
-            before = self._known.get(new.event_id)
+            before = known.get(one.event_id)
             if before is not None:
-                if before.event != new.event:
-                    return EventConflictError(new.event_id, before.position)
-            elif fresh.setdefault(new.event_id, one).new.event != new.event:
-                return EventConflictError(new.event_id, None)
+                if before.event != one.new.event:
+                    return EventConflictError(one.new.event_id, before.position)
+            elif (same := fresh.setdefault(one.event_id, one)) is not one and same.new.event != one.new.event:
+                return EventConflictError(one.new.event_id, None)
         if fresh:
             for name, version in request.expected.items():
                 actual = self._ends.get(name, (0, ""))[0]
                 if actual != version:
                     return ExpectedVersionError(name, version, Version(actual))
             for event_id, one in fresh.items():
-                self._known[event_id] = self._place(one)
-        return [self._known[one.new.event_id] for one in request.batch]
+                known[event_id] = self._place(one)
+        return [known[one.event_id] for one in request.batch]
+
+    def tell_ends(self, ends: dict[str, tuple[int, str]]) -> None:
+        """Add where the streams end that were written to, as those written last."""
+        for record in self.recorded:
+            ends.pop(record.stream, None)
+            ends[record.stream] = self._ends[record.stream]
 
     def write(self, connection: Connection) -> None:
-        """Write the events and the ends of their streams."""
+        """Write the events; triggers keep their ids and the ends of their streams."""
         insertion = statements.insertion(connection.dialect, events)
         text = UtcTime.is_text(connection.dialect)
         recorded_at = self._recorded_text if text else self._recorded_at
@@ -182,12 +188,6 @@ class _Page:
                 for one, record in zip(self._prepared, self.recorded, strict=True)
             ],
         )
-        before = self._before
-        changed = [(*self._ends[name], name) for name in dict.fromkeys(record.stream for record in self.recorded)]
-        begun = [(name, version, link) for version, link, name in changed if name not in before]
-        statements.insertion(connection.dialect, streams).run(connection, begun)
-        change = statements.change(connection.dialect, streams, ("hash", "version"))
-        change.run(connection, [change.ordered(one, _END) for one in changed if one[2] in before])
 
     def _place(self, one: Prepared) -> Recorded:
         new, stream = one.new, one.stream
@@ -224,18 +224,16 @@ class _Page:
         return record
 
 
-def _ends(connection: Connection, requests: Sequence[Request]) -> dict[str, tuple[int, str]]:
+def _ends(
+    connection: Connection, requests: Sequence[Request], recalled: Mapping[str, tuple[int, str]]
+) -> dict[str, tuple[int, str]]:
     names = {one.stream for request in requests for one in request.batch}
     for request in requests:
         names |= request.expected.keys()
-    found = statements.find(connection, streams, ("stream",), [(name,) for name in sorted(names)])
-    return {name: (version, link) for name, version, link in found}
-
-
-def _project(connection: Connection, recorded: Sequence[Recorded]) -> None:
-    generation = generations.writable(connection)
-    if generation is not None:
-        projections.project(connection, recorded, generation)
+    ends = {name: recalled[name] for name in names & recalled.keys()}
+    found = statements.find(connection, streams, ("stream",), [(name,) for name in sorted(names - ends.keys())])
+    ends.update((name, (version, link)) for name, version, link in found)
+    return ends
 
 
 def take_lead(connection: Connection) -> Epoch:

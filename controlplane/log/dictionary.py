@@ -24,9 +24,8 @@ _PROJECTED: Final = {
 }
 _TABLES: Final = {
     "log_head": "One row: where the log ends and who leads. Its lock is what makes positions gapless.",
-    "streams": "One row for each stream: where its hash chain ends.",
+    "streams": "One row for each stream: its newest version and where its hash chain ends, kept by triggers.",
     "event_ids": "One row for each event ever recorded, archived ones too. Written by triggers only.",
-    "stream_versions": "One row for each stream: its newest version, counted by triggers.",
     "archived_segments": "One row for each range of events that was written to a file and removed from events.",
     "archived_heads": "One row for each stream with archived events: where its hash chain stood at the end of the archive.",
     "schema_dictionary": "What each public column means; the row without a column is about the view itself.",

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -202,6 +202,24 @@ def reading_blocked(twin: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def bare_driver(connection: Connection) -> sqlite3.Connection | None:
+    """Give the driver's own connection where its calls block and may be made directly: SQLite in a thread; else ``None``."""
+    if connection.dialect.driver != "pysqlite":
+        return None
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
+
+
+def takes_columns(dialect: Dialect) -> bool:
+    """Tell whether rows are best handed over as one array for each column (``unnest``), and not one after the other.
+
+    PostgreSQL runs a statement once for each row of an ``executemany``, statement triggers included; SQLite has no arrays,
+    and for it a step for each row is the quickest way there is.
+    """
+    return dialect.name == "postgresql"
+
+
 @contextmanager
 def refusals() -> Iterator[None]:
     """Turn the drivers' errors into those of the log."""
@@ -212,12 +230,17 @@ def refusals() -> Iterator[None]:
         if refusal is None:
             raise
         raise refusal from problem
+    except sqlite3.Error as problem:  # from a connection's bare driver
+        refusal = _refusal(problem)
+        if refusal is None:
+            raise
+        raise refusal from problem
     except OSError as problem:  # asyncpg's, when there is no server to connect to
         raise _away(problem) from problem
 
 
-def _refusal(problem: DBAPIError) -> LogUnavailableError | LogSchemaError | None:
-    cause = problem.orig
+def _refusal(problem: DBAPIError | sqlite3.Error) -> LogUnavailableError | LogSchemaError | None:
+    cause = problem.orig if isinstance(problem, DBAPIError) else problem
     state = getattr(cause, "sqlstate", None)
     sqlite_name = getattr(cause, "sqlite_errorname", "") or ""
     if sqlite_name == "SQLITE_FULL" or state == _PG_DISK_FULL:
@@ -240,7 +263,7 @@ def _refusal(problem: DBAPIError) -> LogUnavailableError | LogSchemaError | None
                 detail=str(cause),
             )
         )
-    gone = problem.connection_invalidated or (state or "").startswith(_PG_AWAY)
+    gone = getattr(problem, "connection_invalidated", False) or (state or "").startswith(_PG_AWAY)
     if gone or isinstance(cause, sqlite3.OperationalError | OSError):
         return _away(cause)
     return None

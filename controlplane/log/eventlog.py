@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from controlplane.log import append, chain, comparison, copies, generations, read
 from controlplane.log.database import Database
 from controlplane.log.engine import make_ready
+from controlplane.log.recall import Recall
 from controlplane.log.records import LogUnavailableError, NewEvent, Recorded, utc_now
 from controlplane.log.upcast import UPCASTS, Upcasts
 from process import faultpoints
@@ -48,6 +49,7 @@ class EventLog:
         self._committing: asyncio.Task[None] | None = None
         self._grown = asyncio.Condition()
         self._heard_of = Position(0)
+        self._recall = Recall()
         self._refreshing: asyncio.Task[None] | None = None
 
     @property
@@ -116,11 +118,14 @@ class EventLog:
             requests = [request for request, _ in taken]
 
             def act(connection: Connection, requests: list[append.Request] = requests) -> list[append.Answer]:
-                return append.append(connection, requests, recorded_at=self._clock(), upcasts=self._upcasts)
+                return append.append(
+                    connection, requests, recorded_at=self._clock(), upcasts=self._upcasts, recall=self._recall
+                )
 
             try:
                 answers: Sequence[append.Answer | Exception] = await self._database.write(act)
             except Exception as problem:  # noqa: BLE001 - it is handed to those who wait
+                self._recall.forget()
                 answers = [problem] * len(taken)
             for (_, future), answer in zip(taken, answers, strict=True):
                 if future.done():  # its caller has gone

@@ -8,13 +8,13 @@ an event about something never begun makes a row of what it knows.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard, get_args
 
 from sqlalchemy import Connection, Table
 
+from controlplane.log.recall import Recall
 from controlplane.log.records import Recorded
 from controlplane.log.rows import Fields, RowKey, empty, key_of, load, save
 from controlplane.log.schema import (
@@ -96,6 +96,19 @@ _STATUS_AFTER: dict[type[_SnapshotEvent], str] = {
 }
 
 
+_SNAPSHOT_EVENTS = frozenset(get_args(_SnapshotEvent))
+_START_EVENTS = frozenset(get_args(_StartEvent))
+_RANK = {status: rank for rank, status in enumerate(_FORWARD)}
+
+
+def _is_of_snapshot(event: AnyEvent) -> TypeGuard[_SnapshotEvent]:
+    return type(event) in _SNAPSHOT_EVENTS  # isinstance asks a union's members one after the other
+
+
+def _is_of_start(event: AnyEvent) -> TypeGuard[_StartEvent]:
+    return type(event) in _START_EVENTS
+
+
 class Rows:
     """The rows that a batch of events touches, by table and primary key."""
 
@@ -120,9 +133,9 @@ def touched(event: AnyEvent) -> list[tuple[Table, RowKey]]:
     if isinstance(event, NodeEvent):
         return [(nodes, (event.node,))]
     found: list[tuple[Table, RowKey]] = []
-    if isinstance(event, _SnapshotEvent):
+    if _is_of_snapshot(event):
         found.append((snapshots, (*_parts(event.key), event.snapshot_id)))
-    if isinstance(event, _StartEvent):
+    if _is_of_start(event):
         found.append((incarnations, (*_parts(event.key), event.incarnation)))
     if isinstance(event, CommandIssued):
         found.append((commands, (event.command.command_id,)))
@@ -139,11 +152,11 @@ def fold(rows: Rows, record: Recorded) -> None:
     if isinstance(event, NodeEvent):
         _fold_node(rows, record, event)
         return
-    if isinstance(event, _SnapshotEvent):
+    if _is_of_snapshot(event):
         _fold_snapshot(rows, record, event)
-    elif isinstance(event, _StartEvent):
+    elif _is_of_start(event):
         _fold_start(rows, record, event)
-    else:
+    elif isinstance(event, CommandIssued | CommandFinished):
         _fold_command(rows, record, event)
     if isinstance(event, DumpStarted) and event.command_id is not None:
         asked = rows.get(commands, (event.command_id,))
@@ -177,9 +190,11 @@ def _fold_snapshot(rows: Rows, record: Recorded, event: _SnapshotEvent) -> None:
         status="dumping",
         pinned=False,
     )
-    row["status"] = max(row["status"], _STATUS_AFTER[type(event)], key=_FORWARD.index)
+    after = _STATUS_AFTER[type(event)]
+    if _RANK[after] > _RANK[row["status"]]:
+        row["status"] = after
     at = record.occurred_at
-    if isinstance(event, _DumpEvent):
+    if isinstance(event, SnapshotCaptured | SnapshotStored | DumpStarted | DumpFailed):
         _fold_dump(row, event, at)
         return
     match event:
@@ -311,22 +326,26 @@ def _fold_node(rows: Rows, record: Recorded, event: NodeEvent) -> None:
             row |= {"status": "ready", "returned_at": at}
 
 
-def project(connection: Connection, records: Sequence[Recorded], generation: int) -> None:
+def project(connection: Connection, records: Sequence[Recorded], generation: int, recall: Recall | None = None) -> None:
     """Take events into one generation of the tables, in the transaction that ``connection`` is in."""
-    needed: dict[Table, set[RowKey]] = defaultdict(set)
-    for table, key in _touched_by(records):
-        needed[table].add(key)
+    needed: dict[Table, dict[RowKey, None]] = {table: {} for table in PROJECTIONS}
+    for record in records:
+        for table, key in touched(record.event):
+            needed[table][key] = None
     rows = Rows()
-    known: dict[Table, dict[RowKey, Fields]] = defaultdict(dict)
+    known: dict[Table, dict[RowKey, Fields]] = {}
     for table, keys in needed.items():
-        known[table] = load(connection, table, keys, generation)
-        rows.tables[table] = {key: row.copy() for key, row in known[table].items()}
+        recalled = {} if recall is None else recall.rows(table, generation)
+        found = {key: recalled[key] for key in keys if key in recalled}
+        found.update(load(connection, table, keys.keys() - found.keys(), generation))
+        known[table] = found
+        rows.tables[table] = {key: row.copy() for key, row in found.items()}
     for record in records:
         fold(rows, record)
-    for table, found in rows.tables.items():
-        save(connection, table, known[table], found, generation)
-
-
-def _touched_by(records: Iterable[Recorded]) -> Iterable[tuple[Table, RowKey]]:
-    for record in records:
-        yield from touched(record.event)
+    for table, written in rows.tables.items():
+        save(connection, table, known[table], written, generation)
+        if recall is not None and needed[table]:
+            recalled = recall.rows(table, generation)
+            for key, row in written.items():
+                recalled.pop(key, None)
+                recalled[key] = row

@@ -21,7 +21,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
+class Metadata(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Who caused an event, and what it belongs to."""
 
     actor: str
@@ -32,7 +32,7 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
     """What groups events of one undertaking, e.g. a command id."""
 
 
-class NewEvent(msgspec.Struct, frozen=True):
+class NewEvent(msgspec.Struct, frozen=True, gc=False):
     """An event to be recorded. ``occurred_at`` is the witness's clock and must carry an offset from UTC."""
 
     event_id: UUID
@@ -41,7 +41,7 @@ class NewEvent(msgspec.Struct, frozen=True):
     occurred_at: datetime
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """An event with its place in the log. ``recorded_at`` is the clock of the control plane that appended it."""
 
     position: Position

@@ -28,9 +28,8 @@ READER_SECONDS: Final = 30
 _CONTROLLER_RIGHTS: Final = {
     "events": "SELECT, INSERT",
     "log_head": "SELECT, UPDATE (position, epoch)",
-    "streams": "SELECT, INSERT, UPDATE",
+    "streams": "SELECT",
     "event_ids": "SELECT",
-    "stream_versions": "SELECT",
     "archived_segments": "SELECT",
     "archived_heads": "SELECT",
     "schema_dictionary": "SELECT",

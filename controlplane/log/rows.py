@@ -2,13 +2,16 @@
 
 A batch of events touches few rows often. Reading them once, folding in Python and writing what changed of each once keeps a
 batch at a handful of statements, and needs no dialect's own "insert or update": who was read is updated, who was not is
-inserted. The column ``generation`` is no part of a row in memory: a fold knows nothing of the rebuild that it serves.
+inserted. A row in memory has its table's columns in their order, all but ``generation``: a fold knows nothing of the rebuild
+that it serves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
+from itertools import compress
+from operator import is_not, itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Table
@@ -21,43 +24,46 @@ RowKey = tuple[Any, ...]
 Fields = dict[str, Any]
 
 
-@lru_cache
-def _names(table: Table) -> tuple[str, ...]:
-    return tuple(name for name in table.columns.keys() if name != GENERATION)  # noqa: SIM118 - columns, not names
+@cache
+def _blank(table: Table) -> Fields:
+    return {name: None for name in table.columns.keys() if name != GENERATION}  # noqa: SIM118 - columns, not names
 
 
-@lru_cache
-def _key_names(table: Table) -> tuple[str, ...]:
-    return tuple(column.name for column in table.primary_key if column.name != GENERATION)
+@cache
+def _taker(names: tuple[str, ...]) -> Callable[[Fields], RowKey]:
+    if len(names) == 1:
+        return lambda row: (row[names[0]],)
+    return itemgetter(*names)
 
 
-@lru_cache
+@cache
 def _primary_key(table: Table) -> tuple[str, ...]:
     return tuple(column.name for column in table.primary_key)
 
 
+@cache
+def _taker_of_key(table: Table) -> Callable[[Fields], RowKey]:
+    return _taker(tuple(name for name in _primary_key(table) if name != GENERATION))
+
+
 def empty(table: Table) -> Fields:
     """Make a row of nothing but NULLs."""
-    return dict.fromkeys(_names(table))
+    return _blank(table).copy()
 
 
-def key_of(table: Table, row: Mapping[str, Any]) -> RowKey:
+def key_of(table: Table, row: Fields) -> RowKey:
     """Tell a row's primary key."""
-    return tuple(row[name] for name in _key_names(table))
+    return _taker_of_key(table)(row)
 
 
-def load(
-    connection: Connection, table: Table, keys: Collection[RowKey], generation: int | None = None
-) -> dict[RowKey, Fields]:
+def load(connection: Connection, table: Table, keys: Collection[RowKey], generation: int) -> dict[RowKey, Fields]:
     """Read the rows with these primary keys; the missing are missing in the answer."""
-    if not keys:
-        return {}
-    wanted = [key if generation is None else (generation, *key) for key in sorted(keys)]
+    wanted = [(generation, *key) for key in sorted(keys)]
     found: dict[RowKey, Fields] = {}
     columns = table.columns.keys()
     for values in statements.find(connection, table, _primary_key(table), wanted):
         fields = dict(zip(columns, values, strict=True))
-        fields.pop(GENERATION, None)
+        del fields[GENERATION]
         found[key_of(table, fields)] = fields
     return found
 
@@ -67,7 +73,7 @@ def save(
     table: Table,
     known: Mapping[RowKey, Fields],
     rows: Mapping[RowKey, Fields],
-    generation: int | None = None,
+    generation: int,
 ) -> None:
     """Write rows: insert those that were not ``known``, update of the others what is not as it was known."""
     new: list[Fields] = []
@@ -78,7 +84,7 @@ def save(
         if before is None:
             new.append(row)
         elif before != row:
-            changed.update(name for name, value in row.items() if before[name] != value)
+            changed.update(compress(row, map(is_not, row.values(), before.values())))
             old.append(row)
     if new:
         insertion = statements.insertion(connection.dialect, table)
@@ -88,9 +94,6 @@ def save(
         change.run(connection, _tuples(change.names, old, generation))
 
 
-def _tuples(names: tuple[str, ...], rows: Collection[Fields], generation: int | None) -> list[RowKey]:
-    if generation is None:
-        return [tuple([row[name] for name in names]) for row in rows]
-    place = names.index(GENERATION)
-    before, behind = names[:place], names[place + 1 :]
-    return [(*[row[name] for name in before], generation, *[row[name] for name in behind]) for row in rows]
+def _tuples(names: tuple[str, ...], rows: Collection[Fields], generation: int) -> list[RowKey]:
+    take = _taker(names)
+    return [take({**row, GENERATION: generation}) for row in rows]

@@ -12,7 +12,8 @@ keep both in two narrow tables instead, on either engine (docs/decisions/0007).
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -34,7 +35,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import UUID as PostgresUuid  # noqa: N811 - a type, not a constant
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+_REMEMBERED_MOMENTS: Final = 4096
+"""A moment is written several times: into the hash, the event and rows of projections."""
 
+
+@lru_cache(_REMEMBERED_MOMENTS)
 def utc_text(moment: datetime) -> str:
     """Write a moment in the one form used in hashes, rows of SQLite and answers: ``2026-11-23T21:45:01.000000Z``.
 
@@ -45,7 +50,8 @@ def utc_text(moment: datetime) -> str:
     """
     if moment.tzinfo is None:
         raise ValueError(f"{moment} carries no offset from UTC")
-    return f"{moment.astimezone(UTC).isoformat(timespec='microseconds')[:-6]}Z"
+    moment = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return f"{moment.isoformat(timespec='microseconds')[:-6]}Z"
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -139,14 +145,6 @@ event_ids = Table(
     metadata,
     Column("event_id", String(36).with_variant(PostgresUuid(as_uuid=False), "postgresql"), primary_key=True),
     Column("position", _big, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-stream_versions = Table(
-    "stream_versions",
-    metadata,
-    Column("stream", Text, primary_key=True),
-    Column("version", _big, nullable=False),
     sqlite_with_rowid=False,
 )
 

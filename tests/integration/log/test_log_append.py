@@ -278,7 +278,7 @@ OFFENCES = {
         "DELETE FROM log_head",
         "DELETE FROM event_ids",
         "UPDATE event_ids SET position = 7",
-        "DELETE FROM stream_versions",
+        "DELETE FROM streams",
         (
             f"INSERT INTO events (position, {COLUMNS}) SELECT position + 1, stream, version + 2, "
             "'00000000-0000-0000-0000-000000000000', type, schema_version, data, metadata, occurred_at, recorded_at, hash "

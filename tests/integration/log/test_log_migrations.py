@@ -166,7 +166,7 @@ async def test_events_survive_every_way_up_and_down(empty_database: Database) ->
         await act(empty_database.url, revision)
         assert empty_database.sql("SELECT * FROM events ORDER BY position") == rows
     assert empty_database.sql("SELECT count(*) FROM event_ids") == [(7,)]
-    assert empty_database.sql("SELECT * FROM stream_versions") == [("a", 7)]
+    assert empty_database.sql("SELECT * FROM streams") == [("a", 7, "x")]
 
 
 async def test_migrating_again_keeps_the_events(database: Database, log: EventLog) -> None:

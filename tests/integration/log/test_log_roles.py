@@ -72,7 +72,7 @@ async def test_the_controller_can_not_undo_or_disarm_anything(
         "UPDATE log_head SET one = 1",
         "DELETE FROM streams",
         "INSERT INTO event_ids VALUES ('00000000-0000-0000-0000-000000000000', 1)",
-        "UPDATE stream_versions SET version = 0",
+        "UPDATE streams SET version = 0",
         "INSERT INTO archived_segments SELECT 1, 2, '', 1, '', '', now(), now(), now(), ''",
         "UPDATE archived_heads SET hash = ''",
         "SELECT make_events_partition(7)",
