@@ -22,7 +22,9 @@ import structlog
 from nodeworker.bus import Bus
 from nodeworker.capture import criu
 from nodeworker.capture.runc import Runc
+from nodeworker.copies import Copies
 from nodeworker.dump import Dumper
+from nodeworker.fetching import Fetcher
 from nodeworker.host import facts
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.local import LocalServer
@@ -41,6 +43,7 @@ from protocol.ids import ContainerId, WorkerId
 from protocol.local import (
     AskContainers,
     AskCreate,
+    AskProved,
     AskRestoreFailed,
     AskStop,
     Containers,
@@ -130,13 +133,18 @@ class Worker:
         bus = Bus(
             settings.nats_url, settings.node, journal, heartbeat=self._heartbeat, seed_file=settings.nats_seed_file
         )
-        self._storer = Storer(settings, journal, store, self._facts)
+        copies = await asyncio.to_thread(
+            lambda: Copies(settings.copies, limit_bytes=settings.copies_bytes, limit_seconds=settings.copies_seconds)
+        )
+        self._storer = Storer(settings, journal, store, copies, self._facts)
         self._dumper = Dumper(
-            settings, journal, bus, self._runc, self._storer,
+            settings, journal, bus, self._runc, self._storer, copies,
             criu_version=self._facts.criu_version, boot_id=self._boot_id,
         )  # fmt: skip
-        self._restorer = Restorer(settings, journal, bus, store, worker_id=self._worker_id, facts=self._facts)
-        obedience = Obedience(journal, self._dumper, self._storer, store)
+        self._restorer = Restorer(
+            settings, journal, bus, Fetcher(store, copies), worker_id=self._worker_id, facts=self._facts
+        )
+        obedience = Obedience(journal, self._dumper, self._storer, store, copies)
         metrics = Metrics(journal, bus, self._dumper, self._storer)
         self._restorer.on_fetched = metrics.fetched
         await asyncio.to_thread(self._register, journal)
@@ -161,6 +169,7 @@ class Worker:
                     while True:
                         await asyncio.sleep(_SWEEP_SECONDS)
                         await self._sweep()
+                        await asyncio.to_thread(copies.prune)
                 finally:
                     await self._end(server, obedience, bus)
                     connection.cancel()
@@ -200,6 +209,8 @@ class Worker:
                 return await self._restorer.create(ask)
             case AskRestoreFailed():
                 return await self._restorer.restore_failed(ask)
+            case AskProved():
+                return await self._restorer.proved(ask)
             case TellStarted():
                 await self._restorer.started(ask.container_id)
                 return Done()

@@ -32,6 +32,10 @@ class Bundle(msgspec.Struct, frozen=True):
     facts: ContainerFacts
     shm_source: Path | None
     """The directory outside that is mounted at /dev/shm; None if the container has a tmpfs of its own, or none."""
+    names: dict[str, str] = {}
+    """``hostname`` and ``domainname``, as far as the container gets its own."""
+    uts_namespace: Path | None = None
+    """The UTS namespace that it joins, as the containers of a pod do; its names are in force."""
 
 
 def read(folder: str) -> Bundle:
@@ -46,6 +50,8 @@ def read(folder: str) -> Bundle:
         annotations: dict[str, str] = config.get("annotations") or {}
         mounts: list[dict[str, Any]] = config.get("mounts") or []
         interval = annotations.get(INTERVAL)
+        namespaces = (config.get("linux") or {}).get("namespaces") or []
+        uts = next((one for one in namespaces if one.get("type") == "uts"), None)
         return Bundle(
             rootfs=path / config["root"]["path"],
             namespace=_first(annotations, _NAMESPACE),
@@ -57,6 +63,8 @@ def read(folder: str) -> Bundle:
             shm_source=next(
                 (_bound(path, mount) for mount in mounts if mount["destination"].rstrip("/") == _SHM), None
             ),
+            names=_names(config) if uts is not None else {},
+            uts_namespace=Path(uts["path"]) if uts is not None and uts.get("path") else None,
         )
     except InvalidAmountError as problem:
         raise FailureError(
@@ -78,6 +86,11 @@ def read(folder: str) -> Bundle:
 
 def _first(annotations: dict[str, str], names: tuple[str, ...]) -> str | None:
     return next((annotations[name] for name in names if annotations.get(name)), None)
+
+
+def _names(config: dict[str, Any]) -> dict[str, str]:
+    given = {name: config.get(name) for name in ("hostname", "domainname")}
+    return {name: value for name, value in given.items() if isinstance(value, str) and value}
 
 
 def _bound(bundle: Path, mount: dict[str, Any]) -> Path | None:

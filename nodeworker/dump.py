@@ -29,6 +29,7 @@ from nodeworker.capture.rendezvous import Rendezvous
 from nodeworker.capture.runc import Runc
 from nodeworker.capture.spool import Spool, raw_bytes, refuse_too_little_space
 from nodeworker.capture.trees import CapturedTree
+from nodeworker.copies import Copies
 from nodeworker.failure import failure_of, refusal
 from nodeworker.journal import ContainerRecord, ContainerState, DumpRecord, DumpStep, FrozenRecord, Journal
 from nodeworker.settings import Settings
@@ -66,6 +67,7 @@ class Dumper:
         bus: Bus,
         runc: Runc,
         storer: Storer,
+        copies: Copies,
         *,
         criu_version: str | None,
         boot_id: str,
@@ -75,6 +77,7 @@ class Dumper:
         self._bus = bus
         self._runc = runc
         self._storer = storer
+        self._copies = copies
         self._criu_version = criu_version
         self._boot_id = boot_id
         self._locks: defaultdict[ContainerId, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -207,7 +210,12 @@ class Dumper:
         shm = bundle.read(container.bundle).shm_source
         copied = [path for path in (upper, shm) if path is not None]
         self._settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
-        refuse_too_little_space(self._settings.spool, pids, copied)
+        try:
+            refuse_too_little_space(self._settings.spool, pids, copied)
+        except FailureError:
+            if not self._copies.give_way():
+                raise
+            refuse_too_little_space(self._settings.spool, pids, copied)
         return _Plan(root, freezer, config, criu.dump_config(self._criu_version), upper, shm, stopped)
 
     def _announce(self, record: DumpRecord) -> None:

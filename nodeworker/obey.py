@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from nodeworker.copies import Copies
 from nodeworker.dump import Dumper
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.store.snapshots import SnapshotStore
@@ -28,11 +29,12 @@ _log = structlog.get_logger(component="obey")
 class Obedience:
     """Carries out the commands of one worker, those for different containers at the same time."""
 
-    def __init__(self, journal: Journal, dumper: Dumper, storer: Storer, store: SnapshotStore) -> None:
+    def __init__(self, journal: Journal, dumper: Dumper, storer: Storer, store: SnapshotStore, copies: Copies) -> None:
         self._journal = journal
         self._dumper = dumper
         self._storer = storer
         self._store = store
+        self._copies = copies
         self._running: dict[CommandId, asyncio.Task[None]] = {}
 
     async def close(self) -> None:
@@ -85,6 +87,7 @@ class Obedience:
             return
         faultpoints.reach("delete.taken")
         try:
+            self._copies.drop(command.key, command.snapshot_id)
             self._store.discard(command.key, command.snapshot_id)
         except (OSError, ValueError) as problem:
             _log.warning("a snapshot could not be deleted", snapshot_id=command.snapshot_id, error=str(problem))

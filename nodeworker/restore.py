@@ -23,11 +23,12 @@ import structlog
 from nodeworker import bundle
 from nodeworker.bundle import Bundle
 from nodeworker.bus import Bus
-from nodeworker.capture import criu, overlay, trees
+from nodeworker.capture import criu, hostname, overlay, trees
+from nodeworker.domain.problems import LOCAL_COPY_BROKEN, broken_copy
 from nodeworker.failure import failure_of, refusal
+from nodeworker.fetching import Fetched, Fetcher
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.settings import Settings
-from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.storing import keep_log
 from nodeworker.threads import in_daemon_thread
 from protocol import wire
@@ -35,8 +36,17 @@ from protocol.events import ContainerEnded, ContainerStarted, RestoreFailed, Res
 from protocol.facts import NodeFacts
 from protocol.failures import CONDEMNING_CODES, Failure, FailureError
 from protocol.ids import CheckpointKey, ContainerId, InvalidIdError, SnapshotId, WorkerId
-from protocol.local import AskCreate, AskRestoreFailed, CreateCold, CreateRestored, LocalAnswer, Refused
-from protocol.manifest import Entry, Manifest, Tree, TreeName
+from protocol.local import (
+    AskCreate,
+    AskProved,
+    AskRestoreFailed,
+    CreateCold,
+    CreateRestored,
+    Done,
+    LocalAnswer,
+    Refused,
+)
+from protocol.manifest import Entry, Tree, TreeName
 from protocol.requests import Refusal, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 _log = structlog.get_logger(component="restore")
@@ -53,7 +63,7 @@ class Restorer:
         settings: Settings,
         journal: Journal,
         bus: Bus,
-        store: SnapshotStore,
+        fetcher: Fetcher,
         *,
         worker_id: WorkerId,
         facts: NodeFacts,
@@ -61,7 +71,7 @@ class Restorer:
         self._settings = settings
         self._journal = journal
         self._bus = bus
-        self._store = store
+        self._fetcher = fetcher
         self._worker_id = worker_id
         self._facts = facts
         self.on_fetched: Callable[[float], None] = lambda _seconds: None
@@ -69,6 +79,8 @@ class Restorer:
         self._began: dict[ContainerId, float] = {}
         self._preparing: set[asyncio.Task[CreateRestored]] = set()
         self._removals: dict[ContainerId, asyncio.Task[None]] = {}
+        self._proofs: dict[ContainerId, asyncio.Future[None]] = {}
+        """Of what was given to a container before all of it was proved."""
 
     async def create(self, ask: AskCreate) -> LocalAnswer:
         """Answer how to create a container; takes as long as a hand-over and a fetch, within the limit of the settings."""
@@ -86,8 +98,10 @@ class Restorer:
         if record is None or record.applied is None:
             cause = f"the worker gave container {ask.container_id} nothing to restore"
             return Refused(Failure("container-unknown", cause, "Create it again."))
-        log = self._fetched(record) / "work" / "restore.log"
-        failure = await asyncio.to_thread(criu.explain, log, ask.message)
+        failure = await self._unproved(ask.container_id)
+        if failure is None:
+            log = self._fetched(record) / "work" / "restore.log"
+            failure = await asyncio.to_thread(criu.explain, log, ask.message)
         try:
             live = await asyncio.to_thread(bundle.read, record.bundle)
             record = await asyncio.to_thread(self._give_up, record, live, record.applied, RestoreStage.CRIU, failure)
@@ -95,12 +109,30 @@ class Restorer:
             return Refused(problem.failure)
         return await self._decide(record, live)
 
+    async def proved(self, ask: AskProved) -> LocalAnswer:
+        """Wait until all that a container was given is proved, and say whether it is."""
+        failure = await self._unproved(ask.container_id, known=False)
+        return Done() if failure is None else Refused(failure)
+
+    async def _unproved(self, container_id: ContainerId, *, known: bool = True) -> Failure | None:
+        """Say what is wrong with what a container was given; ``known`` if nothing need be said of an unknown one."""
+        proof = self._proofs.get(container_id)
+        if proof is None:
+            if known:
+                return None
+            proof = self._proofs[container_id] = asyncio.get_running_loop().create_future()
+            proof.set_exception(broken_copy("The worker that began to prove the copy is gone."))
+        await asyncio.wait([proof])
+        problem = proof.exception()
+        return None if problem is None else failure_of(problem)
+
     async def started(self, container_id: ContainerId) -> None:
         """Note and report that a container's processes run; what was fetched for it is needed no more."""
         record = await asyncio.to_thread(self._journal.container, container_id)
         if record is not None and record.state in {ContainerState.CREATING, ContainerState.CREATED}:
             await asyncio.to_thread(self._start, record)
             # Removing takes long for large images, and the engine waits for ``start``.
+            self._proofs.pop(container_id, None)
             removal = asyncio.create_task(asyncio.to_thread(self._remove_fetched, record))
             self._removals[container_id] = removal
             removal.add_done_callback(lambda _: self._removals.pop(container_id, None))
@@ -130,6 +162,7 @@ class Restorer:
         """Report that a container is gone and forget it; one that is not known needs nothing."""
         await self._removed(container_id)
         self._began.pop(container_id, None)
+        self._proofs.pop(container_id, None)
         record = await asyncio.to_thread(self._journal.container, container_id)
         if record is not None:
             await asyncio.to_thread(self._end, record, exit_code)
@@ -279,16 +312,16 @@ class Restorer:
         """Put a snapshot into the container; if that fails, all is as before, and told: the record is the answer then."""
         began = time.monotonic()
         try:
-            manifest = await in_daemon_thread(lambda: self._fetch(record, choice))
+            fetched = await in_daemon_thread(lambda: self._fetch(record, choice))
             self.on_fetched(time.monotonic() - began)
         except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
             return await asyncio.to_thread(
                 self._give_up, record, live, choice.snapshot_id, RestoreStage.FETCH, failure_of(problem)
             )
+        if fetched.unproved:
+            self._prove(record, fetched)
         # From here on the container's files change: whoever gives up waiting must not leave them half changed.
-        task = asyncio.create_task(
-            asyncio.to_thread(self._apply_and_answer, record, live, choice.snapshot_id, manifest)
-        )
+        task = asyncio.create_task(asyncio.to_thread(self._apply_and_answer, record, live, fetched))
         self._preparing.add(task)
         task.add_done_callback(self._preparing.discard)
         try:
@@ -297,49 +330,59 @@ class Restorer:
             await asyncio.wait([task])
             raise
         except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
-            failure = failure_of(problem)
+            failure = await self._unproved(record.container_id) or failure_of(problem)
             stage = RestoreStage.FETCH if failure.code in CONDEMNING_CODES else RestoreStage.APPLY
             return await asyncio.to_thread(self._give_up, record, live, choice.snapshot_id, stage, failure)
 
-    def _fetch(self, record: ContainerRecord, choice: RestoreFrom) -> Manifest:
-        """Fetch CRIU's images, every byte of them verified."""
+    def _fetch(self, record: ContainerRecord, choice: RestoreFrom) -> Fetched:
+        """Fetch CRIU's images."""
         folder = self._fetched(record)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
         (folder / "work").mkdir(mode=0o700)
-        manifest = self._store.open_manifest(record.key, choice.snapshot_id, choice.manifest_digest)
-        self._store.fetch_files(manifest, TreeName.PROCESSES, folder / "images")
-        return manifest
+        return self._fetcher.fetch(record.key, choice, folder / "images")
 
-    def _apply_and_answer(
-        self, record: ContainerRecord, live: Bundle, snapshot_id: SnapshotId, manifest: Manifest
-    ) -> CreateRestored:
-        folder = self._fetched(record)
+    def _prove(self, record: ContainerRecord, fetched: Fetched) -> None:
+        """Begin to prove what is left to be proved, while the container is restored."""
+        proof = asyncio.ensure_future(in_daemon_thread(lambda: self._fetcher.prove(record.key, fetched)))
+        proof.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._proofs[record.container_id] = proof
+
+    def _apply_and_answer(self, record: ContainerRecord, live: Bundle, fetched: Fetched) -> CreateRestored:
+        folder, manifest = self._fetched(record), fetched.manifest
+        snapshot_id = manifest.snapshot_id
         record = msgspec.structs.replace(record, applied=snapshot_id, restored_from=snapshot_id)
         self._journal.save_container(record)
         config = self._write_config(record, criu.restore_config(self._criu_version))
-        read_into = self._store.reader(manifest)
         for tree in manifest.trees:
             if tree.name is TreeName.LAYER and (tree.entries or tree.root):
                 if overlay.find_overlay(live.rootfs) is None:
                     cause = f"{live.rootfs} is no overlay, so the snapshot's files cannot be put there and undone"
                     raise refusal("rootfs-not-overlay", cause, "Use a container engine that mounts overlays.")
-                _note_of(folder, tree.name).write_bytes(wire.encode(trees.inverse_of(tree, live.rootfs)))
-                trees.apply_tree(tree, live.rootfs, read_into)
+                self._apply(tree, live.rootfs, folder, fetched)
             elif tree.name is TreeName.SHM and (tree.entries or tree.root):
                 if live.shm_source is None:
                     cause = "the snapshot has a /dev/shm from outside the container, the new container has none"
                     raise refusal("shm-missing", cause, "Mount /dev/shm into the container, as before.")
-                _note_of(folder, tree.name).write_bytes(wire.encode(trees.inverse_of(tree, live.shm_source)))
-                trees.apply_tree(tree, live.shm_source, read_into)
+                self._apply(tree, live.shm_source, folder, fetched)
+        names = hostname.names_in(live.uts_namespace) if live.uts_namespace else live.names
+        names_set = bool(names) and hostname.name_images(fetched.images, names)
         self._save_created(record)
         return CreateRestored(
             snapshot_id=snapshot_id,
-            image_path=str(folder / "images"),
+            image_path=str(fetched.images),
             work_path=str(folder / "work"),
             criu_config=str(config),
             stopped_pids=manifest.stopped_pids,
+            unproved=bool(fetched.unproved),
+            names_set=names_set,
         )
+
+    @staticmethod
+    def _apply(tree: Tree, place: Path, folder: Path, fetched: Fetched) -> None:
+        _note_of(folder, tree.name).write_bytes(wire.encode(trees.inverse_of(tree, place)))
+        with fetched.reader(tree.name) as read_into:
+            trees.apply_tree(tree, place, read_into)
 
     def _give_up(
         self, record: ContainerRecord, live: Bundle, snapshot_id: SnapshotId, stage: RestoreStage, failure: Failure
@@ -366,11 +409,13 @@ class Restorer:
             stage=stage,
             failure=failure,
         )
+        self._proofs.pop(record.container_id, None)
         if stage is not RestoreStage.FETCH or self._journal_says_applied(record):
             self._undo(record, live)
         shutil.rmtree(self._fetched(record), ignore_errors=True)
         record = msgspec.structs.replace(record, state=ContainerState.CREATING, applied=None, restored_from=None)
-        self._journal.save_container(record, event)
+        # A copy on this node that is broken says nothing about the snapshot: it is chosen again, and the store asked.
+        self._journal.save_container(record, *(() if failure.code == LOCAL_COPY_BROKEN else (event,)))
         return record
 
     def _journal_says_applied(self, record: ContainerRecord) -> bool:

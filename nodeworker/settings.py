@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from process.http import Address, InvalidAddressError
+from protocol.durations import InvalidAmountError, parse_bytes, parse_seconds
 from protocol.ids import InvalidIdError, NodeName, check_id
 
 _PLAIN_PATH = re.compile(r"[\w./+@:,=~-]+")
@@ -48,6 +49,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often storing a captured snapshot is tried before its dump counts as failed."""
     http_address: Address | None = None
     """``WOODFROG_HTTP_ADDRESS``: where ``/healthz``, ``/readyz`` and ``/metrics`` are shown; nowhere if it is not set."""
+    copies_bytes: int = 0
+    """How much of the disk may hold unpacked copies of snapshots, for quick restores on this node; 0: there are none."""
+    copies_seconds: float = 3600.0
+    """How long such a copy stays."""
 
     @property
     def socket(self) -> Path:
@@ -70,6 +75,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.state_dir / "fetched"
 
     @property
+    def copies(self) -> Path:
+        """Snapshots that lie unpacked on this node."""
+        return self.state_dir / "copies"
+
+    @property
     def logs(self) -> Path:
         """CRIU's logs of the last dumps and restores that failed."""
         return self.state_dir / "logs"
@@ -90,6 +100,24 @@ def _positive(environment: Mapping[str, str], name: str, default: float) -> floa
     if not 0 < value < float("inf"):
         raise SettingsError(f"{name} is {text!r}; it must be a positive number")
     return value
+
+
+def _copies_bytes(environment: Mapping[str, str]) -> int:
+    """Read how many bytes of copies may lie here: none where the store is encrypted, for they are not."""
+    text = environment.get("WOODFROG_COPIES") or "16GiB"
+    if text == "off" or environment.get("WOODFROG_STORE_KEY_FILE"):
+        return 0
+    try:
+        return parse_bytes(text)
+    except InvalidAmountError as problem:
+        raise SettingsError(f"WOODFROG_COPIES is neither `off` nor an amount: {problem}") from problem
+
+
+def _copies_seconds(environment: Mapping[str, str]) -> float:
+    try:
+        return parse_seconds(environment.get("WOODFROG_COPIES_AGE") or "1h")
+    except InvalidAmountError as problem:
+        raise SettingsError(f"WOODFROG_COPIES_AGE: {problem}") from problem
 
 
 def from_environment(environment: Mapping[str, str]) -> Settings:
@@ -138,4 +166,6 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         stop_limit_seconds=_positive(environment, "WOODFROG_STOP_LIMIT_SECONDS", 20.0),
         store_attempts=int(_positive(environment, "WOODFROG_STORE_ATTEMPTS", 5)),
         http_address=address("WOODFROG_HTTP_ADDRESS"),
+        copies_bytes=_copies_bytes(environment),
+        copies_seconds=_copies_seconds(environment),
     )

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from nodeworker.capture.spool import Spool
+from nodeworker.copies import Copies
 from nodeworker.failure import failure_of
 from nodeworker.journal import DumpRecord, Journal
 from nodeworker.settings import Settings
@@ -45,10 +46,13 @@ def keep_log(settings: Settings, log: Path, snapshot_id: SnapshotId) -> None:
 class Storer:
     """Stores the captures of one worker and closes their dumps in the journal."""
 
-    def __init__(self, settings: Settings, journal: Journal, store: SnapshotStore, facts: NodeFacts) -> None:
+    def __init__(
+        self, settings: Settings, journal: Journal, store: SnapshotStore, copies: Copies, facts: NodeFacts
+    ) -> None:
         self._settings = settings
         self._journal = journal
         self._store = store
+        self._copies = copies
         self._facts = facts
         self._stores: dict[SnapshotId, asyncio.Task[None]] = {}
 
@@ -165,7 +169,12 @@ class Storer:
             key=str(record.key),
             stored_bytes=stored.stored_bytes,
         )
-        spool.remove()
+        self._copies.take_over(
+            spool,
+            record.key,
+            record.snapshot_id,
+            lambda: self._store.read_manifest(record.key, record.snapshot_id, stored.manifest_digest),
+        )
 
     def _stored(self, record: DumpRecord, stored: Stored, store_seconds: float) -> SnapshotStored:
         return SnapshotStored(

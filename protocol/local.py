@@ -33,6 +33,12 @@ class AskRestoreFailed(_Ask, frozen=True, tag="restore-failed"):
     message: str
 
 
+class AskProved(_Ask, frozen=True, tag="proved"):
+    """``runc restore`` is done. Is every byte proved that it was given? :class:`Done`, or else :class:`Refused`."""
+
+    container_id: ContainerId
+
+
 class TellStarted(_Ask, frozen=True, tag="started"):
     """The container's processes run."""
 
@@ -56,7 +62,7 @@ class AskContainers(_Ask, frozen=True, tag="containers"):
     """Which protected containers are on this node?"""
 
 
-LocalAsk = AskCreate | AskRestoreFailed | TellStarted | AskStop | TellDeleted | AskContainers
+LocalAsk = AskCreate | AskRestoreFailed | AskProved | TellStarted | AskStop | TellDeleted | AskContainers
 
 
 class _Answer(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer"):
@@ -73,6 +79,10 @@ class CreateRestored(_Answer, frozen=True, tag="restore"):
     """Path of the CRIU configuration file to name in the annotation ``org.criu.config``."""
     stopped_pids: tuple[int, ...] = ()
     """Pids inside the container that ``start`` must not continue."""
+    unproved: bool = False
+    """Whether memory is still being compared with its digests. Ask :class:`AskProved` before anybody may run."""
+    names_set: bool = False
+    """Whether CRIU is going to set the host name of the new container by itself, and not the one of the dump."""
 
 
 class CreateCold(_Answer, frozen=True, tag="cold"):

@@ -163,13 +163,19 @@ async def _audited(stack: Description, count: int) -> list[tuple[int, str, str]]
         await client.close()
 
 
-def _flip_a_byte(stack: Description, snapshot_id: str) -> Path:
-    folder = next(Path(stack.store).rglob(snapshot_id))
-    victim = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 2] ^= 1
-    victim.write_bytes(data)
-    return victim
+def _flip_a_bit(stack: Description, snapshot_id: str) -> list[Path]:
+    """Harm the largest file of a snapshot wherever it lies: in the store, and in the copy that the node keeps of it."""
+    copies = Path(stack.spool).with_name("copies")
+    _until(lambda: list(copies.rglob(snapshot_id)), "the node has a copy of the snapshot")
+    victims = []
+    for place in (Path(stack.store), copies):
+        folder = next(place.rglob(snapshot_id))
+        victim = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+        data = bytearray(victim.read_bytes())
+        data[len(data) // 2] ^= 1
+        victim.write_bytes(data)
+        victims.append(victim)
+    return victims
 
 
 def show(form: Form = Form.TABLE) -> None:
@@ -210,8 +216,11 @@ def _tell_the_story(stack: Description, saw: Callable[[str], None]) -> None:
         counter.stop()
         newer = _until(lambda: _valid_snapshots(stack)[1:], "the second snapshot is stored")[0]
 
-        victim = _flip_a_byte(stack, newer["snapshot_id"])
-        saw(f"one bit of the newest snapshot is flipped, in {victim.name[:20]}")
+        stored, copied = _flip_a_bit(stack, newer["snapshot_id"])
+        saw(
+            f"one bit of the newest snapshot is flipped in the store, in {stored.name[:20]}, "
+            f"and one in the node's own copy, in {copied.name}"
+        )
         counter = _Counter(stack)
         if counter.status.restored_from != older["snapshot_id"]:
             raise _failed("the start falls back to the older snapshot", f"restored from {counter.status.restored_from}")

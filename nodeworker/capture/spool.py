@@ -28,6 +28,7 @@ class _ListedTree(msgspec.Struct, frozen=True):
     name: TreeName
     entries: tuple[Entry, ...]
     contents: dict[str, str]
+    """Paths below the spool's folder, which may be moved."""
     warnings: tuple[str, ...]
     root: Root | None
 
@@ -61,7 +62,11 @@ class Spool:
         trees = [list_tree(TreeName.PROCESSES, self.images), *files]
         listed = [
             _ListedTree(
-                tree.name, tree.entries, {path: str(at) for path, at in tree.contents.items()}, tree.warnings, tree.root
+                tree.name,
+                tree.entries,
+                {path: str(at.relative_to(self.folder)) for path, at in tree.contents.items()},
+                tree.warnings,
+                tree.root,
             )
             for tree in trees
         ]
@@ -84,7 +89,7 @@ class Spool:
             CapturedTree(
                 tree.name,
                 tree.entries,
-                {path: Path(at) for path, at in tree.contents.items()},
+                {path: self.folder / at for path, at in tree.contents.items()},
                 tree.warnings,
                 tree.root,
             )

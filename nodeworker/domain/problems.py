@@ -7,6 +7,7 @@ import errno
 from protocol.failures import SNAPSHOT_CORRUPT, SNAPSHOT_MISSING, Failure, FailureError
 
 DISK_FULL = "disk-full"
+LOCAL_COPY_BROKEN = "local-copy-broken"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -35,6 +36,17 @@ def corrupt(cause: str, detail: str = "") -> FailureError:
             cause,
             "The snapshot will not be used again; an older one or a cold start takes its place. Check the store's disk.",
             detail,
+        )
+    )
+
+
+def broken_copy(cause: str) -> FailureError:
+    """A copy of a snapshot on this node is not what it must be; that says nothing about the snapshot in the store."""
+    return FailureError(
+        Failure(
+            LOCAL_COPY_BROKEN,
+            cause,
+            "The copy has been dropped and the store is asked instead. Check the node's disk if this happens again.",
         )
     )
 

@@ -222,6 +222,15 @@ def uts_namespace(spec: Json) -> tuple[bool, str]:
     return False, ""
 
 
+def names_to_set(spec: Json) -> tuple[str, dict[str, str]]:
+    """The UTS namespace that the container joins, if it does, and the names that are to be in force after a restore."""
+    separate, joined = uts_namespace(spec)
+    if joined:
+        return joined, names_in(joined)
+    given = {name: spec.get(name) for name in ("hostname", "domainname")} if separate else {}
+    return "", {name: value for name, value in given.items() if isinstance(value, str) and value}
+
+
 def names_in(namespace: str) -> dict[str, str]:
     """The host and domain name in a UTS namespace, by the names of their files under /proc/sys/kernel."""
     reading, writing = os.pipe()

@@ -190,11 +190,7 @@ class Create(Verb):
     def _restore(self, marker: Marker, bundle: str, spec: containers.Json, answer: worker.Answer) -> str | None:
         """Restore; on failure clean up and say why it failed."""
         containers.annotate(bundle, str(answer["criu_config"]))
-        separate, joined = containers.uts_namespace(spec)
-        names = containers.names_in(joined) if joined else {}
-        if separate and not joined:
-            given = {"hostname": spec.get("hostname"), "domainname": spec.get("domainname")}
-            names = {name: value for name, value in given.items() if isinstance(value, str) and value}
+        joined, names = ("", {}) if answer.get("names_set") else containers.names_to_set(spec)
         marker.update(
             phase="creating", restored=str(answer["snapshot_id"]), stopped_pids=answer.get("stopped_pids") or []
         )
@@ -208,6 +204,10 @@ class Create(Verb):
             # CRIU has set the host name of the dump, also in a namespace that a whole pod shares.
             if names and not containers.set_names(joined or f"/proc/{state.pid}/ns/uts", names):
                 self.say("warning", f"the host name could not be set back to {names.get('hostname')}")
+            problem = self._unproved() if answer.get("unproved") else None
+            if problem is not None:
+                self._remove_container(log)
+                return problem
             marker.update(phase="created")
             with suppress(FileNotFoundError):
                 os.unlink(log)
@@ -215,6 +215,11 @@ class Create(Verb):
         problem = _last_error(log) or f"runc restore ended with exit code {code}"
         self._remove_container(log)
         return problem
+
+    def _unproved(self) -> str | None:
+        """Ask whether every byte was proved meanwhile that the container was restored from; say what was not."""
+        answer = self._insist({"ask": "proved", "container_id": self.id})
+        return None if answer.get("answer") == "done" else _failure_text(answer)
 
     def _remove_container(self, log: str) -> None:
         self.state().detach_leftovers()

@@ -125,6 +125,15 @@ class SnapshotStore:
         Raises:
             FailureError: ``snapshot-missing`` or ``snapshot-corrupt``, naming the object and what is wrong with it.
         """
+        data = self.read_manifest(key, snapshot_id, manifest_digest)
+        return check_manifest(data, key, snapshot_id, shown=f"{_folder(key, snapshot_id)}/{MANIFEST_NAME}")
+
+    def read_manifest(self, key: CheckpointKey, snapshot_id: SnapshotId, manifest_digest: str) -> bytes:
+        """Read the bytes of a manifest, which are those that the log speaks of; nothing in them is checked.
+
+        Raises:
+            FailureError: ``snapshot-missing`` or ``snapshot-corrupt``.
+        """
         path = f"{_folder(key, snapshot_id)}/{MANIFEST_NAME}"
         reader = self._objects.open(path)
         try:
@@ -136,14 +145,7 @@ class SnapshotStore:
         actual = blake3(data).hexdigest()
         if actual != manifest_digest:
             raise corrupt(f"The manifest {path} has digest {actual}, the log says {manifest_digest}.")
-        try:
-            manifest: Manifest = decode(data, Manifest)
-        except MalformedMessageError as problem:
-            raise corrupt(f"The manifest {path} is malformed: {problem}.") from problem
-        wrong = problem_of(manifest, key, snapshot_id)
-        if wrong is not None:
-            raise corrupt(f"The manifest {path} is not acceptable: {wrong}.")
-        return manifest
+        return data
 
     def fetch_files(self, manifest: Manifest, tree_name: TreeName, into: Path) -> None:
         """Write the verified files of a tree of plain files and directories (CRIU's images) under ``into``.
@@ -233,6 +235,22 @@ class SnapshotStore:
 
     def _unpacker(self, manifest: Manifest) -> Unpacker:
         return Unpacker(self._objects, _folder(manifest.key, manifest.snapshot_id), manifest)
+
+
+def check_manifest(data: bytes, key: CheckpointKey, snapshot_id: SnapshotId, *, shown: str) -> Manifest:
+    """Decode a manifest whose bytes are those that the log speaks of, and check everything in it; ``shown`` names it.
+
+    Raises:
+        FailureError: ``snapshot-corrupt``.
+    """
+    try:
+        manifest: Manifest = decode(data, Manifest)
+    except MalformedMessageError as problem:
+        raise corrupt(f"The manifest {shown} is malformed: {problem}.") from problem
+    wrong = problem_of(manifest, key, snapshot_id)
+    if wrong is not None:
+        raise corrupt(f"The manifest {shown} is not acceptable: {wrong}.")
+    return manifest
 
 
 def tree_of(manifest: Manifest, name: TreeName) -> Tree:

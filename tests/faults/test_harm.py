@@ -237,6 +237,7 @@ def test_a_harmed_snapshot_is_never_chosen_and_the_one_before_is(
         manifest = [path for path in files if "manifest" in path.name]
         for path in manifest if what == "manifest" else [path for path in files if path not in manifest]:
             harm(path)
+        shutil.rmtree(stack.copy_of(harmed))  # as on any other node
         second = stack.run("harm", *COUNT)
         assert second.container["restored_from"] == good
         assert_counts(second.until_lines("/count", older + 25))
@@ -245,12 +246,46 @@ def test_a_harmed_snapshot_is_never_chosen_and_the_one_before_is(
         second.stop()
 
 
+@pytest.mark.parametrize("harm", [flip, truncate, Path.unlink], ids=["bit-flipped", "truncated", "missing"])
+@pytest.mark.parametrize("name", ["pages-1.img", "core-1.img"], ids=["memory", "what CRIU interprets"])
+def test_a_harmed_copy_on_the_node_is_noticed_and_the_store_has_the_snapshot(
+    folder: Path, harm: Callable[[Path], None], name: str
+) -> None:
+    with running(folder / "s") as stack:
+        run = stack.run("copy", *COUNT)
+        reached = len(run.until_lines("/count", 5))
+        run.stop()
+        (stored,) = stack.until_stored("copy")
+        harm(stack.copy_of(stored) / "images" / name)
+        second = stack.run("copy", *COUNT)
+        assert second.container["restored_from"] == stored
+        assert_counts(second.until_lines("/count", reached + 5))
+        assert "incarnation.restore-failed" not in stack.types("copy")
+        second.stop()
+
+
+def test_a_whole_copy_on_the_node_goes_on_when_the_store_has_lost_the_snapshot(folder: Path) -> None:
+    with running(folder / "s") as stack:
+        run = stack.run("alone", *COUNT)
+        reached = len(run.until_lines("/count", 5))
+        run.stop()
+        (stored,) = stack.until_stored("alone")
+        stack.copy_of(stored)
+        shutil.rmtree(stack.store)
+        stack.store.mkdir()
+        second = stack.run("alone", *COUNT)
+        assert second.container["restored_from"] == stored
+        assert_counts(second.until_lines("/count", reached + 5))
+        second.stop()
+
+
 def test_when_every_snapshot_is_gone_the_start_is_cold_and_says_why(folder: Path) -> None:
     with running(folder / "s") as stack:
         run = stack.run("gone", *COUNT)
         run.until_lines("/count", 5)
         run.stop()
-        stack.until_stored("gone")
+        (stored,) = stack.until_stored("gone")
+        shutil.rmtree(stack.copy_of(stored))
         shutil.rmtree(stack.store)
         stack.store.mkdir()
         second = stack.run("gone", *COUNT)

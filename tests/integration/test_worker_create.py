@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import Any, cast
 import pytest
 
 from nodeworker.bus import Bus
+from nodeworker.capture.spool import Spool
 from nodeworker.capture.trees import list_tree
+from nodeworker.copies import Copies
+from nodeworker.fetching import Fetcher
 from nodeworker.journal import ContainerState, Journal
 from nodeworker.restore import Restorer
 from nodeworker.settings import Settings, from_environment
@@ -21,7 +25,7 @@ from protocol.events import ContainerEnded, ContainerStarted, RestoreFailed, Res
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId, WorkerId
-from protocol.local import AskCreate, CreateCold, CreateRestored, Refused
+from protocol.local import AskCreate, AskProved, AskRestoreFailed, CreateCold, CreateRestored, Done, Refused
 from protocol.manifest import TreeName
 from protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
@@ -73,9 +77,17 @@ def store(settings: Settings, journal: Journal) -> SnapshotStore:
 
 
 @pytest.fixture
-def restorer(settings: Settings, journal: Journal, store: SnapshotStore) -> Callable[[SayingBus], Restorer]:
+def copies(settings: Settings) -> Copies:
+    return Copies(settings.copies, limit_bytes=1 << 30, limit_seconds=3600)
+
+
+@pytest.fixture
+def restorer(
+    settings: Settings, journal: Journal, store: SnapshotStore, copies: Copies
+) -> Callable[[SayingBus], Restorer]:
     def make(bus: SayingBus) -> Restorer:
-        return Restorer(settings, journal, cast("Bus", bus), store, worker_id=WorkerId("life-1"), facts=FACTS)
+        fetcher = Fetcher(store, copies)
+        return Restorer(settings, journal, cast("Bus", bus), fetcher, worker_id=WorkerId("life-1"), facts=FACTS)
 
     return make
 
@@ -90,9 +102,10 @@ def ask(tmp_path: Path) -> AskCreate:
 
 @pytest.fixture
 def stored(tmp_path: Path, store: SnapshotStore) -> RestoreFrom:
-    images = tmp_path / "images"
-    images.mkdir()
+    images = tmp_path / "spool" / "images"
+    images.mkdir(parents=True)
     (images / "inventory.img").write_bytes(b"images")
+    (images / "pages-1.img").write_bytes(b"memory")
     header = ManifestHeader(
         SnapshotId("20261123T120000Z-00000001"), KEY, ONE, datetime.now(UTC), FACTS, ContainerFacts(), stopped_pids=(4,)
     )
@@ -151,17 +164,93 @@ async def test_a_snapshot_is_fetched_and_verified_before_the_answer(
 async def test_a_corrupt_snapshot_is_told_and_the_next_best_way_is_taken(
     restorer: Callable[[SayingBus], Restorer], settings: Settings, journal: Journal, ask: AskCreate, stored: RestoreFrom
 ) -> None:
-    def damage() -> None:
+    def shorten() -> None:
         for path in (settings.state_dir / "store").rglob("*"):
             if path.is_file():
                 path.write_bytes(path.read_bytes()[:-1])
 
-    await asyncio.to_thread(damage)
+    await asyncio.to_thread(shorten)
     answer = await restorer(SayingBus(stored, COLD)).create(ask)
     assert isinstance(answer, CreateCold)
     (told,) = events(journal)
     assert isinstance(told, RestoreFailed)
     assert (told.stage, told.failure.code) == (RestoreStage.FETCH, "snapshot-corrupt")
+
+
+@pytest.fixture
+def copied(tmp_path: Path, stored: RestoreFrom, store: SnapshotStore, copies: Copies) -> Path:
+    """The folder of a copy on this node."""
+    identity = (KEY, stored.snapshot_id)
+    copies.take_over(
+        Spool(tmp_path / "spool"), *identity, lambda: store.read_manifest(*identity, stored.manifest_digest)
+    )
+    (folder,) = copies.folder.glob(f"**/{stored.snapshot_id}")
+    return folder
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+async def test_a_copy_on_the_node_restores_what_the_store_has_lost(
+    restorer: Callable[[SayingBus], Restorer], settings: Settings, ask: AskCreate, stored: RestoreFrom, copied: Path
+) -> None:
+    await asyncio.to_thread(shutil.rmtree, settings.state_dir / "store")
+    made = restorer(SayingBus(stored))
+    answer = await made.create(ask)
+    assert isinstance(answer, CreateRestored)
+    assert answer.unproved
+    assert await asyncio.to_thread((Path(answer.image_path) / "pages-1.img").read_bytes) == b"memory"
+    assert await made.proved(AskProved(ask.container_id)) == Done()
+    await made.started(ask.container_id)
+    await made.close()
+    assert await asyncio.to_thread((copied / "images" / "pages-1.img").exists), "it is there for the next start"
+
+
+@pytest.mark.parametrize("name", ["images/inventory.img", "manifest.json"])
+async def test_what_criu_interprets_is_proved_before_it_is_handed_on(
+    restorer: Callable[[SayingBus], Restorer],
+    journal: Journal,
+    ask: AskCreate,
+    stored: RestoreFrom,
+    copied: Path,
+    name: str,
+) -> None:
+    await asyncio.to_thread(damage, copied / name)
+    answer = await restorer(SayingBus(stored)).create(ask)
+    assert isinstance(answer, CreateRestored), "the store has it"
+    assert not answer.unproved
+    assert await asyncio.to_thread((Path(answer.image_path) / "inventory.img").read_bytes) == b"images"
+    assert events(journal) == [], "the snapshot is not to blame"
+
+
+async def test_memory_that_proves_broken_is_refused_and_then_taken_from_the_store(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate, stored: RestoreFrom, copied: Path
+) -> None:
+    await asyncio.to_thread(damage, copied / "images" / "pages-1.img")
+    made = restorer(SayingBus(stored))
+    assert isinstance(await made.create(ask), CreateRestored)
+    refused = await made.proved(AskProved(ask.container_id))
+    assert isinstance(refused, Refused)
+    assert refused.failure.code == "local-copy-broken"
+    answer = await made.restore_failed(AskRestoreFailed(ask.container_id, refused.failure.cause))
+    assert isinstance(answer, CreateRestored)
+    assert not answer.unproved
+    assert await asyncio.to_thread((Path(answer.image_path) / "pages-1.img").read_bytes) == b"memory"
+    assert events(journal) == [], "the snapshot is not to blame"
+
+
+async def test_nobody_may_run_whose_proof_went_down_with_the_worker(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate, stored: RestoreFrom, copied: Path
+) -> None:
+    assert isinstance(await restorer(SayingBus(stored)).create(ask), CreateRestored)
+    heir = restorer(SayingBus(stored))
+    refused = await heir.proved(AskProved(ask.container_id))
+    assert isinstance(refused, Refused)
+    assert isinstance(await heir.restore_failed(AskRestoreFailed(ask.container_id, "unproved")), CreateRestored)
+    assert events(journal) == [], "the snapshot is not to blame"
 
 
 async def test_a_silent_control_plane_ends_in_a_refusal_that_says_so(

@@ -11,7 +11,9 @@ from typing import Any, cast
 
 import pytest
 
+from nodeworker.capture.spool import Spool
 from nodeworker.capture.trees import list_tree
+from nodeworker.copies import Copies
 from nodeworker.dump import Dumper
 from nodeworker.journal import Journal
 from nodeworker.obey import Obedience
@@ -51,8 +53,12 @@ def store(tmp_path: Path) -> SnapshotStore:
     return store
 
 
+def copies_of(store: SnapshotStore) -> Copies:
+    return Copies(store.folder.parent / "copies", limit_bytes=1 << 30, limit_seconds=60)
+
+
 def obedience(journal: Journal, store: SnapshotStore) -> Obedience:
-    return Obedience(journal, cast("Dumper", None), cast("Storer", None), store)
+    return Obedience(journal, cast("Dumper", None), cast("Storer", None), store, copies)
 
 
 def command(name: str = "delete-1", *, seconds: float = 60) -> DeleteCommand:
@@ -133,3 +139,14 @@ async def test_a_worker_that_dies_on_the_way_deletes_in_its_next_life(
     await obedience(journal, store).obey(command())
     assert [type(event) for event in told(journal)] == [SnapshotDeleted]
     assert folders(tmp_path) == {OTHER}
+
+
+async def test_the_copy_on_this_node_goes_with_it(tmp_path: Path, journal: Journal, store: SnapshotStore) -> None:
+    copies = Copies(tmp_path / "copies", limit_bytes=1 << 30, limit_seconds=60)
+    spool = Spool(tmp_path / "spool")
+    spool.make()
+    (spool.images / "inventory.img").write_bytes(b"images")
+    copies.take_over(spool, KEY, NAME, lambda: b"the manifest")
+    (copy,) = copies.folder.glob(f"**/{NAME}")
+    await obedience(journal, store, copies).obey(command())
+    assert not copy.exists()

@@ -134,7 +134,7 @@ async def live(folder: Path, node: NodeName, url: str, containers: int) -> None:
     journal = Journal(folder / f"{node}.journal", node=node, worker_id=worker_id)
     bus = Bus(url, node, journal, heartbeat=lambda: Heartbeat(node, worker_id, "boot", FACTS))
     port: Any = FakePort(journal, node, effects)
-    obedience = Obedience(journal, port, port, port)
+    obedience = Obedience(journal, port, port, port, port)
     journal.report(NodeRegistered(node=node, worker_id=worker_id, boot_id="boot", facts=FACTS))
     for record in port.settle():
         port.store(record)

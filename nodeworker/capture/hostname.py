@@ -1,0 +1,59 @@
+"""Host names: which ones are in force in a namespace, and which ones CRIU is going to set.
+
+Reading another namespace's names means entering it, which a thread can do for itself alone; setns(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from nodeworker.domain.uts_image import with_names
+
+_CLONE_NEWUTS: Final = 0x04000000
+_SYSCTLS: Final = Path("/proc/sys/kernel")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def names_in(namespace: Path) -> dict[str, str]:
+    """Read the ``hostname`` and ``domainname`` of a UTS namespace; empty if it cannot be entered."""
+    found: dict[str, str] = {}
+
+    def read() -> None:
+        try:
+            descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            if _libc.setns(descriptor, _CLONE_NEWUTS) == 0:
+                for name in ("hostname", "domainname"):
+                    found[name] = (_SYSCTLS / name).read_text().rstrip("\n")
+        finally:
+            os.close(descriptor)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    return found
+
+
+def name_images(images: Path, names: Mapping[str, str]) -> bool:
+    """Let CRIU set these names with the images in a directory; say whether that is certain.
+
+    The images may be other names of files that somebody else holds, so they are replaced and not written to.
+    """
+    renamed = False
+    for image in images.glob("utsns-*.img"):
+        try:
+            data = with_names(image.read_bytes(), names)
+            fresh = images / f".{image.name}"
+            fresh.write_bytes(data)
+            fresh.rename(image)
+        except (OSError, ValueError):
+            return False
+        renamed = True
+    return renamed

@@ -1,0 +1,102 @@
+"""Bringing a snapshot's bytes to where a restore wants them: from a copy on this node if there is one, else from the store.
+
+From the store, nothing is handed on before it is proved. A copy was written by this worker, so a proof of it looks for decay and not
+for malice, and what takes the time is memory: CRIU only puts that back into processes that do not run. So everything that CRIU
+interprets is proved before it is handed on, and the memory while CRIU restores it; nobody may run before both are done.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from nodeworker.capture.trees import ReadInto
+from nodeworker.copies import Copies, Copy
+from nodeworker.store.proving import prove_files, prove_sizes
+from nodeworker.store.snapshots import SnapshotStore, tree_of
+from protocol.failures import FailureError
+from protocol.ids import CheckpointKey
+from protocol.manifest import Entry, Manifest, TreeName
+from protocol.requests import RestoreFrom
+
+_log = structlog.get_logger(component="fetching")
+_MEMORY: Final = re.compile(r"pages-\d+\.img", re.ASCII)
+"""Images that hold nothing but the contents of pages (CRIU, criu/include/image-desc.h); what goes where is in others."""
+
+
+class Fetched:
+    """CRIU's images in a directory of the container's own, and the other trees ready to be read."""
+
+    def __init__(self, store: SnapshotStore, manifest: Manifest, images: Path, copy: Copy | None) -> None:
+        self.manifest = manifest
+        self.images = images
+        self._store = store
+        self._copy = copy
+        self.unproved: tuple[Entry, ...] = ()
+
+    @contextmanager
+    def reader(self, tree: TreeName) -> Iterator[ReadInto]:
+        """Read the files of a tree."""
+        with self._store.reader(self.manifest) as from_store:
+            yield from_store if self._copy is None else self._copy.reader(tree, from_store)
+
+
+class Fetcher:
+    """Fetches for all restores of one worker. Every method blocks."""
+
+    def __init__(self, store: SnapshotStore, copies: Copies, *, workers: int | None = None) -> None:
+        self._store = store
+        self._copies = copies
+        self._workers = workers or len(os.sched_getaffinity(0))
+
+    def fetch(self, key: CheckpointKey, choice: RestoreFrom, images: Path) -> Fetched:
+        """Put CRIU's images into ``images``, which is made; memory may be left to be proved.
+
+        Raises:
+            FailureError: as ``SnapshotStore.fetch_files``.
+            OSError: the same.
+        """
+        identity = (key, choice.snapshot_id, choice.manifest_digest)
+        copy = self._copies.find(*identity)
+        if copy is not None:
+            fetched = Fetched(self._store, copy.manifest, images, copy)
+            try:
+                copy.link_images(images)
+                entries = tree_of(copy.manifest, TreeName.PROCESSES).entries
+                memory = tuple(entry for entry in entries if _MEMORY.fullmatch(entry.path))
+                prove_sizes(memory, images)
+                prove_files(copy.manifest, [entry for entry in entries if entry not in memory], images, 1)
+            except (OSError, FailureError) as problem:
+                _log.warning("a local copy is of no use", snapshot_id=choice.snapshot_id, failure=str(problem))
+                self._copies.drop(key, choice.snapshot_id)
+                shutil.rmtree(images, ignore_errors=True)
+            else:
+                fetched.unproved = memory
+                return fetched
+        copy = self._copies.fill(*identity, self._store, (TreeName.PROCESSES,))
+        if copy is not None:
+            fetched = Fetched(self._store, copy.manifest, images, copy)
+            copy.link_images(images)  # proved as it was written, a moment ago
+            return fetched
+        manifest = self._store.open_manifest(*identity)
+        self._store.fetch_files(manifest, TreeName.PROCESSES, images)
+        return Fetched(self._store, manifest, images, None)
+
+    def prove(self, key: CheckpointKey, fetched: Fetched) -> None:
+        """Prove what :meth:`fetch` left to be proved; a copy that is broken is dropped.
+
+        Raises:
+            FailureError: ``local-copy-broken``.
+        """
+        try:
+            prove_files(fetched.manifest, fetched.unproved, fetched.images, self._workers)
+        except (OSError, FailureError):
+            self._copies.drop(key, fetched.manifest.snapshot_id)
+            raise
