@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -242,6 +243,8 @@ async def test_a_damaged_snapshot_is_told_and_the_container_starts_from_the_one_
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
     largest.write_bytes(data)
+    copies = node.state / "copies"
+    shutil.rmtree(eventually(lambda: next(copies.rglob(newer["snapshot_id"]), None), "there is a copy"))
 
     second = Counting(node)
     await asyncio.to_thread(second.run)

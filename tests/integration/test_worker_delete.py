@@ -57,8 +57,9 @@ def copies_of(store: SnapshotStore) -> Copies:
     return Copies(store.folder.parent / "copies", limit_bytes=1 << 30, limit_seconds=60)
 
 
-def obedience(journal: Journal, store: SnapshotStore) -> Obedience:
-    return Obedience(journal, cast("Dumper", None), cast("Storer", None), store, copies)
+def obedience(journal: Journal, store: SnapshotStore, copies: Copies | None = None) -> Obedience:
+    none = Copies(Path("/nowhere"), limit_bytes=0, limit_seconds=1)
+    return Obedience(journal, cast("Dumper", None), cast("Storer", None), store, copies or none)
 
 
 def command(name: str = "delete-1", *, seconds: float = 60) -> DeleteCommand:
