@@ -25,6 +25,9 @@ from controlplane.bus.relay import Relay
 from controlplane.bus.services import Decisions, Queries
 from controlplane.bus.streams import REQUEST_SECONDS
 from controlplane.domain.inputs import Policy
+from controlplane.kube.api import kubernetes
+from controlplane.kube.authcallout import AuthCallout
+from controlplane.kube.nodeworkers import NodeWorkers
 from controlplane.lead.election import Election
 from controlplane.lead.holder import myself
 from controlplane.lead.sql import SqlLease
@@ -88,6 +91,8 @@ class ControlPlane:
             client = await connect(settings.nats_url, name="woodfrog control plane", seed_file=settings.nats_seed_file)
             stack.push_async_callback(_close, client)
             async with asyncio.TaskGroup() as group:
+                if settings.nats_callout_dir is not None:
+                    group.create_task(let_nodes_in(settings))
                 queries = Queries(client, log)
                 group.create_task(queries.run())
                 await queries.listening.wait()
@@ -141,6 +146,15 @@ class ControlPlane:
             await decisions.listening.wait()
             await _log.ainfo("control plane ready", cluster=self._settings.cluster, position=loop.committed.value)
             self.ready.set()
+
+
+async def let_nodes_in(settings: Settings, listening: asyncio.Event | None = None) -> None:
+    """Answer the broker's questions about node workers, leading or not, until cancelled."""
+    assert settings.nats_callout_dir is not None
+    namespace, name = settings.node_service_account
+    async with kubernetes() as api:
+        workers = NodeWorkers(api, namespace=namespace, service_account=name)
+        await AuthCallout(settings.nats_url, settings.nats_callout_dir, workers, listening=listening).run()
 
 
 async def _close(client: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import msgspec
 from controlplane.policies import InvalidPolicyError, Policies, read_policies
 from process.http import Address, InvalidAddressError
 from protocol.ids import InvalidIdError, check_id
+
+_DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
 class InvalidSettingError(ValueError):
@@ -26,6 +29,10 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_NATS_URL``."""
     nats_seed_file: Path | None = None
     """``WOODFROG_NATS_SEED_FILE``: the nkey seed by which NATS knows this control plane; none if the URL says who it is."""
+    nats_callout_dir: Path | None = None
+    """``WOODFROG_NATS_CALLOUT_DIR``: holds ``callout.seed`` and ``issuer.seed``; unset: NATS asks nobody about connections."""
+    node_service_account: tuple[str, str] = ("", "")
+    """``WOODFROG_NODE_SERVICE_ACCOUNT``: ``<namespace>/<name>``, as whom node workers run; needed with the former."""
     instance: str = ""
     """``WOODFROG_INSTANCE``: what people call this one of several control planes; the host's name if it is not set."""
     cluster: str = "local"
@@ -55,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True):
             )
         cluster = environment.get("WOODFROG_CLUSTER", "local")
         seed_file = environment.get("WOODFROG_NATS_SEED_FILE", "")
+        callout_dir = environment.get("WOODFROG_NATS_CALLOUT_DIR", "")
         instance = environment.get("WOODFROG_INSTANCE", "")
         try:
             check_id(cluster, "WOODFROG_CLUSTER")
@@ -71,6 +79,8 @@ class Settings(msgspec.Struct, frozen=True):
             database_url=database_url,
             nats_url=environment.get("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
             nats_seed_file=Path(seed_file) if seed_file else None,
+            nats_callout_dir=Path(callout_dir) if callout_dir else None,
+            node_service_account=_service_account(environment) if callout_dir else ("", ""),
             instance=instance,
             cluster=cluster,
             node_lost_seconds=_seconds(environment, "WOODFROG_NODE_LOST_SECONDS", 15.0, least=1.0),
@@ -78,6 +88,16 @@ class Settings(msgspec.Struct, frozen=True):
             policies=policies,
             http_address=_address(environment, "WOODFROG_HTTP_ADDRESS"),
         )
+
+
+def _service_account(environment: Mapping[str, str]) -> tuple[str, str]:
+    text = environment.get("WOODFROG_NODE_SERVICE_ACCOUNT", "")
+    namespace, _, name = text.partition("/")
+    if not _DNS_NAME.fullmatch(namespace) or not _DNS_NAME.fullmatch(name):
+        raise InvalidSettingError(
+            f"WOODFROG_NODE_SERVICE_ACCOUNT is {text!r}; it must be <namespace>/<name> of the node workers' ServiceAccount"
+        )
+    return namespace, name
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float, *, least: float) -> float:

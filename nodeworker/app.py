@@ -131,7 +131,12 @@ class Worker:
         criu.refuse_too_old(self._runc.criu, self._facts.criu_version)
         store = await asyncio.to_thread(SnapshotStore, settings.store_url)
         bus = Bus(
-            settings.nats_url, settings.node, journal, heartbeat=self._heartbeat, seed_file=settings.nats_seed_file
+            settings.nats_url,
+            settings.node,
+            journal,
+            heartbeat=self._heartbeat,
+            seed_file=settings.nats_seed_file,
+            token_file=settings.nats_token_file,
         )
         copies = await asyncio.to_thread(
             lambda: Copies(settings.copies, limit_bytes=settings.copies_bytes, limit_seconds=settings.copies_seconds)

@@ -58,10 +58,12 @@ class Bus:
         *,
         heartbeat: Callable[[], Heartbeat],
         seed_file: Path | None = None,
+        token_file: Path | None = None,
     ) -> None:
-        """``seed_file`` holds the nkey seed by which NATS knows the node; none if the URL says who it is."""
+        """NATS knows the node by the nkey seed in ``seed_file`` or the token in ``token_file``, if the URL does not say it."""
         self._url = url
         self._seed_file = seed_file
+        self._token_file = token_file
         self._node = node
         self._journal = journal
         self._heartbeat = heartbeat
@@ -91,6 +93,7 @@ class Bus:
                     self._url,
                     name=f"woodfrog worker {self._node}",
                     seed_file=self._seed_file,
+                    token_file=self._token_file,
                     inbox_prefix=subjects.inbox(self._node),
                 )
                 try:

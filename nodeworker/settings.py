@@ -38,6 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     nats_url: str
     nats_seed_file: Path | None = None
     """The nkey seed by which NATS knows this node."""
+    nats_token_file: Path | None = None
+    """The token of this pod's ServiceAccount, by which the control plane tells NATS which node this is."""
     store_url: str
     runc: str
     criu: str
@@ -159,6 +161,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         run_dir=directory("WOODFROG_RUN_DIR", "/run/woodfrog"),
         nats_url=text("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
         nats_seed_file=Path(seed_file) if (seed_file := text("WOODFROG_NATS_SEED_FILE", "")) else None,
+        nats_token_file=Path(token_file) if (token_file := text("WOODFROG_NATS_TOKEN_FILE", "")) else None,
         store_url=text("WOODFROG_STORE_URL", f"file://{state_dir}/store"),
         runc=text("WOODFROG_RUNC", "runc"),
         criu=text("WOODFROG_CRIU", "criu"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import structlog
 from nats.aio.client import Client
@@ -17,14 +18,28 @@ from process.nkeys import KeyPair
 _log = structlog.get_logger(component="nats")
 
 _INBOX_PREFIX = "_INBOX"
+_CONNECT_SECONDS: Final = 2
+_ASKED_ABOUT_SECONDS: Final = 15
+"""With a token the server asks the control plane, which asks Kubernetes: see `timeout` in what woodfrog.isolation writes."""
 
 
-async def connect(url: str, *, name: str, seed_file: Path | None = None, inbox_prefix: str = _INBOX_PREFIX) -> Client:
+class TokenUnreadableError(OSError):
+    """There is no token to present; the message names the file."""
+
+
+async def connect(
+    url: str,
+    *,
+    name: str,
+    seed_file: Path | None = None,
+    token_file: Path | None = None,
+    inbox_prefix: str = _INBOX_PREFIX,
+) -> Client:
     """Connect to ``url`` (credentials may be part of it) and keep reconnecting for as long as the process lives.
 
     ``name`` shows in the server's connection list. The first connection is retried as well, so that start order does not
-    matter. ``seed_file`` holds the nkey seed of who connects; it is read at every connection, so that it may be replaced.
-    Answers come to subjects below ``inbox_prefix``.
+    matter. ``seed_file`` holds the nkey seed of who connects, ``token_file`` a token that the server has somebody check; both
+    are read at every connection, so that they may be replaced. Answers come to subjects below ``inbox_prefix``.
 
     Raises:
         InvalidSeedError: the seed file cannot be read, or holds no user's seed.
@@ -57,9 +72,22 @@ async def connect(url: str, *, name: str, seed_file: Path | None = None, inbox_p
         reconnect_time_wait=1,
         ping_interval=10,
         max_outstanding_pings=2,
-        connect_timeout=2,
+        connect_timeout=_CONNECT_SECONDS if token_file is None else _ASKED_ABOUT_SECONDS,
         inbox_prefix=inbox_prefix,
         signature_cb=sign,
+        token=None if token_file is None else _reading(token_file),
         pending_size=16 * 1024 * 1024,
     )
     return client
+
+
+def _reading(token_file: Path) -> Callable[[], str]:
+    """Read a token whenever it is asked for: the kubelet replaces the file before what is in it expires."""
+
+    def read() -> str:
+        try:
+            return token_file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as problem:
+            raise TokenUnreadableError(f"the token {token_file} cannot be read: {problem}") from problem
+
+    return read

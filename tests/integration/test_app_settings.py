@@ -30,6 +30,8 @@ def test_everything_may_be_set() -> None:
     environment = URL | {
         "WOODFROG_NATS_URL": "nats://broker:4222",
         "WOODFROG_NATS_SEED_FILE": "/etc/woodfrog/control.seed",
+        "WOODFROG_NATS_CALLOUT_DIR": "/etc/woodfrog/nats",
+        "WOODFROG_NODE_SERVICE_ACCOUNT": "woodfrog-system/woodfrog-node",
         "WOODFROG_INSTANCE": "two",
         "WOODFROG_CLUSTER": "west-1",
         "WOODFROG_NODE_LOST_SECONDS": "30",
@@ -39,6 +41,8 @@ def test_everything_may_be_set() -> None:
         database_url=URL["WOODFROG_DATABASE_URL"],
         nats_url="nats://broker:4222",
         nats_seed_file=Path("/etc/woodfrog/control.seed"),
+        nats_callout_dir=Path("/etc/woodfrog/nats"),
+        node_service_account=("woodfrog-system", "woodfrog-node"),
         instance="two",
         cluster="west-1",
         node_lost_seconds=30.0,
@@ -75,3 +79,10 @@ def test_a_process_with_a_wrong_setting_says_so_in_one_line_and_ends() -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "WOODFROG_DATABASE_URL" in json.loads(line)["error"]
+
+
+@pytest.mark.parametrize("text", ["", "woodfrog-node", "/", "a/", "/b", "a/b/c", "a/B", "system:serviceaccount:a:b"])
+def test_who_answers_the_brokers_questions_must_know_the_workers_service_account(text: str) -> None:
+    asked = {"WOODFROG_NATS_CALLOUT_DIR": "/etc/woodfrog/nats", "WOODFROG_NODE_SERVICE_ACCOUNT": text}
+    with pytest.raises(InvalidSettingError, match="WOODFROG_NODE_SERVICE_ACCOUNT"):
+        Settings.from_environment(URL | asked)

@@ -13,16 +13,22 @@ from typing import Final
 
 import msgspec
 
-from process.nkeys import KeyPair
-from protocol import subjects, wire
+from process.nkeys import InvalidPublicKeyError, KeyPair, Owner, public_bytes
+from protocol import permissions, subjects, wire
 from protocol.failures import Failure, FailureError
 from protocol.ids import InvalidIdError, NodeName, check_id
 
 CONTROL: Final = "control"
 OPERATOR: Final = "operator"
+CALLOUT: Final = "callout"
+"""As who the control plane hears which connections the server asks about."""
+ISSUER: Final = "issuer"
+"""With whose key the control plane signs its answers; no user, but the key of an account."""
 _SERVER: Final = "nats.conf"
 _ACCOUNTS: Final = "accounts.conf"
-_PUBLIC_LENGTH: Final = 56
+_WRITTEN: Final = "# Written by `python -m woodfrog.isolation`.\n"
+_ASKED_SECONDS: Final = 10
+"""How long a server waits for the control plane, which asks Kubernetes twice."""
 
 
 class _Users(msgspec.Struct):
@@ -31,6 +37,9 @@ class _Users(msgspec.Struct):
     control: str
     operator: str
     nodes: dict[NodeName, str] = {}
+    callout: str = ""
+    """Empty if nodes have keys, and no tokens that the control plane is asked about."""
+    issuer: str = ""
 
 
 class Password(msgspec.Struct, frozen=True):
@@ -57,13 +66,18 @@ class Isolation:
         """Where the seed of ``control``, ``operator`` or a node was written; it is its owner's alone."""
         return self.directory / "seeds" / f"{user}.seed"
 
-    def make(self) -> None:
+    def make(self, *, callout: bool = False) -> None:
         """Write everything that is not there yet, and anew what is generated. Keys that exist stay.
 
-        The server's own file is left as its operator wants it.
+        With ``callout``, from now on the server asks the control plane about whoever is not listed, so that a node worker may
+        come with its pod's token; nodes that are listed with their keys stay so. The server must be started anew for that, it
+        cannot be reloaded. Its own file is left as its operator wants it.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._render(self._users())
+        users = self._users()
+        if callout and not users.callout:
+            users.callout, users.issuer = self._new_pair(CALLOUT), self._new_pair(ISSUER, Owner.ACCOUNT)
+        self._render(users)
         if not self.server_configuration.exists():
             self.server_configuration.write_text(_shipped(_SERVER))
 
@@ -81,15 +95,17 @@ class Isolation:
             raise FailureError(
                 Failure("bad-node-name", str(problem), "Use the name that the worker uses.")
             ) from problem
-        if public_key is not None and not (
-            len(public_key) == _PUBLIC_LENGTH and public_key.isalnum() and public_key.startswith("U")
-        ):
-            cause = (
-                f"{public_key!r} is no public nkey of a user, which has {_PUBLIC_LENGTH} characters and begins with U"
-            )
-            raise FailureError(
-                Failure("bad-public-key", cause, "Take the key that was printed where the seed was made.")
-            )
+        if public_key is not None:
+            try:
+                public_bytes(public_key, Owner.USER)
+            except InvalidPublicKeyError as problem:
+                raise FailureError(
+                    Failure(
+                        "bad-public-key",
+                        f"{public_key!r} is no public nkey of a user: {problem}",
+                        "Take the key that was printed where the seed was made; it has 56 characters and begins with U.",
+                    )
+                ) from problem
         users = self._users()
         users.nodes[node] = public_key or self._new_pair(subjects.token(node))
         self._render(users)
@@ -120,8 +136,8 @@ class Isolation:
             ) from problem
         return users
 
-    def _new_pair(self, user: str) -> str:
-        pair = KeyPair.new()
+    def _new_pair(self, user: str, owner: Owner = Owner.USER) -> str:
+        pair = KeyPair.new(owner)
         file = self.seed_file(user)
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write_secret(file, f"{pair.seed}\n")
@@ -136,29 +152,41 @@ class Isolation:
         _write_secret(self.directory / "control.conf", _listed(control))
         _write_secret(self.directory / "people.conf", _listed([f'{{ nkey: "{users.operator}" }}']))
         _write_secret(self.directory / "nodes.conf", _listed([node_user(*one) for one in sorted(users.nodes.items())]))
+        _write_secret(self.directory / "callout.conf", _listed([_callout_user(users.callout)] if users.callout else []))
+        _write_secret(self.directory / "authorization.conf", self._authorization(users))
+
+    def _authorization(self, users: _Users) -> str:
+        if not users.callout:
+            return f"{_WRITTEN}# Only who is listed is let in.\n"
+        listed = [users.control, users.operator, users.callout, *(key for _, key in sorted(users.nodes.items()))]
+        if self._password is not None:
+            listed.append(self._password.user)
+        names = "".join(f'      "{name}"\n' for name in listed)
+        return (
+            f"{_WRITTEN}# About whoever is not listed the control plane is asked.\n"
+            f"authorization {{\n  timeout: {_ASKED_SECONDS}\n  auth_callout {{\n"
+            f'    issuer: "{users.issuer}"\n    account: AUTH\n    auth_users: [\n{names}    ]\n  }}\n}}\n'
+        )
 
 
 def node_user(node: NodeName, public_key: str) -> str:
     """Write a node as a user of the account NODES: everything that it may do."""
-    queue = subjects.commands_consumer(node)
-    publish = (
-        subjects.reports(node),
-        subjects.heartbeats(node),
-        subjects.resolve(node),
-        # Answered by the server with "not enabled", since NODES has no JetStream: so the worker knows that it may not look.
-        f"$JS.API.CONSUMER.INFO.{subjects.COMMANDS_STREAM}.{queue}",
-        f"$JS.API.CONSUMER.MSG.NEXT.{subjects.COMMANDS_STREAM}.{queue}",
-        f"$JS.ACK.{subjects.COMMANDS_STREAM}.{queue}.>",
-    )
-    allowed = ", ".join(f'"{subject}"' for subject in publish)
+    may = permissions.of_node(node)
+    publish, subscribe = (", ".join(f'"{subject}"' for subject in each) for each in (may.publish, may.subscribe))
+    return f'{{ nkey: "{public_key}", permissions: {{ publish: [{publish}], subscribe: [{subscribe}] }} }}'
+
+
+def _callout_user(public_key: str) -> str:
+    """Write the authorization service as a user of the account AUTH: it hears the server's questions and answers them."""
     return (
-        f'{{ nkey: "{public_key}", permissions: {{ publish: [{allowed}], subscribe: ["{subjects.inbox(node)}.>"] }} }}'
+        f'{{ nkey: "{public_key}", permissions: {{ subscribe: ["$SYS.REQ.USER.AUTH", "$SYS.REQ.USER.AUTH *"], '
+        'publish: { deny: [">"] }, allow_responses: true } }'
     )
 
 
 def _listed(users: list[str]) -> str:
     lines = "".join(f"  {user}\n" for user in users)
-    return f"# Written by `python -m woodfrog.isolation`.\nusers = [\n{lines}]\n"
+    return f"{_WRITTEN}users = [\n{lines}]\n"
 
 
 def _shipped(name: str) -> str:

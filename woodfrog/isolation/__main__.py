@@ -3,44 +3,86 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from controlplane.kube.api import kubernetes
 from protocol import subjects
 from protocol.failures import FailureError
 from protocol.ids import NodeName
-from woodfrog.isolation import CONTROL, OPERATOR, Isolation
+from woodfrog.isolation import CALLOUT, CONTROL, ISSUER, OPERATOR, Isolation
+from woodfrog.isolation.secret import keep_secret
+
+
+def _init(asked: argparse.Namespace) -> None:
+    isolation = Isolation(asked.directory)
+    isolation.make(callout=asked.callout)
+    _say(f"{isolation.server_configuration}: for nats-server")
+    for user in (CONTROL, OPERATOR, CALLOUT, ISSUER):
+        if isolation.seed_file(user).exists():
+            _say(f"{isolation.seed_file(user)}: the seed of {user}")
+
+
+def _add_node(asked: argparse.Namespace) -> None:
+    isolation = Isolation(asked.directory)
+    isolation.add_node(NodeName(asked.node), asked.public_key)
+    if asked.public_key is None:
+        _say(f"{isolation.seed_file(subjects.token(asked.node))}: the seed of {asked.node}; take it there")
+
+
+def _remove_node(asked: argparse.Namespace) -> None:
+    Isolation(asked.directory).remove_node(NodeName(asked.node))
+
+
+def _secret(asked: argparse.Namespace) -> None:
+    async def keep() -> bool:
+        async with kubernetes() as api:
+            return await keep_secret(api, asked.namespace, asked.name, dict(asked.label))
+
+    _say(f"{asked.namespace}/{asked.name}: {'written' if asyncio.run(keep()) else 'as it is to be'}")
 
 
 def main() -> int:
     """Do what is asked; answer the exit code: 0 done, 1 it could not be done, 2 it was asked for wrongly."""
     parser = argparse.ArgumentParser(prog="python -m woodfrog.isolation", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("init", "add-node", "remove-node"):
-        arguments = verbs.add_parser(verb)
-        arguments.add_argument("directory", type=Path)
-        if verb != "init":
-            arguments.add_argument("node")
-        if verb == "add-node":
-            arguments.add_argument("--public-key", help="of a pair that was made on the node")
+
+    def verb(name: str, does: Callable[[argparse.Namespace], None], told: str) -> argparse.ArgumentParser:
+        arguments = verbs.add_parser(name, help=told, description=told)
+        arguments.set_defaults(does=does)
+        return arguments
+
+    init = verb("init", _init, "write the configuration and the first keys")
+    add = verb("add-node", _add_node, "let a node in by a key of its own")
+    remove = verb("remove-node", _remove_node, "shut a node out")
+    for each in (init, add, remove):
+        each.add_argument("directory", type=Path)
+    for each in (add, remove):
+        each.add_argument("node")
+    init.add_argument("--callout", action="store_true", help="have the control plane asked about node workers' tokens")
+    add.add_argument("--public-key", help="of a pair that was made on the node")
+    secret = verb("secret", _secret, "keep configuration and keys in a Secret; run in a pod of the cluster")
+    secret.add_argument("namespace")
+    secret.add_argument("name")
+    secret.add_argument(
+        "--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="of a new Secret"
+    )
     asked = parser.parse_args()
-    isolation = Isolation(asked.directory)
     try:
-        if asked.verb == "init":
-            isolation.make()
-            _say(f"{isolation.server_configuration}: for nats-server")
-            for user in (CONTROL, OPERATOR):
-                _say(f"{isolation.seed_file(user)}: the seed of {user}")
-        elif asked.verb == "add-node":
-            isolation.add_node(NodeName(asked.node), asked.public_key)
-            if asked.public_key is None:
-                _say(f"{isolation.seed_file(subjects.token(asked.node))}: the seed of {asked.node}; take it there")
-        else:
-            isolation.remove_node(NodeName(asked.node))
+        asked.does(asked)
     except FailureError as problem:
         sys.stderr.write(f"{problem}\n")
         return 1
     return 0
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
 
 
 def _say(text: str) -> None:
