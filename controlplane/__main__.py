@@ -1,5 +1,7 @@
 """``python -m controlplane``: migrate the database, then serve until SIGTERM or Ctrl-C.
 
+``python -m controlplane migrate`` does the first alone, as a role that may, for control planes that may not.
+
 Exit codes: 0 told to stop, 1 died (the log says of what), 2 a setting is wrong.
 """
 
@@ -35,12 +37,19 @@ def _failures(problem: BaseException) -> list[FailureError]:
 def main() -> int:
     """Run the control plane; answer the exit code."""
     logs.configure(os.environ.get("WOODFROG_LOG_LEVEL", "info"))
+    if sys.argv[1:] not in ([], ["migrate"]):
+        _log.error("there is one verb, migrate, and no option", arguments=sys.argv[1:])
+        return 2
     try:
         settings = Settings.from_environment(os.environ)
     except InvalidSettingError as problem:
         _log.error("a setting is wrong", error=str(problem))
         return 2
     try:
+        if sys.argv[1:]:
+            asyncio.run(upgrade(settings.database_url))
+            _log.info("the database is migrated")
+            return 0
         asyncio.run(until_signalled(_serve(settings)))
     except Exception as problem:  # noqa: BLE001 - the last word of a process that is dying of it
         for failure in _failures(problem):

@@ -1,0 +1,345 @@
+{{- define "woodfrog.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "woodfrog.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Names of things that are not in a namespace carry the release's: two releases of one name are two installations. */}}
+{{- define "woodfrog.clusterName" -}}
+{{- if eq (include "woodfrog.fullname" .) .Release.Namespace -}}
+{{- include "woodfrog.fullname" . -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Namespace (include "woodfrog.fullname" .) | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "woodfrog.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/name: {{ include "woodfrog.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Call with (list $ "component"). */}}
+{{- define "woodfrog.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ include "woodfrog.name" $root }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{/* Call with (list $ image). What the image leaves empty is the control plane's. */}}
+{{- define "woodfrog.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- $standard := $root.Values.images.controlplane -}}
+{{- $named := ternary $image $standard (ne $image.repository "") -}}
+{{- if $named.digest -}}
+{{- printf "%s@%s" $named.repository $named.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $named.repository (default $root.Chart.AppVersion $named.tag) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "woodfrog.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Where pods go. Call with the values of a component. */}}
+{{- define "woodfrog.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "woodfrog.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "woodfrog.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- define "woodfrog.controlplane.serviceAccount" -}}
+{{- default (ternary (printf "%s-controlplane" (include "woodfrog.fullname" .)) "default" .Values.controlplane.serviceAccount.create) .Values.controlplane.serviceAccount.name -}}
+{{- end }}
+
+{{- define "woodfrog.node.serviceAccount" -}}
+{{- default (ternary (printf "%s-node" (include "woodfrog.fullname" .)) "default" .Values.node.serviceAccount.create) .Values.node.serviceAccount.name -}}
+{{- end }}
+
+{{/* The Secret with the passwords of control, operator, node and route. */}}
+{{- define "woodfrog.nats.secret" -}}
+{{- default (printf "%s-nats" (include "woodfrog.fullname" .)) .Values.nats.existingSecret -}}
+{{- end }}
+
+{{- define "woodfrog.nats.host" -}}
+{{ include "woodfrog.fullname" . }}-nats.{{ .Release.Namespace }}.svc
+{{- end }}
+
+{{/* How a process reaches NATS. Call with (list $ user). */}}
+{{- define "woodfrog.nats.env" -}}
+{{- $root := index . 0 -}}
+{{- $user := index . 1 -}}
+{{- if $root.Values.nats.enabled -}}
+- name: NATS_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "woodfrog.nats.secret" $root }}
+      key: {{ $user }}
+- name: WOODFROG_NATS_URL
+  value: nats://{{ $user }}:$(NATS_PASSWORD)@{{ include "woodfrog.nats.host" $root }}:4222
+{{- else if $root.Values.nats.existingSecret -}}
+- name: WOODFROG_NATS_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ $root.Values.nats.existingSecret }}
+      key: {{ $user }}
+{{- else -}}
+- name: WOODFROG_NATS_URL
+  value: {{ $root.Values.nats.url | quote }}
+{{- end }}
+{{- end }}
+
+{{/* Whether the cluster, if there is one to ask, makes volumes by itself: "yes", "no", or "unknown". */}}
+{{- define "woodfrog.makesVolumes" -}}
+{{- $classes := (lookup "storage.k8s.io/v1" "StorageClass" "" "").items -}}
+{{- if not (lookup "v1" "Namespace" "" "kube-system") -}}
+unknown
+{{- else -}}
+{{- $standard := list -}}
+{{- range $classes -}}
+{{- if eq "true" (dig "annotations" "storageclass.kubernetes.io/is-default-class" "" .metadata) -}}
+{{- $standard = append $standard .metadata.name -}}
+{{- end -}}
+{{- end -}}
+{{- ternary "yes" "no" (gt (len $standard) 0) -}}
+{{- end -}}
+{{- end }}
+
+{{/* What holds the SQLite log: persistentVolumeClaim, hostPath or emptyDir. Once chosen, an upgrade keeps to it. */}}
+{{- define "woodfrog.sqlite.volume" -}}
+{{- $said := .Values.database.sqlite.volume -}}
+{{- if ne $said "auto" -}}
+{{- $said -}}
+{{- else if or .Values.database.sqlite.existingClaim .Values.database.sqlite.storageClassName -}}
+persistentVolumeClaim
+{{- else -}}
+{{- $there := lookup "apps/v1" "Deployment" .Release.Namespace (printf "%s-controlplane" (include "woodfrog.fullname" .)) -}}
+{{- $kept := dig "metadata" "annotations" "woodfrog.io/log-volume" "" (default dict $there) -}}
+{{- $kept | default (ternary "hostPath" "persistentVolumeClaim" (eq "no" (include "woodfrog.makesVolumes" .))) -}}
+{{- end -}}
+{{- end }}
+
+{{/* The node that a log on a hostPath lies on; empty if there is no cluster to ask. Once chosen, an upgrade keeps to it. */}}
+{{- define "woodfrog.sqlite.node" -}}
+{{- if .Values.database.sqlite.hostPath.node -}}
+{{- .Values.database.sqlite.hostPath.node -}}
+{{- else -}}
+{{- $there := lookup "apps/v1" "Deployment" .Release.Namespace (printf "%s-controlplane" (include "woodfrog.fullname" .)) -}}
+{{- $kept := dig "metadata" "annotations" "woodfrog.io/log-node" "" (default dict $there) -}}
+{{- if $kept -}}
+{{- $kept -}}
+{{- else -}}
+{{- $fit := list -}}
+{{- range (lookup "v1" "Node" "" "").items -}}
+{{- $node := . -}}
+{{- $usable := not (dig "spec" "unschedulable" false .) -}}
+{{- range (dig "spec" "taints" list .) -}}
+{{- if ne "PreferNoSchedule" .effect -}}{{- $usable = false -}}{{- end -}}
+{{- end -}}
+{{- range $key, $value := $.Values.controlplane.nodeSelector -}}
+{{- if ne $value (dig "metadata" "labels" $key "" $node) -}}{{- $usable = false -}}{{- end -}}
+{{- end -}}
+{{- range (dig "status" "conditions" list .) -}}
+{{- if and (eq "Ready" .type) (ne "True" .status) -}}{{- $usable = false -}}{{- end -}}
+{{- end -}}
+{{- if $usable -}}
+{{- $fit = append $fit (dig "metadata" "labels" "kubernetes.io/hostname" .metadata.name .) -}}
+{{- end -}}
+{{- end -}}
+{{- if $fit -}}{{- first (sortAlpha $fit) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* What holds NATS's streams: persistentVolumeClaim or emptyDir. Once chosen, an upgrade keeps to it. */}}
+{{- define "woodfrog.nats.volume" -}}
+{{- $said := .Values.nats.volume -}}
+{{- if ne $said "auto" -}}
+{{- $said -}}
+{{- else if .Values.nats.storageClassName -}}
+persistentVolumeClaim
+{{- else -}}
+{{- $there := lookup "apps/v1" "StatefulSet" .Release.Namespace (printf "%s-nats" (include "woodfrog.fullname" .)) -}}
+{{- $kept := dig "metadata" "annotations" "woodfrog.io/streams-volume" "" (default dict $there) -}}
+{{- $kept | default (ternary "emptyDir" "persistentVolumeClaim" (eq "no" (include "woodfrog.makesVolumes" .))) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "woodfrog.store.url" -}}
+{{- $store := .Values.store -}}
+{{- $prefix := ternary (printf "/%s" (trimAll "/" $store.prefix)) "" (ne "" $store.prefix) -}}
+{{- if eq $store.type "hostPath" -}}file://{{ $store.hostPath.path }}
+{{- else if eq $store.type "persistentVolumeClaim" -}}file:///proc/$$$$/root/store
+{{- else -}}{{ get (dict "s3" "s3" "gcs" "gs" "azure" "az") $store.type }}://{{ $store.bucket }}{{ $prefix }}
+{{- end -}}
+{{- end }}
+
+{{- define "woodfrog.store.keySecret" -}}
+{{- $said := .Values.store.encryption -}}
+{{- if $said.existingSecret -}}{{- $said.existingSecret -}}
+{{- else if $said.generate -}}{{- include "woodfrog.fullname" . }}-store-key
+{{- end -}}
+{{- end }}
+
+{{- define "woodfrog.store.keyName" -}}
+{{- ternary .Values.store.encryption.existingSecretKey "key" (ne "" .Values.store.encryption.existingSecret) -}}
+{{- end }}
+
+{{- define "woodfrog.apiVersion.policy" -}}
+{{- ternary "policy/v1" "policy/v1beta1" (and (.Capabilities.APIVersions.Has "policy/v1") (semverCompare ">=1.21-0" .Capabilities.KubeVersion.Version)) -}}
+{{- end }}
+
+{{- define "woodfrog.apiVersion.runtimeClass" -}}
+{{- ternary "node.k8s.io/v1" "node.k8s.io/v1beta1" (and (.Capabilities.APIVersions.Has "node.k8s.io/v1") (semverCompare ">=1.20-0" .Capabilities.KubeVersion.Version)) -}}
+{{- end }}
+
+{{/* What cannot work together is refused before anything is made. */}}
+{{- define "woodfrog.check" -}}
+{{- if and (not .Values.database.existingSecret) (gt (int .Values.controlplane.replicas) 1) -}}
+{{- fail (printf "controlplane.replicas is %d, but the log is in SQLite, which one pod alone can use: set database.existingSecret to a Secret with the URL of a PostgreSQL, or controlplane.replicas to 1" (int .Values.controlplane.replicas)) -}}
+{{- end -}}
+{{- if and (not .Values.nats.enabled) (not .Values.nats.url) (not .Values.nats.existingSecret) -}}
+{{- fail "nats.enabled is false: say where NATS is, by nats.url, or by nats.existingSecret with URLs under the keys control, operator and node" -}}
+{{- end -}}
+{{- if and .Values.nats.enabled .Values.nats.url -}}
+{{- fail "nats.url is for a NATS of your own: set nats.enabled to false as well" -}}
+{{- end -}}
+{{- if and (has .Values.store.type (list "s3" "gcs" "azure")) (not .Values.store.bucket) -}}
+{{- fail (printf "store.type is %s: set store.bucket" .Values.store.type) -}}
+{{- end -}}
+{{- if and (eq .Values.store.type "persistentVolumeClaim") (not .Values.store.persistentVolumeClaim.existingClaim) -}}
+{{- fail "store.type is persistentVolumeClaim: set store.persistentVolumeClaim.existingClaim to a claim that every node can mount at once (ReadWriteMany)" -}}
+{{- end -}}
+{{- if and .Values.store.encryption.existingSecret .Values.store.encryption.generate -}}
+{{- fail "store.encryption: either existingSecret or generate, not both" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "woodfrog.controlplane.databaseEnv" -}}
+- name: WOODFROG_DATABASE_URL
+{{- if .Values.database.existingSecret }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.database.existingSecret }}
+      key: {{ .Values.database.existingSecretKey }}
+{{- else }}
+  value: sqlite+aiosqlite:////var/lib/woodfrog/log.db
+{{- end }}
+{{- end }}
+
+{{/* What a node's worker is told. Its process runs among the host's mounts, so files of the pod are named as the host sees them. */}}
+{{- define "woodfrog.node.env" -}}
+- name: WOODFROG_NODE
+  valueFrom:
+    fieldRef: {fieldPath: spec.nodeName}
+- name: WOODFROG_POD_UID
+  valueFrom:
+    fieldRef: {fieldPath: metadata.uid}
+- name: WOODFROG_POD_NAMESPACE
+  valueFrom:
+    fieldRef: {fieldPath: metadata.namespace}
+- name: WOODFROG_CLUSTER
+  value: {{ .Values.cluster | quote }}
+- name: WOODFROG_LOG_LEVEL
+  value: {{ .Values.logLevel }}
+{{ include "woodfrog.nats.env" (list . "node") }}
+{{- if ne .Values.store.type "persistentVolumeClaim" }}
+- name: WOODFROG_STORE_URL
+  value: {{ include "woodfrog.store.url" . | quote }}
+{{- end }}
+{{- if eq .Values.store.type "s3" }}
+{{- with .Values.store.region }}
+- name: AWS_REGION
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.store.endpoint }}
+- name: AWS_ENDPOINT_URL
+  value: {{ . | quote }}
+{{- if hasPrefix "http://" . }}
+- name: AWS_ALLOW_HTTP
+  value: "true"
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and (eq .Values.store.type "azure") .Values.store.account }}
+- name: AZURE_STORAGE_ACCOUNT_NAME
+  value: {{ .Values.store.account | quote }}
+{{- end }}
+{{- if include "woodfrog.store.keySecret" . }}
+- name: WOODFROG_STORE_KEY_FILE
+  value: {{ .Values.node.kubeletDir }}/pods/$(WOODFROG_POD_UID)/volumes/kubernetes.io~secret/store-key/key
+{{- end }}
+- name: WOODFROG_HTTP_ADDRESS
+  value: ":{{ .Values.node.httpPort }}"
+- name: WOODFROG_CREATE_LIMIT_SECONDS
+  value: {{ .Values.node.createLimitSeconds | quote }}
+- name: WOODFROG_STOP_LIMIT_SECONDS
+  value: {{ .Values.node.stopLimitSeconds | quote }}
+- name: WOODFROG_STORE_ATTEMPTS
+  value: {{ .Values.node.storeAttempts | quote }}
+{{- with .Values.node.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "woodfrog.node.host" -}}
+hostPID: true
+hostNetwork: true
+dnsPolicy: ClusterFirstWithHostNet
+enableServiceLinks: false
+{{- end }}
