@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,9 @@ PREFIX: Final = Path("/opt/woodfrog/criu")
 SETTING: Final = "WOODFROG_CRIU"
 SUITES: Final = ("trixie", "sid")
 """Tried in turn: Debian 13 carries CRIU 4.1, sid the newest there is."""
+
+_LIBRARIES: Final = ("lib", "zlib1g", "python3.")
+"""How the names of packages begin that are unpacked because another needs them."""
 
 _CHECK_SECONDS: Final = 30
 _APT_SECONDS: Final = 300
@@ -72,10 +75,10 @@ def find_criu(prefix: Path = PREFIX) -> Path:
                 "criu-missing", f"{SETTING} names {named}, which is not an executable", "Correct or unset it."
             )
         return Path(found)
-    if _launcher(prefix).exists():
-        return _launcher(prefix)
+    if launcher(prefix).exists():
+        return launcher(prefix)
     system = shutil.which("criu")
-    if system is not None and _complaint(Path(system)) is None:
+    if system is not None and complaint(Path(system)) is None:
         return Path(system)
     raise _failure(
         "criu-missing",
@@ -90,17 +93,21 @@ def ensure(prefix: Path = PREFIX) -> Path:
     Raises:
         FailureError: ``not-root``, ``mirror-unknown``, ``mirror-unreachable`` or ``criu-unusable``; nothing is left behind.
     """
-    if os.geteuid() != 0:
-        raise _failure("not-root", "CRIU can be checked and laid down by root only", "Run this as root.")
+    _refuse_others_than_root()
     system = shutil.which("criu")
-    if system is not None and _complaint(Path(system)) is None:
+    if system is not None and complaint(Path(system)) is None:
         return Path(system)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     with _alone(prefix.parent):
-        if _launcher(prefix).exists() and _complaint(_launcher(prefix)) is None:
-            return _launcher(prefix)
-        _build(prefix)
-    return _launcher(prefix)
+        if launcher(prefix).exists() and complaint(launcher(prefix)) is None:
+            return launcher(prefix)
+        build(prefix)
+    return launcher(prefix)
+
+
+def _refuse_others_than_root() -> None:
+    if os.geteuid() != 0:
+        raise _failure("not-root", "CRIU can be checked and laid down by root only", "Run this as root.")
 
 
 def sources(root: Path = Path("/")) -> list[Source]:
@@ -170,22 +177,29 @@ def _release_codename(root: Path) -> str:
     return values.get("VERSION_CODENAME", "").strip('"')
 
 
-def _build(prefix: Path) -> None:
-    """Build aside, check, and rename; try the next suite when one does not work."""
+def build(prefix: Path, packages: Sequence[str] = ("criu",)) -> None:
+    """Lay a CRIU that works on this kernel, and any further packages, under ``prefix``, whatever this machine has.
+
+    Built aside, checked, and renamed; the next suite is tried when one does not work.
+
+    Raises:
+        FailureError: as :func:`ensure` does.
+    """
+    _refuse_others_than_root()
     problems: list[str] = []
     reached = False
     for source in sources():
         for suite in SUITES:
             with tempfile.TemporaryDirectory(prefix=f".{prefix.name}-", dir=prefix.parent) as scratch:
                 try:
-                    bundle = _unpack(source, suite, Path(scratch))
-                except subprocess.SubprocessError as problem:
-                    problems.append(f"{suite} from {source.uri}: {_words(problem)}")
+                    bundle = unpack(source, suite, Path(scratch), packages)
+                except subprocess.SubprocessError as failed:
+                    problems.append(f"{suite} from {source.uri}: {_words(failed)}")
                     continue
                 reached = True
-                complaint = _complaint(_launcher(bundle))
-                if complaint is not None:
-                    problems.append(f"{suite} from {source.uri}: {complaint}")
+                problem = complaint(launcher(bundle))
+                if problem is not None:
+                    problems.append(f"{suite} from {source.uri}: {problem}")
                     continue
                 _put_in_place(bundle, prefix, Path(scratch))
                 return
@@ -205,8 +219,12 @@ def _build(prefix: Path) -> None:
     )
 
 
-def _unpack(source: Source, suite: str, scratch: Path) -> Path:
-    """Fetch CRIU and the libraries that it needs, and unpack them."""
+def unpack(source: Source, suite: str, scratch: Path, packages: Sequence[str] = ("criu",)) -> Path:
+    """Fetch CRIU, with any further packages, and the libraries that they need, and unpack them all into one tree.
+
+    Raises:
+        subprocess.SubprocessError: when they cannot be fetched or unpacked.
+    """
     for name in ("sources", "lists/partial", "cache/archives/partial", "debs", "bundle/bin"):
         (scratch / name).mkdir(parents=True)
     signed = f" [signed-by={source.signed_by}]" if source.signed_by else ""
@@ -227,28 +245,28 @@ def _unpack(source: Source, suite: str, scratch: Path) -> Path:
     flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     _say(f"fetching CRIU of Debian {suite} from {source.uri}")
     _apt(["apt-get", *flags, "update"], scratch)
-    _apt(["apt-get", *flags, "download", *_needed(flags, scratch)], scratch / "debs")
+    _apt(["apt-get", *flags, "download", *_needed(flags, scratch, packages)], scratch / "debs")
     bundle = scratch / "bundle"
     for package in sorted((scratch / "debs").glob("*.deb")):
         _apt(["dpkg-deb", "-x", str(package), str(bundle)], scratch)
     for unwanted in ("usr/share", "etc"):
         shutil.rmtree(bundle / unwanted, ignore_errors=True)
     _merge_usr(bundle)
-    _launcher(bundle).write_text(_LAUNCHER)
-    _launcher(bundle).chmod(0o755)
+    launcher(bundle).write_text(_LAUNCHER)
+    launcher(bundle).chmod(0o755)
     bundle.chmod(0o755)
     return bundle
 
 
-def _needed(flags: list[str], scratch: Path) -> list[str]:
-    """CRIU and every library that it or one of them depends on; programs that its scripts use are the host's."""
+def _needed(flags: list[str], scratch: Path, packages: Sequence[str]) -> list[str]:
+    """The packages and every library that one of them depends on; programs that their scripts use are the host's."""
     needed: list[str] = []
-    wanted = ["criu"]
+    wanted = sorted(packages)
     while wanted:
         needed += wanted
         said = _apt(["apt-cache", *flags, "depends", "--important", *wanted], scratch)
         names = [line.split(":", 1)[1].strip() for line in said.splitlines() if "Depends:" in line]
-        wanted = sorted({name for name in names if name.startswith("lib") and name not in needed})
+        wanted = sorted({name for name in names if name.startswith(_LIBRARIES) and name not in needed})
     return needed
 
 
@@ -267,12 +285,13 @@ def _put_in_place(bundle: Path, prefix: Path, scratch: Path) -> None:
     bundle.rename(prefix)
 
 
-def _launcher(prefix: Path) -> Path:
+def launcher(prefix: Path) -> Path:
+    """Where the CRIU of a bundle is started from."""
     return prefix / "bin" / "criu"
 
 
-def _complaint(criu: Path) -> str | None:
-    """What speaks against this CRIU on this kernel, or ``None``."""
+def complaint(criu: Path) -> str | None:
+    """Say what speaks against this CRIU on this kernel, by its own check and by a trial dump, or ``None``. Needs root."""
     try:
         subprocess.run([str(criu), "check"], capture_output=True, text=True, timeout=_CHECK_SECONDS, check=True)
         _dump_something(criu)

@@ -22,7 +22,7 @@ def probe(runc: Path, criu: Path) -> NodeFacts:
         architecture=machine.machine,
         kernel_release=machine.release,
         page_size_bytes=os.sysconf("SC_PAGE_SIZE"),
-        cgroup_version=_cgroup_version(Path("/proc/self/mounts")),
+        cgroup_version=cgroup_version(Path("/proc/self/mounts")),
         cpu_model=model,
         cpu_features=features,
         criu_version=_criu_version(criu),
@@ -44,7 +44,7 @@ def _cpu(cpuinfo: Path) -> tuple[str | None, tuple[str, ...]]:
     return model, features
 
 
-def _cgroup_version(mounts: Path) -> int | None:
+def cgroup_version(mounts: Path) -> int | None:
     """Version 1 if its freezer is mounted (hybrid set-ups included), else 2 if that is mounted."""
     version: int | None = None
     with suppress(OSError):

@@ -25,6 +25,7 @@ def write_runtime(
     runc: Path,
     criu: Path,
     python: Path,
+    packages: Path = _PACKAGES,
     variable: str = DEFAULT_VARIABLE,
     worker_wait_seconds: float = 30.0,
     answer_seconds: float = 1800.0,
@@ -32,8 +33,9 @@ def write_runtime(
     """Write the runtime to ``path``, executable, replacing an older one at once and as a whole; return the path.
 
     ``run_dir`` is the worker's: its socket and the markers of protected containers lie there. ``criu`` must be called
-    ``criu``, for runc finds it by that name. ``worker_wait_seconds`` bounds how long ``create`` waits for a worker that is
-    not there, ``answer_seconds`` how long any verb waits for the answer of one that is.
+    ``criu``, for runc finds it by that name. ``packages`` is where this code lies. ``worker_wait_seconds`` bounds how long
+    ``create`` waits for a worker that is not there, ``answer_seconds`` how long any verb waits for the answer of one that
+    is.
 
     Raises:
         ValueError: for a relative path, a ``criu`` of another name, or a variable that no environment can hold.
@@ -46,7 +48,7 @@ def write_runtime(
         raise ValueError(f"{criu}: runc finds CRIU by the name 'criu', so the file must be called that")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable, re.ASCII):
         raise ValueError(f"{variable!r} cannot be the name of an environment variable")
-    program = f"import sys; sys.path.append({str(_PACKAGES)!r}); from nodeworker.runtime.slowpath import run; run()"
+    program = f"import sys; sys.path.append({str(packages)!r}); from nodeworker.runtime.slowpath import run; run()"
     settings = (str(run_dir), str(runc), str(criu), variable, str(worker_wait_seconds), str(answer_seconds))
     values = {
         "@VARIABLE_NAME@": variable,

