@@ -26,7 +26,7 @@ from controlplane.bus.intake import Settled, UndecidableError
 from controlplane.bus.progress import Progress
 from controlplane.domain.decide import decide
 from controlplane.domain.evolve import evolve
-from controlplane.domain.inputs import Decision, Input, Policy, ReportReceived
+from controlplane.domain.inputs import Decision, Input, PodSeen, Policy, ReportReceived
 from controlplane.domain.state import KeyState, NodeState, State
 from controlplane.log.eventlog import EventLog
 from controlplane.log.records import EventConflictError, LogUnavailableError, Metadata, NewEvent, StaleEpochError
@@ -249,6 +249,9 @@ class DecisionLoop:
                     rejected = None if same else "its report id was used for another event"
                     decided.append(_Decided(pending, Settled(rejected=rejected, repeated=same)))
                     continue
+            elif isinstance(pending.asked, PodSeen) and event_id(source, 0) in known:
+                decided.append(_Decided(pending, Settled(repeated=True)))
+                continue
             try:
                 decision = decide(self._state, pending.asked, now, self._policy)
             except Exception as problem:  # noqa: BLE001 - a defect met by one input must not stop the others
@@ -269,11 +272,15 @@ class DecisionLoop:
                 one.pending.future.set_result(one.settled)
 
     async def _known_reports(self, batch: Iterable[_Pending]) -> dict[UUID, AnyEvent]:
-        """Find the reports of the batch that are in the log already, by the id of the event that each reported.
+        """Find what the batch tells and the log holds already, by the id of the first event that it led to.
 
         The log would not write a repetition a second time, but the state would take it in a second time.
         """
-        ids = [event_id(pending.asked.source, 0) for pending in batch if isinstance(pending.asked, ReportReceived)]
+        ids = [
+            event_id(pending.asked.source, 0)
+            for pending in batch
+            if isinstance(pending.asked, ReportReceived | PodSeen)
+        ]
         found = await self._log.recorded(ids) if ids else {}
         return {recorded.event_id: recorded.event for recorded in found.values()}
 

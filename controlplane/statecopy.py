@@ -27,6 +27,7 @@ import protocol.events
 import protocol.facts
 import protocol.failures
 import protocol.ids
+import protocol.pods
 from controlplane.domain import state
 from controlplane.domain.state import KeyState, NodeState, State
 from protocol.commands import Command
@@ -41,6 +42,7 @@ _FOLDED_BY: Final[tuple[ModuleType, ...]] = (
     protocol.facts,
     protocol.failures,
     protocol.ids,
+    protocol.pods,
 )
 
 

@@ -18,6 +18,8 @@ from protocol.facts import ContainerFacts
 from protocol.failures import Failure, FailureError
 
 _NAMESPACE = ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.cri-o.Namespace", "io.kubernetes.pod.namespace")
+_POD = ("io.kubernetes.cri.sandbox-name", "io.kubernetes.cri-o.KubeName", "io.kubernetes.pod.name")
+_POD_UID = ("io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid")
 _IMAGE = ("io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName")
 INTERVAL = "woodfrog.io/interval"
 """Annotation: how often the container is to be dumped while it runs, e.g. ``10m``, or ``off``."""
@@ -59,6 +61,8 @@ def read(folder: str) -> Bundle:
                 image=_first(annotations, _IMAGE),
                 mounts=tuple(sorted(mount["destination"] for mount in mounts)),
                 interval_seconds=None if interval is None else parse_interval(interval),
+                pod=_first(annotations, _POD),
+                pod_uid=_first(annotations, _POD_UID),
             ),
             shm_source=next(
                 (_bound(path, mount) for mount in mounts if mount["destination"].rstrip("/") == _SHM), None

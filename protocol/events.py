@@ -27,6 +27,7 @@ from protocol.ids import (
     SnapshotId,
     WorkerId,
 )
+from protocol.pods import EndedBecause, Why
 
 
 class Trigger(StrEnum):
@@ -81,6 +82,16 @@ class NodeLost(_NodeEvent, frozen=True, tag="node.lost"):
 
 class NodeReturned(_NodeEvent, frozen=True, tag="node.returned"):
     """A lost worker was heard of again."""
+
+
+class NodeEnding(_NodeEvent, frozen=True, tag="node.ending"):
+    """The node is about to be emptied or to end, because of ``reason``: what runs there is dumped while it can be."""
+
+    reason: str
+
+
+class NodeSpared(_NodeEvent, frozen=True, tag="node.spared"):
+    """The node is not about to end any more."""
 
 
 class _KeyEvent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", kw_only=True):
@@ -232,6 +243,47 @@ class SnapshotUnpinned(_KeyEvent, frozen=True, tag="snapshot.unpinned"):
     reason: str = ""
 
 
+class PodScheduled(_KeyEvent, frozen=True, tag="pod.scheduled"):
+    """A pod with a container under the key was given ``node``; ``incarnation`` is 0 while no start was asked for."""
+
+    pod: str
+    uid: str
+    node: NodeName
+    owner: str = ""
+    """Kind and name of what made it, such as ``Job/train``."""
+
+
+class PodTerminating(_KeyEvent, frozen=True, tag="pod.terminating"):
+    """A pod with a container under the key was told to end: its last dump is to be expected, and worth waiting for."""
+
+    pod: str
+    uid: str
+    why: Why
+    by: str = ""
+    node: NodeName | None = None
+    grace_seconds: float = 30.0
+    dumps_at_stop: bool = True
+    """Whether its containers are dumped when they are told to stop (annotation ``woodfrog.io/on-stop``)."""
+
+
+class PodContainerEnded(_KeyEvent, frozen=True, tag="pod.container-ended"):
+    """The kubelet says how a container under the key ended. Whether it was dumped before, only its worker can say."""
+
+    pod: str
+    uid: str
+    container: str
+    because: EndedBecause
+    exit_code: int
+    detail: str = ""
+
+
+class PodGone(_KeyEvent, frozen=True, tag="pod.gone"):
+    """A pod with a container under the key is not in the API any more, or its node is gone."""
+
+    pod: str
+    uid: str
+
+
 class CommandIssued(_KeyEvent, frozen=True, tag="command.issued"):
     """A command was decided; the relay sends it from the log."""
 
@@ -260,7 +312,9 @@ ReportedEvent = (
 )
 """What a worker may say; anything else in a report is refused."""
 
-NodeEvent = NodeRegistered | NodeLost | NodeReturned
+NodeEvent = NodeRegistered | NodeLost | NodeReturned | NodeEnding | NodeSpared
+PodFact = PodScheduled | PodTerminating | PodContainerEnded | PodGone
+"""What was seen of pods; their incarnation is 0 where no start is known that belongs to the pod."""
 KeyEvent = (
     IncarnationOpened
     | StartDeferred
@@ -281,6 +335,7 @@ KeyEvent = (
     | SnapshotUnpinned
     | CommandIssued
     | CommandFinished
+    | PodFact
 )
 Event = NodeEvent | KeyEvent
 

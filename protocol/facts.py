@@ -36,6 +36,9 @@ class ContainerFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Destinations of the mounts in the bundle's config.json, sorted."""
     interval_seconds: float | None = None
     """How often its owner wants it dumped while it runs; 0 for never, unknown for whatever the control plane's policy is."""
+    pod: str | None = None
+    """The name of the pod that it is in, where there are pods."""
+    pod_uid: str | None = None
 
 
 def misfit(taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, container: ContainerFacts) -> str | None:

@@ -17,10 +17,12 @@ PREFIX: Final = "woodfrog.v1"
 REPORTS_STREAM: Final = "REPORTS"
 COMMANDS_STREAM: Final = "COMMANDS"
 AUDIT_STREAM: Final = "AUDIT"
+PODS_STREAM: Final = "PODS"
 
 REPORTS_ALL: Final = f"{PREFIX}.reports.*"
 COMMANDS_ALL: Final = f"{PREFIX}.commands.*"
 AUDIT_ALL: Final = f"{PREFIX}.audit.>"
+PODS_ALL: Final = f"{PREFIX}.pods.*.*"
 HEARTBEATS_ALL: Final = f"{PREFIX}.heartbeats.*"
 
 INGEST_CONSUMER: Final = "controlplane"
@@ -68,6 +70,11 @@ def inbox(node: NodeName) -> str:
 def heartbeats(node: NodeName) -> str:
     """Where a node's worker gives signs of life."""
     return f"{PREFIX}.heartbeats.{token(node)}"
+
+
+def pods(namespace: str, pod: str) -> str:
+    """Where what happens to a pod is published."""
+    return f"{PREFIX}.pods.{token(namespace)}.{token(pod)}"
 
 
 def audit(event: AnyEvent) -> str:

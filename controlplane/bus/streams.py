@@ -1,6 +1,7 @@
-"""The three streams, and what to expect of a broker that may lose them.
+"""The four streams, and what to expect of a broker that may lose them.
 
-REPORTS carries what workers say, COMMANDS what they are asked, AUDIT every event of the log in its order. A stream that is
+REPORTS carries what workers say, COMMANDS what they are asked, AUDIT every event of the log in its order, and PODS what
+happens to pods. A stream that is
 missing is made; one that is there is left as it is, because its operator may have given it replicas or limits. Whoever
 works with a stream calls :func:`ensure_streams` before it starts and again after every error: that is the whole recovery
 from a wiped broker, since the log can fill AUDIT and COMMANDS again and workers repeat what was not confirmed.
@@ -48,6 +49,17 @@ _CONFIGURATIONS = (
         discard=DiscardPolicy.OLD,
         storage=StorageType.FILE,
         max_age=7 * _DAY_SECONDS,
+        duplicate_window=_DUPLICATE_WINDOW_SECONDS,
+    ),
+    StreamConfig(
+        name=subjects.PODS_STREAM,
+        description="What happens to pods with protected containers, told by whoever watches over or makes them",
+        subjects=[subjects.PODS_ALL],
+        retention=RetentionPolicy.LIMITS,
+        discard=DiscardPolicy.OLD,
+        storage=StorageType.FILE,
+        max_age=_DAY_SECONDS,
+        max_msgs_per_subject=100,
         duplicate_window=_DUPLICATE_WINDOW_SECONDS,
     ),
     StreamConfig(

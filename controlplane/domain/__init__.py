@@ -4,16 +4,19 @@ One input at a time goes through :func:`decide`, the resulting events are record
 :class:`State` that the next decision sees. The same fold over the log gives the same state after a restart.
 """
 
-from controlplane.domain.choose import Asker, Wait, choose
+from controlplane.domain.choose import choose
 from controlplane.domain.decide import decide
 from controlplane.domain.evolve import evolve
+from controlplane.domain.handover import Asker, Wait
 from controlplane.domain.inputs import (
     Answer,
     CheckpointAsked,
     Decision,
     Input,
     NodeHeard,
+    NodeSeen,
     NodeSilent,
+    PodSeen,
     Policy,
     ReportReceived,
     ResolveAsked,
@@ -27,6 +30,7 @@ from controlplane.domain.state import (
     Incarnation,
     KeyState,
     NodeState,
+    Pod,
     Restore,
     Snapshot,
     SnapshotStatus,
@@ -44,8 +48,11 @@ __all__ = [
     "Keep",
     "KeyState",
     "NodeHeard",
+    "NodeSeen",
     "NodeSilent",
     "NodeState",
+    "Pod",
+    "PodSeen",
     "Policy",
     "ReportReceived",
     "ResolveAsked",

@@ -24,7 +24,8 @@ SIGILL: that is worse than an older snapshot, and much worse than a cold start.
 
 *Wait rather than step back.* A replacement is often created while its predecessor is still being dumped. If the walk
 comes upon a dump in flight before it finds something usable, then that dump, once valid, is what would be chosen, so
-it is worth waiting for. A dump that would not be chosen is never waited for, because the walk ends before it.
+it is worth waiting for. A dump that would not be chosen is never waited for, because the walk ends before it. If the
+predecessor has not even begun to be dumped, what to do is said in :mod:`controlplane.domain.handover`.
 
 *But never for ever.* The wait is bounded by a moment that is recorded when it begins, so that neither asking again
 nor a restart of the control plane prolongs it; and a dump on a node that is lost is not waited for at all.
@@ -37,8 +38,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-import msgspec
-
+from controlplane.domain.handover import Asker, Wait, awaited, remark, running_before
 from controlplane.domain.state import (
     Cold,
     Incarnation,
@@ -49,26 +49,10 @@ from controlplane.domain.state import (
     SnapshotStatus,
     image_of,
 )
-from protocol.facts import ContainerFacts, NodeFacts, misfit
-from protocol.ids import IncarnationNumber, NodeName
+from protocol.facts import misfit
+from protocol.ids import NodeName
 
 _REASONS_SHOWN = 5
-
-
-class Asker(msgspec.Struct, frozen=True):
-    """The container that is about to start, and where."""
-
-    node: NodeName
-    facts: NodeFacts
-    container: ContainerFacts
-    incarnation: IncarnationNumber
-
-
-class Wait(msgspec.Struct, frozen=True):
-    """Ask again soon, and no later than ``until``."""
-
-    waiting_for: str
-    until: datetime
 
 
 def choose(
@@ -85,7 +69,12 @@ def choose(
     start = key.incarnations.get(asker.incarnation, Incarnation(number=asker.incarnation))
     until = start.wait_until or now + timedelta(seconds=handover_seconds)
     skipped: list[str] = []
+    before = running_before(key, nodes, asker)
+    wait = awaited(key, before, start, now, until) if before is not None else None
+    also = f"; {remark(before)}" if before is not None else ""
     for snapshot in key.candidates():
+        if wait is not None and not snapshot.pinned:
+            return wait
         obstacle = _obstacle(key, nodes, asker, start, snapshot)
         if obstacle is None and snapshot.status.in_flight:
             if now < until:
@@ -97,11 +86,13 @@ def choose(
                 chosen = f"{chosen} is pinned"
             else:
                 chosen = f"{chosen} is the newest {'usable ' if skipped else ''}snapshot"
-            return Restore(snapshot.snapshot_id, f"{chosen}; {_listed(skipped)}" if skipped else chosen)
+            return Restore(snapshot.snapshot_id, (f"{chosen}; {_listed(skipped)}" if skipped else chosen) + also)
         skipped.append(f"{'pinned' if snapshot.pinned else 'newer'} {snapshot.snapshot_id} skipped: {obstacle}")
+    if wait is not None:
+        return wait
     if not skipped:
-        return Cold("no snapshot of this id was ever begun")
-    return Cold(f"no snapshot is usable; {_listed([each.removeprefix('newer ') for each in skipped])}")
+        return Cold("no snapshot of this id was ever begun" + also)
+    return Cold(f"no snapshot is usable; {_listed([each.removeprefix('newer ') for each in skipped])}" + also)
 
 
 def _obstacle(

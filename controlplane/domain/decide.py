@@ -3,21 +3,25 @@
 The order is always the same: input, decide, append, evolve. Nothing is sent from here and nothing is changed, so a crash
 at any moment leaves either no trace of a decision or all of it. What is chosen is chosen in :mod:`controlplane.domain.choose`,
 and whether a report is believed is asked in :mod:`controlplane.domain.testimony`; what people wish is weighed in
-:mod:`controlplane.domain.wishes`, and what time brings in :mod:`controlplane.domain.upkeep`; here is what follows from the rest.
+:mod:`controlplane.domain.wishes`, what time brings in :mod:`controlplane.domain.upkeep`, and what is seen of pods in
+:mod:`controlplane.domain.seen`; here is what follows from the rest.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from controlplane.domain.choose import Asker, Wait, choose
+from controlplane.domain.choose import choose
 from controlplane.domain.course import Course, refuse
+from controlplane.domain.handover import Asker, Wait
 from controlplane.domain.inputs import (
     CheckpointAsked,
     Decision,
     Input,
     NodeHeard,
+    NodeSeen,
     NodeSilent,
+    PodSeen,
     Policy,
     ReportReceived,
     ResolveAsked,
@@ -25,10 +29,11 @@ from controlplane.domain.inputs import (
     Tick,
 )
 from controlplane.domain.retention import expiries
+from controlplane.domain.seen import node_seen, pod_seen
 from controlplane.domain.state import Cold, Incarnation, KeyState, Restore, SnapshotStatus, State
 from controlplane.domain.testimony import objection, told_before
 from controlplane.domain.upkeep import expired, upkeep
-from controlplane.domain.wishes import checkpoint, decide_about
+from controlplane.domain.wishes import checkpoint, decide_about, demand
 from protocol.events import (
     ColdStartChosen,
     CommandFinished,
@@ -46,7 +51,7 @@ from protocol.events import (
     StartDeferred,
 )
 from protocol.failures import CONDEMNING_CODES
-from protocol.ids import CheckpointKey, IncarnationNumber, InvalidIdError
+from protocol.ids import CheckpointKey, CommandId, IncarnationNumber, InvalidIdError, event_id
 from protocol.reports import Heartbeat, Report
 from protocol.requests import Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
@@ -60,12 +65,16 @@ def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decisio
     match given:
         case ReportReceived(report=report):
             return _report(state, report, now, policy)
-        case ResolveAsked(request=request):
-            return _resolve(state, request, now, policy)
+        case ResolveAsked():
+            return _resolve(state, given, now, policy)
         case CheckpointAsked():
             return checkpoint(state, given, now, policy)
         case SnapshotAsked():
             return decide_about(state, given, now, policy)
+        case PodSeen():
+            return pod_seen(state, given, now, policy)
+        case NodeSeen():
+            return node_seen(state, given)
         case NodeSilent():
             return _silent(state, given)
         case NodeHeard(heartbeat=heartbeat):
@@ -140,7 +149,8 @@ def _condemn(event: RestoreFailed, course: Course) -> None:
     )
 
 
-def _resolve(state: State, request: ResolveRequest, now: datetime, policy: Policy) -> Decision:
+def _resolve(state: State, asked: ResolveAsked, now: datetime, policy: Policy) -> Decision:
+    request = asked.request
     try:
         CheckpointKey.checked(request.key.cluster, request.key.namespace, request.key.id)
     except InvalidIdError as problem:
@@ -172,7 +182,9 @@ def _resolve(state: State, request: ResolveRequest, now: datetime, policy: Polic
     asker = Asker(request.node, request.facts, request.container, number)
     choice = choose(course.key, state.nodes, asker, now, policy.handover_seconds)
     match choice:
-        case Wait(waiting_for=waiting_for, until=until):
+        case Wait(waiting_for=waiting_for, until=until, to_dump=before):
+            if before is not None:
+                course.record(demand(request.key, before, CommandId(str(event_id(asked.source, 0))), now, until))
             if newest.wait_until is None:
                 course.record(StartDeferred(key=request.key, incarnation=number, waiting_for=waiting_for, until=until))
             return course.decision(WaitFor(incarnation=number, waiting_for=waiting_for, until=until))

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from controlplane.domain.pods import pods_after
 from controlplane.domain.state import (
     REMEMBERED,
     REMEMBERED_STORED,
@@ -38,11 +39,14 @@ from protocol.events import (
     DumpStarted,
     IncarnationOpened,
     KeyEvent,
+    NodeEnding,
     NodeEvent,
     NodeLost,
     NodeRegistered,
     NodeReturned,
+    NodeSpared,
     Outcome,
+    PodFact,
     RestoreChosen,
     RestoreFailed,
     RestoreStage,
@@ -84,7 +88,7 @@ def evolve(state: State, event: AnyEvent, at: datetime) -> None:
     """
     if isinstance(event, UnknownEvent):
         return
-    if isinstance(event, NodeRegistered | NodeLost | NodeReturned):
+    if isinstance(event, NodeEvent):
         state.nodes[event.node] = _node_after(state.nodes.get(event.node), event, at)
         return
     if isinstance(event, CommandIssued):
@@ -96,6 +100,8 @@ def evolve(state: State, event: AnyEvent, at: datetime) -> None:
 
 def key_after(key: KeyState, event: KeyEvent, at: datetime) -> KeyState:
     """Say how the key stands once ``event`` has happened; ``key`` itself stays as it is."""
+    if isinstance(event, PodFact):
+        return pods_after(key, event, at)
     return _forget(_snapshots_after(_incarnations_after(key, event, at), event, at))
 
 
@@ -133,7 +139,8 @@ def _commands_after(key: KeyState, incarnation: Incarnation, event: KeyEvent) ->
     """Follow the commands to dump an incarnation. Of a snapshot's upkeep it learns nothing: it may be long forgotten."""
     match event:
         case CommandIssued(command=DumpCommand() as command):
-            changed = replace(incarnation, dump_command=command.command_id, dump_asked_at=command.issued_at)
+            asked = {"dump_asked_at": command.issued_at, "dump_asked_for": key.newest}
+            changed = replace(incarnation, dump_command=command.command_id, **asked)
         case CommandFinished(command_id=command_id, outcome=outcome) if incarnation.dump_command == command_id:
             failed = 0 if outcome is Outcome.SUCCEEDED else incarnation.dumps_failed + 1
             changed = replace(incarnation, dump_command=None, dumps_failed=failed)
@@ -274,8 +281,13 @@ def _node_after(node: NodeState | None, event: NodeEvent, at: datetime) -> NodeS
             earlier = known.earlier_workers
             if known.worker_id != worker_id:
                 earlier = (*earlier, known.worker_id)[-REMEMBERED:]
-            return NodeState(worker_id=worker_id, facts=facts, boot_id=boot_id, since=at, earlier_workers=earlier)
+            ending = known.ending_since  # Kubernetes has its reasons, whichever worker lives there
+            return NodeState(worker_id, facts, boot_id, since=at, ending_since=ending, earlier_workers=earlier)
         case NodeLost() | NodeReturned():
             if known.worker_id != event.worker_id:
                 return known  # an earlier life's loss says nothing of this one
             return replace(known, lost=isinstance(event, NodeLost), since=at)
+        case NodeEnding():
+            return replace(known, ending_since=known.ending_since or at)
+        case NodeSpared():
+            return replace(known, ending_since=None)

@@ -12,6 +12,7 @@ from controlplane.domain.retention import Retention
 from controlplane.domain.schedule import Schedule
 from protocol.events import Event
 from protocol.ids import CommandId, NodeName, WorkerId
+from protocol.pods import PodEvent
 from protocol.reports import Heartbeat, Report
 from protocol.requests import (
     CheckpointRequest,
@@ -31,6 +32,8 @@ class Policy(msgspec.Struct, frozen=True):
     """The longest that a start waits for its predecessor's snapshot; 0 for not at all."""
     longest_command_seconds: float = 86400.0
     """The longest time that may be given to a command."""
+    dumps_per_node: int = 2
+    """How many containers of a node that is about to end are dumped at once."""
     delete_seconds: float = 300.0
     """How long a worker may take to remove a snapshot before another is asked."""
     retention: Retention = Retention()
@@ -70,6 +73,25 @@ class SnapshotAsked(msgspec.Struct, frozen=True):
     source: str
 
 
+class PodSeen(msgspec.Struct, frozen=True):
+    """Something happened to a pod with protected containers."""
+
+    told: PodEvent
+
+    @property
+    def source(self) -> str:
+        """What happened, by the pod's uid: the same whoever tells it."""
+        return self.told.source
+
+
+class NodeSeen(msgspec.Struct, frozen=True):
+    """What a node's taints announce: ``ending`` says of what it will end, ``None`` that nothing is announced."""
+
+    node: NodeName
+    ending: str | None
+    source: str
+
+
 class NodeSilent(msgspec.Struct, frozen=True):
     """Nothing was heard of a worker for longer than it may be silent."""
 
@@ -93,7 +115,9 @@ class Tick(msgspec.Struct, frozen=True):
     turn: int = 0
 
 
-Input = ReportReceived | ResolveAsked | CheckpointAsked | SnapshotAsked | NodeSilent | NodeHeard | Tick
+Input = (
+    ReportReceived | ResolveAsked | CheckpointAsked | SnapshotAsked | PodSeen | NodeSeen | NodeSilent | NodeHeard | Tick
+)
 
 Answer = Resolution | CommandAccepted | Noted | Refusal
 

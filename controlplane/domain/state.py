@@ -22,6 +22,8 @@ from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumbe
 
 REMEMBERED = 8
 """How many snapshots that can never be chosen, ended incarnations and earlier lives of a worker are kept."""
+REMEMBERED_PODS = 8
+"""How many pods of a key are kept, those that are gone dropped first."""
 REMEMBERED_STORED = 64
 """How many snapshots that can never be chosen, but still take room in the store, are kept: to be deleted some day."""
 
@@ -113,6 +115,8 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The command to dump it that is open."""
     dump_asked_at: datetime | None = None
     """When a dump of it was last commanded, by the control plane's clock."""
+    dump_asked_for: IncarnationNumber = IncarnationNumber(0)
+    """Which incarnation was the newest then: a successor's wish, if it is not this one itself."""
     dumps_failed: int = 0
     """How many commands to dump it have failed one after the other."""
 
@@ -120,6 +124,21 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     def running(self) -> bool:
         """Whether its container is known to run."""
         return self.started and not self.ended
+
+
+class Pod(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What was seen of one pod with a container under the key; which start is its own says :mod:`controlplane.domain.pods`."""
+
+    name: str
+    uid: str
+    node: NodeName | None = None
+    terminating_at: datetime | None = None
+    """When it was told to end, by the control plane's clock."""
+    grace_seconds: float = 0.0
+    why: str = ""
+    dumps_at_stop: bool = True
+    gone_at: datetime | None = None
+    """When it was seen that the API does not know it any more, by the control plane's clock."""
 
 
 class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -132,6 +151,8 @@ class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     latest_start: IncarnationNumber = IncarnationNumber(0)
     """The newest incarnation that has started, or may have: it had its answer when a newer one was opened. What an older
     one stores from now on comes too late."""
+    pods: Mapping[str, Pod] = {}
+    """By uid, in the order in which they were first seen."""
 
     @property
     def newest(self) -> IncarnationNumber:
@@ -171,6 +192,8 @@ class NodeState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     boot_id: str = ""
     lost: bool = False
     since: datetime | None = None
+    ending_since: datetime | None = None
+    """Since when it is about to end, if it is."""
     earlier_workers: tuple[WorkerId, ...] = ()
 
 

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import islice
 
+from controlplane.domain.emptying import to_be_dumped
 from controlplane.domain.inputs import Decision, Policy, Tick
 from controlplane.domain.retention import Expiry, Retention, expiries, in_use
 from controlplane.domain.schedule import due_at
 from controlplane.domain.state import KeyState, NodeState, Snapshot, SnapshotStatus, State
+from controlplane.domain.wishes import demand
 from protocol.commands import Command, DeleteCommand, DumpCommand
 from protocol.events import CommandFinished, CommandIssued, Event, Outcome, SnapshotExpired
 from protocol.failures import Failure
@@ -32,6 +34,11 @@ def upkeep(state: State, tick: Tick, now: datetime, policy: Policy) -> Decision:
         events += _of_key(state, name, key, tick.source, now, policy)
         if len(events) >= _MOST_A_TICK:
             break
+    deadline = now + timedelta(seconds=policy.schedule.dump_seconds)
+    asked = {event.key for event in events if isinstance(event, CommandIssued)}
+    for name, start in to_be_dumped(state, _share(state, tick.turn), policy.dumps_per_node):
+        if name not in asked:
+            events.append(demand(name, start, _command_id(tick.source, f"{name}/ending"), now, deadline))
     return Decision(events=tuple(events))
 
 

@@ -20,7 +20,7 @@ from protocol.events import (
     SnapshotPinned,
     SnapshotUnpinned,
 )
-from protocol.ids import CheckpointKey
+from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import CommandAccepted, Noted, SnapshotRequest
 
 
@@ -183,17 +183,27 @@ def checkpoint(state: State, asked: CheckpointAsked, now: datetime, policy: Poli
             f"{request.key} is being dumped already",
             "Wait for that dump; it will be the latest snapshot.",
         )
+    deadline = now + timedelta(seconds=request.timeout_seconds)
+    issued = demand(request.key, incarnation, asked.command_id, now, deadline)
+    return Decision(events=(issued,), answer=CommandAccepted(command_id=asked.command_id))
+
+
+def demand(
+    key: CheckpointKey, start: Incarnation, command_id: CommandId, now: datetime, deadline: datetime
+) -> CommandIssued:
+    """Put into words that a running container be dumped and left running."""
+    assert start.node is not None
+    assert start.container_id is not None
     command = DumpCommand(
-        command_id=asked.command_id,
-        node=incarnation.node,
-        key=request.key,
-        incarnation=incarnation.number,
-        container_id=incarnation.container_id,
+        command_id=command_id,
+        node=start.node,
+        key=key,
+        incarnation=start.number,
+        container_id=start.container_id,
         issued_at=now,
-        deadline=now + timedelta(seconds=request.timeout_seconds),
+        deadline=deadline,
     )
-    issued = CommandIssued(key=request.key, incarnation=incarnation.number, command=command)
-    return Decision(events=(issued,), answer=CommandAccepted(command_id=command.command_id))
+    return CommandIssued(key=key, incarnation=start.number, command=command)
 
 
 def _why_not_running(key: CheckpointKey, incarnation: Incarnation | None) -> str:

@@ -36,10 +36,12 @@ from protocol.events import (
     DumpFailed,
     DumpStarted,
     IncarnationOpened,
+    NodeEnding,
     NodeEvent,
     NodeLost,
     NodeRegistered,
     NodeReturned,
+    NodeSpared,
     RestoreChosen,
     RestoreFailed,
     SnapshotCaptured,
@@ -324,6 +326,8 @@ def _fold_node(rows: Rows, record: Recorded, event: NodeEvent) -> None:
             row |= {"status": "lost", "lost_at": at, "silent_seconds": event.silent_seconds}
         case NodeReturned():
             row |= {"status": "ready", "returned_at": at}
+        case NodeEnding() | NodeSpared():
+            pass  # it goes on being as ready, or as lost, as it was
 
 
 def project(connection: Connection, records: Sequence[Recorded], generation: int, recall: Recall | None = None) -> None:

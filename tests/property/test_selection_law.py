@@ -20,6 +20,7 @@ from protocol.events import (
     ColdStartChosen,
     CommandFinished,
     CommandIssued,
+    ContainerEnded,
     ContainerStarted,
     DumpFailed,
     DumpStarted,
@@ -162,6 +163,31 @@ def gone_ahead(log: Log) -> int:
     return newest
 
 
+def runs_on(log: Log, number: int, lost: dict[str, bool]) -> bool:
+    """Whether the container before still runs, as far as the log says, and its node must be asked to dump it, or has been."""
+    opened = {event.incarnation: (place, event) for place, event in of(log, IncarnationOpened)}
+    asked_at, me = opened[number]
+    before = gone_ahead(log)
+    if not 0 < before < number:
+        return False
+    about = [(place, e) for place, (e, _) in enumerate(log) if getattr(e, "incarnation", 0) == before]
+    where = opened[before][1].node
+    over = {e.snapshot_id for _, e in about if isinstance(e, DumpFailed | SnapshotStored)}
+    dumps = [e for _, e in about if isinstance(e, DumpStarted | SnapshotCaptured)]
+    if (
+        not any(isinstance(e, ContainerStarted | DumpStarted) for _, e in about)
+        or any(isinstance(e, ContainerEnded) for _, e in about)
+        or any(isinstance(e, DumpStarted) and e.final for e in dumps)
+        or any(e.snapshot_id not in over for e in dumps)
+        or (lost[where] and where != me.node)
+    ):
+        return False
+    issued = [(place, e.command.command_id) for place, e in about if isinstance(e, CommandIssued)]
+    finished = {e.command_id for _, e in about if isinstance(e, CommandFinished)}
+    unfinished = any(command not in finished for _, command in issued)
+    return unfinished or not any(place > asked_at for place, _ in issued)
+
+
 def best(log: Log, number: int, now: datetime) -> str | None:
     """The model: the latest snapshot that is valid and has not failed here, or ``wait`` if a later one is in flight."""
     node = next(event.node for _, event in of(log, IncarnationOpened) if event.incarnation == number)
@@ -180,6 +206,8 @@ def best(log: Log, number: int, now: datetime) -> str | None:
         if isinstance(event, NodeLost | NodeReturned | NodeRegistered):
             lost[event.node] = isinstance(event, NodeLost)
     until = next((event.until for _, event in of(log, StartDeferred) if event.incarnation == number), None)
+    if (until is None or now < until) and runs_on(log, number, lost):
+        return "wait"
     for snapshot, (origin, _, where) in sorted(order.items(), key=lambda item: item[1], reverse=True):
         if snapshot in over | tried:
             continue

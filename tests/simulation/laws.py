@@ -15,6 +15,7 @@ from protocol.events import (
     ColdStartChosen,
     CommandFinished,
     CommandIssued,
+    ContainerEnded,
     ContainerStarted,
     DumpFailed,
     DumpStarted,
@@ -115,6 +116,8 @@ def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one
             here = (e.node, opened[e.incarnation].container) == (me.node, me.container)
             if e.incarnation == number or (here and e.stage is not RestoreStage.FETCH):
                 tried.add(e.snapshot_id)
+    if now < until and _runs_on(log, ahead, opened, number, lost, facts):
+        return "wait"
     for snapshot in sorted(order, key=order.__getitem__, reverse=True):
         event = written.get(snapshot)
         if snapshot in over | tried:
@@ -127,6 +130,34 @@ def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one
         if order[snapshot][0] >= ahead and now < until and (where == me.node or not lost[where]):
             return "wait"
     return None
+
+
+def _runs_on(
+    log: list[Told],
+    before: int,
+    opened: dict[Any, IncarnationOpened],
+    number: int,
+    lost: dict[str, bool],
+    facts: dict[str, NodeFacts],
+) -> bool:
+    """The model of the hand-over: the container before still runs, and was not dumped since this start was opened."""
+    if not 0 < before < number:
+        return False
+    mine = next(place for place, (e, _) in enumerate(log) if e is opened[number])
+    where, me = opened[before].node, opened[number]
+    about = [(place, e) for place, (e, _) in enumerate(log) if getattr(e, "incarnation", 0) == before]
+    begun = {e.snapshot_id for _, e in about if isinstance(e, DumpStarted | SnapshotCaptured)}
+    done = {e.snapshot_id for _, e in about if isinstance(e, SnapshotStored | DumpFailed)}
+    final = any(isinstance(e, DumpStarted) and e.final for _, e in about)
+    runs = any(isinstance(e, ContainerStarted | DumpStarted) for _, e in about)
+    ended = any(isinstance(e, ContainerEnded) for _, e in about)
+    if ended or final or not runs or begun - done or (lost[where] and where != me.node):
+        return False
+    if misfit(facts[where], opened[before].container, facts[me.node], me.container):
+        return False
+    issued = [(place, e.command.command_id) for place, e in about if isinstance(e, CommandIssued)]
+    finished = {e.command_id for _, e in about if isinstance(e, CommandFinished)}
+    return any(command not in finished for _, command in issued) or not any(place > mine for place, _ in issued)
 
 
 class Laws:

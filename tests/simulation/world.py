@@ -377,7 +377,7 @@ class World:
         used = [name for name, container in node.containers.items() if container.phase == "dead"]
         again = used and self.chance.random() < 0.15
         name = self.chance.choice(used) if again else f"c{self.source('')}"
-        facts = IMAGES[self.chance.random() < 0.05]
+        facts = node.containers[name].facts if again else IMAGES[self.chance.random() < 0.05]
         self.say(f"{node.name}: {name} is to be created as {key.id} from {facts.image}")
         node.create(Container(name, key, facts))
 

@@ -96,6 +96,7 @@ class TestStarting:
         world = World("a", "b")
         world.run("c1")
         world.snapshot(1, "s1")
+        world.ended(1)
         world.ask("c2", "b")
         world.ask("c3")
         world.restore_failed(2, "s1", CORRUPT)
@@ -201,16 +202,19 @@ class TestSuperseding:
         world = World("a", "b")
         world.run("c1")
         world.snapshot(1, "s1")
+        world.silent("a")
         world.run("c2", "b")
         decision = world.snapshot(1, "late")
         assert types(decision) == ["snapshot.stored", "snapshot.superseded"]
         assert decision.events[1] == SnapshotSuperseded(key=KEY, incarnation=1, snapshot_id="late", by=2)
+        world.ended(2)
         assert restored(world.ask("c3")) == "s1"
 
     def test_what_is_stored_between_choice_and_start_is_superseded_at_the_start(self) -> None:
         world = World("a", "b")
         world.run("c1")
         world.snapshot(1, "s1")
+        world.silent("a")
         world.ask("c2", "b")
         assert types(world.snapshot(1, "late")) == ["snapshot.stored"]
         assert types(world.started(2)) == ["container.started", "snapshot.superseded"]
@@ -219,6 +223,7 @@ class TestSuperseding:
         world = World("a", "b")
         world.run("c1")
         world.snapshot(1, "s1")
+        world.silent("a")
         world.ask("c2", "b")
         world.snapshot(1, "late")
         world.restore_failed(2, "s1")
@@ -237,6 +242,7 @@ class TestSuperseding:
         world = World("a", "b")
         world.run("c1")
         world.snapshot(1, "s1")
+        world.silent("a")
         world.ask("c2", "b")
         world.snapshot(1, "late")
         third = world.ask("c3", "b")
@@ -251,12 +257,14 @@ class TestSuperseding:
             world.captured(1, name)
         world.stored(1, "s2")
         world.stored(1, "s1")
+        world.ended(1)
         assert restored(world.ask("c2")) == "s2"
 
     def test_a_valid_snapshot_that_was_passed_over_as_a_misfit_is_not_superseded(self) -> None:
         world = World("a", "b")
         world.run("c1")
         world.snapshot(1, "s1", taken_from=ContainerFacts(image="one"))
+        world.ended(1)
         assert isinstance(world.ask("c2", "b", container=ContainerFacts(image="two")).answer, StartCold)
         world.started(2)
         assert restored(world.ask("c3", container=ContainerFacts(image="one"))) == "s1"
@@ -268,6 +276,7 @@ class TestFailedRestores:
         world.run("c1")
         world.snapshot(1, "s1")
         world.snapshot(1, "s2")
+        world.ended(1)
         assert restored(world.ask("c2")) == "s2"
         assert types(world.restore_failed(2, "s2")) == ["incarnation.restore-failed"]
         second = world.ask("c2")
@@ -280,6 +289,7 @@ class TestFailedRestores:
         world = World("a")
         world.run("c1")
         world.snapshot(1, "s1")
+        world.ended(1)
         world.ask("c2")
         decision = world.restore_failed(2, "s1", CORRUPT, RestoreStage.FETCH)
         assert decision.events[1:] == (
@@ -292,6 +302,7 @@ class TestFailedRestores:
         world = World("a", "b", "c")
         world.run("c1")
         world.snapshot(1, "s1")
+        world.ended(1)
         assert restored(world.ask("c2", "a")) == "s1"
         world.restore_failed(2, "s1")
         assert restored(world.ask("c3", "b")) == "s1"
@@ -303,6 +314,7 @@ class TestFailedRestores:
         world = World("a")
         world.run("c1")
         world.snapshot(1, "s1")
+        world.ended(1)
         for number, image in ((2, "one"), (3, "two")):
             assert restored(world.ask(f"c{number}", container=ContainerFacts(image=image))) == "s1"
             world.restore_failed(number, "s1")
@@ -312,6 +324,7 @@ class TestFailedRestores:
         world = World("a", "b")
         world.run("c1")
         world.snapshot(1, "s1")
+        world.ended(1)
         away = Failure("store-unreachable", "The store did not answer", "Check it.")
         for number, node in ((2, "a"), (3, "b")):
             assert restored(world.ask(f"c{number}", node)) == "s1"
@@ -370,6 +383,7 @@ class TestCheckpoints:
     def test_a_dump_of_one_container_does_not_end_the_command_of_another(self) -> None:
         world = World("a")
         world.run("c1")
+        world.ended(1)
         world.run("c2")
         world.checkpoint("k1")
         assert "command.finished" not in types(world.stored(1, "s1", command="k1"))
@@ -474,10 +488,11 @@ class TestNodes:
 
 class TestTestimony:
     def test_every_report_delivered_again_says_nothing_new(self) -> None:
-        world = World("a")
+        world = World("a", "b")
         world.run("c1")
         world.snapshot(1, "s1")
-        world.ask("c2")
+        world.silent("a")
+        world.ask("c2", "b")
         world.restore_failed(2, "s1")
         world.dump(1, "s2")
         world.dump_failed(1, "s2")
@@ -568,6 +583,7 @@ class TestTestimony:
         world = World("a")
         world.run("c1")
         assert types(world.stored(1, "s1")) == ["snapshot.stored"]
+        world.ended(1)
         assert restored(world.ask("c2")) == "s1"
 
 

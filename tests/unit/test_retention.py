@@ -123,6 +123,7 @@ def test_a_pinned_one_stays_and_does_not_count() -> None:
 def test_one_that_a_container_is_being_restored_from_stays_until_it_runs() -> None:
     world = running(keeping(last=1))
     world.snapshot(1, "s1")
+    world.ended(1)
     world.ask("c2")
     world.snapshot(1, "s2", final=True)  # comes late: incarnation 2 has its answer
     world.later(10_000)
@@ -136,6 +137,7 @@ def test_an_older_one_that_a_container_fell_back_to_stays_until_it_runs() -> Non
     world = running(keeping(seconds=60.0))
     world.snapshot(1, "s1")
     world.snapshot(1, "s2")
+    world.ended(1)
     world.ask("c2")
     world.restore_failed(2, "s2")
     assert getattr(world.ask("c2").answer, "snapshot_id", None) == "s1"
@@ -187,6 +189,7 @@ def test_an_expired_snapshot_is_no_way_out_of_a_failed_restore() -> None:
     world = running(keeping(last=1))
     world.snapshot(1, "s1")
     world.snapshot(1, "s2")
+    world.ended(1)
     world.ask("c2")
     world.restore_failed(2, "s2", CORRUPT)
     reason = getattr(world.ask("c2").answer, "reason", "")
@@ -251,6 +254,7 @@ class TestPins:
         world = running(Policy())
         world.snapshot(1, "s1")
         world.snapshot(1, "s2")
+        world.ended(1)
         wish(world, "pin", "s1")
         answer = world.ask("c2").answer
         assert (getattr(answer, "snapshot_id", None), getattr(answer, "reason", None)) == (
@@ -266,6 +270,7 @@ class TestPins:
         world = running(Policy())
         world.snapshot(1, "s1")
         world.snapshot(1, "s2")
+        world.ended(1)
         wish(world, "pin", "s1")
         world.ask("c2")
         world.restore_failed(2, "s1", BROKEN)
@@ -313,6 +318,7 @@ class TestDeletingOnRequest:
     def test_the_latest_valid_one_only_by_force(self) -> None:
         world = running(Policy())
         world.snapshot(1, "s1")
+        world.ended(1)
         assert code(wish(world, "delete", "s1")) == "latest-snapshot"
         assert types(wish(world, "delete", "s1", force=True)) == ["snapshot.expired"]
         assert type(world.ask("c2").answer).__name__ == "StartCold"
@@ -320,6 +326,7 @@ class TestDeletingOnRequest:
     def test_never_a_pinned_one_nor_one_in_use_not_even_by_force(self) -> None:
         world = running(Policy())
         world.snapshot(1, "s1")
+        world.ended(1)
         wish(world, "pin", "s1")
         assert code(wish(world, "delete", "s1", force=True)) == "snapshot-pinned"
         wish(world, "unpin", "s1")
@@ -345,6 +352,7 @@ class TestDeletingOnRequest:
 def test_an_invalidated_one_is_passed_over_with_the_reason() -> None:
     world = running(Policy())
     world.snapshot(1, "s1")
+    world.ended(1)
     request = SnapshotRequest(KEY.cluster, KEY.namespace, SnapshotId("s1"), "invalidate", "holds a wrong result")
     world.give(SnapshotAsked(request, world.source()))
     assert "it was invalidated: holds a wrong result" in getattr(world.ask("c2").answer, "reason", "")
@@ -353,6 +361,7 @@ def test_an_invalidated_one_is_passed_over_with_the_reason() -> None:
 def test_a_start_that_was_overtaken_protects_its_snapshot_for_the_grace_only() -> None:
     world = running(keeping(last=1))
     world.snapshot(1, "s1")
+    world.ended(1)
     world.ask("c2", "b")
     world.silent("b")
     world.ask("c3")

@@ -1,0 +1,92 @@
+"""What pods tell about the starts of a key: which of them is ending, so that its last dump is worth waiting for.
+
+A pod is told to end some time before its node's worker has anything to report: the kubelet has to hear of it, and a preStop
+hook may come first. Meanwhile the Job controller may have made the replacement already (KEP-3939, ``podReplacementPolicy``),
+and started from what is stored it would step back by everything since.
+
+What is seen of pods may come late, twice, or from somebody who is mistaken. So nothing is decided from it but to wait a little,
+and never in place of a worker's word: that a pod is gone, or its container ended, does not say that it was not dumped.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from msgspec.structs import replace
+
+from controlplane.domain.state import REMEMBERED_PODS, Incarnation, KeyState, Pod
+from protocol.events import PodContainerEnded, PodFact, PodGone, PodScheduled, PodTerminating
+from protocol.ids import IncarnationNumber
+
+MARGIN_SECONDS = 15.0
+"""How long after its grace period a pod's dump may still begin: a kubelet and a worker under load are late."""
+
+
+def pods_after(key: KeyState, event: PodFact, at: datetime) -> KeyState:
+    """Say how the key stands once something was seen of one of its pods. Never raises; what is settled stays so."""
+    pod = key.pods.get(event.uid, Pod(name=event.pod, uid=event.uid))
+    match event:
+        case PodScheduled(node=node):
+            pod = replace(pod, node=node)
+        case PodTerminating():
+            pod = replace(
+                pod,
+                node=event.node or pod.node,
+                terminating_at=pod.terminating_at or at,
+                grace_seconds=event.grace_seconds,
+                why=event.why,
+                dumps_at_stop=event.dumps_at_stop,
+            )
+        case PodContainerEnded():
+            return key
+        case PodGone():
+            pod = replace(pod, gone_at=pod.gone_at or at)
+    pods = {**key.pods, event.uid: pod}
+    if len(pods) > REMEMBERED_PODS:
+        first = next((uid for uid, seen in pods.items() if seen.gone_at is not None), next(iter(pods)))
+        del pods[first]
+    return replace(key, pods=pods)
+
+
+def pod_of(key: KeyState, start: Incarnation) -> Pod | None:
+    """Find the pod of a start: by its uid, or where the engine did not tell that, by name and node."""
+    told = start.container
+    if told.pod_uid is not None:
+        return key.pods.get(told.pod_uid)
+    if told.pod is None:
+        return None
+    same = (pod for pod in reversed([*key.pods.values()]) if pod.name == told.pod and pod.node in {None, start.node})
+    return next(same, None)
+
+
+def start_of(key: KeyState, uid: str, name: str) -> IncarnationNumber:
+    """Name the newest start of a pod; 0 if it has none yet."""
+    own = (
+        number
+        for number, start in key.incarnations.items()
+        if start.container.pod_uid == uid or (start.container.pod_uid is None and start.container.pod == name)
+    )
+    return max(own, default=IncarnationNumber(0))
+
+
+def ending_until(key: KeyState, start: Incarnation) -> datetime | None:
+    """Say until when the start's last dump may yet begin because its pod was told to end; ``None`` if it was not.
+
+    Measured by one clock, from when it was seen: the API server's may differ. A pod that is gone was deleted by force, or its
+    containers have ended and their worker will say so within moments.
+    """
+    pod = pod_of(key, start)
+    if pod is None:
+        return None
+    ends = []
+    if pod.terminating_at is not None:
+        ends.append(pod.terminating_at + timedelta(seconds=pod.grace_seconds + MARGIN_SECONDS))
+    if pod.gone_at is not None:
+        ends.append(pod.gone_at + timedelta(seconds=MARGIN_SECONDS))
+    return min(ends, default=None)
+
+
+def ends_undumped(key: KeyState, start: Incarnation) -> bool:
+    """Whether the start's owner wants no dump of it when it is told to stop, and it was told."""
+    pod = pod_of(key, start)
+    return pod is not None and pod.terminating_at is not None and not pod.dumps_at_stop
