@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 bin := .venv/bin
 
-.PHONY: help setup demo test e2e faults lint unit bench lock clean
+.PHONY: help setup demo test e2e faults lint unit bench images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint    ruff, mypy and the import contracts only"
 	@echo "make unit    the quick tests only: no root, no servers"
 	@echo "make bench   the benchmarks, each beside a peer; raw numbers in build/bench (RUNS=n: more or fewer turns)"
+	@echo "make images  build the images of node worker and control plane into build/images (BASE=image: on that)"
 	@echo "make lock    pin the requirements anew"
 
 setup:
@@ -43,6 +44,9 @@ faults: setup
 
 bench: setup
 	for each in tests/bench/bench_*.py; do $(bin)/python $$each $(RUNS) || exit 1; done
+
+images: setup
+	@images/build.sh
 
 lock: setup
 	$(bin)/pip install --quiet uv

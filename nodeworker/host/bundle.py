@@ -56,11 +56,10 @@ _UNWANTED: Final = (
 _NEEDLESS: Final = (
     "packages/**/tests",
     "packages/**/test",
-    "packages/bin",
     "packages/zstandard/_cffi*.so",
     "packages/*.md",
 )
-"""The fourth is the slow twin of zstandard's own binding."""
+"""The third is the slow twin of zstandard's own binding."""
 _SECONDS: Final = 600
 
 _LAUNCHER: Final = """#!/bin/sh
@@ -103,7 +102,7 @@ def build(destination: Path, kind: str = "node", *, cache: Path = CACHE) -> str:
         if kind != "node":
             (tree / "bin/criu").unlink()
             (tree / "usr/sbin/criu").unlink()
-            (tree / "bin/nats-server").symlink_to(_nats_server(tree))
+            (tree / "bin/nats-server").symlink_to("../packages/bin/nats-server")
         release = digest(tree)
         (tree / RELEASE).write_text(f"{release}\n")
         if destination.exists():
@@ -203,6 +202,10 @@ def _packages(cache: Path, debian: Path, kind: str) -> Path:
         for pattern in _NEEDLESS:
             for path in list(fresh.glob(pattern)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        # Commands of packages name the Python that they were installed with; a server is a program of its own.
+        for path in fresh.glob("packages/bin/*"):
+            if path.name != "nats-server":
+                path.unlink()
         _compile(debian, fresh / "packages")
         (fresh / "inputs").write_text(inputs)
         shutil.rmtree(made, ignore_errors=True)
@@ -216,11 +219,6 @@ def _app(tree: Path, kind: str) -> None:
     _compile(tree, tree / "app")
     for name, module in _COMMANDS[kind].items():
         _write_program(tree / "bin" / name, _MODULE.format(module=module))
-
-
-def _nats_server(tree: Path) -> Path:
-    found = next(path for path in sorted(tree.glob("packages/**/nats-server")) if path.is_file())
-    return Path("..") / found.relative_to(tree)
 
 
 def _compile(tree: Path, folder: Path) -> None:

@@ -98,7 +98,8 @@ def named_files(environment: Mapping[str, str], mount_points: list[str]) -> Iter
     """Variables that name a file on a volume of the pod, or a ``file://`` store there: name, prefix, path, volume."""
     for name, value in environment.items():
         prefix = "file://" if value.startswith("file:///") else ""
-        path = value.removeprefix(prefix)
+        # The pod's own root, as seen from the host, is named so where a shell writes the path.
+        path = value.removeprefix(prefix).removeprefix(f"/proc/{os.getpid()}/root")
         if not path.startswith("/") or not (prefix or os.path.isfile(path)):  # noqa: PTH113
             continue
         volume = volume_of(path, mount_points)
