@@ -11,23 +11,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import uuid
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-import obstore
-from obstore.store import ObjectStore, from_url
-
 from nodeworker.domain.problems import corrupt, disk_full, is_disk_full, missing
+from nodeworker.store.buckets import open_bucket
 
 _PARTIAL = ".partial-"
-_WINDOW_BYTES = 4 << 20
-_WINDOWS = 8
 
 
 class ObjectWriter(Protocol):
@@ -36,8 +30,12 @@ class ObjectWriter(Protocol):
     def write(self, data: bytes | memoryview) -> None:
         """Append."""
 
-    def commit(self, name: str) -> None:
-        """Make the object durable and let it appear as ``name``."""
+    def commit(self, name: str, *, exclusive: bool = False) -> None:
+        """Make the object durable and let it appear as ``name``.
+
+        Raises:
+            FileExistsError: ``exclusive``, and there is an object of that name, which stays as it is.
+        """
 
     def abort(self) -> None:
         """Leave nothing."""
@@ -58,7 +56,10 @@ class ObjectReader(Protocol):
 
 
 class Objects(Protocol):
-    """A place for objects in folders. Raises FailureError ``disk-full``, ``snapshot-missing`` or ``snapshot-corrupt``."""
+    """A place for objects in folders.
+
+    Raises FailureError ``disk-full``, ``snapshot-missing``, ``snapshot-corrupt``, or a bucket's ``store-…``.
+    """
 
     def create(self, folder: str) -> ObjectWriter:
         """Begin an object in ``folder``, which is made if need be."""
@@ -80,17 +81,17 @@ class Objects(Protocol):
 
 
 def open_objects(url: str) -> Objects:
-    """Open the place that ``url`` names: ``file:///dir``, or any URL that obstore knows (``s3://bucket/prefix``).
+    """Open the place that ``url`` names: ``file:///dir``, ``s3://bucket/prefix``, ``gs://…`` or ``az://…``.
 
     Raises:
-        ValueError: if a ``file:`` URL names no absolute directory of this machine.
+        ValueError: it names no absolute directory of this machine, and no bucket.
     """
     parts = urlsplit(url)
     if parts.scheme == "file":
         if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
             raise ValueError(f"the store's URL {url!r} names no directory of this machine; write file:///directory")
         return DirectoryObjects(Path(unquote(parts.path)))
-    return BucketObjects(from_url(url), url)
+    return open_bucket(url, os.environ)
 
 
 @contextmanager
@@ -175,12 +176,16 @@ class _FileWriter:
             while written < len(data):
                 written += os.write(self._descriptor, memoryview(data)[written:])
 
-    def commit(self, name: str) -> None:
+    def commit(self, name: str, *, exclusive: bool = False) -> None:
         with _space_at(self._directory):
             os.fsync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
-            self._partial.rename(self._directory / name)
+            if exclusive:
+                (self._directory / name).hardlink_to(self._partial)
+                self._partial.unlink()
+            else:
+                self._partial.rename(self._directory / name)
 
     def abort(self) -> None:
         if self._descriptor >= 0:
@@ -217,93 +222,3 @@ class _FileReader:
             os.close(descriptor)
 
     __del__ = close
-
-
-class BucketObjects:
-    """Objects in whatever obstore reaches. An object appears whole when its upload completes, and is durable then."""
-
-    def __init__(self, store: ObjectStore, url: str) -> None:
-        self._store = store
-        self._url = url.rstrip("/")
-
-    def create(self, folder: str) -> ObjectWriter:
-        """Begin an object; it is held in memory, because its name is known only at its end."""
-        return _BucketWriter(self._store, folder)
-
-    def open(self, path: str, *, fresh: bool = False) -> ObjectReader:  # noqa: ARG002 (there is no cache to go around)
-        """Open an object."""
-        return _BucketReader(self._store, path, f"{self._url}/{path}")
-
-    def settle(self, folder: str) -> None:
-        """Nothing to wait for."""
-
-    def names(self, folder: str) -> list[str]:
-        """List a folder."""
-        listed = obstore.list_with_delimiter(self._store, f"{folder}/")
-        return sorted(meta["path"].rpartition("/")[2] for meta in listed["objects"])
-
-    def remove(self, folder: str, name: str) -> None:
-        """Remove an object."""
-        with suppress(FileNotFoundError):
-            obstore.delete(self._store, f"{folder}/{name}")
-
-    def prune(self, folder: str) -> None:
-        """Buckets have no folders."""
-
-
-class _BucketWriter:
-    def __init__(self, store: ObjectStore, folder: str) -> None:
-        self._store = store
-        self._folder = folder
-        self._data = bytearray()
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._data += data
-
-    def commit(self, name: str) -> None:
-        obstore.put(self._store, f"{self._folder}/{name}", self._data)
-        self._data = bytearray()
-
-    def abort(self) -> None:
-        self._data = bytearray()
-
-
-class _BucketReader:
-    """Reads windows of several MiB and keeps a few: neighbours in a pack are asked for one after the other."""
-
-    def __init__(self, store: ObjectStore, path: str, shown: str) -> None:
-        self._store = store
-        self._path = path
-        self._shown = shown
-        self._lock = threading.Lock()
-        self._windows: OrderedDict[tuple[int, int], memoryview] = OrderedDict()
-        try:
-            self.size_bytes: int = obstore.head(store, path)["size"]
-        except FileNotFoundError as problem:
-            raise missing(shown) from problem
-
-    def read(self, offset_bytes: int, length_bytes: int) -> memoryview:
-        end = offset_bytes + length_bytes
-        if end > self.size_bytes:
-            raise corrupt(f"The object {self._shown} is truncated: it ends at byte {self.size_bytes}.")
-        if length_bytes == 0:
-            return memoryview(b"")
-        with self._lock:
-            for (start, stop), window in self._windows.items():
-                if start <= offset_bytes and end <= stop:
-                    self._windows.move_to_end((start, stop))
-                    return window[offset_bytes - start : end - start]
-        stop = min(max(end, offset_bytes + _WINDOW_BYTES), self.size_bytes)
-        try:
-            data = obstore.get_range(self._store, self._path, start=offset_bytes, end=stop)
-        except FileNotFoundError as problem:
-            raise missing(self._shown) from problem
-        window = memoryview(data)
-        with self._lock:
-            self._windows[offset_bytes, stop] = window
-            while len(self._windows) > _WINDOWS:
-                self._windows.popitem(last=False)
-        return window[:length_bytes]
-
-    def close(self) -> None:
-        self._windows.clear()

@@ -115,7 +115,7 @@ class SnapshotStore:
                 self._objects.remove(folder, name)
             return self._put(folder, header, trees)
         except BaseException:
-            with suppress(OSError):  # the failure that is on its way says more
+            with suppress(OSError, FailureError):  # the failure that is on its way says more
                 self.discard(header.key, header.snapshot_id)
             raise
 
@@ -220,7 +220,9 @@ class SnapshotStore:
         writer = self._objects.create(folder)
         try:
             writer.write(data)
-            writer.commit(MANIFEST_NAME)
+            writer.commit(MANIFEST_NAME, exclusive=True)
+        except FileExistsError:  # ours, if an upload was repeated whose answer got lost: what is there will be proved
+            writer.abort()
         except BaseException:
             writer.abort()
             raise
