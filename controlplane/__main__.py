@@ -17,6 +17,7 @@ from controlplane.app import ControlPlane
 from controlplane.log.migrate import upgrade
 from controlplane.settings import InvalidSettingError, Settings
 from process import logs
+from process.collection import collect_seldom
 from process.lifecycle import until_signalled
 from protocol.failures import FailureError
 
@@ -37,6 +38,7 @@ def _failures(problem: BaseException) -> list[FailureError]:
 def main() -> int:
     """Run the control plane; answer the exit code."""
     logs.configure(os.environ.get("WOODFROG_LOG_LEVEL", "info"))
+    collect_seldom()
     if sys.argv[1:] not in ([], ["migrate"]):
         _log.error("there is one verb, migrate, and no option", arguments=sys.argv[1:])
         return 2

@@ -25,7 +25,7 @@ from controlplane import statecopy
 from controlplane.bus.intake import Settled, UndecidableError
 from controlplane.bus.progress import Progress
 from controlplane.domain.decide import decide
-from controlplane.domain.evolve import evolve
+from controlplane.domain.evolve import Replay, evolve
 from controlplane.domain.inputs import Decision, Input, PodSeen, Policy, ReportReceived
 from controlplane.domain.state import KeyState, NodeState, State
 from controlplane.log.eventlog import EventLog
@@ -116,14 +116,16 @@ class DecisionLoop:
         with _no_collections():
             position, folded = await self._newest_copy()
             self._copied = position
+            replay = Replay(folded.state)
             while True:
                 position, told = await self._log.tell(position, _PAGE)
                 if not told:
                     break
                 for event, at in told:
-                    evolve(folded.state, event, at)
-                    _follow_commands(folded.open_commands, event)
-        self._state = folded.state
+                    replay.take(event, at)
+                    if isinstance(event, CommandIssued | CommandFinished):
+                        _follow_commands(folded.open_commands, event)
+        self._state = replay.end()
         self.open_commands.clear()
         self.open_commands.update(folded.open_commands)
         await self.committed.set(position)

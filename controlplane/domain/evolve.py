@@ -8,17 +8,17 @@ report is *believed* is asked before it is recorded, in :mod:`controlplane.domai
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 from msgspec.structs import replace
 
+from controlplane.domain.draft import Draft
 from controlplane.domain.pods import pods_after
 from controlplane.domain.state import (
     REMEMBERED,
-    REMEMBERED_STORED,
     Cold,
-    Incarnation,
     KeyState,
     NodeState,
     Restore,
@@ -46,7 +46,11 @@ from protocol.events import (
     NodeReturned,
     NodeSpared,
     Outcome,
+    PodContainerEnded,
     PodFact,
+    PodGone,
+    PodScheduled,
+    PodTerminating,
     RestoreChosen,
     RestoreFailed,
     RestoreStage,
@@ -61,22 +65,8 @@ from protocol.events import (
     StartDeferred,
     UnknownEvent,
 )
-from protocol.ids import IncarnationNumber
+from protocol.ids import CheckpointKey, IncarnationNumber
 
-_Upkeep = SnapshotExpired | SnapshotDeleted | SnapshotPinned | SnapshotUnpinned
-_SnapshotEvent = (
-    DumpStarted
-    | SnapshotCaptured
-    | SnapshotStored
-    | DumpFailed
-    | SnapshotSuperseded
-    | SnapshotInvalidated
-    | SnapshotExpired
-    | SnapshotDeleted
-    | SnapshotPinned
-    | SnapshotUnpinned
-)
-_FORWARD = tuple(SnapshotStatus)
 _FIRST_DELETE_PAUSE_SECONDS = 10.0
 _LONGEST_DELETE_PAUSE_SECONDS = 3600.0
 
@@ -91,130 +81,210 @@ def evolve(state: State, event: AnyEvent, at: datetime) -> None:
     if isinstance(event, NodeEvent):
         state.nodes[event.node] = _node_after(state.nodes.get(event.node), event, at)
         return
-    if isinstance(event, CommandIssued):
-        state.commands[event.command.command_id] = event.command
-    elif isinstance(event, CommandFinished):
-        state.commands.pop(event.command_id, None)
-    state.keys[event.key] = key_after(state.keys.get(event.key, KeyState()), event, at)
+    _follow_commands(state, event)
+    state.keys[event.key] = key_after(state.keys.get(event.key, _NOTHING), event, at)
 
 
 def key_after(key: KeyState, event: KeyEvent, at: datetime) -> KeyState:
     """Say how the key stands once ``event`` has happened; ``key`` itself stays as it is."""
-    if isinstance(event, PodFact):
-        return pods_after(key, event, at)
-    return _forget(_snapshots_after(_incarnations_after(key, event, at), event, at))
+    draft = Draft.of(key)
+    _take(draft, event, at)
+    return draft.ended()
 
 
-def _incarnations_after(key: KeyState, event: KeyEvent, at: datetime) -> KeyState:
+class Replay:
+    """Many events taken into one state, for whoever owns it alone: ends as :func:`evolve` would, in half the time.
+
+    A key that is met is copied once and changed in place until :meth:`end`; nothing may be read from the state before.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._drafts: dict[CheckpointKey, Draft] = {}
+
+    def take(self, event: AnyEvent, at: datetime) -> None:
+        """Do as :func:`evolve`."""
+        if isinstance(event, UnknownEvent):
+            return
+        if isinstance(event, NodeEvent):
+            self._state.nodes[event.node] = _node_after(self._state.nodes.get(event.node), event, at)
+            return
+        _follow_commands(self._state, event)
+        draft = self._drafts.get(event.key)
+        if draft is None:
+            draft = self._drafts[event.key] = Draft.of(self._state.keys.get(event.key, _NOTHING))
+        _take(draft, event, at)
+
+    def end(self) -> State:
+        """Give the state back; nothing more can be taken."""
+        keys = self._state.keys
+        while self._drafts:  # each goes as its value comes, so that they are not all there twice
+            key, draft = self._drafts.popitem()
+            keys[key] = draft.ended()
+        return self._state
+
+
+_NOTHING = KeyState()
+
+
+def _follow_commands(state: State, event: KeyEvent) -> None:
+    if isinstance(event, CommandIssued):
+        state.commands[event.command.command_id] = event.command
+    elif isinstance(event, CommandFinished):
+        state.commands.pop(event.command_id, None)
+
+
+def _take(draft: Draft, event: KeyEvent, at: datetime) -> None:
+    _FOLDS[type(event)](draft, event, at)
+    draft.forget()
+
+
+def _opened(draft: Draft, event: IncarnationOpened, at: datetime) -> None:
+    # An earlier start that has its answer may be running by now; nobody can tell it to choose again.
+    for number, other in draft.incarnations.items():
+        if draft.latest_start < number < event.incarnation and other.choice is not None:
+            draft.latest_start = number
+    draft.start(
+        event.incarnation,
+        node=event.node,
+        container_id=event.container_id,
+        container=event.container,
+        opened_at=at,
+    )
+
+
+def _deferred(draft: Draft, event: StartDeferred, _at: datetime) -> None:
+    known = draft.incarnations.get(event.incarnation)
+    if known is None or known.wait_until is None:
+        draft.start(event.incarnation, wait_until=event.until)
+
+
+def _restore_chosen(draft: Draft, event: RestoreChosen, _at: datetime) -> None:
+    draft.start(event.incarnation, choice=Restore(event.snapshot_id, event.reason))
+
+
+def _cold_start_chosen(draft: Draft, event: ColdStartChosen, _at: datetime) -> None:
+    draft.start(event.incarnation, choice=Cold(event.reason))
+
+
+def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
+    """Hold the failure against the snapshot, and let those compete that came too late only for the failed choice.
+
+    A fetch that failed says nothing about the snapshot: the store was away or a disk full. It is set aside for this start
+    and no longer, or a store's bad hour would cost every id its newest snapshot.
+    """
     number = event.incarnation
-    incarnation = key.incarnations.get(number, Incarnation(number=number))
-    if isinstance(event, CommandIssued | CommandFinished | _Upkeep):
-        return _commands_after(key, incarnation, event)
-    latest_start = key.latest_start
-    match event:
-        case IncarnationOpened(node=node, container_id=container_id, container=container):
-            # An earlier start that has its answer may be running by now; nobody can tell it to choose again.
-            answered = (other.number for other in key.incarnations.values() if other.choice is not None)
-            latest_start = max((latest_start, *(other for other in answered if other < number)))
-            incarnation = replace(incarnation, node=node, container_id=container_id, container=container, opened_at=at)
-        case StartDeferred(until=until):
-            incarnation = replace(incarnation, wait_until=incarnation.wait_until or until)
-        case RestoreChosen(snapshot_id=snapshot_id, reason=reason):
-            incarnation = replace(incarnation, choice=Restore(snapshot_id, reason))
-        case ColdStartChosen(reason=reason):
-            incarnation = replace(incarnation, choice=Cold(reason))
-        case RestoreFailed(snapshot_id=snapshot_id):
-            incarnation = replace(incarnation, choice=None, set_aside=incarnation.set_aside | {snapshot_id})
-        case ContainerStarted() | DumpStarted():  # what is dumped has started, even if that word was lost
-            incarnation = replace(incarnation, started=True)
-            latest_start = max(latest_start, number)
-        case ContainerEnded():
-            incarnation = replace(incarnation, ended=True)
-        case _:
-            pass
-    return replace(key, incarnations={**key.incarnations, number: incarnation}, latest_start=latest_start)
+    known = draft.incarnations.get(number)
+    draft.start(
+        number,
+        choice=None,
+        set_aside=frozenset({event.snapshot_id}) | (frozenset() if known is None else known.set_aside),
+    )
+    tried_in = image_of(draft.incarnations[number].container)
+    for name, snapshot in draft.snapshots.items():
+        if name == event.snapshot_id and event.stage is not RestoreStage.FETCH:
+            changed = replace(snapshot, failed_on=snapshot.failed_on | {(event.node, tried_in)})
+        elif snapshot.missed_by == number > draft.latest_start:
+            changed = replace(snapshot, missed_by=None)
+        else:
+            continue
+        draft.snapshots[name] = changed
 
 
-def _commands_after(key: KeyState, incarnation: Incarnation, event: KeyEvent) -> KeyState:
-    """Follow the commands to dump an incarnation. Of a snapshot's upkeep it learns nothing: it may be long forgotten."""
-    match event:
-        case CommandIssued(command=DumpCommand() as command):
-            asked = {"dump_asked_at": command.issued_at, "dump_asked_for": key.newest}
-            changed = replace(incarnation, dump_command=command.command_id, **asked)
-        case CommandFinished(command_id=command_id, outcome=outcome) if incarnation.dump_command == command_id:
-            failed = 0 if outcome is Outcome.SUCCEEDED else incarnation.dumps_failed + 1
-            changed = replace(incarnation, dump_command=None, dumps_failed=failed)
-        case _:
-            return key
-    return replace(key, incarnations={**key.incarnations, incarnation.number: changed})
+def _has_started(draft: Draft, event: ContainerStarted | DumpStarted) -> None:
+    draft.start(event.incarnation, started=True)
+    draft.latest_start = max(draft.latest_start, event.incarnation)
 
 
-def _snapshots_after(key: KeyState, event: KeyEvent, at: datetime) -> KeyState:
-    if isinstance(event, CommandIssued | CommandFinished | _Upkeep):
-        return _upkeep_after(key, event, at)
-    match event:
-        case DumpStarted(node=node, final=final):
-            changed = [_moved(key, event, at, SnapshotStatus.DUMPING, node=node, final=final)]
-        case SnapshotCaptured(node=node):
-            changed = [_moved(key, event, at, SnapshotStatus.CAPTURED, node=node)]
-        case SnapshotStored(node=node):
-            changed = [
-                _moved(
-                    key,
-                    event,
-                    at,
-                    SnapshotStatus.VALID,
-                    node=node,
-                    manifest_digest=event.manifest_digest,
-                    stored_bytes=event.stored_bytes,
-                    taken_on=event.taken_on,
-                    taken_from=event.taken_from,
-                    missed_by=_missed_by(key, event.incarnation),
-                )
-            ]
-        case DumpFailed(node=node, failure=failure):
-            changed = [_moved(key, event, at, SnapshotStatus.FAILED, node=node, note=failure.cause)]
-        case SnapshotSuperseded(by=by):
-            changed = [_moved(key, event, at, SnapshotStatus.SUPERSEDED, missed_by=by)]
-        case SnapshotInvalidated(reason=reason):
-            changed = [_moved(key, event, at, SnapshotStatus.INVALIDATED, note=reason)]
-        case RestoreFailed():
-            changed = [_after_failed_restore(key, snapshot, event) for snapshot in key.snapshots.values()]
-        case _:
-            return key
-    return replace(key, snapshots={**key.snapshots, **{snapshot.snapshot_id: snapshot for snapshot in changed}})
+def _container_started(draft: Draft, event: ContainerStarted, _at: datetime) -> None:
+    _has_started(draft, event)
 
 
-def _upkeep_after(key: KeyState, event: CommandIssued | CommandFinished | _Upkeep, at: datetime) -> KeyState:
-    """Follow what happens to a snapshot once it is stored: pins, expiry, deletion and the commands for it."""
-    match event:
-        case SnapshotExpired(reason=reason):
-            before = key.snapshots.get(event.snapshot_id)
-            sooner = before.delete_after if before is not None else None
-            after = event.delete_after if sooner is None else min(sooner, event.delete_after)
-            changed = [_moved(key, event, at, SnapshotStatus.EXPIRED, note=reason, delete_after=after)]
-        case SnapshotDeleted():
-            changed = [_moved(key, event, at, SnapshotStatus.DELETED, deleting=None)]
-        case SnapshotPinned() | SnapshotUnpinned():
-            changed = [_moved(key, event, at, SnapshotStatus.DUMPING, pinned=isinstance(event, SnapshotPinned))]
-        case CommandIssued(command=DeleteCommand() as command):
-            known = key.snapshots.get(command.snapshot_id)
-            changed = [] if known is None else [replace(known, deleting=command.command_id)]
-        case CommandIssued():
-            return key
-        case CommandFinished(command_id=command_id):
-            changed = [_after_delete(each, at) for each in key.snapshots.values() if each.deleting == command_id]
-    if not changed:
-        return key
-    return replace(key, snapshots={**key.snapshots, **{snapshot.snapshot_id: snapshot for snapshot in changed}})
+def _container_ended(draft: Draft, event: ContainerEnded, _at: datetime) -> None:
+    draft.start(event.incarnation, ended=True)
 
 
-def _moved(key: KeyState, event: _SnapshotEvent, at: datetime, status: SnapshotStatus, **changes: Any) -> Snapshot:
-    """Move the event's snapshot on to ``status``, never back: a late "captured" does not undo "valid"."""
-    known = key.snapshots.get(event.snapshot_id, Snapshot(event.snapshot_id, event.incarnation))
-    now = max(known.status, status, key=_FORWARD.index)
-    since = known.since if now is known.status and known.since is not None else at
-    return replace(known, status=now, since=since, **changes)
+def _dump_started(draft: Draft, event: DumpStarted, at: datetime) -> None:
+    _has_started(draft, event)  # what is dumped has started, even if that word was lost
+    draft.move(event, at, SnapshotStatus.DUMPING, node=event.node, final=event.final)
+
+
+def _captured(draft: Draft, event: SnapshotCaptured, at: datetime) -> None:
+    draft.start(event.incarnation)
+    draft.move(event, at, SnapshotStatus.CAPTURED, node=event.node)
+
+
+def _stored(draft: Draft, event: SnapshotStored, at: datetime) -> None:
+    draft.start(event.incarnation)
+    draft.move(
+        event,
+        at,
+        SnapshotStatus.VALID,
+        node=event.node,
+        manifest_digest=event.manifest_digest,
+        stored_bytes=event.stored_bytes,
+        taken_on=event.taken_on,
+        taken_from=event.taken_from,
+        missed_by=_missed_by(draft, event.incarnation),
+    )
+
+
+def _dump_failed(draft: Draft, event: DumpFailed, at: datetime) -> None:
+    draft.start(event.incarnation)
+    draft.move(event, at, SnapshotStatus.FAILED, node=event.node, note=event.failure.cause)
+
+
+def _superseded(draft: Draft, event: SnapshotSuperseded, at: datetime) -> None:
+    draft.start(event.incarnation)
+    draft.move(event, at, SnapshotStatus.SUPERSEDED, missed_by=event.by)
+
+
+def _invalidated(draft: Draft, event: SnapshotInvalidated, at: datetime) -> None:
+    draft.start(event.incarnation)
+    draft.move(event, at, SnapshotStatus.INVALIDATED, note=event.reason)
+
+
+# What follows is a snapshot's upkeep once it is stored. Of that its incarnation learns nothing: it may be long forgotten.
+
+
+def _expired(draft: Draft, event: SnapshotExpired, at: datetime) -> None:
+    before = draft.snapshots.get(event.snapshot_id)
+    sooner = before.delete_after if before is not None else None
+    after = event.delete_after if sooner is None else min(sooner, event.delete_after)
+    draft.move(event, at, SnapshotStatus.EXPIRED, note=event.reason, delete_after=after)
+
+
+def _deleted(draft: Draft, event: SnapshotDeleted, at: datetime) -> None:
+    draft.move(event, at, SnapshotStatus.DELETED, deleting=None)
+
+
+def _pinned(draft: Draft, event: SnapshotPinned, at: datetime) -> None:
+    draft.move(event, at, SnapshotStatus.DUMPING, pinned=True)
+
+
+def _unpinned(draft: Draft, event: SnapshotUnpinned, at: datetime) -> None:
+    draft.move(event, at, SnapshotStatus.DUMPING, pinned=False)
+
+
+def _command_issued(draft: Draft, event: CommandIssued, _at: datetime) -> None:
+    command = event.command
+    if isinstance(command, DumpCommand):
+        newest = max(draft.incarnations, default=IncarnationNumber(0))
+        asked = {"dump_asked_at": command.issued_at, "dump_asked_for": newest}
+        draft.start(event.incarnation, dump_command=command.command_id, **asked)
+    elif isinstance(command, DeleteCommand) and command.snapshot_id in draft.snapshots:
+        known = draft.snapshots[command.snapshot_id]
+        draft.snapshots[command.snapshot_id] = replace(known, deleting=command.command_id)
+
+
+def _command_finished(draft: Draft, event: CommandFinished, at: datetime) -> None:
+    known = draft.incarnations.get(event.incarnation)
+    if known is not None and known.dump_command == event.command_id:
+        failed = 0 if event.outcome is Outcome.SUCCEEDED else known.dumps_failed + 1
+        draft.start(event.incarnation, dump_command=None, dumps_failed=failed)
+    for name, snapshot in draft.snapshots.items():
+        if snapshot.deleting == event.command_id:
+            draft.snapshots[name] = _after_delete(snapshot, at)
 
 
 def _after_delete(snapshot: Snapshot, at: datetime) -> Snapshot:
@@ -232,46 +302,43 @@ def _after_delete(snapshot: Snapshot, at: datetime) -> Snapshot:
     )
 
 
-def _missed_by(key: KeyState, incarnation: IncarnationNumber) -> IncarnationNumber | None:
+def _missed_by(draft: Draft, incarnation: IncarnationNumber) -> IncarnationNumber | None:
     """Name the later incarnation whose answer could not take a snapshot into account that becomes valid only now."""
-    if key.latest_start > incarnation:
-        return key.latest_start
-    newest = key.newest
-    return newest if newest > incarnation and key.incarnations[newest].choice is not None else None
+    if draft.latest_start > incarnation:
+        return draft.latest_start
+    newest = max(draft.incarnations, default=incarnation)
+    return newest if newest > incarnation and draft.incarnations[newest].choice is not None else None
 
 
-def _after_failed_restore(key: KeyState, snapshot: Snapshot, event: RestoreFailed) -> Snapshot:
-    """Hold the failure against the snapshot, and let those compete that came too late only for the failed choice.
-
-    A fetch that failed says nothing about the snapshot: the store was away or a disk full. It is set aside for this start
-    and no longer, or a store's bad hour would cost every id its newest snapshot.
-    """
-    if snapshot.snapshot_id == event.snapshot_id and event.stage is not RestoreStage.FETCH:
-        tried_in = image_of(key.incarnations[event.incarnation].container)
-        return replace(snapshot, failed_on=snapshot.failed_on | {(event.node, tried_in)})
-    if snapshot.missed_by == event.incarnation > key.latest_start:
-        return replace(snapshot, missed_by=None)
-    return snapshot
+def _pod_seen(draft: Draft, event: PodFact, at: datetime) -> None:
+    draft.pods = pods_after(draft.ended(), event, at).pods
 
 
-def _forget(key: KeyState) -> KeyState:
-    """Drop what no decision asks for any more, all but the last few."""
-    if len(key.snapshots) <= min(REMEMBERED, REMEMBERED_STORED) and len(key.incarnations) <= REMEMBERED:
-        return key  # nothing can be over: most keys, most of the time
-    over = [snapshot for snapshot in key.snapshots.values() if not key.has_a_future(snapshot)]
-    nowhere = [snapshot.snapshot_id for snapshot in over if not snapshot.takes_room]
-    stored = [
-        snapshot.snapshot_id
-        for snapshot in over
-        if snapshot.takes_room and snapshot.status is not SnapshotStatus.EXPIRED
-    ]
-    dropped = frozenset(nowhere[:-REMEMBERED]) | frozenset(stored[:-REMEMBERED_STORED])
-    snapshots = {name: snapshot for name, snapshot in key.snapshots.items() if name not in dropped}
-    origins = {snapshot.incarnation for snapshot in snapshots.values()}
-    unreferred = sorted(number for number in key.incarnations if number not in origins)
-    gone = frozenset(unreferred[:-REMEMBERED])
-    incarnations = {number: incarnation for number, incarnation in key.incarnations.items() if number not in gone}
-    return replace(key, snapshots=snapshots, incarnations=incarnations)
+_FOLDS: dict[type[KeyEvent], Callable[[Draft, Any, datetime], None]] = {
+    IncarnationOpened: _opened,
+    StartDeferred: _deferred,
+    RestoreChosen: _restore_chosen,
+    ColdStartChosen: _cold_start_chosen,
+    RestoreFailed: _restore_failed,
+    ContainerStarted: _container_started,
+    ContainerEnded: _container_ended,
+    DumpStarted: _dump_started,
+    SnapshotCaptured: _captured,
+    SnapshotStored: _stored,
+    DumpFailed: _dump_failed,
+    SnapshotSuperseded: _superseded,
+    SnapshotInvalidated: _invalidated,
+    SnapshotExpired: _expired,
+    SnapshotDeleted: _deleted,
+    SnapshotPinned: _pinned,
+    SnapshotUnpinned: _unpinned,
+    CommandIssued: _command_issued,
+    CommandFinished: _command_finished,
+    PodScheduled: _pod_seen,
+    PodTerminating: _pod_seen,
+    PodContainerEnded: _pod_seen,
+    PodGone: _pod_seen,
+}
 
 
 def _node_after(node: NodeState | None, event: NodeEvent, at: datetime) -> NodeState:

@@ -7,7 +7,8 @@ once, each in its own order. What a disk's sync takes is measured beside it: on 
 
 The large log (1,000,000 events of 50,000 ids) is made once, through the same API, and kept in ``build/bench/cache``. Run:
 ``python tests/bench/bench_log.py [--url postgresql://…] [--runs 5] [--events 1000000]``; the database at a URL of PostgreSQL
-should be empty, is migrated, and only takes part in what needs no peer on the same database.
+should be empty and is migrated; the peer takes part in a schema of its own, if psycopg is installed. As in a control plane's
+process, Python's cyclic collector comes seldom.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from controlplane import statecopy
 from controlplane.domain.inputs import Policy, ResolveAsked
 from controlplane.log import EventLog, Metadata, NewEvent
+from controlplane.log.engine import open_engine, writing
 from controlplane.log.migrate import upgrade
 from controlplane.loop import DecisionLoop
+from process.collection import collect_seldom
 from protocol.events import (
     ColdStartChosen,
     ContainerEnded,
@@ -166,9 +169,10 @@ def sync_milliseconds(where: Path) -> list[float]:
 
 async def measure_appends(url: str | None, where: Path, runs: int) -> list[Row]:
     """Append to new logs beside new stores of the peer, in turns."""
-    from tests.bench.peer_of_log import run_peer  # noqa: PLC0415 - a process that is timed from its start does without
+    from tests.bench.peer_of_log import run_peer, runs_on_postgresql  # noqa: PLC0415 - a process that is timed from its start does without
 
     rows: list[Row] = []
+    with_peer = url is None or runs_on_postgresql()
     for size, count, callers in ((1, 200, 1), (10, 100, 1), (100, 60, 1), (1, 1000, 32), (100, 160, 8)):
         ours: list[float] = []
         peer: list[float] = []
@@ -182,15 +186,26 @@ async def measure_appends(url: str | None, where: Path, runs: int) -> list[Row]:
             await log.append([next(events) for _ in range(1000)], epoch=(epoch := await log.take_lead()))
             ours.append(await append_ours(log, epoch, work, callers))
             await log.close()
-            if url is None:
-                peer.append(await asyncio.to_thread(run_peer, path, size, count, callers))
+            if with_peer:
+                if url is not None:
+                    await new_peer_schema(url)
+                peer.append(await asyncio.to_thread(run_peer, path, size, count, callers, url))
         said = f"append, {size} a batch, {callers} caller{'s' * (callers > 1)}"
         whole = callers > 1 and size == 100
-        if url is None:
+        if with_peer:
             rows.append(row(said, "events/s", ours, peer, peer_name="eventsourcing, save()", goal=">= 2"))
-        if url is not None or whole or size == 100:
+        if not with_peer or whole or size == 100:
             rows.append(row(f"{said}: alone", "events/s", ours, goal=">= 15000"))
     return rows
+
+
+async def new_peer_schema(url: str) -> None:
+    """Make an empty schema for the peer on PostgreSQL."""
+    engine = open_engine(url)
+    async with writing(engine) as connection:
+        await connection.exec_driver_sql("DROP SCHEMA IF EXISTS peer CASCADE")
+        await connection.exec_driver_sql("CREATE SCHEMA peer")
+    await engine.dispose()
 
 
 async def large_log(url: str | None, events: int) -> str:
@@ -308,6 +323,7 @@ def restart_seconds(place: str) -> float:
 
 def main() -> None:
     """Measure and publish."""
+    collect_seldom()
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--url")
     arguments.add_argument("--runs", type=int, default=5)

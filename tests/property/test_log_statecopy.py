@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.logstory import NODE_A, WORKER_A, new, story
+from msgspec.structs import replace
+from support.logstory import NODE_A, START, WORKER_A, new, story
 
 from controlplane import statecopy
-from controlplane.domain.evolve import evolve
+from controlplane.domain.evolve import Replay, evolve
 from controlplane.domain.state import State
 from controlplane.log.records import NewEvent
 from controlplane.statecopy import Folded
@@ -47,6 +48,36 @@ def test_a_copy_and_the_events_since_give_what_folding_from_the_start_gives(
         gone_on = statecopy.decode(list(statecopy.encode(gone_on)))
         last = position
     assert gone_on == fold(empty(), order)
+
+
+@settings(max_examples=300, deadline=None)
+@given(order=st.permutations(TOLD), known=st.integers(0, len(TOLD)), again=st.integers(1, 12))
+def test_a_replay_in_one_go_ends_in_the_values_that_folding_along_gives(
+    order: list[NewEvent], known: int, again: int
+) -> None:
+    told = [
+        replace(one.event, incarnation=one.event.incarnation + time)
+        if time and hasattr(one.event, "incarnation")
+        else one.event
+        for time in range(again)
+        for one in order
+    ]
+    along, begun = State(), State()
+    for event in told:
+        evolve(along, event, START)
+    for event in told[:known]:
+        evolve(begun, event, START)
+    before = State(dict(begun.keys), dict(begun.nodes), dict(begun.commands))
+    replay = Replay(begun)
+    for event in told[known:]:
+        replay.take(event, START)
+    assert replay.end() == along
+    assert [list(key.snapshots) for key in begun.keys.values()] == [
+        list(along.keys[name].snapshots) for name in begun.keys
+    ]
+    for event in told[known:]:
+        evolve(before, event, START)
+    assert before == along, "values that were shared were changed"
 
 
 def test_a_copy_is_what_the_state_was_when_it_was_taken() -> None:

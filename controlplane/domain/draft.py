@@ -1,0 +1,110 @@
+"""A key while it is changed: what one event does to it, in the terms in which the fold speaks.
+
+The state's values are frozen, so that a decision can look at "the key as it would be after this event". A fold of millions of
+events that nobody looks at meanwhile need not copy two mappings for each of them: it keeps a draft of each key and changes
+that in place. Both ways go through here, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from controlplane.domain.state import (
+    REMEMBERED,
+    REMEMBERED_STORED,
+    Incarnation,
+    KeyState,
+    Pod,
+    Snapshot,
+    SnapshotStatus,
+)
+from protocol.events import (
+    DumpFailed,
+    DumpStarted,
+    SnapshotCaptured,
+    SnapshotDeleted,
+    SnapshotExpired,
+    SnapshotInvalidated,
+    SnapshotPinned,
+    SnapshotStored,
+    SnapshotSuperseded,
+    SnapshotUnpinned,
+)
+from protocol.ids import IncarnationNumber, SnapshotId
+
+SnapshotEvent = (
+    DumpStarted
+    | SnapshotCaptured
+    | SnapshotStored
+    | DumpFailed
+    | SnapshotSuperseded
+    | SnapshotInvalidated
+    | SnapshotExpired
+    | SnapshotDeleted
+    | SnapshotPinned
+    | SnapshotUnpinned
+)
+_RANK: Final = {status: rank for rank, status in enumerate(SnapshotStatus)}
+_FEW: Final = min(REMEMBERED, REMEMBERED_STORED)
+"""With so few snapshots, and incarnations, nothing can be too many: most keys, most of the time."""
+
+
+class Draft(msgspec.Struct, gc=False):
+    """The fields of a :class:`~controlplane.domain.state.KeyState`, in dictionaries of its own."""
+
+    incarnations: dict[IncarnationNumber, Incarnation]
+    snapshots: dict[SnapshotId, Snapshot]
+    latest_start: IncarnationNumber
+    pods: Mapping[str, Pod]
+    """Replaced as a whole: few events are about pods."""
+
+    @classmethod
+    def of(cls, key: KeyState) -> Draft:
+        """Begin with a copy."""
+        return cls(dict(key.incarnations), dict(key.snapshots), key.latest_start, key.pods)
+
+    def ended(self) -> KeyState:
+        """Hand the dictionaries over; the draft is used no more, or only by whoever owns the value, too."""
+        return KeyState(self.incarnations, self.snapshots, self.latest_start, self.pods)
+
+    def start(self, number: IncarnationNumber, **changes: Any) -> None:
+        """Change an incarnation, unknown until now or not."""
+        known = self.incarnations.get(number)
+        if known is None:
+            self.incarnations[number] = Incarnation(number, **changes)
+        elif changes:
+            self.incarnations[number] = replace(known, **changes)
+
+    def move(self, event: SnapshotEvent, at: datetime, status: SnapshotStatus, **changes: Any) -> None:
+        """Move the event's snapshot on to ``status``, never back: a late "captured" does not undo "valid"."""
+        name = event.snapshot_id
+        known = self.snapshots.get(name)
+        if known is None:
+            known = Snapshot(name, event.incarnation)
+        now = status if _RANK[status] > _RANK[known.status] else known.status
+        since = known.since if now is known.status and known.since is not None else at
+        self.snapshots[name] = replace(known, status=now, since=since, **changes)
+
+    def forget(self) -> None:
+        """Drop what no decision asks for any more, all but the last few."""
+        if len(self.snapshots) <= _FEW and len(self.incarnations) <= REMEMBERED:
+            return
+        key = self.ended()
+        over = [snapshot for snapshot in self.snapshots.values() if not key.has_a_future(snapshot)]
+        nowhere = [snapshot.snapshot_id for snapshot in over if not snapshot.takes_room]
+        stored = [
+            snapshot.snapshot_id
+            for snapshot in over
+            if snapshot.takes_room and snapshot.status is not SnapshotStatus.EXPIRED
+        ]
+        for name in (*nowhere[:-REMEMBERED], *stored[:-REMEMBERED_STORED]):
+            del self.snapshots[name]
+        origins = {snapshot.incarnation for snapshot in self.snapshots.values()}
+        unreferred = sorted(number for number in self.incarnations if number not in origins)
+        for number in unreferred[:-REMEMBERED]:
+            del self.incarnations[number]
