@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from process.http import Page
 
@@ -38,6 +44,7 @@ class BoundedLabel:
 
 def new_registry() -> CollectorRegistry:
     """Make a registry that tells of this process's memory, processor time and open files, too."""
+    disable_created_metrics()  # type: ignore[no-untyped-call] # a second series beside each, which nobody asks for
     registry = CollectorRegistry(auto_describe=True)
     ProcessCollector(registry=registry)
     return registry

@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from os import environ
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kubernetes_asyncio import client, config
 from kubernetes_asyncio.client.exceptions import ApiException
@@ -30,6 +30,15 @@ from woodfrog.state import Reach
 _LOOK_SECONDS: Final = 1.0
 _REQUEST_SECONDS: Final = 10.0
 _REPORT_SECONDS: Final = 15.0
+_LONGEST_COMPLAINT: Final = 300
+
+
+class _Pod(NamedTuple):
+    """One pod of a DaemonSet: on which node, whether it is ready, and what its last failed attempt said."""
+
+    node: str
+    ready: bool
+    complaint: str
 
 
 class _Cluster:
@@ -60,12 +69,12 @@ class _Cluster:
             return None
         return int(found.status.desired_number_scheduled)
 
-    async def pods(self) -> list[tuple[str, bool]]:
-        """Tell the node of each pod, and whether the pod is ready."""
+    async def pods(self) -> list[_Pod]:
+        """List the pods."""
         found = await self._core.list_namespaced_pod(
             self._namespace, label_selector=self._selector, _request_timeout=_REQUEST_SECONDS
         )
-        return [(_node_of(pod), _is(pod.status, "Ready")) for pod in found.items]
+        return [_Pod(_node_of(pod), _is(pod.status, "Ready"), _complaint(pod)) for pod in found.items]
 
     async def nodes_away(self) -> set[str]:
         """Name the nodes that are not ready."""
@@ -93,16 +102,29 @@ def _node_of(pod: Any) -> str:
         return ""
 
 
+def _complaint(pod: Any) -> str:
+    for container in pod.status.init_container_statuses or ():
+        for state in (container.state, container.last_state):
+            ended = state.terminated if state else None
+            if ended and ended.exit_code:
+                return " ".join(str(ended.message or f"exit code {ended.exit_code}").split())[-_LONGEST_COMPLAINT:]
+    return ""
+
+
 async def _remaining_workers(cluster: _Cluster, away: set[str]) -> set[str]:
     existing = await cluster.nodes()
-    return {node for node, _ in await cluster.pods() if node in existing - away}
+    return {pod.node for pod in await cluster.pods() if pod.node in existing - away}
 
 
 async def _remaining_installations(cluster: _Cluster, away: set[str], daemonset: str) -> set[str]:
     wanted = await cluster.wanted_pods(daemonset)
     pods = await cluster.pods()
     existing = await cluster.nodes()
-    remaining = {node for node, ready in pods if not ready and node in existing - away}
+    remaining = {
+        f"{pod.node} ({pod.complaint})" if pod.complaint else pod.node
+        for pod in pods
+        if not pod.ready and pod.node in existing - away
+    }
     if wanted is None or len(pods) < wanted:
         remaining.add("(pods that are not made yet)")
     return remaining
