@@ -224,7 +224,7 @@ persistentVolumeClaim
 {{- $store := .Values.store -}}
 {{- $prefix := ternary (printf "/%s" (trimAll "/" $store.prefix)) "" (ne "" $store.prefix) -}}
 {{- if eq $store.type "hostPath" -}}file://{{ $store.hostPath.path }}
-{{- else if eq $store.type "persistentVolumeClaim" -}}file:///proc/$$$$/root/store
+{{- else if eq $store.type "persistentVolumeClaim" -}}file:///store
 {{- else -}}{{ get (dict "s3" "s3" "gcs" "gs" "azure" "az") $store.type }}://{{ $store.bucket }}{{ $prefix }}
 {{- end -}}
 {{- end }}
@@ -282,26 +282,23 @@ persistentVolumeClaim
 {{- end }}
 {{- end }}
 
-{{/* What a node's worker is told. Its process runs among the host's mounts, so files of the pod are named as the host sees them. */}}
+{{/* What a node's worker is told. It runs among the host's mounts; volumes of the pod that a variable names come along. */}}
 {{- define "woodfrog.node.env" -}}
 - name: WOODFROG_NODE
   valueFrom:
     fieldRef: {fieldPath: spec.nodeName}
-- name: WOODFROG_POD_UID
-  valueFrom:
-    fieldRef: {fieldPath: metadata.uid}
 - name: WOODFROG_POD_NAMESPACE
   valueFrom:
     fieldRef: {fieldPath: metadata.namespace}
+- name: WOODFROG_KUBERNETES
+  value: "on"
 - name: WOODFROG_CLUSTER
   value: {{ .Values.cluster | quote }}
 - name: WOODFROG_LOG_LEVEL
   value: {{ .Values.logLevel }}
 {{ include "woodfrog.nats.env" (list . "node") }}
-{{- if ne .Values.store.type "persistentVolumeClaim" }}
 - name: WOODFROG_STORE_URL
   value: {{ include "woodfrog.store.url" . | quote }}
-{{- end }}
 {{- if eq .Values.store.type "s3" }}
 {{- with .Values.store.region }}
 - name: AWS_REGION
@@ -322,7 +319,7 @@ persistentVolumeClaim
 {{- end }}
 {{- if include "woodfrog.store.keySecret" . }}
 - name: WOODFROG_STORE_KEY_FILE
-  value: {{ .Values.node.kubeletDir }}/pods/$(WOODFROG_POD_UID)/volumes/kubernetes.io~secret/store-key/key
+  value: /etc/woodfrog/store-key/key
 {{- end }}
 - name: WOODFROG_HTTP_ADDRESS
   value: ":{{ .Values.node.httpPort }}"
