@@ -192,6 +192,7 @@ async def _await_uninstalled(asked: argparse.Namespace) -> int:
 
 def _api() -> client.ApiClient:
     configuration = client.Configuration()
+    configuration.disable_strict_ssl_verification = True  # as controlplane.kube.api explains
     config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     return client.ApiClient(configuration)
 

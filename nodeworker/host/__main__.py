@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     given = _parser().parse_args(words)
     try:
-        _refuse_where_nothing_can_be_done()
+        _refuse_where_nothing_can_be_done(here=given.here)
         if given.command == "run":
             _become_worker(Places(given.root))
         if namespaces.outside() and not given.here:
@@ -215,10 +215,10 @@ def _read(path: str) -> bytes:
         return b""
 
 
-def _refuse_where_nothing_can_be_done() -> None:
+def _refuse_where_nothing_can_be_done(*, here: bool) -> None:
     if os.geteuid() != 0:
         raise FailureError(Failure("not-root", "what is done to a node is done by root only", "Run this as root."))
-    if namespaces.in_pod_without_host_pid():
+    if not here and namespaces.in_pod_without_host_pid():
         raise FailureError(
             Failure(
                 "no-host-pid",
