@@ -147,7 +147,13 @@ class Worker:
             criu_version=self._facts.criu_version, boot_id=self._boot_id,
         )  # fmt: skip
         self._restorer = Restorer(
-            settings, journal, bus, Fetcher(store, copies), worker_id=self._worker_id, facts=self._facts
+            settings,
+            journal,
+            bus,
+            Fetcher(store, copies),
+            self._runc,
+            worker_id=self._worker_id,
+            facts=self._facts,
         )
         obedience = Obedience(journal, self._dumper, self._storer, store, copies)
         metrics = Metrics(journal, bus, self._dumper, self._storer)

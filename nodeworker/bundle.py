@@ -2,18 +2,22 @@
 
 A snapshot is hostile input and may not say where anything goes; the bundle's config.json was written by the container
 engine for exactly this start. Sources: the OCI runtime specification (config.md) and the annotations of containerd's CRI
-plugin (pkg/cri/annotations) and of CRI-O (pkg/annotations).
+plugin (pkg/cri/annotations) and of CRI-O (pkg/annotations). Which mounts are emptyDirs is known by where the kubelet keeps
+them (pkg/volume/emptydir, and GetPodVolumeSubpathsDir in pkg/kubelet/kubelet_getters.go), under whatever root it has.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from protocol.durations import InvalidAmountError, parse_interval
+from nodeworker.domain import wishes
+from nodeworker.domain.wishes import InvalidWishError, Wishes
 from protocol.facts import ContainerFacts
 from protocol.failures import Failure, FailureError
 
@@ -21,9 +25,22 @@ _NAMESPACE = ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.cri-o.Namesp
 _POD = ("io.kubernetes.cri.sandbox-name", "io.kubernetes.cri-o.KubeName", "io.kubernetes.pod.name")
 _POD_UID = ("io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid")
 _IMAGE = ("io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName")
-INTERVAL = "woodfrog.io/interval"
-"""Annotation: how often the container is to be dumped while it runs, e.g. ``10m``, or ``off``."""
+_SANDBOX = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
 _SHM = "/dev/shm"
+_EMPTY_DIR = re.compile(
+    r"(?P<pod>/(?:.+/)?pods/(?P<uid>[^/]+))/"
+    r"(?:volumes/kubernetes\.io~empty-dir/(?P<whole>[^/]+)|volume-subpaths/(?P<part>[^/]+)/[^/]+/\d+)"
+)
+
+
+class Volume(msgspec.Struct, frozen=True):
+    """An emptyDir of the pod, or the part of one that is mounted by ``subPath``, as one container sees it."""
+
+    key: str
+    """What it is called in snapshots: the volume's name, or where a part of one is mounted."""
+    name: str
+    source: Path
+    """The directory outside."""
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -38,20 +55,40 @@ class Bundle(msgspec.Struct, frozen=True):
     """``hostname`` and ``domainname``, as far as the container gets its own."""
     uts_namespace: Path | None = None
     """The UTS namespace that it joins, as the containers of a pod do; its names are in force."""
+    volumes: tuple[Volume, ...] = ()
+    """The emptyDirs among the mounts, each once."""
+    wishes: Wishes = Wishes()
+    sandbox: str = ""
+    """The engine's id of the pod's sandbox."""
+
+    @property
+    def travelling(self) -> dict[str, Path]:
+        """The directories of the volumes that are wanted in snapshots, by their keys. A single file is never one."""
+        return {
+            volume.key: volume.source
+            for volume in self.volumes
+            if self.wishes.takes_volume(volume.name) and volume.source.is_dir()
+        }
+
+    @property
+    def travelling_shm(self) -> Path | None:
+        """The directory of /dev/shm if it is wanted in snapshots."""
+        return self.shm_source if self.wishes.shm else None
 
 
 def read(folder: str) -> Bundle:
     """Read ``folder``/config.json.
 
     Raises:
-        FailureError: ``bundle-unreadable``, if it is missing or is not what the specification says; ``invalid-interval``.
+        FailureError: ``bundle-unreadable``, if it is missing or is not what the specification says; ``invalid-annotation``.
     """
     path = Path(folder)
     try:
         config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
         annotations: dict[str, str] = config.get("annotations") or {}
         mounts: list[dict[str, Any]] = config.get("mounts") or []
-        interval = annotations.get(INTERVAL)
+        wished = wishes.read(annotations)
+        pod_uid = _first(annotations, _POD_UID)
         namespaces = (config.get("linux") or {}).get("namespaces") or []
         uts = next((one for one in namespaces if one.get("type") == "uts"), None)
         return Bundle(
@@ -60,21 +97,24 @@ def read(folder: str) -> Bundle:
             facts=ContainerFacts(
                 image=_first(annotations, _IMAGE),
                 mounts=tuple(sorted(mount["destination"] for mount in mounts)),
-                interval_seconds=None if interval is None else parse_interval(interval),
+                interval_seconds=wished.interval_seconds,
                 pod=_first(annotations, _POD),
-                pod_uid=_first(annotations, _POD_UID),
+                pod_uid=pod_uid,
             ),
             shm_source=next(
                 (_bound(path, mount) for mount in mounts if mount["destination"].rstrip("/") == _SHM), None
             ),
             names=_names(config) if uts is not None else {},
             uts_namespace=Path(uts["path"]) if uts is not None and uts.get("path") else None,
+            volumes=tuple(_volumes(mounts, pod_uid)),
+            wishes=wished,
+            sandbox=_first(annotations, _SANDBOX) or "",
         )
-    except InvalidAmountError as problem:
+    except InvalidWishError as problem:
         raise FailureError(
             Failure(
-                "invalid-interval",
-                f"the annotation {INTERVAL} cannot be meant: {problem}",
+                "invalid-annotation",
+                str(problem),
                 "Correct it where the container is declared and create it again.",
             )
         ) from problem
@@ -98,5 +138,32 @@ def _names(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _bound(bundle: Path, mount: dict[str, Any]) -> Path | None:
-    is_bind = mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options") or ())
-    return bundle / mount["source"] if is_bind else None
+    return bundle / mount["source"] if _is_bind(mount) else None
+
+
+def _is_bind(mount: Mapping[str, Any]) -> bool:
+    return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options") or ())
+
+
+def volume_name(source: str, pod_uid: str | None) -> str | None:
+    """Tell the name of the emptyDir that a mount's source is, or is a part of; None if it is none of this pod."""
+    found = _EMPTY_DIR.fullmatch(source)
+    if found is None or (pod_uid and found["uid"] != pod_uid):
+        return None
+    if found["whole"]:
+        return found["whole"]
+    # A part of any kind of volume is mounted from such a path; the kubelet keeps a directory for each emptyDir.
+    whole = Path(found["pod"], "volumes", "kubernetes.io~empty-dir", found["part"])
+    return found["part"] if whole.is_dir() else None
+
+
+def _volumes(mounts: list[dict[str, Any]], pod_uid: str | None) -> Iterator[Volume]:
+    seen = set()
+    for mount in mounts:
+        source = str(mount.get("source", ""))
+        name = volume_name(source, pod_uid) if _is_bind(mount) else None
+        if name is not None:
+            key = mount["destination"].rstrip("/") if "/volume-subpaths/" in source else name
+            if key not in seen:
+                seen.add(key)
+                yield Volume(key, name, Path(source))

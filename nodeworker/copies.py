@@ -33,7 +33,7 @@ from nodeworker.store.proving import path_of, prove_file
 from nodeworker.store.snapshots import MANIFEST_NAME, SnapshotStore, check_manifest, tree_of
 from protocol.failures import FailureError
 from protocol.ids import CheckpointKey, SnapshotId, check_id
-from protocol.manifest import Entry, Manifest, TreeName
+from protocol.manifest import Entry, Manifest, Tree, TreeName
 
 _log = structlog.get_logger(component="copies")
 _MOST: Final = 100
@@ -48,7 +48,7 @@ class Copy:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._spool = Spool(folder)
         self.manifest = manifest
-        self._contents: dict[TreeName, dict[str, Path]] = {}
+        self._contents: dict[tuple[TreeName, str], dict[str, Path]] | None = None
 
     def link_images(self, into: Path) -> None:
         """Give CRIU's images other names in ``into``, which is made: they stay there even if the copy is dropped.
@@ -67,7 +67,7 @@ class Copy:
             except FileNotFoundError as problem:
                 raise broken_copy(f"The file {entry.path} is not in the copy {self._spool.folder}.") from problem
 
-    def reader(self, tree: TreeName, otherwise: ReadInto) -> ReadInto:
+    def reader(self, tree: Tree, otherwise: ReadInto) -> ReadInto:
         """Read the files of a tree from this copy, proving them; those that are not here or broken from elsewhere."""
 
         def read(entry: Entry, descriptor: int) -> None:
@@ -85,14 +85,12 @@ class Copy:
 
         return read
 
-    def _where(self, tree: TreeName) -> dict[str, Path]:
-        if tree not in self._contents:
-            try:
-                listed = {one.name: dict(one.contents) for one in self._spool.read_list()}
-            except FailureError:
-                listed = {}
-            self._contents = {name: listed.get(name, {}) for name in TreeName}
-        return self._contents[tree]
+    def _where(self, tree: Tree) -> dict[str, Path]:
+        if self._contents is None:
+            self._contents = {}
+            with suppress(FailureError):
+                self._contents = {(one.name, one.volume): dict(one.contents) for one in self._spool.read_list()}
+        return self._contents.get((tree.name, tree.volume), {})
 
 
 def _write(descriptor: int, data: memoryview, offset: int) -> None:

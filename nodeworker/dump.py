@@ -27,9 +27,10 @@ from nodeworker.capture.freezer import Freezer
 from nodeworker.capture.overlay import find_overlay
 from nodeworker.capture.rendezvous import Rendezvous
 from nodeworker.capture.runc import Runc
-from nodeworker.capture.spool import Spool, raw_bytes, refuse_too_little_space
+from nodeworker.capture.spool import Spool, file_bytes, raw_bytes, refuse_too_little_space
 from nodeworker.capture.trees import CapturedTree
 from nodeworker.copies import Copies
+from nodeworker.domain import wishes
 from nodeworker.failure import failure_of, refusal
 from nodeworker.journal import ContainerRecord, ContainerState, DumpRecord, DumpStep, FrozenRecord, Journal
 from nodeworker.settings import Settings
@@ -54,6 +55,7 @@ class _Plan:
     criu_config_text: str
     upper: Path | None
     shm: Path | None
+    volumes: dict[str, Path]
     stopped_pids: tuple[int, ...]
 
 
@@ -141,6 +143,7 @@ class Dumper:
                 )
             if container.final_snapshot is not None:
                 return container.final_snapshot
+            await asyncio.to_thread(_refuse_if_ignored, container)
             return await self._capture(container, Trigger.STOP_SIGNAL, command_id=None)
         finally:
             lock.release()
@@ -207,16 +210,18 @@ class Dumper:
         criu.refuse_io_uring(pids)
         overlay = find_overlay(state.rootfs)
         upper = None if overlay is None else overlay.upper
-        shm = bundle.read(container.bundle).shm_source
-        copied = [path for path in (upper, shm) if path is not None]
+        live = bundle.read(container.bundle)
+        shm, volumes = live.travelling_shm, live.travelling
+        copied_bytes = sum(file_bytes(path) for path in (upper, shm) if path is not None)
+        copied_bytes += _refuse_too_large(volumes, live.wishes.volumes_limit_bytes)
         self._settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            refuse_too_little_space(self._settings.spool, pids, copied)
+            refuse_too_little_space(self._settings.spool, pids, copied_bytes)
         except FailureError:
             if not self._copies.give_way():
                 raise
-            refuse_too_little_space(self._settings.spool, pids, copied)
-        return _Plan(root, freezer, config, criu.dump_config(self._criu_version), upper, shm, stopped)
+            refuse_too_little_space(self._settings.spool, pids, copied_bytes)
+        return _Plan(root, freezer, config, criu.dump_config(self._criu_version), upper, shm, volumes, stopped)
 
     def _announce(self, record: DumpRecord) -> None:
         self._journal.save_dump(
@@ -293,7 +298,7 @@ class Dumper:
 
     def _copy_files(self, spool: Spool, plan: _Plan) -> list[CapturedTree]:
         faultpoints.reach("dump.after-criu")
-        return spool.copy_files(plan.upper, plan.shm)
+        return spool.copy_files(plan.upper, plan.shm, plan.volumes)
 
     def _kill(self, plan: _Plan) -> None:
         try:
@@ -330,3 +335,36 @@ class Dumper:
             self._journal.note_thawed(container_id)
         except sqlite3.Error as problem:
             _log.warning("the journal could not note a thawing", container_id=container_id, error=str(problem))
+
+
+def _refuse_too_large(volumes: dict[str, Path], limit_bytes: int) -> int:
+    """Add up what volumes hold. More than their owner allows is no snapshot: without its files no process goes on rightly.
+
+    Raises:
+        FailureError: ``volumes-too-large``, naming the largest.
+    """
+    sizes = {key: file_bytes(source) for key, source in volumes.items()}
+    total = sum(sizes.values())
+    if total > limit_bytes:
+        largest = max(sizes, key=sizes.__getitem__)
+        cause = f"the pod's emptyDirs hold {total >> 20} MiB, {sizes[largest] >> 20} MiB of them in {largest}; the limit is "
+        advice = (
+            f"Raise the pod's annotation {wishes.VOLUMES_LIMIT}, or name in {wishes.VOLUMES} the volumes that shall travel: "
+            "a cache need not."
+        )
+        raise refusal("volumes-too-large", f"{cause}{limit_bytes >> 20} MiB", advice)
+    return total
+
+
+def _refuse_if_ignored(container: ContainerRecord) -> None:
+    """Refuse the final dump of a container whose owner wants the stop signal to mean what it always meant.
+
+    Raises:
+        FailureError: ``stop-ignored``; ``bundle-unreadable``.
+    """
+    if not bundle.read(container.bundle).wishes.dump_on_stop:
+        raise refusal(
+            "stop-ignored",
+            f"the pod's annotation {wishes.ON_STOP} says that the stop signal takes no snapshot",
+            "Nothing to do: the container gets the signal.",
+        )

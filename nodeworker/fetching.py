@@ -23,7 +23,7 @@ from nodeworker.store.proving import prove_files, prove_sizes
 from nodeworker.store.snapshots import SnapshotStore, tree_of
 from protocol.failures import FailureError
 from protocol.ids import CheckpointKey
-from protocol.manifest import Entry, Manifest, TreeName
+from protocol.manifest import Entry, Manifest, Tree, TreeName
 from protocol.requests import RestoreFrom
 
 _log = structlog.get_logger(component="fetching")
@@ -42,7 +42,7 @@ class Fetched:
         self.unproved: tuple[Entry, ...] = ()
 
     @contextmanager
-    def reader(self, tree: TreeName) -> Iterator[ReadInto]:
+    def reader(self, tree: Tree) -> Iterator[ReadInto]:
         """Read the files of a tree."""
         with self._store.reader(self.manifest) as from_store:
             yield from_store if self._copy is None else self._copy.reader(tree, from_store)

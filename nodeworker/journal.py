@@ -36,11 +36,15 @@ CREATE TABLE IF NOT EXISTS frozen     (name TEXT PRIMARY KEY, record TEXT NOT NU
 CREATE TABLE IF NOT EXISTS dumps      (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS commands   (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS numbers    (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS lives      (name TEXT PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS outbox     (place INTEGER PRIMARY KEY AUTOINCREMENT, report TEXT NOT NULL) STRICT;
 """
 _SCHEMA_VERSION = 1
 _COMMANDS_KEPT = 10_000
 """Finished commands that are remembered, so that a late redelivery is recognized; the oldest go first."""
+
+_LIVES_KEPT = 10_000
+"""Containers that ran in a pod here; the oldest are forgotten first."""
 
 
 class ContainerState(StrEnum):
@@ -211,6 +215,23 @@ class Journal:
         with self.transaction():
             self._drop("containers", container_id)
             self.report(*events)
+
+    def note_life(self, record: ContainerRecord) -> None:
+        """Remember, beyond the container's end, that its id has run in its pod."""
+        if record.facts.pod_uid:
+            with self.transaction():
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO lives VALUES (?)", (f"{record.facts.pod_uid} {record.key}",)
+                )
+                self._connection.execute(
+                    "DELETE FROM lives WHERE rowid <= (SELECT max(rowid) FROM lives) - ?", (_LIVES_KEPT,)
+                )
+
+    def has_lived(self, record: ContainerRecord) -> bool:
+        """Say whether a container of this id has run in the same pod before."""
+        with self._lock:
+            name = f"{record.facts.pod_uid} {record.key}"
+            return self._connection.execute("SELECT 1 FROM lives WHERE name = ?", (name,)).fetchone() is not None
 
     def frozen(self) -> list[FrozenRecord]:
         """List the containers that may be frozen by us."""

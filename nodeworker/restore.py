@@ -20,10 +20,12 @@ from typing import Final
 import msgspec
 import structlog
 
-from nodeworker import bundle
+from nodeworker import bundle, contents
 from nodeworker.bundle import Bundle
 from nodeworker.bus import Bus
-from nodeworker.capture import criu, hostname, overlay, trees
+from nodeworker.capture import criu, hostname, neighbours
+from nodeworker.capture.runc import Runc
+from nodeworker.domain import wishes
 from nodeworker.domain.problems import LOCAL_COPY_BROKEN, broken_copy
 from nodeworker.failure import failure_of, refusal
 from nodeworker.fetching import Fetched, Fetcher
@@ -31,7 +33,6 @@ from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.settings import Settings
 from nodeworker.storing import keep_log
 from nodeworker.threads import in_daemon_thread
-from protocol import wire
 from protocol.events import ContainerEnded, ContainerStarted, RestoreFailed, RestoreStage
 from protocol.facts import NodeFacts
 from protocol.failures import CONDEMNING_CODES, Failure, FailureError
@@ -46,7 +47,6 @@ from protocol.local import (
     LocalAnswer,
     Refused,
 )
-from protocol.manifest import Entry, Tree, TreeName
 from protocol.requests import Refusal, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 _log = structlog.get_logger(component="restore")
@@ -64,6 +64,7 @@ class Restorer:
         journal: Journal,
         bus: Bus,
         fetcher: Fetcher,
+        runc: Runc,
         *,
         worker_id: WorkerId,
         facts: NodeFacts,
@@ -72,6 +73,7 @@ class Restorer:
         self._journal = journal
         self._bus = bus
         self._fetcher = fetcher
+        self._runc = runc
         self._worker_id = worker_id
         self._facts = facts
         self.on_fetched: Callable[[float], None] = lambda _seconds: None
@@ -147,9 +149,12 @@ class Restorer:
             restored_from=record.restored_from,
             create_seconds=record.create_seconds,
         )
-        self._journal.save_container(running, started)
+        with self._journal.transaction():
+            self._journal.note_life(running)
+            self._journal.save_container(running, started)
 
     def _remove_fetched(self, record: ContainerRecord) -> None:
+        contents.settle(self._fetched(record))
         shutil.rmtree(self._fetched(record), ignore_errors=True)
 
     async def _removed(self, container_id: ContainerId) -> None:
@@ -219,7 +224,7 @@ class Restorer:
                 asked_at=datetime.now(UTC),
             )
         elif known.applied is not None:
-            self._undo(known, live)
+            contents.take_out(live, self._fetched(known))
             known = msgspec.structs.replace(known, applied=None, restored_from=None)
         known = msgspec.structs.replace(
             known, state=ContainerState.CREATING, bundle=ask.bundle, runc_root=ask.runc_root, facts=live.facts
@@ -246,6 +251,7 @@ class Restorer:
                         return Refused(resolution.failure)
                     record = await self._numbered(record, resolution)
                     if isinstance(resolution, StartCold):
+                        _refuse_if_required(live, resolution)
                         return await asyncio.to_thread(self._answer_cold, record, resolution)
                     reason = f"snapshot {resolution.snapshot_id} takes long to fetch"
                     answer = await self._try(record, live, resolution)
@@ -354,17 +360,11 @@ class Restorer:
         record = msgspec.structs.replace(record, applied=snapshot_id, restored_from=snapshot_id)
         self._journal.save_container(record)
         config = self._write_config(record, criu.restore_config(self._criu_version))
-        for tree in manifest.trees:
-            if tree.name is TreeName.LAYER and (tree.entries or tree.root):
-                if overlay.find_overlay(live.rootfs) is None:
-                    cause = f"{live.rootfs} is no overlay, so the snapshot's files cannot be put there and undone"
-                    raise refusal("rootfs-not-overlay", cause, "Use a container engine that mounts overlays.")
-                self._apply(tree, live.rootfs, folder, fetched)
-            elif tree.name is TreeName.SHM and (tree.entries or tree.root):
-                if live.shm_source is None:
-                    cause = "the snapshot has a /dev/shm from outside the container, the new container has none"
-                    raise refusal("shm-missing", cause, "Mount /dev/shm into the container, as before.")
-                self._apply(tree, live.shm_source, folder, fetched)
+        company = contents.Company(
+            lambda: neighbours.of(self._runc, Path(record.runc_root), record.container_id, live),
+            returning=self._journal.has_lived(record),
+        )
+        contents.put(manifest, live, folder, fetched.reader, company)
         names = hostname.names_in(live.uts_namespace) if live.uts_namespace else live.names
         names_set = bool(names) and hostname.name_images(fetched.images, names)
         self._save_created(record)
@@ -377,12 +377,6 @@ class Restorer:
             unproved=bool(fetched.unproved),
             names_set=names_set,
         )
-
-    @staticmethod
-    def _apply(tree: Tree, place: Path, folder: Path, fetched: Fetched) -> None:
-        _note_of(folder, tree.name).write_bytes(wire.encode(trees.inverse_of(tree, place)))
-        with fetched.reader(tree.name) as read_into:
-            trees.apply_tree(tree, place, read_into)
 
     def _give_up(
         self, record: ContainerRecord, live: Bundle, snapshot_id: SnapshotId, stage: RestoreStage, failure: Failure
@@ -411,7 +405,7 @@ class Restorer:
         )
         self._proofs.pop(record.container_id, None)
         if stage is not RestoreStage.FETCH or self._journal_says_applied(record):
-            self._undo(record, live)
+            contents.take_out(live, self._fetched(record))
         shutil.rmtree(self._fetched(record), ignore_errors=True)
         record = msgspec.structs.replace(record, state=ContainerState.CREATING, applied=None, restored_from=None)
         # A copy on this node that is broken says nothing about the snapshot: it is chosen again, and the store asked.
@@ -422,29 +416,16 @@ class Restorer:
         known = self._journal.container(record.container_id)
         return known is not None and known.applied is not None
 
-    def _undo(self, record: ContainerRecord, live: Bundle) -> None:
-        """Make the container's files what they were before anything was applied.
 
-        Raises:
-            FailureError: ``undo-failed``.
-        """
-        try:
-            mounted = overlay.find_overlay(live.rootfs)
-            if mounted is not None:
-                overlay.undo(mounted)
-            for name, place in ((TreeName.LAYER, live.rootfs), (TreeName.SHM, live.shm_source)):
-                noted = _note_of(self._fetched(record), name)
-                if noted.exists() and place is not None:
-                    trees.apply_tree(wire.decode(noted.read_bytes(), Tree), place, _nothing_to_read)
-        except (OSError, FailureError, wire.MalformedMessageError) as problem:
-            cause = f"what was put into the container could not be taken out again: {problem}"
-            raise refusal("undo-failed", cause, "Let the container engine create a fresh container.") from problem
+def _refuse_if_required(live: Bundle, cold: StartCold) -> None:
+    """Refuse a cold start that the container's owner does not want.
 
-
-def _note_of(fetched: Path, name: TreeName) -> Path:
-    """Where it is written what takes a tree out again."""
-    return fetched / f"undo-{name}.json"
-
-
-def _nothing_to_read(entry: Entry, _: int) -> None:
-    raise AssertionError(f"{entry.path} is a whiteout")
+    Raises:
+        FailureError: ``restore-required``.
+    """
+    if live.wishes.require_restore and cold.unusable:
+        raise refusal(
+            "restore-required",
+            f"the container may not start anew, and of its {cold.unusable} snapshots none can be gone on from: {cold.reason}",
+            f"Remove what is in the way, or the snapshots (`woodfrog delete`), or the annotation {wishes.REQUIRE_RESTORE}.",
+        )

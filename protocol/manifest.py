@@ -1,6 +1,6 @@
 """The manifest: what a snapshot is made of, written last, so that its presence is the commit.
 
-A capture consists of *trees* (the CRIU images, the writable layer, /dev/shm). Every tree is a list of entries; the
+A capture consists of *trees* (the CRIU images, the writable layer, /dev/shm, the pod's volumes). Every tree is a list of entries; the
 content of regular files is cut into chunks of ``chunk_bytes``, each named by the BLAKE3 digest of its raw bytes and kept,
 compressed, somewhere in a pack. A reader holds the manifest's own digest from the event log, so every byte that it
 restores is checked against the log. Nothing in a manifest is trusted before ``nodeworker.store`` has checked it.
@@ -31,6 +31,8 @@ class TreeName(StrEnum):
     """The overlay's upper directory: what the container changed in its root filesystem."""
     SHM = "shm"
     """/dev/shm, where it is a bind mount from outside (as in a pod); a tmpfs of the container's own is in CRIU's images."""
+    VOLUME = "volume"
+    """An emptyDir of the pod; there is a tree for each, told apart by :attr:`Tree.volume`."""
 
 
 EntryKind = Literal["directory", "file", "symlink", "fifo", "socket", "whiteout"]
@@ -94,6 +96,8 @@ class Tree(msgspec.Struct, frozen=True, omit_defaults=True):
     name: TreeName
     entries: tuple[Entry, ...]
     root: Root | None = None
+    volume: str = ""
+    """Of a volume: its name in the pod; or where it is mounted, with a leading ``/``, if only a part of it is (subPath)."""
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -46,10 +46,11 @@ class RestoreFrom(_Answer, frozen=True, tag="restore"):
 
 
 class StartCold(_Answer, frozen=True, tag="cold"):
-    """Start from the image."""
+    """Start from the image. ``unusable`` counts the snapshots that were valid, are still there and cannot be gone on from."""
 
     incarnation: IncarnationNumber
     reason: str
+    unusable: int = 0
 
 
 class WaitFor(_Answer, frozen=True, tag="wait"):

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from nodeworker.bundle import INTERVAL
+from nodeworker.domain.wishes import INTERVAL
 from protocol.durations import InvalidAmountError, parse_interval
 
 OCI_VERSION = "1.0.2"

@@ -221,7 +221,9 @@ def _stands(key: KeyState, choice: Restore | Cold) -> bool:
 
 def _told(key: KeyState, number: IncarnationNumber, choice: Restore | Cold) -> Resolution:
     if isinstance(choice, Cold):
-        return StartCold(incarnation=number, reason=choice.reason)
+        gone = {SnapshotStatus.EXPIRED, SnapshotStatus.DELETED}
+        unusable = sum(bool(each.manifest_digest) and each.status not in gone for each in key.snapshots.values())
+        return StartCold(incarnation=number, reason=choice.reason, unusable=unusable)
     return RestoreFrom(
         incarnation=number,
         snapshot_id=choice.snapshot_id,

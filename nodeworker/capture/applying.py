@@ -11,15 +11,15 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
-from nodeworker.capture.copying import KEPT_XATTRS, root_of
+from nodeworker.capture.copying import KEPT_XATTRS
 from nodeworker.domain.names import bytes_of
 from nodeworker.domain.problems import corrupt, disk_full, is_disk_full
-from protocol.manifest import Entry, Root, Tree, TreeName, entry_path_problem
+from protocol.manifest import Entry, Root, Tree, entry_path_problem
 
 ReadInto = Callable[[Entry, int], None]
 """Writes the content of a file entry into an open, empty file; ``SnapshotStore.reader`` gives one."""
@@ -28,38 +28,39 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def apply_tree(tree: Tree, root: Path, read_into: ReadInto) -> None:
+class MakesRoom(Protocol):
+    """What ``aside.Aside`` is: decides about what is there already, and moves it where it can be brought back from."""
+
+    def stays(self, parent: int, name: bytes, entry: Entry) -> bool:
+        """Say whether what is there is left alone."""
+
+    def clear(self, top: int, parent: int, name: bytes, path: str) -> None:
+        """Free a name."""
+
+    def describes(self, parent: int, name: bytes, path: str) -> bool:
+        """Note what a directory is like; say whether it may be changed."""
+
+
+def apply_tree(tree: Tree, root: Path, read_into: ReadInto, aside: MakesRoom | None = None) -> None:
     """Make everything in ``tree`` under ``root``, an existing directory: the merged view of an overlay, or a volume.
 
-    A whiteout removes what is there, an opaque directory is emptied first. Nothing may use ``root`` meanwhile. Applying can
-    stop half-way: whoever calls undoes it (``overlay.undo``) or gives ``root`` up.
+    A whiteout removes what is there, an opaque directory is emptied first. Without ``aside``, nothing may use ``root``
+    meanwhile. Applying can stop half-way: whoever calls undoes it (``overlay.undo``, ``aside.put_back``).
 
     Raises:
         FailureError: ``snapshot-corrupt`` for an entry that may not be; ``disk-full``; what ``read_into`` raises.
         OSError: something cannot be made.
     """
     try:
-        with _Places(root) as places:
-            _apply(tree, places, read_into)
+        with Places(root) as places:
+            _apply(tree, places, read_into, aside)
     except OSError as problem:
         if is_disk_full(problem):
             raise disk_full(str(root), str(problem)) from problem
         raise
 
 
-def inverse_of(tree: Tree, place: Path) -> Tree:
-    """Make the tree that will take ``tree`` out of ``place`` again, before it is put there.
-
-    A layer's entries are taken out by ``overlay.undo``; what is left to put back is what ``place`` itself was like.
-
-    Raises:
-        OSError: ``place`` cannot be read.
-    """
-    tops = [] if tree.name is TreeName.LAYER else [entry.path for entry in tree.entries if "/" not in entry.path]
-    return Tree(tree.name, tuple(Entry(path, "whiteout") for path in tops), root_of(place))
-
-
-class _Places:
+class Places:
     """The directories from the root down to the one in use, held open; entries come in the order of a walk."""
 
     def __init__(self, root: Path) -> None:
@@ -122,41 +123,49 @@ def _names_of(path: str) -> list[bytes]:
     return raw.split(b"/")
 
 
-def _apply(tree: Tree, places: _Places, read_into: ReadInto) -> None:
+def _apply(tree: Tree, places: Places, read_into: ReadInto, aside: MakesRoom | None) -> None:
     made: dict[str, str] = {}
     directories: list[Entry] = []
+    described = aside is None or aside.describes(places.root, b".", "")
     for entry in tree.entries:
         parent, name = places.parent_of(entry.path)
         if entry.kind == "directory":
-            _make_directory(parent, name, entry)
-            directories.append(entry)
-        else:
+            if _make_directory(places, parent, name, entry, aside):
+                directories.append(entry)
+        elif aside is None or not aside.stays(parent, name, entry):
             # A path that is replaced may be one that is held open as a parent; it is no directory from now on.
             places.leave(entry.path.count("/"))
-            _remove(parent, name)
-            if entry.hardlink is not None:
-                if made.get(entry.hardlink) != entry.kind:
-                    raise corrupt(f"The entry {entry.path!r} is another name of something that is not in its tree.")
-                _link(places, entry)
-            elif entry.kind != "whiteout":
-                _make(parent, name, entry, read_into)
+            _clear(places, parent, name, entry, aside)
+            _make(places, parent, name, entry, read_into, made)
         made[entry.path] = entry.kind
-    for entry in reversed(directories):  # last, because whatever is made in a directory changes its time
+    _describe_all(reversed(directories), places)  # last, because whatever is made in a directory changes its time
+    if tree.root is not None and described:
+        places.leave(0)
+        describe(places.root, tree.root)
+
+
+def _describe_all(directories: Iterable[Entry], places: Places) -> None:
+    for entry in directories:
         parent, name = places.parent_of(entry.path)
         try:
             descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
         except OSError as problem:
             raise corrupt(f"The directory {entry.path!r} occurs as something else, too.") from problem
         try:
-            _describe(descriptor, entry)
+            describe(descriptor, entry)
         finally:
             os.close(descriptor)
-    if tree.root is not None:
-        places.leave(0)
-        _describe(places.root, tree.root)
 
 
-def _remove(parent: int, name: bytes) -> None:
+def _clear(places: Places, parent: int, name: bytes, entry: Entry, aside: MakesRoom | None) -> None:
+    if aside is not None:
+        aside.clear(places.root, parent, name, entry.path)
+    else:
+        remove(parent, name)
+
+
+def remove(parent: int, name: bytes) -> None:
+    """Remove what is at a name below an open directory, if anything is."""
     try:
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
@@ -167,26 +176,39 @@ def _remove(parent: int, name: bytes) -> None:
         os.unlink(name, dir_fd=parent)
 
 
-def _make_directory(parent: int, name: bytes, entry: Entry) -> None:
+def _make_directory(places: Places, parent: int, name: bytes, entry: Entry, aside: MakesRoom | None) -> bool:
+    """Make sure that there is a directory; say whether it shall be like the one in the tree."""
     with suppress(FileNotFoundError):
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
+            if aside is not None:
+                return aside.describes(parent, name, entry.path)
             if entry.opaque:
                 with _held(name, _DIRECTORY, parent) as descriptor:
                     for child in os.listdir(descriptor):  # noqa: PTH208 (by descriptor, which pathlib cannot)
-                        _remove(descriptor, os.fsencode(child))
-            return
-        os.unlink(name, dir_fd=parent)
+                        remove(descriptor, os.fsencode(child))
+            return True
+    _clear(places, parent, name, entry, aside)
     os.mkdir(name, 0o700, dir_fd=parent)
+    return True
 
 
-def _make(parent: int, name: bytes, entry: Entry, read_into: ReadInto) -> None:
+def _make(places: Places, parent: int, name: bytes, entry: Entry, read_into: ReadInto, made: Mapping[str, str]) -> None:
+    if entry.hardlink is not None:
+        if made.get(entry.hardlink) != entry.kind:
+            raise corrupt(f"The entry {entry.path!r} is another name of something that is not in its tree.")
+        _link(places, entry)
+    elif entry.kind != "whiteout":
+        _make_new(parent, name, entry, read_into)
+
+
+def _make_new(parent: int, name: bytes, entry: Entry, read_into: ReadInto) -> None:
     if entry.kind == "file":
         descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
         try:
             if entry.size_bytes:
                 read_into(entry, descriptor)
-            _describe(descriptor, entry)
+            describe(descriptor, entry)
         finally:
             os.close(descriptor)
     elif entry.kind == "symlink" and entry.target:
@@ -196,12 +218,12 @@ def _make(parent: int, name: bytes, entry: Entry, read_into: ReadInto) -> None:
     elif entry.kind in {"fifo", "socket"}:
         os.mknod(name, 0o600 | (stat.S_IFIFO if entry.kind == "fifo" else stat.S_IFSOCK), dir_fd=parent)
         with _held(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, parent) as descriptor:
-            _describe(f"/proc/self/fd/{descriptor}", entry)
+            describe(f"/proc/self/fd/{descriptor}", entry)
     else:
         raise corrupt(f"The entry {entry.path!r} is of the kind {entry.kind!r}, which is never made.")
 
 
-def _link(places: _Places, entry: Entry) -> None:
+def _link(places: Places, entry: Entry) -> None:
     assert entry.hardlink is not None
     parent, name = places.parent_of(entry.hardlink)
     with _held(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, parent) as source:
@@ -210,8 +232,8 @@ def _link(places: _Places, entry: Entry) -> None:
         os.link(f"/proc/self/fd/{source}", name, dst_dir_fd=parent, follow_symlinks=True)
 
 
-def _describe(file: int | str, entry: Entry | Root) -> None:
-    """Give owner, mode, attributes and time, in this order: chown(2) clears setuid and file capabilities."""
+def describe(file: int | str, entry: Entry | Root) -> None:
+    """Make a file what an entry says: give owner, mode, attributes and time, in this order: chown(2) clears setuid and file capabilities."""
     os.chown(file, entry.uid, entry.gid)
     os.chmod(file, entry.mode & 0o7777)  # noqa: PTH101 (by descriptor)
     present = {name for name in os.listxattr(file) if name.startswith("user.") or name in KEPT_XATTRS}

@@ -29,6 +29,9 @@ _OVERLAY = "trusted.overlay."
 _UNSUPPORTED = frozenset({"redirect", "metacopy"})
 _LIMIT_DEPTH = 500
 """Every level holds a file descriptor and a stack frame."""
+_VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+ASIDE = b".woodfrog-aside"
+"""In the top directory of a volume, while a snapshot is put there: see ``aside``."""
 _COPY_BYTES = 1 << 30
 _BUFFER_BYTES = 1 << 20
 _NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF})
@@ -51,6 +54,7 @@ class CapturedTree:
     warnings: tuple[str, ...] = ()
     """What was left behind and why (device nodes), for the manifest's ``warnings``."""
     root: Root | None = None
+    volume: str = ""
 
 
 def list_tree(name: TreeName, root: Path) -> CapturedTree:
@@ -70,33 +74,38 @@ def list_tree(name: TreeName, root: Path) -> CapturedTree:
     return CapturedTree(name, tuple(walk.entries), contents, tuple(walk.warnings))
 
 
-def copy_tree(name: TreeName, root: Path, spool: Path, *, overlay: bool) -> CapturedTree:
-    """Copy everything under ``root`` into ``spool``, which is made if need be. Nothing may change ``root`` meanwhile.
+def copy_tree(
+    name: TreeName, root: Path, spool: Path, *, overlay: bool = False, shared: bool = False, volume: str = ""
+) -> CapturedTree:
+    """Copy everything under ``root`` into ``spool``, which is made if need be. Several names stay one file, holes holes.
 
-    ``overlay`` reads ``root`` as an overlay's upper directory. Several names of one file stay one file, holes stay holes.
+    ``overlay`` reads ``root`` as an overlay's upper directory. ``shared`` says that others than the frozen container may
+    change ``root`` meanwhile: what vanishes is not taken, what shrinks is taken as it is. Otherwise nobody may.
 
     Raises:
         FailureError: ``disk-full``, ``tree-too-deep``, or ``overlay-unsupported`` for redirected or metacopied entries.
         OSError: something cannot be read or written.
     """
     spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-    walk = _Walk(overlay=overlay, spool=spool)
+    walk = _Walk(overlay=overlay, spool=spool, shared=shared)
     try:
         walk.take(root)
     except OSError as problem:
         if is_disk_full(problem):
             raise disk_full(str(spool), str(problem)) from problem
         raise
-    return CapturedTree(name, tuple(walk.entries), walk.copies, tuple(walk.warnings), root_of(root))
+    return CapturedTree(name, tuple(walk.entries), walk.copies, tuple(walk.warnings), root_of(root), volume)
 
 
-def root_of(path: Path) -> Root:
-    """Tell what a directory itself is like.
+def root_of(place: Path | int) -> Root:
+    """Tell what a directory itself is like, by its path or an open descriptor.
 
     Raises:
-        OSError: there is none at ``path``.
+        OSError: there is none at ``place``.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = (
+        os.dup(place) if isinstance(place, int) else os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    )
     try:
         status = os.fstat(descriptor)
         xattrs, _ = _xattrs(b"/proc/self/fd/%d" % descriptor, follow=True)
@@ -108,9 +117,10 @@ def root_of(path: Path) -> Root:
 class _Walk:
     """One pass over a tree, directories before what is in them, names in order of their bytes."""
 
-    def __init__(self, *, overlay: bool, spool: Path | None) -> None:
+    def __init__(self, *, overlay: bool, spool: Path | None, shared: bool = False) -> None:
         self._overlay = overlay
         self._spool = spool
+        self._shared = shared
         self._seen: dict[tuple[int, int], str] = {}
         self.entries: list[Entry] = []
         self.paths: list[str] = []
@@ -134,11 +144,17 @@ class _Walk:
                 )
             )
         for name in sorted(os.fsencode(name) for name in os.listdir(descriptor)):
-            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-            path = prefix + name
-            if self._entry(descriptor, name, path, status) and stat.S_ISDIR(status.st_mode):
-                with _opened(name, os.O_DIRECTORY, descriptor) as child:
-                    self._directory(child, path + b"/", depth + 1)
+            if self._shared and depth == 0 and name == ASIDE:
+                continue
+            try:
+                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                path = prefix + name
+                if self._entry(descriptor, name, path, status) and stat.S_ISDIR(status.st_mode):
+                    with _opened(name, os.O_DIRECTORY, descriptor) as child:
+                        self._directory(child, path + b"/", depth + 1)
+            except OSError as problem:
+                if not (self._shared and problem.errno in _VANISHED):
+                    raise
 
     def _entry(self, parent: int, name: bytes, path: bytes, status: os.stat_result) -> bool:
         """Record one entry; tell whether it was taken."""
@@ -161,16 +177,17 @@ class _Walk:
             if kind == "file" and "whiteout" in marks:
                 self._add(Entry(text, "whiteout"), path)
                 return False
-        if status.st_nlink > 1 and kind != "directory" and self._spool is not None:
-            self._seen[identity] = text
         opaque = self._overlay and kind == "directory" and marks.get("opaque") == b"y"
         target = text_of(os.readlink(name, dir_fd=parent)) if kind == "symlink" else None
         size = status.st_size if kind == "file" else 0
-        self._add(self._described(text, kind, status, opaque=opaque, target=target, xattrs=xattrs, size=size), path)
         if size and self._spool is not None:
             copy = self._spool / str(len(self.entries))
-            _copy_file(parent, name, copy, status)
-            self.copies[text] = copy
+            size = _copy_file(parent, name, copy, status, may_shrink=self._shared)
+            if size:
+                self.copies[text] = copy
+        self._add(self._described(text, kind, status, opaque=opaque, target=target, xattrs=xattrs, size=size), path)
+        if status.st_nlink > 1 and kind != "directory" and self._spool is not None:
+            self._seen[identity] = text
         return True
 
     @staticmethod
@@ -243,7 +260,8 @@ def _xattrs(path: bytes, *, follow: bool = False) -> tuple[dict[str, bytes], dic
     return kept, marks
 
 
-def _copy_file(parent: int, name: bytes, copy: Path, status: os.stat_result) -> None:
+def _copy_file(parent: int, name: bytes, copy: Path, status: os.stat_result, *, may_shrink: bool) -> int:
+    """Copy a file's first ``st_size`` bytes, or as many as there are; say how many."""
     size = status.st_size
     with _opened(name, os.O_NONBLOCK, parent) as source:
         target = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -254,8 +272,18 @@ def _copy_file(parent: int, name: bytes, copy: Path, status: os.stat_result) -> 
                 os.ftruncate(target, size)
                 for start, stop in data_ranges(source, size):
                     _copy_range(source, target, start, stop)
+        except _ShrunkError:
+            if not may_shrink:
+                raise
+            size = min(size, os.fstat(source).st_size)
+            os.ftruncate(target, size)
         finally:
             os.close(target)
+    return size
+
+
+class _ShrunkError(OSError):
+    """A file became shorter while it was copied."""
 
 
 def data_ranges(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
@@ -289,6 +317,6 @@ def _copy_range(source: int, target: int, start: int, stop: int) -> None:
         else:
             data = os.pread(source, min(stop - start, _BUFFER_BYTES), start)
             if not data:
-                raise OSError(errno.EIO, "a file became shorter while it was copied")
+                raise _ShrunkError(errno.EIO, "a file became shorter while it was copied")
             count = os.pwrite(target, data, start)
         start += count

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -31,6 +31,7 @@ class _ListedTree(msgspec.Struct, frozen=True):
     """Paths below the spool's folder, which may be moved."""
     warnings: tuple[str, ...]
     root: Root | None
+    volume: str = ""
 
 
 class Spool:
@@ -48,13 +49,16 @@ class Spool:
         self.images.mkdir(mode=0o700)
         self.work.mkdir(mode=0o700)
 
-    def copy_files(self, upper: Path | None, shm: Path | None) -> list[CapturedTree]:
-        """Copy the writable layer and the shared memory that lies outside; the container must be frozen."""
+    def copy_files(self, upper: Path | None, shm: Path | None, volumes: Mapping[str, Path]) -> list[CapturedTree]:
+        """Copy the writable layer, the shared memory that lies outside, and volumes; the container must be frozen."""
         trees = []
         if upper is not None:
             trees.append(copy_tree(TreeName.LAYER, upper, self.folder / "layer", overlay=True))
         if shm is not None:
-            trees.append(copy_tree(TreeName.SHM, shm, self.folder / "shm", overlay=False))
+            trees.append(copy_tree(TreeName.SHM, shm, self.folder / "shm", shared=True))
+        for number, (volume, source) in enumerate(volumes.items()):
+            spool = self.folder / f"volume-{number}"
+            trees.append(copy_tree(TreeName.VOLUME, source, spool, shared=True, volume=volume))
         return trees
 
     def write_list(self, files: Iterable[CapturedTree]) -> list[CapturedTree]:
@@ -67,6 +71,7 @@ class Spool:
                 {path: str(at.relative_to(self.folder)) for path, at in tree.contents.items()},
                 tree.warnings,
                 tree.root,
+                tree.volume,
             )
             for tree in trees
         ]
@@ -92,6 +97,7 @@ class Spool:
                 {path: self.folder / at for path, at in tree.contents.items()},
                 tree.warnings,
                 tree.root,
+                tree.volume,
             )
             for tree in listed
         ]
@@ -106,13 +112,13 @@ def raw_bytes(trees: Iterable[CapturedTree]) -> int:
     return sum(entry.size_bytes for tree in trees for entry in tree.entries if entry.hardlink is None)
 
 
-def refuse_too_little_space(folder: Path, pids: Iterable[int], copied: Iterable[Path]) -> None:
-    """Refuse a dump that the file system of ``folder`` could not hold.
+def refuse_too_little_space(folder: Path, pids: Iterable[int], copied_bytes: int) -> None:
+    """Refuse a dump that the file system of ``folder`` could not hold, beside ``copied_bytes`` of files.
 
     Raises:
         FailureError: ``disk-full``, with both numbers.
     """
-    needed = sum(_memory_bytes(pid) for pid in pids) + sum(_file_bytes(path) for path in copied) + _MARGIN_BYTES
+    needed = sum(_memory_bytes(pid) for pid in pids) + copied_bytes + _MARGIN_BYTES
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise FailureError(
@@ -133,7 +139,8 @@ def _memory_bytes(pid: int) -> int:
     return 0
 
 
-def _file_bytes(root: Path) -> int:
+def file_bytes(root: Path) -> int:
+    """Add up what the files under ``root`` occupy."""
     total = 0
     for folder, _, names in os.walk(root):
         for name in names:

@@ -59,6 +59,10 @@ class TreeToStore(Protocol):
     def root(self) -> Root | None:
         """What its own directory is like, where that matters."""
 
+    @property
+    def volume(self) -> str:
+        """Which volume it is, if it is one."""
+
 
 @dataclass(frozen=True, slots=True)
 class ManifestHeader:
@@ -201,7 +205,7 @@ class SnapshotStore:
             container_facts=header.container_facts,
             stopped_pids=header.stopped_pids,
             chunk_bytes=CHUNK_BYTES,
-            trees=tuple(Tree(tree.name, _with_chunks(tree, landed), tree.root) for tree, landed in listed),
+            trees=tuple(Tree(tree.name, _with_chunks(tree, landed), tree.root, tree.volume) for tree, landed in listed),
             chunks=tuple(packer.chunks),
             packs=packs,
             warnings=header.warnings,

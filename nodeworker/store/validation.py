@@ -60,9 +60,11 @@ def _problems(manifest: Manifest, key: CheckpointKey, snapshot_id: SnapshotId) -
         yield from (f"pack {index} {problem}" for problem in _pack_problems(pack))
     for index, chunk in enumerate(manifest.chunks):
         yield from (f"chunk {index} {problem}" for problem in _chunk_problems(chunk, manifest))
-    names = [tree.name for tree in manifest.trees]
+    names = [(tree.name, tree.volume) for tree in manifest.trees]
     if len(set(names)) != len(names):
         yield "a tree occurs twice"
+    if any(bool(tree.volume) != (tree.name is TreeName.VOLUME) for tree in manifest.trees):
+        yield "a volume has no name, or something else has one"
     for tree in manifest.trees:
         yield from (f"in tree {tree.name}, {problem}" for problem in _tree_problems(tree, manifest))
 

@@ -30,6 +30,8 @@ oom_score = 0
       runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.cedana]
       runtime_type = "io.containerd.runc.v2"
+      pod_annotations = ["woodfrog.io/*"]
+      container_annotations = ["woodfrog.io/*"]
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.cedana.options]
         BinaryName = "{runtime}"
 """

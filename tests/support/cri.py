@@ -75,6 +75,17 @@ class Cri:
         request = self.messages.CreateContainerRequest(pod_sandbox_id=pod, config=container, sandbox_config=config)
         return str(self._runtime.CreateContainer(request, timeout=120).container_id)
 
+    def run_sandbox(self, config: Any, handler: str) -> str:
+        """Start the sandbox of a pod that is described in full; return its id."""
+        Path(config.log_directory).mkdir(parents=True, exist_ok=True)
+        request = self.messages.RunPodSandboxRequest(config=config, runtime_handler=handler)
+        return str(self._runtime.RunPodSandbox(request, timeout=60).pod_sandbox_id)
+
+    def create_container(self, pod: str, config: Any, container: Any) -> str:
+        """Create a container that is described in full; return its id."""
+        request = self.messages.CreateContainerRequest(pod_sandbox_id=pod, config=container, sandbox_config=config)
+        return str(self._runtime.CreateContainer(request, timeout=120).container_id)
+
     def start(self, container: str) -> None:
         """Start a created container."""
         self._runtime.StartContainer(self.messages.StartContainerRequest(container_id=container), timeout=60)
@@ -89,10 +100,10 @@ class Cri:
         request = self.messages.ContainerStatusRequest(container_id=container)
         return self._runtime.ContainerStatus(request, timeout=20).status
 
-    def exec(self, container: str, *command: str) -> str:
+    def exec(self, container: str, *command: str, seconds: int = 20) -> str:
         """Run a command inside and return what it printed."""
-        request = self.messages.ExecSyncRequest(container_id=container, cmd=list(command), timeout=20)
-        answer = self._runtime.ExecSync(request, timeout=30)
+        request = self.messages.ExecSyncRequest(container_id=container, cmd=list(command), timeout=seconds)
+        answer = self._runtime.ExecSync(request, timeout=seconds + 10)
         assert answer.exit_code == 0, answer.stderr.decode()
         return str(answer.stdout.decode())
 

@@ -59,3 +59,65 @@ def test_a_config_that_is_none_is_refused_by_name(tmp_path: Path, config: Any) -
 def test_a_missing_bundle_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FailureError, match="bundle-unreadable"):
         bundle.read(str(tmp_path / "nowhere"))
+
+
+UID = "0b7c"
+VOLUMES = f"/mnt/k/pods/{UID}/volumes"
+
+
+def mounts(*pairs: tuple[str, str]) -> dict[str, Any]:
+    return CONFIG | {
+        "annotations": {"io.kubernetes.cri.sandbox-uid": UID},
+        "mounts": [
+            {"destination": inside, "type": "bind", "source": out, "options": ["rbind"]} for inside, out in pairs
+        ],
+    }
+
+
+def test_empty_dirs_are_known_by_where_the_kubelet_keeps_them_and_each_counts_once(tmp_path: Path) -> None:
+    config = mounts(
+        ("/work", f"{VOLUMES}/kubernetes.io~empty-dir/work"),
+        ("/again", f"{VOLUMES}/kubernetes.io~empty-dir/work"),
+        ("/claim", f"{VOLUMES}/kubernetes.io~csi/pvc-1/mount"),
+        ("/cfg", f"{VOLUMES}/kubernetes.io~configmap/cfg"),
+        ("/token", f"{VOLUMES}/kubernetes.io~projected/kube-api-access-x"),
+        ("/host", "/data"),
+        ("/below", f"{VOLUMES}/kubernetes.io~empty-dir/work/below"),
+    )
+    read = bundle.read(written(tmp_path, config))
+    assert [(volume.key, str(volume.source)) for volume in read.volumes] == [
+        ("work", f"{VOLUMES}/kubernetes.io~empty-dir/work")
+    ]
+
+
+def test_another_pods_empty_dir_is_a_host_path_like_any_other(tmp_path: Path) -> None:
+    theirs = "/mnt/k/pods/other/volumes/kubernetes.io~empty-dir/work"
+    assert bundle.read(written(tmp_path, mounts(("/work", theirs)))).volumes == ()
+
+
+def test_a_part_of_an_empty_dir_is_known_by_its_place_and_a_part_of_another_volume_is_not(tmp_path: Path) -> None:
+    pod = tmp_path / "pods" / UID
+    (pod / "volumes" / "kubernetes.io~empty-dir" / "work").mkdir(parents=True)
+    (pod / "volume-subpaths" / "work" / "main" / "0").mkdir(parents=True)
+    config = mounts(("/part", f"{pod}/volume-subpaths/work/main/0"), ("/claim", f"{pod}/volume-subpaths/pvc-1/main/1"))
+    read = bundle.read(written(tmp_path, config))
+    assert [(volume.key, volume.name) for volume in read.volumes] == [("/part", "work")]
+    assert list(read.travelling) == ["/part"]
+
+
+def test_what_annotations_leave_behind_does_not_travel(tmp_path: Path) -> None:
+    for name in ("work", "cache"):
+        (tmp_path / "pods" / UID / "volumes" / "kubernetes.io~empty-dir" / name).mkdir(parents=True)
+    place = tmp_path / "pods" / UID / "volumes" / "kubernetes.io~empty-dir"
+    config = mounts(("/work", f"{place}/work"), ("/cache", f"{place}/cache"), ("/dev/shm", "/pod/shm"))
+    config["annotations"] |= {"woodfrog.io/volumes": "work", "woodfrog.io/shm": "off"}
+    read = bundle.read(written(tmp_path, config))
+    assert list(read.travelling) == ["work"]
+    assert read.travelling_shm is None
+
+
+def test_an_annotation_that_cannot_be_meant_is_refused_by_name(tmp_path: Path) -> None:
+    config = CONFIG | {"annotations": {"woodfrog.io/on-stop": "perhaps"}}
+    with pytest.raises(FailureError, match="invalid-annotation") as caught:
+        bundle.read(written(tmp_path, config))
+    assert "woodfrog.io/on-stop" in caught.value.failure.cause

@@ -1,0 +1,141 @@
+"""A snapshot's files, put into a container that is being created, and taken out again if it cannot be restored.
+
+The writable layer goes into the overlay, which is made pristine to undo it. ``/dev/shm`` and emptyDirs belong to the pod:
+init containers, earlier lives of this container and other containers have written there, so what was there is kept aside until
+the container runs. What goes where is said by the live bundle alone; a tree for which it has no place is left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from nodeworker.bundle import Bundle
+from nodeworker.capture import neighbours, overlay, trees
+from nodeworker.capture.neighbours import Neighbour
+from nodeworker.domain.neighbours import stays
+from nodeworker.failure import refusal
+from protocol import wire
+from protocol.failures import FailureError
+from protocol.manifest import Entry, Manifest, Root, Tree, TreeName
+
+_log = structlog.get_logger(component="contents")
+Reader = Callable[[Tree], AbstractContextManager[trees.ReadInto]]
+"""Opens what the bytes of a tree are read from."""
+_LAYER_NOTE: Final = "undo-layer.json"
+_VOLUME_NOTES: Final = "undo-{}.jsonl"
+
+
+@dataclass(frozen=True)
+class Company:
+    """The container's pod as it is now: who else runs there, and whether the container is back in it."""
+
+    find: Callable[[], list[Neighbour]]
+    returning: bool
+
+    @cached_property
+    def all(self) -> list[Neighbour]:
+        """The running neighbours, looked for once and only if need be."""
+        return self.find()
+
+    def stays(self, volume: str | None) -> trees.Stays | None:
+        """Make the rule for a volume, or for /dev/shm, which everybody in the pod may write to; None if nobody else does."""
+        writers = [each for each in self.all if volume is None or volume in each.writable]
+        if not writers:
+            return None
+        held = neighbours.written_by(pid for each in writers for pid in each.pids)
+
+        def decide(there: os.stat_result, entry: Entry) -> bool:
+            return stays(
+                entry,
+                mode=there.st_mode,
+                mtime_ns=there.st_mtime_ns,
+                held=(there.st_dev, there.st_ino) in held,
+                returning=self.returning,
+            )
+
+        return decide
+
+
+def put(manifest: Manifest, live: Bundle, notes: Path, reader: Reader, company: Company) -> None:
+    """Put all trees but the processes into the container's places; ``notes`` is a folder that remembers how to undo it.
+
+    Raises:
+        FailureError: ``rootfs-not-overlay``, ``shm-missing``; what ``apply_tree`` raises.
+        OSError: something cannot be made; then, too, it is to be undone.
+    """
+    for number, tree in enumerate(manifest.trees):
+        if not tree.entries and not tree.root:
+            continue
+        if tree.name is TreeName.LAYER:
+            _put_layer(tree, live, notes, reader)
+        elif tree.name is TreeName.SHM:
+            if live.shm_source is None:
+                cause = "the snapshot has a /dev/shm from outside the container, the new container has none"
+                raise refusal("shm-missing", cause, "Mount /dev/shm into the container, as before.")
+            if live.travelling_shm is not None:
+                _put_shared(tree, live.shm_source, notes / _VOLUME_NOTES.format(number), reader, company.stays(None))
+        elif tree.name is TreeName.VOLUME:
+            place = live.travelling.get(tree.volume)
+            if place is None:
+                _log.warning("a volume of the snapshot is none of the new pod's", volume=tree.volume)
+                continue
+            name = next(volume.name for volume in live.volumes if volume.key == tree.volume)
+            _put_shared(tree, place, notes / _VOLUME_NOTES.format(number), reader, company.stays(name))
+
+
+def _put_layer(tree: Tree, live: Bundle, notes: Path, reader: Reader) -> None:
+    if overlay.find_overlay(live.rootfs) is None:
+        cause = f"{live.rootfs} is no overlay, so the snapshot's files cannot be put there and undone"
+        raise refusal("rootfs-not-overlay", cause, "Use a container engine that mounts overlays.")
+    (notes / _LAYER_NOTE).write_bytes(wire.encode(trees.root_of(live.rootfs)))
+    with reader(tree) as read_into:
+        trees.apply_tree(tree, live.rootfs, read_into)
+
+
+def _put_shared(tree: Tree, place: Path, notes: Path, reader: Reader, stays_there: trees.Stays | None) -> None:
+    with closing(trees.Aside(place, notes, stays_there)) as aside, reader(tree) as read_into:
+        trees.apply_tree(tree, place, read_into, aside)
+
+
+def take_out(live: Bundle, notes: Path) -> None:
+    """Make the container's files what they were before anything was put there.
+
+    Raises:
+        FailureError: ``undo-failed``: they may hold files of the snapshot, and the container must not be started.
+    """
+    try:
+        mounted = overlay.find_overlay(live.rootfs)
+        if mounted is not None:
+            overlay.undo(mounted)
+        note = notes / _LAYER_NOTE
+        if note.exists():
+            trees.apply_tree(
+                Tree(TreeName.LAYER, (), wire.decode(note.read_bytes(), Root)), live.rootfs, _nothing_to_read
+            )
+        for each in sorted(notes.glob(_VOLUME_NOTES.format("*"))):
+            trees.put_back(each)
+    except (OSError, FailureError, wire.MalformedMessageError) as problem:
+        cause = f"what was put into the container could not be taken out again: {problem}"
+        raise refusal("undo-failed", cause, "Let the container engine create a fresh container.") from problem
+
+
+def settle(notes: Path) -> None:
+    """Let go of what was in the pod's volumes before: the container runs with what was put there."""
+    for each in notes.glob(_VOLUME_NOTES.format("*")):
+        with suppress(FileNotFoundError):
+            try:
+                trees.settle(each)
+            except (OSError, wire.MalformedMessageError) as problem:
+                _log.warning("what a volume had held before stays beside it", notes=str(each), error=str(problem))
+
+
+def _nothing_to_read(entry: Entry, _: int) -> None:
+    raise AssertionError(f"{entry.path} has no content")

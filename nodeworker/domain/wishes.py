@@ -1,0 +1,92 @@
+"""What a pod's owner wishes, by the pod's annotations: what travels, how much, how often, and what a stop signal means.
+
+The node worker sees them in the live bundle's config.json. A word that cannot be meant is refused at ``create``, where
+``kubectl describe pod`` shows it: at the dump, weeks later, nobody would be looking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from protocol.durations import InvalidAmountError, parse_bytes, parse_interval
+
+INTERVAL: Final = "woodfrog.io/interval"
+VOLUMES: Final = "woodfrog.io/volumes"
+VOLUMES_LIMIT: Final = "woodfrog.io/volumes-limit"
+SHM: Final = "woodfrog.io/shm"
+ON_STOP: Final = "woodfrog.io/on-stop"
+REQUIRE_RESTORE: Final = "woodfrog.io/require-restore"
+ANNOTATIONS: Final = (INTERVAL, VOLUMES, VOLUMES_LIMIT, SHM, ON_STOP, REQUIRE_RESTORE)
+"""Every annotation that a worker reads; docs/reference/annotations.md explains them, and a test compares."""
+DEFAULT_VOLUMES_LIMIT_BYTES: Final = 10 << 30
+
+
+class InvalidWishError(ValueError):
+    """An annotation that cannot be meant."""
+
+    def __init__(self, annotation: str, problem: str) -> None:
+        self.annotation = annotation
+        super().__init__(f"the annotation {annotation} cannot be meant: {problem}")
+
+
+class Wishes(msgspec.Struct, frozen=True):
+    """The annotations, read."""
+
+    interval_seconds: float | None = None
+    volumes: frozenset[str] | None = None
+    """Names of the emptyDirs that travel; None for all."""
+    volumes_limit_bytes: int = DEFAULT_VOLUMES_LIMIT_BYTES
+    shm: bool = True
+    dump_on_stop: bool = True
+    require_restore: bool = False
+
+    def takes_volume(self, name: str) -> bool:
+        """Say whether the emptyDir of this name travels."""
+        return self.volumes is None or name in self.volumes
+
+
+def read(annotations: Mapping[str, str]) -> Wishes:
+    """Read the annotations of a pod; others are none of ours.
+
+    Raises:
+        InvalidWishError: naming the annotation and what it may say.
+    """
+    interval = annotations.get(INTERVAL)
+    limit = annotations.get(VOLUMES_LIMIT)
+    return Wishes(
+        interval_seconds=None if interval is None else _amount(INTERVAL, interval),
+        volumes=_volumes(annotations.get(VOLUMES, "all")),
+        volumes_limit_bytes=DEFAULT_VOLUMES_LIMIT_BYTES if limit is None else round(_amount(VOLUMES_LIMIT, limit)),
+        shm=_word(annotations, SHM, "on", "off"),
+        dump_on_stop=_word(annotations, ON_STOP, "dump", "ignore"),
+        require_restore=not _word(annotations, REQUIRE_RESTORE, "false", "true"),
+    )
+
+
+def _amount(name: str, text: str) -> float:
+    try:
+        return parse_interval(text) if name == INTERVAL else parse_bytes(text)
+    except InvalidAmountError as problem:
+        raise InvalidWishError(name, str(problem)) from problem
+
+
+def _word(annotations: Mapping[str, str], name: str, default: str, other: str) -> bool:
+    """Say whether a choice of two is the default one."""
+    text = annotations.get(name, default)
+    if text not in {default, other}:
+        raise InvalidWishError(name, f"{text[:60]!r} is neither `{default}` nor `{other}`")
+    return text == default
+
+
+def _volumes(text: str) -> frozenset[str] | None:
+    if text == "all":
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise InvalidWishError(
+            VOLUMES, f"{text[:60]!r} is neither `all`, `none` nor names of volumes with commas between"
+        )
+    return frozenset() if names == ["none"] else frozenset(names)
