@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from nodeworker.bus import Bus
+from nodeworker.capture.runc import Runc
 from nodeworker.capture.spool import Spool
 from nodeworker.capture.trees import list_tree
 from nodeworker.copies import Copies
@@ -87,7 +88,8 @@ def restorer(
 ) -> Callable[[SayingBus], Restorer]:
     def make(bus: SayingBus) -> Restorer:
         fetcher = Fetcher(store, copies)
-        return Restorer(settings, journal, cast("Bus", bus), fetcher, worker_id=WorkerId("life-1"), facts=FACTS)
+        runc = Runc(Path("/bin/runc"), Path("/bin/criu"))
+        return Restorer(settings, journal, cast("Bus", bus), fetcher, runc, worker_id=WorkerId("life-1"), facts=FACTS)
 
     return make
 
