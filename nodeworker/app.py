@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import os
 import shutil
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from nodeworker.restore import Restorer
 from nodeworker.settings import Settings
 from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.storing import Storer
+from nodeworker.tells import Tells
 from process.http import HttpServer
 from protocol.events import NodeRegistered
 from protocol.facts import NodeFacts
@@ -171,8 +173,10 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 connection = group.create_task(bus.run(obedience.obey))
                 pages = self._show_pages(group, metrics)
+                tells = Tells(settings.tells, lambda words: self._hear(group, words))
                 try:
                     await server.start()
+                    tells.start()
                     metrics.serves()
                     await _log.ainfo(
                         "node worker ready", node=settings.node, worker_id=self._worker_id, socket=str(settings.socket)
@@ -182,6 +186,7 @@ class Worker:
                         await self._sweep()
                         await asyncio.to_thread(copies.prune)
                 finally:
+                    tells.close()
                     await self._end(server, obedience, bus)
                     connection.cancel()
                     if pages is not None:
@@ -214,6 +219,18 @@ class Worker:
             )
         )
 
+    def _hear(self, group: asyncio.TaskGroup, words: list[str]) -> None:
+        """Take in what the runtime's shell part says."""
+        match words:
+            case ["started", container_id]:
+                group.create_task(self._note_started(ContainerId(container_id)))
+
+    async def _note_started(self, container_id: ContainerId) -> None:
+        try:
+            await self._restorer.started(container_id)
+        except (OSError, sqlite3.Error) as problem:  # the next sweep sees that it runs
+            await _log.awarning("a start could not be noted", container_id=container_id, error=repr(problem))
+
     async def _answer(self, ask: LocalAsk) -> LocalAnswer:
         match ask:
             case AskCreate():
@@ -226,6 +243,7 @@ class Worker:
                 await self._restorer.started(ask.container_id)
                 return Done()
             case AskStop():
+                await self._restorer.started(ask.container_id)  # told by a pipe, and this may have overtaken it
                 try:
                     return Stopped(await self._dumper.stop(ask.container_id))
                 except FailureError as problem:

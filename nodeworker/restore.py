@@ -81,6 +81,7 @@ class Restorer:
         self._began: dict[ContainerId, float] = {}
         self._preparing: set[asyncio.Task[CreateRestored]] = set()
         self._removals: dict[ContainerId, asyncio.Task[None]] = {}
+        self._starting = asyncio.Lock()
         self._proofs: dict[ContainerId, asyncio.Future[None]] = {}
         """Of what was given to a container before all of it was proved."""
 
@@ -130,9 +131,12 @@ class Restorer:
 
     async def started(self, container_id: ContainerId) -> None:
         """Note and report that a container's processes run; what was fetched for it is needed no more."""
-        record = await asyncio.to_thread(self._journal.container, container_id)
-        if record is not None and record.state in {ContainerState.CREATING, ContainerState.CREATED}:
-            await asyncio.to_thread(self._start, record)
+        async with self._starting:  # several may notice, and one is to tell
+            record = await asyncio.to_thread(self._journal.container, container_id)
+            started = record is not None and record.state in {ContainerState.CREATING, ContainerState.CREATED}
+            if record is not None and started:
+                await asyncio.to_thread(self._start, record)
+        if record is not None and started:
             # Removing takes long for large images, and the engine waits for ``start``.
             self._proofs.pop(container_id, None)
             removal = asyncio.create_task(asyncio.to_thread(self._remove_fetched, record))

@@ -62,6 +62,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.run_dir / "worker.sock"
 
     @property
+    def tells(self) -> Path:
+        """The pipe on which the runtime's shell part tells the worker."""
+        return self.run_dir / "tells"
+
+    @property
     def journal(self) -> Path:
         """The journal's file."""
         return self.state_dir / "journal.sqlite3"

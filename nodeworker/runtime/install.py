@@ -56,6 +56,7 @@ def write_runtime(
         "@RUNC@": shlex.quote(str(runc)),
         "@PYTHON@": shlex.quote(str(python)),
         "@CONTAINERS@": shlex.quote(str(run_dir / "containers")),
+        "@TELLS@": shlex.quote(str(run_dir / "tells")),
         "@PROGRAM@": shlex.quote(program),
         "@SETTINGS@": shlex.join(settings),
     }

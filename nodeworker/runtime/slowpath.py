@@ -120,7 +120,7 @@ class Create(Verb):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, _stop)
         try:
-            marker.update(phase="asking")
+            marker.begin()
             code = self._create(marker, bundle, spec, checkpoint_id)
         except StoppedError as problem:
             self.say("error", f"creating the container was {problem}")
@@ -209,6 +209,7 @@ class Create(Verb):
                 self._remove_container(log)
                 return problem
             marker.update(phase="created")
+            marker.write_resume(self.call.root, state)
             with suppress(FileNotFoundError):
                 os.unlink(log)
             return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,76 @@ def test_a_restored_container_stands_still_after_create_and_goes_on_at_start(run
     assert first.count() < before + 1000
     assert worker.tags() == ["create", "started"]
     assert second.call("start", second.id).returncode != 0, "a second start is an error, as runc has it"
+
+
+@contextmanager
+def pipe(runtime: LoneRuntime) -> Iterator[Callable[[], str]]:
+    """The pipe of a worker that hears the shell part; gives what was said."""
+    path = runtime.run_dir / "tells"
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    def heard() -> str:
+        with suppress(BlockingIOError):
+            return os.read(descriptor, 4096).decode()
+        return ""
+
+    yield heard
+    os.close(descriptor)
+
+
+def restored(runtime: LoneRuntime) -> tuple[Container, Container]:
+    """A container that was restored and waits for its start, after the one that it goes on from."""
+    first, images = dumped(runtime, f"sleep 1000 & {COUNTER}")
+    second = runtime.container(on=first)
+    runtime.worker(create=lambda _: second.restored(images))
+    assert second.create() == 0, second.said()
+    return first, second
+
+
+def test_a_start_that_takes_no_thinking_is_the_shells(runtime: LoneRuntime) -> None:
+    with pipe(runtime) as heard:
+        first, second = restored(runtime)
+        before = first.count()
+        runtime.write(python=Path("/bin/false"))
+        assert second.call("start", second.id).returncode == 0
+        eventually(lambda: first.count() > before, "it counts on from where it was")
+        assert "T" not in tasks(second).values()
+        assert eventually(heard, "the worker is told") == f"started\t{second.id}\n"
+        runtime.write()
+        assert second.call("start", second.id).returncode != 0, "a second start is an error, as runc has it"
+        stopping = runtime.worker(stop=lambda _: NotDumped(REFUSAL))
+        assert second.call("kill", second.id, "TERM").returncode == 0
+        assert stopping.tags() == ["stop"], "the stop signal knows that it was started"
+        second.call("kill", second.id, "KILL")
+        eventually(lambda: not second.alive(), "it is dead")
+        assert second.call("delete", second.id).returncode == 0
+        assert not second.marker.parent.exists()
+
+
+def test_a_pipe_that_nobody_reads_keeps_no_container_from_starting(runtime: LoneRuntime) -> None:
+    with pipe(runtime) as heard:
+        full = os.open(runtime.run_dir / "tells", os.O_RDWR | os.O_NONBLOCK)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(full, bytes(4096))
+        os.close(full)
+        first, second = restored(runtime)
+        before = first.count()
+        assert second.call("start", second.id).returncode == 0
+        eventually(lambda: first.count() > before, "it counts on from where it was")
+        eventually(lambda: "started" in heard(), "it is told once somebody reads")
+
+
+def test_a_restored_container_that_died_before_its_start_is_not_started(runtime: LoneRuntime) -> None:
+    with pipe(runtime) as heard:
+        _, second = restored(runtime)
+        assert second.call("kill", second.id, "KILL").returncode == 0
+        eventually(lambda: not second.alive(), "it is dead")
+        started = second.call("start", second.id)
+        assert started.returncode == 1
+        assert "has stopped" in started.stderr
+        assert heard() == ""
 
 
 def test_a_task_that_job_control_stopped_stays_stopped_after_a_restore(runtime: LoneRuntime) -> None:
