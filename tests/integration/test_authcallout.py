@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import gc
+import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,24 +20,30 @@ from typing import Any
 import nats
 import nats.errors
 import pytest
-from aiohttp import web
+import yaml
 from nats.aio.client import Client
 from support.isolated import IsolatedServer
+from support.servers import NATS_SERVER, wait_for
 from support.tokens import NAMESPACE, SERVICE_ACCOUNT, TokenApi, part
 from support.worker import eventually, stored_messages
 
+from controlplane.app import let_nodes_in
 from controlplane.bus.streams import ensure_streams
 from controlplane.kube.api import KubernetesUnavailableError, kubernetes
 from controlplane.kube.authcallout import AuthCallout
-from controlplane.kube.nodeworkers import NodeWorkers, RefusedError
+from controlplane.kube.nodeworkers import AUDIENCE, NodeWorkers, RefusedError
+from controlplane.settings import Settings
 from process.nats import connect
 from protocol import subjects
+from protocol.failures import FailureError
 from protocol.ids import NodeName
 from woodfrog.isolation import CALLOUT, Isolation
+from woodfrog.isolation.derived import DerivedCallout
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 
 A, B = NodeName("node.a"), NodeName("node.b")
+ROOT = Path(__file__).parents[2]
 POD = f"worker-on-{A}"
 
 
@@ -314,106 +322,128 @@ async def test_a_node_with_a_key_and_one_with_a_token_live_side_by_side(tmp_path
         await server.close()
 
 
-class SecretApi:
-    """Secrets of one namespace, with the versions by which writers notice one another."""
-
-    def __init__(self) -> None:
-        self.secrets: dict[str, dict[str, Any]] = {}
-        self.conflicts = 0
-        self.app = web.Application()
-        self.app.router.add_get("/api/v1/namespaces/ns/secrets/{name}", self._get)
-        self.app.router.add_post("/api/v1/namespaces/ns/secrets", self._post)
-        self.app.router.add_put("/api/v1/namespaces/ns/secrets/{name}", self._put)
-
-    async def _get(self, request: web.Request) -> web.Response:
-        found = self.secrets.get(request.match_info["name"])
-        return web.json_response(found or {}, status=200 if found else 404)
-
-    async def _post(self, request: web.Request) -> web.Response:
-        secret = await request.json()
-        name = secret["metadata"]["name"]
-        if name in self.secrets:
-            return web.json_response({}, status=409)
-        secret["metadata"]["resourceVersion"] = "1"
-        self.secrets[name] = secret
-        return web.json_response(secret, status=201)
-
-    async def _put(self, request: web.Request) -> web.Response:
-        secret = await request.json()
-        before = self.secrets[request.match_info["name"]]["metadata"]["resourceVersion"]
-        if self.conflicts or secret["metadata"]["resourceVersion"] != before:
-            self.conflicts -= 1
-            return web.json_response({}, status=409)
-        secret["metadata"]["resourceVersion"] = str(int(before) + 1)
-        self.secrets[request.match_info["name"]] = secret
-        return web.json_response(secret)
+def rendered(*settings: str) -> list[dict[str, Any]]:
+    """What the chart makes, in the namespace and with the names that the tests use."""
+    helm = Path(sys.executable).with_name("helm")
+    command = [helm, "template", "woodfrog", ROOT / "helm/woodfrog", "--namespace", NAMESPACE]
+    done = subprocess.run(
+        [*command, *(word for each in settings for word in ("--set", each))],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
 
 
-async def test_a_secret_holds_keys_that_stay_and_the_configuration_of_the_release(tmp_path: Path) -> None:
-    served = SecretApi()
-    runner = web.AppRunner(served.app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(
-        '{"apiVersion": "v1", "kind": "Config", "current-context": "it", "users": [{"name": "it", "user": {}}],'
-        f'"clusters": [{{"name": "it", "cluster": {{"server": "http://127.0.0.1:{runner.addresses[0][1]}"}}}}],'
-        '"contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}]}'
-    )
+def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    return next(each for each in objects if (each["kind"], each["metadata"]["name"]) == (kind, name))
 
-    async def run() -> str:
-        command = [
-            sys.executable,
-            "-m",
-            "woodfrog.isolation",
-            "secret",
-            "ns",
-            "woodfrog-nats",
-            "--label",
-            "app=woodfrog",
-        ]
-        done = await asyncio.to_thread(
-            subprocess.run, command, env=os.environ | {"KUBECONFIG": str(kubeconfig)}, capture_output=True, text=True,
-            cwd=Path(__file__).parents[2], timeout=60, check=False,
+
+def variables(container: dict[str, Any], secret: dict[str, str]) -> dict[str, str]:
+    """A container's environment, as the kubelet makes it of values and one Secret."""
+    made = {"WOODFROG_POD_NAME": "a-pod", "WOODFROG_POD_UID": "a-uid"}
+    for each in container["env"]:
+        if "secretKeyRef" in each.get("valueFrom", {}):
+            made[each["name"]] = secret[each["valueFrom"]["secretKeyRef"]["key"]]
+        elif "value" in each:
+            made[each["name"]] = re.sub(r"\$\((\w+)\)", lambda found: made.get(found[1], found[0]), each["value"])
+    return made
+
+
+async def derive(container: dict[str, Any], secret: dict[str, str], mounted: str, directory: Path) -> None:
+    """Do what an init container does, with ``directory`` in place of what is mounted."""
+    words = [str(directory) if word == mounted else word for word in container["command"]]
+    assert words[:3] == ["python3", "-m", "woodfrog.isolation"]
+    await asyncio.to_thread(
+        subprocess.run, [sys.executable, *words[1:]], env=os.environ | variables(container, secret), cwd=ROOT,
+        timeout=60, check=True,
+    )  # fmt: skip
+
+
+async def test_the_charts_broker_knows_nodes_by_their_pods_tokens(tmp_path: Path, api: TokenApi) -> None:
+    objects = rendered()
+    data = one(objects, "Secret", "woodfrog-nats")["data"]
+    secret = {key: base64.b64decode(value).decode() for key, value in data.items()}
+    broker = one(objects, "StatefulSet", "woodfrog-nats")["spec"]["template"]["spec"]
+    plane = one(objects, "Deployment", "woodfrog-controlplane")["spec"]["template"]["spec"]
+    worker = one(objects, "DaemonSet", SERVICE_ACCOUNT)["spec"]["template"]["spec"]
+    (tmp_path / "nats").mkdir()
+    for name, text in one(objects, "ConfigMap", "woodfrog-nats")["data"].items():
+        (tmp_path / "nats" / name).write_text(text.replace("/var/lib/nats", str(tmp_path / "streams")))
+    await derive(broker["initContainers"][0], secret, "/etc/nats-callout", tmp_path / "nats-callout")
+    assert sorted(path.name for path in (tmp_path / "nats-callout").iterdir()) == ["authorization.conf", "callout.conf"]
+    seeds = tmp_path / "run"
+    await derive(plane["initContainers"][0], secret, "/run/woodfrog-callout", seeds)
+    ports = tmp_path / "ports"
+    ports.mkdir()
+    log = tmp_path / "nats.log"
+    with log.open("ab") as opened:
+        server = subprocess.Popen(  # noqa: ASYNC220 - it is started and not waited for
+            [
+                NATS_SERVER, "--config", tmp_path / "nats/nats.conf", "--addr", "127.0.0.1", "--port", "-1",
+                "--http_port", "-1", "--ports_file_dir", ports, "--pid", tmp_path / "pid",
+            ],
+            env=os.environ | variables(broker["containers"][0], secret) | {"POD_NAME": "woodfrog-nats-0"},
+            stdout=opened, stderr=opened,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     try:
-        assert "written" in await run()
-        first = served.secrets["woodfrog-nats"]
-        assert "as it is to be" in await run()
-        assert served.secrets["woodfrog-nats"] is first
-        first["data"]["accounts.conf"] = base64.b64encode(b"of an older release").decode()
-        served.conflicts = 1
-        assert "written" in await run()
-        second = served.secrets["woodfrog-nats"]
+        found = await asyncio.to_thread(wait_for, lambda: list(ports.glob("*.ports")), saying="it listens")
+        url = json.loads(found[0].read_text())["nats"][0]
+        told = variables(plane["containers"][0], secret) | {
+            "WOODFROG_NATS_CALLOUT_DIR": str(seeds),
+            "WOODFROG_NATS_URL": f"nats://control:{secret['control']}@{url.removeprefix('nats://')}",
+        }
+        listening = asyncio.Event()
+        running = asyncio.create_task(let_nodes_in(Settings.from_environment(told), listening))
+        await asyncio.wait_for(listening.wait(), 20)
+        control = await connect(told["WOODFROG_NATS_URL"], name="control")
+        await ensure_streams(control.jetstream())
+        (tmp_path / "token").write_text(api.run_pod(POD, A, account=worker["serviceAccountName"]))
+        node = await connect(url, name="node", inbox_prefix=subjects.inbox(A), token_file=tmp_path / "token")
+        assert await can_report(node, A)
+        assert not await can_report(node, B)
+        for client in (node, control):
+            await client.close()
+        password = url.replace("nats://", f"nats://node:{secret['node']}@")
+        with pytest.raises(nats.errors.Error):
+            await nats.connect(password, allow_reconnect=False, max_reconnect_attempts=0)
+        running.cancel()
     finally:
-        await runner.cleanup()
-    assert second["metadata"]["labels"] == {"app": "woodfrog"}
-    same = {key for key in first["data"] if first["data"][key] == second["data"][key]}
-    assert set(first["data"]) - same == {"accounts.conf"}
-    assert {key for key in same if key.endswith(".seed")} == {
-        "control.seed", "operator.seed", "callout.seed", "issuer.seed",
-    }  # fmt: skip
-    public = [base64.b64decode(content) for key, content in second["data"].items() if key.endswith(".conf")]
-    assert len(public) == 6
-    assert not any(b"SU" + b"A" in content and b".seed" in content for content in public)
-    seeds = [base64.b64decode(second["data"][key]).strip() for key in same if key.endswith(".seed")]
-    assert not any(seed in content for seed in seeds for content in public)
-    _serves(tmp_path, second["data"])
+        server.terminate()
+        server.wait(20)
 
 
-def _serves(folder: Path, data: dict[str, str]) -> None:
-    """What a broker's pod mounts makes a configuration that the server takes."""
-    mounted = folder / "mounted"
-    mounted.mkdir()
-    for key, content in data.items():
-        if key.endswith(".conf"):
-            (mounted / key).write_bytes(base64.b64decode(content))
-    (mounted / "nats.conf").write_text('jetstream { store_dir: "js" }\ninclude "accounts.conf"\n')
-    server = Path(sys.executable).with_name("nats-server")
-    checked = subprocess.run(
-        [server, "--config", mounted / "nats.conf", "-t"], capture_output=True, text=True, timeout=20, check=False
-    )
-    assert checked.returncode == 0, checked.stderr
+def test_the_charts_workers_get_a_token_for_the_broker_and_no_password() -> None:
+    objects = rendered()
+    pod = one(objects, "DaemonSet", SERVICE_ACCOUNT)["spec"]["template"]["spec"]
+    (token,) = [each for each in pod["volumes"] if each["name"] == "nats-token"]
+    assert token["projected"]["sources"][0]["serviceAccountToken"]["audience"] == AUDIENCE
+    told = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    assert told["WOODFROG_NATS_TOKEN_FILE"].endswith("/volumes/kubernetes.io~projected/nats-token/token")
+    assert "NATS_PASSWORD" not in told
+    rules = one(objects, "ClusterRole", f"{NAMESPACE}-woodfrog-tokens")["rules"]
+    assert rules == [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]
+    own = one(objects, "Role", "woodfrog-controlplane")["rules"]
+    assert {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]} in own
+
+
+def test_the_chart_can_do_without_tokens() -> None:
+    objects = rendered("nats.nodeTokens=false")
+    pod = one(objects, "DaemonSet", SERVICE_ACCOUNT)["spec"]["template"]["spec"]
+    assert "NATS_PASSWORD" in {each["name"] for each in pod["containers"][0]["env"]}
+    assert "initContainers" not in one(objects, "StatefulSet", "woodfrog-nats")["spec"]["template"]["spec"]
+    assert not [each for each in objects if each["metadata"]["name"].endswith("-tokens")]
+
+
+def test_the_chart_ships_the_accounts_of_this_release() -> None:
+    shipped = (ROOT / "helm/woodfrog/files/accounts.conf").read_text()
+    assert shipped == (ROOT / "woodfrog/isolation/accounts.conf").read_text()
+
+
+def test_a_secret_too_short_to_be_one_makes_no_keys(tmp_path: Path) -> None:
+    with pytest.raises(FailureError, match="32 characters"):
+        DerivedCallout("p" * 31)
+    one_, other = DerivedCallout("p" * 32), DerivedCallout("q" * 32)
+    for name, each in (("a", one_), ("b", other), ("again", one_)):
+        each.write_seeds(tmp_path / name)
+    seeds = {path: path.read_text() for path in tmp_path.rglob("*.seed")}
+    assert len(set(seeds.values())) == 4
+    assert all(path.stat().st_mode & 0o077 == 0 for path in seeds)

@@ -140,20 +140,20 @@ class Isolation:
         pair = KeyPair.new(owner)
         file = self.seed_file(user)
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_secret(file, f"{pair.seed}\n")
+        write_secret(file, f"{pair.seed}\n")
         return pair.public
 
     def _render(self, users: _Users) -> None:
-        _write_secret(self._users_file, wire.encode(users).decode())
+        write_secret(self._users_file, wire.encode(users).decode())
         (self.directory / _ACCOUNTS).write_text(_shipped(_ACCOUNTS))
         control = [f'{{ nkey: "{users.control}" }}']
         if self._password is not None:
             control.append(f'{{ user: "{self._password.user}", password: "{self._password.password}" }}')
-        _write_secret(self.directory / "control.conf", _listed(control))
-        _write_secret(self.directory / "people.conf", _listed([f'{{ nkey: "{users.operator}" }}']))
-        _write_secret(self.directory / "nodes.conf", _listed([node_user(*one) for one in sorted(users.nodes.items())]))
-        _write_secret(self.directory / "callout.conf", _listed([_callout_user(users.callout)] if users.callout else []))
-        _write_secret(self.directory / "authorization.conf", self._authorization(users))
+        write_secret(self.directory / "control.conf", _listed(control))
+        write_secret(self.directory / "people.conf", _listed([f'{{ nkey: "{users.operator}" }}']))
+        write_secret(self.directory / "nodes.conf", _listed([node_user(*one) for one in sorted(users.nodes.items())]))
+        write_secret(self.directory / "callout.conf", callout_users(users.callout))
+        write_secret(self.directory / "authorization.conf", self._authorization(users))
 
     def _authorization(self, users: _Users) -> str:
         if not users.callout:
@@ -161,12 +161,17 @@ class Isolation:
         listed = [users.control, users.operator, users.callout, *(key for _, key in sorted(users.nodes.items()))]
         if self._password is not None:
             listed.append(self._password.user)
-        names = "".join(f'      "{name}"\n' for name in listed)
-        return (
-            f"{_WRITTEN}# About whoever is not listed the control plane is asked.\n"
-            f"authorization {{\n  timeout: {_ASKED_SECONDS}\n  auth_callout {{\n"
-            f'    issuer: "{users.issuer}"\n    account: AUTH\n    auth_users: [\n{names}    ]\n  }}\n}}\n'
-        )
+        return authorization(users.issuer, listed)
+
+
+def authorization(issuer: str, listed: list[str]) -> str:
+    """Write that the server asks about whoever is not ``listed``, and believes what ``issuer`` signs."""
+    names = "".join(f'      "{name}"\n' for name in listed)
+    return (
+        f"{_WRITTEN}# About whoever is not listed the control plane is asked.\n"
+        f"authorization {{\n  timeout: {_ASKED_SECONDS}\n  auth_callout {{\n"
+        f'    issuer: "{issuer}"\n    account: AUTH\n    auth_users: [\n{names}    ]\n  }}\n}}\n'
+    )
 
 
 def node_user(node: NodeName, public_key: str) -> str:
@@ -176,12 +181,12 @@ def node_user(node: NodeName, public_key: str) -> str:
     return f'{{ nkey: "{public_key}", permissions: {{ publish: [{publish}], subscribe: [{subscribe}] }} }}'
 
 
-def _callout_user(public_key: str) -> str:
-    """Write the authorization service as a user of the account AUTH: it hears the server's questions and answers them."""
-    return (
-        f'{{ nkey: "{public_key}", permissions: {{ subscribe: ["$SYS.REQ.USER.AUTH", "$SYS.REQ.USER.AUTH *"], '
-        'publish: { deny: [">"] }, allow_responses: true } }'
-    )
+def callout_users(public_key: str) -> str:
+    """Write the one user of the account AUTH, who hears the server's questions and answers them; none without a key."""
+    if not public_key:
+        return _listed([])
+    may = 'subscribe: ["$SYS.REQ.USER.AUTH", "$SYS.REQ.USER.AUTH *"], publish: { deny: [">"] }, allow_responses: true'
+    return _listed([f'{{ nkey: "{public_key}", permissions: {{ {may} }} }}'])
 
 
 def _listed(users: list[str]) -> str:
@@ -193,7 +198,7 @@ def _shipped(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _write_secret(path: Path, text: str) -> None:
+def write_secret(path: Path, text: str) -> None:
     """Write a file that only its owner may read, whole or not at all."""
     aside = path.with_name(f".{path.name}.new")
     aside.unlink(missing_ok=True)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from controlplane.kube.api import kubernetes
 from protocol import subjects
 from protocol.failures import FailureError
 from protocol.ids import NodeName
 from woodfrog.isolation import CALLOUT, CONTROL, ISSUER, OPERATOR, Isolation
-from woodfrog.isolation.secret import keep_secret
+from woodfrog.isolation.derived import VARIABLE, DerivedCallout
 
 
 def _init(asked: argparse.Namespace) -> None:
@@ -36,12 +35,12 @@ def _remove_node(asked: argparse.Namespace) -> None:
     Isolation(asked.directory).remove_node(NodeName(asked.node))
 
 
-def _secret(asked: argparse.Namespace) -> None:
-    async def keep() -> bool:
-        async with kubernetes() as api:
-            return await keep_secret(api, asked.namespace, asked.name, dict(asked.label))
-
-    _say(f"{asked.namespace}/{asked.name}: {'written' if asyncio.run(keep()) else 'as it is to be'}")
+def _derive(asked: argparse.Namespace) -> None:
+    derived = DerivedCallout(os.environ.get(VARIABLE, ""))
+    if asked.listed:
+        derived.write_configuration(asked.directory, asked.listed)
+    else:
+        derived.write_seeds(asked.directory)
 
 
 def main() -> int:
@@ -57,18 +56,14 @@ def main() -> int:
     init = verb("init", _init, "write the configuration and the first keys")
     add = verb("add-node", _add_node, "let a node in by a key of its own")
     remove = verb("remove-node", _remove_node, "shut a node out")
-    for each in (init, add, remove):
+    derive = verb("derive", _derive, f"write seeds or, with --listed, configuration that follow from {VARIABLE}")
+    for each in (init, add, remove, derive):
         each.add_argument("directory", type=Path)
     for each in (add, remove):
         each.add_argument("node")
     init.add_argument("--callout", action="store_true", help="have the control plane asked about node workers' tokens")
     add.add_argument("--public-key", help="of a pair that was made on the node")
-    secret = verb("secret", _secret, "keep configuration and keys in a Secret; run in a pod of the cluster")
-    secret.add_argument("namespace")
-    secret.add_argument("name")
-    secret.add_argument(
-        "--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="of a new Secret"
-    )
+    derive.add_argument("--listed", action="append", metavar="USER", help="a user whom the server knows by itself")
     asked = parser.parse_args()
     try:
         asked.does(asked)
@@ -76,13 +71,6 @@ def main() -> int:
         sys.stderr.write(f"{problem}\n")
         return 1
     return 0
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    return key, value
 
 
 def _say(text: str) -> None:

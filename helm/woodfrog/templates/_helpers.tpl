@@ -120,6 +120,20 @@ capabilities:
 {{ include "woodfrog.fullname" . }}-nats.{{ .Release.Namespace }}.svc
 {{- end }}
 
+{{/* Whether node workers prove themselves by their pods' tokens. */}}
+{{- define "woodfrog.nats.nodeTokens" -}}
+{{- if and .Values.nats.enabled .Values.nats.nodeTokens -}}yes{{- end -}}
+{{- end }}
+
+{{/* The text from which the keys of NATS's questions about connections are derived. */}}
+{{- define "woodfrog.nats.calloutEnv" -}}
+- name: WOODFROG_NATS_CALLOUT_SECRET
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "woodfrog.nats.secret" . }}
+      key: callout
+{{- end }}
+
 {{/* How a process reaches NATS. Call with (list $ user). */}}
 {{- define "woodfrog.nats.env" -}}
 {{- $root := index . 0 -}}
@@ -296,7 +310,14 @@ persistentVolumeClaim
   value: {{ .Values.cluster | quote }}
 - name: WOODFROG_LOG_LEVEL
   value: {{ .Values.logLevel }}
+{{- if include "woodfrog.nats.nodeTokens" . }}
+- name: WOODFROG_NATS_URL
+  value: nats://{{ include "woodfrog.nats.host" . }}:4222
+- name: WOODFROG_NATS_TOKEN_FILE
+  value: {{ .Values.node.kubeletDir }}/pods/$(WOODFROG_POD_UID)/volumes/kubernetes.io~projected/nats-token/token
+{{- else }}
 {{ include "woodfrog.nats.env" (list . "node") }}
+{{- end }}
 - name: WOODFROG_STORE_URL
   value: {{ include "woodfrog.store.url" . | quote }}
 {{- if eq .Values.store.type "s3" }}
