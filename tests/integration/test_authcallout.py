@@ -339,7 +339,7 @@ def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
 
 def variables(container: dict[str, Any], secret: dict[str, str]) -> dict[str, str]:
     """A container's environment, as the kubelet makes it of values and one Secret."""
-    made = {"WOODFROG_POD_NAME": "a-pod", "WOODFROG_POD_UID": "a-uid"}
+    made = {"WOODFROG_POD_NAME": "a-pod"}
     for each in container["env"]:
         if "secretKeyRef" in each.get("valueFrom", {}):
             made[each["name"]] = secret[each["valueFrom"]["secretKeyRef"]["key"]]
@@ -417,7 +417,8 @@ def test_the_charts_workers_get_a_token_for_the_broker_and_no_password() -> None
     (token,) = [each for each in pod["volumes"] if each["name"] == "nats-token"]
     assert token["projected"]["sources"][0]["serviceAccountToken"]["audience"] == AUDIENCE
     told = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
-    assert told["WOODFROG_NATS_TOKEN_FILE"].endswith("/volumes/kubernetes.io~projected/nats-token/token")
+    (place,) = [each["mountPath"] for each in pod["containers"][0]["volumeMounts"] if each["name"] == "nats-token"]
+    assert told["WOODFROG_NATS_TOKEN_FILE"] == f"{place}/token"
     assert "NATS_PASSWORD" not in told
     rules = one(objects, "ClusterRole", f"{NAMESPACE}-woodfrog-tokens")["rules"]
     assert rules == [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]

@@ -314,7 +314,7 @@ persistentVolumeClaim
 - name: WOODFROG_NATS_URL
   value: nats://{{ include "woodfrog.nats.host" . }}:4222
 - name: WOODFROG_NATS_TOKEN_FILE
-  value: {{ .Values.node.kubeletDir }}/pods/$(WOODFROG_POD_UID)/volumes/kubernetes.io~projected/nats-token/token
+  value: /var/run/secrets/woodfrog/token
 {{- else }}
 {{ include "woodfrog.nats.env" (list . "node") }}
 {{- end }}
