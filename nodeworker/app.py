@@ -22,16 +22,19 @@ import structlog
 
 from nodeworker.bus import Bus
 from nodeworker.capture import criu
+from nodeworker.capture.cuda import Cuda, with_gpus
+from nodeworker.capture.cuda_process import DriverProcess
 from nodeworker.capture.runc import Runc
 from nodeworker.copies import Copies
 from nodeworker.dump import Dumper
 from nodeworker.fetching import Fetcher
+from nodeworker.gpu_return import GpuReturn
 from nodeworker.host import facts
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.local import LocalServer
 from nodeworker.metrics import Metrics
 from nodeworker.obey import Obedience
-from nodeworker.recovery import settle_dumps, thaw_all
+from nodeworker.recovery import release_gpus, settle_dumps, thaw_all
 from nodeworker.restore import Restorer
 from nodeworker.settings import Settings
 from nodeworker.store.snapshots import SnapshotStore
@@ -45,6 +48,7 @@ from protocol.ids import ContainerId, WorkerId
 from protocol.local import (
     AskContainers,
     AskCreate,
+    AskGpus,
     AskProved,
     AskRestoreFailed,
     AskStop,
@@ -129,7 +133,11 @@ class Worker:
         frozen = await thaw_all(journal)
         self._journal = journal
         self._runc = Runc(_tool(settings.runc), _tool(settings.criu))
-        self._facts: NodeFacts = await asyncio.to_thread(facts.probe, self._runc.binary, self._runc.criu)
+        driver = DriverProcess(settings.nvidia_libraries)
+        self._facts: NodeFacts = await asyncio.to_thread(
+            lambda: with_gpus(facts.probe(self._runc.binary, self._runc.criu), driver)
+        )
+        self._cuda = Cuda(driver, self._facts, lock_seconds=settings.gpu_lock_seconds)
         criu.refuse_too_old(self._runc.criu, self._facts.criu_version)
         store = await asyncio.to_thread(SnapshotStore, settings.store_url)
         bus = Bus(
@@ -146,14 +154,16 @@ class Worker:
         self._storer = Storer(settings, journal, store, copies, self._facts)
         self._dumper = Dumper(
             settings, journal, bus, self._runc, self._storer, copies,
-            criu_version=self._facts.criu_version, boot_id=self._boot_id,
+            cuda=self._cuda, criu_version=self._facts.criu_version, boot_id=self._boot_id,
         )  # fmt: skip
+        self._gpus = GpuReturn(journal, self._runc, self._cuda, self._facts)
         self._restorer = Restorer(
             settings,
             journal,
             bus,
             Fetcher(store, copies),
             self._runc,
+            self._gpus,
             worker_id=self._worker_id,
             facts=self._facts,
         )
@@ -161,6 +171,7 @@ class Worker:
         metrics = Metrics(journal, bus, self._dumper, self._storer)
         self._restorer.on_fetched = metrics.fetched
         await asyncio.to_thread(self._register, journal)
+        await asyncio.to_thread(release_gpus, journal, self._cuda, frozen)
         whole = await asyncio.to_thread(
             lambda: settle_dumps(settings, journal, self._storer, self._runc, boot_id=self._boot_id, frozen=frozen)
         )
@@ -206,6 +217,7 @@ class Worker:
         await self._restorer.close()
         await obedience.close()
         await self._storer.close()
+        await asyncio.to_thread(self._cuda.close)
         if bus.connected:
             await bus.flush(_LAST_WORDS_SECONDS)
 
@@ -239,6 +251,8 @@ class Worker:
                 return await self._restorer.restore_failed(ask)
             case AskProved():
                 return await self._restorer.proved(ask)
+            case AskGpus():
+                return await self._gpus.bring_back(ask.container_id)
             case TellStarted():
                 await self._restorer.started(ask.container_id)
                 return Done()

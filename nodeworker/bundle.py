@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from nodeworker.domain import wishes
+from nodeworker.domain.gpu import GpuWish, wish
 from nodeworker.domain.wishes import InvalidWishError, Wishes
 from protocol.facts import ContainerFacts
 from protocol.failures import Failure, FailureError
@@ -60,6 +61,9 @@ class Bundle(msgspec.Struct, frozen=True):
     wishes: Wishes = Wishes()
     sandbox: str = ""
     """The engine's id of the pod's sandbox."""
+    gpu: GpuWish = GpuWish()
+    devices: tuple[dict[str, Any], ...] = ()
+    """``linux.devices``: the nodes that the engine, or CDI, gives the container."""
 
     @property
     def travelling(self) -> dict[str, Path]:
@@ -109,6 +113,8 @@ def read(folder: str) -> Bundle:
             volumes=tuple(_volumes(mounts, pod_uid)),
             wishes=wished,
             sandbox=_first(annotations, _SANDBOX) or "",
+            gpu=wish(config),
+            devices=tuple((config.get("linux") or {}).get("devices") or ()),
         )
     except InvalidWishError as problem:
         raise FailureError(

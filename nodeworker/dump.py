@@ -23,6 +23,7 @@ import structlog
 from nodeworker import bundle
 from nodeworker.bus import Bus
 from nodeworker.capture import criu
+from nodeworker.capture.cuda import Cuda, GpuPlan
 from nodeworker.capture.freezer import Freezer
 from nodeworker.capture.overlay import find_overlay
 from nodeworker.capture.rendezvous import Rendezvous
@@ -57,6 +58,7 @@ class _Plan:
     shm: Path | None
     volumes: dict[str, Path]
     stopped_pids: tuple[int, ...]
+    gpus: GpuPlan | None
 
 
 class Dumper:
@@ -71,6 +73,7 @@ class Dumper:
         storer: Storer,
         copies: Copies,
         *,
+        cuda: Cuda,
         criu_version: str | None,
         boot_id: str,
     ) -> None:
@@ -80,6 +83,7 @@ class Dumper:
         self._runc = runc
         self._storer = storer
         self._copies = copies
+        self._cuda = cuda
         self._criu_version = criu_version
         self._boot_id = boot_id
         self._locks: defaultdict[ContainerId, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -215,13 +219,15 @@ class Dumper:
         copied_bytes = sum(file_bytes(path) for path in (upper, shm) if path is not None)
         copied_bytes += _refuse_too_large(volumes, live.wishes.volumes_limit_bytes)
         self._settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+        gpus = self._cuda.plan(state, pids, container.facts.gpus)
+        gpu_bytes = 0 if gpus is None else gpus.gpu_bytes
         try:
-            refuse_too_little_space(self._settings.spool, pids, copied_bytes)
+            refuse_too_little_space(self._settings.spool, pids, copied_bytes + gpu_bytes)
         except FailureError:
             if not self._copies.give_way():
                 raise
-            refuse_too_little_space(self._settings.spool, pids, copied_bytes)
-        return _Plan(root, freezer, config, criu.dump_config(self._criu_version), upper, shm, volumes, stopped)
+            refuse_too_little_space(self._settings.spool, pids, copied_bytes + gpu_bytes)
+        return _Plan(root, freezer, config, criu.dump_config(self._criu_version), upper, shm, volumes, stopped, gpus)
 
     def _announce(self, record: DumpRecord) -> None:
         self._journal.save_dump(
@@ -240,24 +246,33 @@ class Dumper:
     def _freeze_and_write(self, record: DumpRecord, plan: _Plan, container: ContainerRecord) -> DumpRecord:
         """Write the capture while the container is frozen; then it runs on, or is dead if the dump is final.
 
+        GPUs are put aside before the freeze, because the driver needs the processes to run for it, and are back after the thaw.
         In one thread, without a turn of the event loop in between: every moment here is one in which the workload stands.
         """
         spool = Spool(self._settings.spool / record.snapshot_id)
         spool.make()
         meeting = Rendezvous(spool.folder / "meeting")
         plan.criu_config.write_text(plan.criu_config_text + meeting.config())
-        self._journal.note_frozen(
-            FrozenRecord(
-                container_id=record.container_id,
-                freezer_path=str(plan.freezer.path),
-                cgroup_version=plan.freezer.version,
-                snapshot_id=record.snapshot_id,
-                since=datetime.now(UTC),
-            )
+        frozen = FrozenRecord(
+            container_id=record.container_id,
+            freezer_path=str(plan.freezer.path),
+            cgroup_version=plan.freezer.version,
+            snapshot_id=record.snapshot_id,
+            since=datetime.now(UTC),
         )
+        self._journal.note_frozen(frozen)
         faultpoints.reach("dump.after-journal")
         began = time.monotonic()
+        cuda_pids: list[int] = []
+
+        def note_gpus(pids: tuple[int, ...]) -> None:
+            cuda_pids[:] = pids
+            self._journal.note_frozen(msgspec.structs.replace(frozen, cuda_pids=pids))
+
         try:
+            if plan.gpus is not None:
+                self._cuda.suspend(plan.gpus, note_gpus)
+                faultpoints.reach("dump.gpus-aside")
             plan.freezer.freeze()
             faultpoints.reach("dump.frozen")
             files = meeting.hold(
@@ -278,13 +293,15 @@ class Dumper:
                 plan.freezer.thaw()
         except BaseException:
             plan.freezer.release()
+            self._let_gpus_go(plan, cuda_pids)
             self._note_thawed(record.container_id)
             raise
         finally:
             plan.criu_config.write_text(plan.criu_config_text)
+        warnings: tuple[str, ...] = () if record.final else self._let_gpus_go(plan, cuda_pids)
         freeze_seconds = time.monotonic() - began
         if not record.final:
-            record = self._note_complete(record, plan, spool, files)
+            record = self._note_complete(record, plan, spool, files, warnings)
         record = msgspec.structs.replace(record, step=DumpStep.CAPTURED, freeze_seconds=freeze_seconds)
         try:
             self._note_captured(record, container)
@@ -295,6 +312,21 @@ class Dumper:
             _log.exception("a final capture could not be journaled", snapshot_id=record.snapshot_id, error=str(problem))
         faultpoints.reach("dump.captured")
         return record
+
+    def _let_gpus_go(self, plan: _Plan, cuda_pids: list[int]) -> tuple[str, ...]:
+        """Bring the GPUs of a thawed container back. One that cannot be is ended: it would wait for its GPU for ever.
+
+        Its engine starts it again then, from the last valid snapshot; answers what to tell with the capture.
+        """
+        if not cuda_pids:
+            return ()
+        try:
+            self._cuda.resume(cuda_pids)
+        except FailureError as problem:
+            _log.error("a container's GPUs are lost, so it is ended", pids=cuda_pids, failure=str(problem))
+            self._kill(plan)
+            return (f"the container was ended after this capture: {problem.failure.cause}",)
+        return ()
 
     def _copy_files(self, spool: Spool, plan: _Plan) -> list[CapturedTree]:
         faultpoints.reach("dump.after-criu")
@@ -307,14 +339,21 @@ class Dumper:
             # SIGKILL is pending in every process: no more of it will run, whoever keeps the cgroup frozen.
             _log.warning("the container was dumped and killed, but does not thaw", failure=str(problem))
 
-    def _note_complete(self, record: DumpRecord, plan: _Plan, spool: Spool, files: list[CapturedTree]) -> DumpRecord:
+    def _note_complete(
+        self,
+        record: DumpRecord,
+        plan: _Plan,
+        spool: Spool,
+        files: list[CapturedTree],
+        warnings: tuple[str, ...] = (),
+    ) -> DumpRecord:
         trees = spool.write_list(files)
         record = msgspec.structs.replace(
             record,
             step=DumpStep.COMPLETE,
             stopped_pids=plan.stopped_pids,
             raw_bytes=raw_bytes(trees),
-            warnings=tuple(warning for tree in trees for warning in tree.warnings),
+            warnings=(*warnings, *(warning for tree in trees for warning in tree.warnings)),
         )
         self._journal.save_dump(record)
         faultpoints.reach("dump.complete")

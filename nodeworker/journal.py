@@ -74,6 +74,8 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The snapshot whose writable layer and shared memory lie in the container, until its start is reported."""
     create_seconds: float | None = None
     final_snapshot: SnapshotId | None = None
+    gpu_sources: tuple[str, ...] = ()
+    """GPUs of the snapshot that is being restored, which ``runc restore`` brings back without their content."""
 
 
 class FrozenRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +86,8 @@ class FrozenRecord(msgspec.Struct, frozen=True, kw_only=True):
     cgroup_version: int
     snapshot_id: SnapshotId
     since: datetime
+    cuda_pids: tuple[int, ...] = ()
+    """Processes, as the host sees them, that the driver may have locked for us or taken off their GPUs."""
 
 
 class DumpStep(StrEnum):

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from nodeworker.capture.cuda import Cuda
 from nodeworker.capture.freezer import Freezer
 from nodeworker.capture.runc import Runc
 from nodeworker.capture.spool import Spool
@@ -43,8 +44,23 @@ def _thaw(journal: Journal, record: FrozenRecord) -> None:
     except FailureError as problem:
         _log.error("a container cannot be thawed", container_id=record.container_id, failure=str(problem))
     else:
-        journal.note_thawed(record.container_id)
+        if not record.cuda_pids:  # what was locked on its GPUs is let go by release_gpus
+            journal.note_thawed(record.container_id)
         _log.warning("a container was found frozen and thawed", container_id=record.container_id)
+
+
+def release_gpus(journal: Journal, cuda: Cuda, frozen: dict[ContainerId, FrozenRecord]) -> None:
+    """Let the GPUs of every container go that an earlier life locked or put aside; they were thawed before."""
+    for record in frozen.values():
+        if not record.cuda_pids:
+            continue
+        inside = set(Freezer(Path(record.freezer_path), record.cgroup_version).pids())
+        try:
+            cuda.resume(inside.intersection(record.cuda_pids))
+        except FailureError as problem:
+            _log.error("a container's GPUs cannot be let go", container_id=record.container_id, failure=str(problem))
+        else:
+            journal.note_thawed(record.container_id)
 
 
 def settle_dumps(

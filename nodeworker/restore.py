@@ -29,6 +29,7 @@ from nodeworker.domain import wishes
 from nodeworker.domain.problems import LOCAL_COPY_BROKEN, broken_copy
 from nodeworker.failure import failure_of, refusal
 from nodeworker.fetching import Fetched, Fetcher
+from nodeworker.gpu_return import GpuReturn
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.settings import Settings
 from nodeworker.storing import keep_log
@@ -65,6 +66,7 @@ class Restorer:
         bus: Bus,
         fetcher: Fetcher,
         runc: Runc,
+        gpus: GpuReturn,
         *,
         worker_id: WorkerId,
         facts: NodeFacts,
@@ -74,6 +76,7 @@ class Restorer:
         self._bus = bus
         self._fetcher = fetcher
         self._runc = runc
+        self._gpus = gpus
         self._worker_id = worker_id
         self._facts = facts
         self.on_fetched: Callable[[float], None] = lambda _seconds: None
@@ -101,13 +104,15 @@ class Restorer:
         if record is None or record.applied is None:
             cause = f"the worker gave container {ask.container_id} nothing to restore"
             return Refused(Failure("container-unknown", cause, "Create it again."))
-        failure = await self._unproved(ask.container_id)
+        stage, failure = RestoreStage.CRIU, await self._unproved(ask.container_id)
+        if failure is None and (failure := self._gpus.take_failure(ask.container_id)) is not None:
+            stage = RestoreStage.GPU
         if failure is None:
             log = self._fetched(record) / "work" / "restore.log"
             failure = await asyncio.to_thread(criu.explain, log, ask.message)
         try:
             live = await asyncio.to_thread(bundle.read, record.bundle)
-            record = await asyncio.to_thread(self._give_up, record, live, record.applied, RestoreStage.CRIU, failure)
+            record = await asyncio.to_thread(self._give_up, record, live, record.applied, stage, failure)
         except FailureError as problem:
             return Refused(problem.failure)
         return await self._decide(record, live)
@@ -208,6 +213,7 @@ class Restorer:
         if not _CONTAINER_ID.fullmatch(ask.container_id) or ask.container_id in {".", ".."}:
             raise refusal("invalid-container-id", f"{ask.container_id!r} is no container id", "Use letters and digits.")
         live = bundle.read(ask.bundle)
+        facts = self._gpus.facts_of(live)
         try:
             namespace = live.namespace or self._settings.namespace
             key = CheckpointKey.checked(self._settings.cluster, namespace, ask.checkpoint_id)
@@ -224,14 +230,14 @@ class Restorer:
                 key=key,
                 bundle=ask.bundle,
                 runc_root=ask.runc_root,
-                facts=live.facts,
+                facts=facts,
                 asked_at=datetime.now(UTC),
             )
         elif known.applied is not None:
             contents.take_out(live, self._fetched(known))
             known = msgspec.structs.replace(known, applied=None, restored_from=None)
         known = msgspec.structs.replace(
-            known, state=ContainerState.CREATING, bundle=ask.bundle, runc_root=ask.runc_root, facts=live.facts
+            known, state=ContainerState.CREATING, bundle=ask.bundle, runc_root=ask.runc_root, facts=facts
         )
         self._journal.save_container(known)
         return live, known
@@ -361,7 +367,8 @@ class Restorer:
     def _apply_and_answer(self, record: ContainerRecord, live: Bundle, fetched: Fetched) -> CreateRestored:
         folder, manifest = self._fetched(record), fetched.manifest
         snapshot_id = manifest.snapshot_id
-        record = msgspec.structs.replace(record, applied=snapshot_id, restored_from=snapshot_id)
+        sources = self._gpus.sources(manifest, record.facts)
+        record = msgspec.structs.replace(record, applied=snapshot_id, restored_from=snapshot_id, gpu_sources=sources)
         self._journal.save_container(record)
         config = self._write_config(record, criu.restore_config(self._criu_version))
         company = contents.Company(
@@ -380,6 +387,7 @@ class Restorer:
             stopped_pids=manifest.stopped_pids,
             unproved=bool(fetched.unproved),
             names_set=names_set,
+            gpus=bool(sources),
         )
 
     def _give_up(

@@ -47,6 +47,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a ``create`` may wait in all: below the two minutes after which the kubelet gives up on the runtime."""
     stop_limit_seconds: float
     """How long a stop signal may wait for a dump that is already in flight before its own dump begins."""
+    nvidia_libraries: Path | None = None
+    """Folder of the NVIDIA driver's libraries; by default they are looked for where they are known to be."""
+    gpu_lock_seconds: float = 30.0
+    """How long a dump waits for the work on a container's GPUs to end."""
     store_attempts: int
     """How often storing a captured snapshot is tried before its dump counts as failed."""
     http_address: Address | None = None
@@ -172,6 +176,10 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         criu=text("WOODFROG_CRIU", "criu"),
         create_limit_seconds=_positive(environment, "WOODFROG_CREATE_LIMIT_SECONDS", 110.0),
         stop_limit_seconds=_positive(environment, "WOODFROG_STOP_LIMIT_SECONDS", 20.0),
+        nvidia_libraries=(
+            directory("WOODFROG_NVIDIA_LIBRARIES", "/") if environment.get("WOODFROG_NVIDIA_LIBRARIES") else None
+        ),
+        gpu_lock_seconds=_positive(environment, "WOODFROG_GPU_LOCK_SECONDS", 30.0),
         store_attempts=int(_positive(environment, "WOODFROG_STORE_ATTEMPTS", 5)),
         http_address=address("WOODFROG_HTTP_ADDRESS"),
         copies_bytes=_copies_bytes(environment),

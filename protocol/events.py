@@ -52,6 +52,7 @@ class RestoreStage(StrEnum):
     FETCH = "fetch"
     APPLY = "apply"
     CRIU = "criu"
+    GPU = "gpu"
 
 
 class Outcome(StrEnum):

@@ -7,7 +7,32 @@ know is *unknown*, never a mismatch: refusing on ignorance would turn every upgr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 import msgspec
+
+GPU_MOVE_DRIVER: Final = 580
+"""The first NVIDIA driver (CUDA 13.0) whose checkpoint API can restore onto other GPUs than those of the dump."""
+MIG_PREFIX: Final = "MIG-"
+"""How the UUID of a slice of a GPU begins, where a GPU's own begins with ``GPU-``."""
+
+
+class GpuFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One GPU of a node, as NVML tells of it. ``None`` means unknown."""
+
+    uuid: str
+    """``GPU-`` and 36 characters."""
+    model: str | None = None
+    compute_capability: str | None = None
+    """E.g. ``9.0``."""
+    memory_bytes: int | None = None
+    mig: bool | None = None
+    """Whether it is cut into slices, which the driver cannot checkpoint."""
+    persistence: bool | None = None
+    """Whether the driver stays initialized while nobody uses the GPU."""
+    minor: int | None = None
+    """N of its device node /dev/nvidiaN."""
 
 
 class NodeFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -24,6 +49,10 @@ class NodeFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The ``flags`` line of /proc/cpuinfo, sorted."""
     criu_version: str | None = None
     runc_version: str | None = None
+    gpu_driver: str | None = None
+    """Version of the NVIDIA driver, e.g. ``580.65.06``; unknown where there is none."""
+    gpus: tuple[GpuFacts, ...] = ()
+    """In NVML's order, which is that of the PCI bus."""
 
 
 class ContainerFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -39,6 +68,8 @@ class ContainerFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     pod: str | None = None
     """The name of the pod that it is in, where there are pods."""
     pod_uid: str | None = None
+    gpus: tuple[str, ...] | None = None
+    """UUIDs of the GPUs that it sees, in the node's order: every one of them belongs to the driver's checkpoint."""
 
 
 def misfit(taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, container: ContainerFacts) -> str | None:
@@ -64,5 +95,73 @@ def misfit(taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, con
         return f"the image changed from {taken_from.image} to {container.image}"
     missing = sorted(set(taken_from.mounts) - set(container.mounts)) if container.mounts else []
     if missing:
-        return f"the new container has no mount at {', '.join(missing)}"
+        driver_files = [mount for mount in missing if ".so." in mount and ("/libcuda" in mount or "/libnv" in mount)]
+        what = "driver library" if driver_files else "mount"
+        return f"the new container has no {what} at {', '.join(driver_files or missing)}"
+    return gpu_misfit(taken_on, taken_from, node, container) if taken_from.gpus else None
+
+
+def pair_gpus(sources: Sequence[str], targets: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Say onto which GPU each checkpointed one is restored: itself where it is there, else the free ones in order.
+
+    The driver wants every checkpointed GPU in the map. Fewer targets than sources leave sources out: refuse that before.
+    """
+    free = [uuid for uuid in targets if uuid not in sources]
+    pairs = ((uuid, uuid if uuid in targets else next(iter(free), None)) for uuid in sources)
+    made = []
+    for old, new in pairs:
+        if new is not None:
+            made.append((old, new))
+            free = [uuid for uuid in free if uuid != new]
+    return tuple(made)
+
+
+def gpu_misfit(
+    taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, container: ContainerFacts
+) -> str | None:
+    """Say why what lay on the snapshot's GPUs cannot go on on the container's; CRIU or the driver would find out late."""
+    sources, targets = taken_from.gpus or (), container.gpus
+    if taken_on.gpu_driver and node.gpu_driver and taken_on.gpu_driver != node.gpu_driver:
+        was, now = taken_on.gpu_driver, node.gpu_driver
+        if driver_order(now) < driver_order(was):
+            return f"this node's NVIDIA driver {now} is older than {was}, with which it was taken"
+        return f"it holds the NVIDIA driver's libraries of {was} (libcuda.so.{was}), this node has those of {now}"
+    if targets is None:
+        return None
+    if len(targets) < len(sources):
+        return f"it needs {len(sources)} GPU{'s' if len(sources) > 1 else ''}, the new container has {len(targets)}"
+    if any(uuid.startswith(MIG_PREFIX) for uuid in (*sources, *targets)):
+        return "MIG slices of a GPU cannot be restored"
+    pairs = pair_gpus(sources, targets)
+    moved = any(old != new for old, new in pairs)
+    if moved and node.gpu_driver and driver_order(node.gpu_driver) < (GPU_MOVE_DRIVER,):
+        return f"this node's NVIDIA driver {node.gpu_driver} cannot restore onto other GPUs; {GPU_MOVE_DRIVER} can"
+    was_there = {gpu.uuid: gpu for gpu in taken_on.gpus}
+    are_here = {gpu.uuid: gpu for gpu in node.gpus}
+    known = ((was_there.get(old), are_here.get(new)) for old, new in pairs)
+    differences = (_gpu_difference(old, new) for old, new in known if old is not None and new is not None)
+    return next((difference for difference in differences if difference is not None), None)
+
+
+def _gpu_difference(was: GpuFacts, now: GpuFacts) -> str | None:
+    if now.mig:
+        return f"GPU {now.uuid} is in MIG mode, in which nothing can be restored"
+    for name, there, here in (
+        ("model", was.model, now.model),
+        ("compute capability", was.compute_capability, now.compute_capability),
+    ):
+        if there is not None and here is not None and there != here:
+            return f"it was taken on a GPU of {name} {there}, the new container has {here}"
+    if was.memory_bytes is not None and now.memory_bytes is not None and now.memory_bytes < was.memory_bytes:
+        return f"it was taken on a GPU with {was.memory_bytes >> 20} MiB, the new container's has {now.memory_bytes >> 20} MiB"
     return None
+
+
+def driver_order(version: str) -> tuple[int, ...]:
+    """Make a driver's version comparable; what is no number ends it."""
+    numbers: list[int] = []
+    for word in version.split("."):
+        if not word.isdecimal():
+            break
+        numbers.append(int(word))
+    return tuple(numbers)

@@ -39,6 +39,15 @@ class AskProved(_Ask, frozen=True, tag="proved"):
     container_id: ContainerId
 
 
+class AskGpus(_Ask, frozen=True, tag="gpus"):
+    """``runc restore`` succeeded: bring back what lay on the GPUs; the processes stand until ``start``.
+
+    Answered by :class:`Done`, or by :class:`Refused`: then clean up and send :class:`AskRestoreFailed`.
+    """
+
+    container_id: ContainerId
+
+
 class TellStarted(_Ask, frozen=True, tag="started"):
     """The container's processes run."""
 
@@ -62,7 +71,7 @@ class AskContainers(_Ask, frozen=True, tag="containers"):
     """Which protected containers are on this node?"""
 
 
-LocalAsk = AskCreate | AskRestoreFailed | AskProved | TellStarted | AskStop | TellDeleted | AskContainers
+LocalAsk = AskCreate | AskRestoreFailed | AskProved | AskGpus | TellStarted | AskStop | TellDeleted | AskContainers
 
 
 class _Answer(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer"):
@@ -83,6 +92,8 @@ class CreateRestored(_Answer, frozen=True, tag="restore"):
     """Whether memory is still being compared with its digests. Ask :class:`AskProved` before anybody may run."""
     names_set: bool = False
     """Whether CRIU is going to set the host name of the new container by itself, and not the one of the dump."""
+    gpus: bool = False
+    """Whether to ask for the GPUs (:class:`AskGpus`) before the container counts as created."""
 
 
 class CreateCold(_Answer, frozen=True, tag="cold"):

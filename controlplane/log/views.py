@@ -137,7 +137,7 @@ _ALL = (
         ("node", TEXT, "Node on which it failed; NULL for a command."),
         ("snapshot_id", TEXT, "Snapshot that could not be taken or restored; NULL for a command."),
         ("command_id", TEXT, "Command that it belongs to; NULL if none."),
-        ("stage", TEXT, "Dumps: `preflight`, `capture`, `store`. Restores: `fetch`, `apply`, `criu`."),
+        ("stage", TEXT, "Dumps: `preflight`, `capture`, `store`. Restores: `fetch`, `apply`, `criu`, `gpu`."),
         ("failed_at", MOMENT, "When, by the witness's clock."),
         ("failure_code", TEXT, "Stable code, fit for counting."),
         ("failure_cause", TEXT, "What went wrong, in a sentence."),

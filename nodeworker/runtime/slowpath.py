@@ -205,6 +205,8 @@ class Create(Verb):
             if names and not containers.set_names(joined or f"/proc/{state.pid}/ns/uts", names):
                 self.say("warning", f"the host name could not be set back to {names.get('hostname')}")
             problem = self._unproved() if answer.get("unproved") else None
+            if problem is None and answer.get("gpus"):
+                problem = self._gpus_problem()
             if problem is not None:
                 self._remove_container(log)
                 return problem
@@ -216,6 +218,11 @@ class Create(Verb):
         problem = _last_error(log) or f"runc restore ended with exit code {code}"
         self._remove_container(log)
         return problem
+
+    def _gpus_problem(self) -> str | None:
+        """Let the worker bring the GPUs back while a failure can still lead to the next best snapshot; say why it cannot."""
+        answer = self._insist({"ask": "gpus", "container_id": self.id})
+        return None if answer.get("answer") == "done" else _failure_text(answer)
 
     def _unproved(self) -> str | None:
         """Ask whether every byte was proved meanwhile that the container was restored from; say what was not."""

@@ -1,0 +1,288 @@
+"""Containers with GPUs, with everything real but the driver, whose stand-in keeps to the documented states.
+
+A process that is on a GPU holds a device open that CRIU cannot dump, its GPU memory lies outside of it, and the driver's
+thread in it must run for every step: so a wrong order fails or hangs here as it would with NVIDIA's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+from support.gpu import A, B, FakeGpus, built, state_of
+from support.lone_runtime import eventually
+from support.node import Counting, Node, running_node
+from support.worker import ask, query
+from support.worker import eventually as eventually_async
+
+from process.nats import connect
+from protocol import subjects
+from protocol.ids import CheckpointKey
+from protocol.requests import CheckpointRequest, CommandAccepted, Refusal
+
+pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.root, pytest.mark.timeout(120)]
+
+KEY = CheckpointKey("local", "default", "trainer")
+COUNT = "exec /fake-cuda/vector_add /numbers"
+DUMPED = ["lock", "checkpoint"]
+BACK = ["restore", "unlock"]
+
+
+@pytest.fixture
+def gpus(tmp_path: Path) -> FakeGpus:
+    return FakeGpus(tmp_path / "gpus", (0, A), (1, B))
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    with running_node() as made:
+        yield made
+
+
+@pytest.fixture
+async def client(node: Node) -> AsyncIterator[Client]:
+    connection = await connect(node.nats.url, name="test")
+    yield connection
+    await connection.close()
+
+
+def container(node: Node, gpus: FakeGpus, *minors: int, command: str = COUNT) -> Counting:
+    made = Counting(node, command)
+    path = made.bundle / "config.json"
+    config = json.loads(path.read_text())
+    gpus.into(config, *minors)
+    path.write_text(json.dumps(config))
+    return made
+
+
+def stop(running: Counting) -> None:
+    done = running.call("kill", running.id, "TERM")
+    assert done.returncode == 0, done.stderr
+    eventually(lambda: not running.alive(), "the container is dead")
+    assert running.call("delete", running.id).returncode == 0
+
+
+def counts_on(running: Counting) -> None:
+    running.until(running.count() + 10)
+    assert running.has_counted_without_a_gap()
+
+
+def cuda_states(running: Counting) -> set[str]:
+    return {state_of(pid) for pid in running.state().freezer.pids()} - {""}
+
+
+def devices_of(running: Counting) -> set[str]:
+    names = {path.name for path in Path(f"/proc/{running.state().pid}/root/dev").iterdir()}
+    return {name for name in names if name.startswith("nvidia")}
+
+
+async def history(client: Client, view: Any, **wanted: str) -> list[dict[str, Any]]:
+    async def found() -> list[dict[str, Any]]:
+        rows = await query(client, view, key=KEY)
+        return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+    rows: list[dict[str, Any]] = await eventually_async(found, saying=f"{view} has {wanted}", seconds=40)
+    return rows
+
+
+async def checkpoint(node: Node, client: Client) -> None:
+    eventually(lambda: node.ask(ask="containers")["containers"][0]["state"] == "running", "its start is told")
+
+    async def accepted() -> bool:
+        answer = await ask(client, subjects.CHECKPOINT, CheckpointRequest(KEY), CommandAccepted | Refusal)
+        return isinstance(answer, CommandAccepted)
+
+    await eventually_async(accepted, saying="the command is accepted")
+
+
+async def test_what_lies_on_a_gpu_goes_on_in_the_next_container_on_another_gpu(
+    node: Node, gpus: FakeGpus, client: Client
+) -> None:
+    node.start_worker(**gpus.environment)
+    first = container(node, gpus, 0)
+    first.run()
+    first.until(10)
+    assert gpus.memory(A) > 0
+    await asyncio.to_thread(stop, first)
+    assert gpus.steps() == DUMPED
+    assert gpus.memory(A) == 0
+    reached = first.count()
+
+    second = container(node, gpus, 1)
+    assert await asyncio.to_thread(second.create) == 0, second.said()
+    assert gpus.steps() == [*DUMPED, *BACK]
+    assert cuda_states(second) == {"R"}
+    standing = second.count()
+    await asyncio.sleep(0.3)
+    assert second.count() == standing == reached, "nothing of the workload runs before start"
+    assert second.call("start", second.id).returncode == 0
+    counts_on(second)
+    assert (gpus.memory(A), gpus.memory(B) > 0) == (0, True)
+    assert devices_of(second) == {"nvidiactl", "nvidia1"}, "they are the new container's"
+
+    await asyncio.to_thread(stop, second)
+    third = container(node, gpus, 0)
+    await asyncio.to_thread(third.run)
+    counts_on(third)
+    rows = await history(client, "restore_history", choice="restored")
+    assert len(rows) == 2
+
+
+async def test_a_dump_by_command_lets_the_gpu_go_on_where_it_was(node: Node, gpus: FakeGpus, client: Client) -> None:
+    node.start_worker(**gpus.environment)
+    running = container(node, gpus, 0)
+    running.run()
+    await checkpoint(node, client)
+    await history(client, "checkpoint_history", status="valid")
+    assert gpus.steps() == [*DUMPED, *BACK]
+    assert cuda_states(running) == {"R"}
+    counts_on(running)
+    (aside,) = node.said("GPUs are put aside")
+    assert aside["bytes"] == 1 << 20
+
+
+async def test_all_processes_are_locked_before_the_first_is_checkpointed_and_restored_before_one_is_unlocked(
+    node: Node, gpus: FakeGpus, client: Client
+) -> None:
+    node.start_worker(**gpus.environment)
+    running = container(node, gpus, 0, command=f"{COUNT} two")
+    running.run()
+    eventually((running.upper / "numbers.2").exists, "the second process counts")
+    gpus.fail("lock", "vector_add", "delay=0.2")
+    await checkpoint(node, client)
+    await history(client, "checkpoint_history", status="valid")
+    assert gpus.steps() == ["lock"] * 2 + ["checkpoint"] * 2 + ["restore"] * 2 + ["unlock"] * 2
+    order = [(step, result) for step, _, result in gpus.calls()]
+    assert order[:4] == [("lock", "begins"), ("lock", "begins"), ("lock", "0"), ("lock", "0")], "both at once"
+    counts_on(running)
+
+
+@pytest.mark.parametrize(
+    ("step", "result", "code"),
+    [
+        ("lock", 801, "gpu-unsupported"),
+        ("checkpoint", 2, "gpu-out-of-memory"),
+        ("checkpoint", "crash", "gpu-driver"),
+    ],
+)
+async def test_a_step_that_fails_for_one_process_leaves_all_of_them_running(
+    node: Node, gpus: FakeGpus, client: Client, step: str, result: object, code: str
+) -> None:
+    node.start_worker(**gpus.environment)
+    running = container(node, gpus, 0, command=f"{COUNT} two")
+    running.run()
+    eventually((running.upper / "numbers.2").exists, "the second process counts")
+    gpus.fail(step, "vector_add", result, once=True)
+    await checkpoint(node, client)
+    (row,) = await history(client, "checkpoint_history", status="failed")
+    assert (row["failure_code"], row["failure_stage"]) == (code, "capture")
+    assert cuda_states(running) == {"R"}
+    counts_on(running)
+    gpus.heal()
+    await checkpoint(node, client)
+    await history(client, "checkpoint_history", status="valid")
+
+
+async def test_a_kernel_that_does_not_end_fails_the_dump_and_nothing_else(
+    node: Node, gpus: FakeGpus, client: Client
+) -> None:
+    node.start_worker(**gpus.environment, WOODFROG_GPU_LOCK_SECONDS="0.3")
+    running = container(node, gpus, 0, command=f"{COUNT} long")
+    assert running.create() == 0, running.said()
+    assert running.call("start", running.id).returncode == 0
+    running.until(1)
+    await checkpoint(node, client)
+    (row,) = await history(client, "checkpoint_history", status="failed")
+    assert row["failure_code"] == "gpu-timeout"
+    assert cuda_states(running) == {"R"}
+    assert running.alive()
+
+
+async def test_a_worker_killed_while_gpus_are_put_aside_brings_them_back_in_its_next_life(
+    node: Node, gpus: FakeGpus, client: Client
+) -> None:
+    node.start_worker(**gpus.environment, WOODFROG_FAULT="dump.gpus-aside=kill")
+    running = container(node, gpus, 0)
+    running.run()
+    await checkpoint(node, client)
+    await asyncio.to_thread(node.wait_for_death)
+    assert cuda_states(running) == {"C"}
+    node.start_worker(**gpus.environment)
+    assert cuda_states(running) == {"R"}
+    counts_on(running)
+    (row,) = await history(client, "checkpoint_history", status="failed")
+    assert row["failure_code"] == "worker-restarted"
+
+
+async def test_a_gpu_that_cannot_take_its_content_back_starts_the_container_from_the_snapshot_before_or_cold(
+    node: Node, gpus: FakeGpus, client: Client
+) -> None:
+    node.start_worker(**gpus.environment)
+    first = container(node, gpus, 0)
+    first.run()
+    await asyncio.to_thread(stop, first)
+    gpus.fail("restore", "*", 2)
+    second = container(node, gpus, 0)
+    await asyncio.to_thread(second.run)
+    counts_on(second)
+    (row,) = await history(client, "failures", failure_code="gpu-out-of-memory")
+    assert row["stage"] == "gpu"
+    (row,) = await history(client, "restore_history", choice="cold", incarnation=2)  # type: ignore[arg-type]
+
+
+async def test_a_container_left_without_its_gpu_after_a_dump_is_ended_and_its_capture_kept(
+    node: Node, gpus: FakeGpus, client: Client
+) -> None:
+    node.start_worker(**gpus.environment)
+    running = container(node, gpus, 0)
+    running.run()
+    gpus.fail("restore", "*", 2)
+    await checkpoint(node, client)
+    await history(client, "checkpoint_history", status="valid")
+    eventually(lambda: not running.alive(), "the container is ended")
+    assert node.said("a container's GPUs are lost, so it is ended")
+    gpus.heal()
+    assert running.call("delete", running.id).returncode == 0
+    second = container(node, gpus, 0)
+    await asyncio.to_thread(second.run)
+    counts_on(second)
+    assert second.count() > running.count()
+
+
+@pytest.mark.parametrize(
+    ("libraries", "code"),
+    [("nowhere", "gpu-means-missing"), ("old", "gpu-means-missing")],
+    ids=["no library", "no call"],
+)
+async def test_a_node_without_the_means_refuses_before_anything_is_touched(
+    node: Node, gpus: FakeGpus, client: Client, libraries: str, code: str
+) -> None:
+    node.start_worker(**gpus.environment | {"WOODFROG_NVIDIA_LIBRARIES": str(built() / libraries)})
+    running = container(node, gpus, 0)
+    running.run()
+    await checkpoint(node, client)
+    (row,) = await history(client, "checkpoint_history", status="failed")
+    assert (row["failure_code"], row["failure_stage"]) == (code, "preflight")
+    assert gpus.calls() == []
+    counts_on(running)
+
+
+async def test_a_snapshot_of_two_gpus_does_not_go_into_a_container_with_one(
+    node: Node, gpus: FakeGpus, client: Client
+) -> None:
+    node.start_worker(**gpus.environment)
+    first = container(node, gpus, 0, 1)
+    first.run()
+    await asyncio.to_thread(stop, first)
+    await history(client, "checkpoint_history", status="valid")
+    calls = len(gpus.calls())
+    second = container(node, gpus, 0)
+    await asyncio.to_thread(second.run)
+    (row,) = await history(client, "restore_history", choice="cold", incarnation=2)  # type: ignore[arg-type]
+    assert "needs 2 GPUs, the new container has 1" in json.dumps(row)
+    assert len(gpus.calls()) == calls
