@@ -72,9 +72,14 @@ class Cuda:
         except DriverError as problem:
             gpu.refuse_without_means(self._node, str(problem))
             raise AssertionError from problem
-        usage = self._driver.usage()
+        try:
+            usage, cuda_pids = self._driver.usage(), self._find(pids)
+        except DriverError as problem:
+            told = gpu.explain_driver_error(
+                "look at", state.pid, str(problem), driver=self._node.gpu_driver, processes=1
+            )
+            raise FailureError(told) from problem
         using = {pid: usage.bytes_by_pid[str(pid)] for pid in pids if str(pid) in usage.bytes_by_pid}
-        cuda_pids = self._find(pids)
         memory = state.cgroup_paths.get("memory")
         found = gpu.Preflight(
             traces=traces,
@@ -153,7 +158,13 @@ class Cuda:
         Raises:
             FailureError: when some process cannot go on.
         """
-        pids = self._find(state.freezer.pids())
+        try:
+            pids = self._find(state.freezer.pids())
+        except DriverError as problem:
+            told = gpu.explain_driver_error(
+                "look at", state.pid, str(problem), driver=self._node.gpu_driver, processes=1
+            )
+            raise FailureError(told) from problem
         self._bring_back(pids, pairs, alone=True)
         return pids
 

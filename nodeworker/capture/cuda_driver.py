@@ -199,16 +199,23 @@ class BindingsDriver:
         if not hasattr(driver, "CUcheckpointGpuPair"):
             raise ImportError("cuda-bindings is older than 13")
         self._call(driver.cuInit, 0)
+        self.restore_thread(os.getpid())  # the bindings look for a function when it is called, not before
+
+    def _answer(self, function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except RuntimeError as problem:
+            raise DriverError(f"libcuda.so.1 is of another driver, or too old: {problem}") from problem
 
     def _call(self, function: Any, *arguments: Any) -> Any:
-        code, *answer = function(*arguments)
+        code, *answer = self._answer(function, *arguments)
         if int(code) != 0:
             raise DriverError(str(getattr(code, "name", code)))
         return answer[0] if answer else None
 
     def restore_thread(self, pid: int) -> int | None:
         """As :class:`Driver` says."""
-        code, tid = self._driver.cuCheckpointProcessGetRestoreThreadId(pid)
+        code, tid = self._answer(self._driver.cuCheckpointProcessGetRestoreThreadId, pid)
         return int(tid) if int(code) == 0 and int(tid) > 0 else None
 
     def state(self, pid: int) -> CudaState:
