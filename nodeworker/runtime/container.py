@@ -144,12 +144,21 @@ def part(data: Json, name: str) -> Json:
 
 
 def variable(spec: Json, name: str) -> str | None:
-    """The value of an environment variable in config.json, the last one if there are several; ``None`` if there is none."""
+    """The value of an environment variable in config.json, the last one if there are several; ``None`` if there is none.
+
+    The kubelet replaces ``$(NAME)`` only by what stands before, and the Job controller puts JOB_COMPLETION_INDEX behind all
+    else: what is left over is replaced here by whatever the environment holds.
+    """
     environment = part(spec, "process").get("env")
-    value = None
+    known = {}
     for pair in environment if isinstance(environment, list) else []:
-        if isinstance(pair, str) and pair.startswith(f"{name}="):
-            value = pair.partition("=")[2]
+        if isinstance(pair, str):
+            key, _, text = pair.partition("=")
+            known[key] = text
+    value = known.get(name)
+    for reference in known if value and "$(" in value else ():
+        if value and reference != name:
+            value = value.replace(f"$({reference})", known[reference])
     return value
 
 

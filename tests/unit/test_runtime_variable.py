@@ -1,0 +1,35 @@
+"""Which id the runtime reads off a bundle."""
+
+from __future__ import annotations
+
+import pytest
+
+from nodeworker.runtime.container import variable
+
+pytestmark = pytest.mark.timeout(5)
+
+
+@pytest.mark.parametrize(
+    ("environment", "value"),
+    [
+        ([], None),
+        (["PATH=/bin", "ID=train"], "train"),
+        (["ID=old", "ID=new"], "new"),
+        (["ID="], ""),
+        (
+            ["ID=train-$(JOB_COMPLETION_INDEX)", "JOB_COMPLETION_INDEX=3"],
+            "train-3",
+        ),  # as the Job controller orders them
+        (["ID=$(A)-$(B)", "A=a=b", "B=c"], "a=b-c"),
+        (["ID=train-$(UNKNOWN)"], "train-$(UNKNOWN)"),
+        (["ID=$(ID)"], "$(ID)"),
+        (["ANOTHER_ID=x", "IDS=y"], None),
+    ],
+)
+def test_the_last_value_counts_with_what_the_kubelet_left_over(environment: list[str], value: str | None) -> None:
+    assert variable({"process": {"env": environment}}, "ID") == value
+
+
+@pytest.mark.parametrize("spec", [{}, {"process": {}}, {"process": {"env": "ID=a"}}, {"process": {"env": [None, 3]}}])
+def test_a_bundle_that_is_no_bundle_has_none(spec: dict[str, object]) -> None:
+    assert variable(spec, "ID") is None
