@@ -20,7 +20,7 @@ import msgspec
 
 from nodeworker.host import doctor, label, namespaces, releases
 from nodeworker.host.bundle import RELEASE
-from nodeworker.host.install import Options, install, read_record, uninstall
+from nodeworker.host.install import Options, install, read_record, uninstall, worker_pid
 from nodeworker.host.places import Places
 from protocol.failures import Failure, FailureError
 
@@ -28,6 +28,7 @@ _HERE: Final = "--here"
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OOM_SCORE: Final = "-998"
 """Killed only after everything else but the kubelet: what it has frozen stays frozen until it is back."""
+_SETTINGS: Final = ("WOODFROG_", "AWS_", "GOOGLE_", "AZURE_")
 _MARKS: Final = {"ok": "ok     ", "warning": "warning", "failed": "FAILED "}
 
 
@@ -37,8 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(words)
     try:
         _refuse_where_nothing_can_be_done(here=given.here)
+        places = Places(given.root.absolute())
         if given.command == "run":
-            _become_worker(Places(given.root))
+            _become_worker(places)
+        if given.command == "doctor" and _as_the_worker(places):
+            return _here(given)
         if namespaces.outside() and not given.here:
             return _from_pod(given, words)
         return _here(given)
@@ -149,6 +153,22 @@ def _on_host(places: Places, command: list[str]) -> None:
         os._exit(1)
 
 
+def _as_the_worker(places: Places) -> bool:
+    """See mounts and settings as the worker that runs here does, if one does."""
+    pid = worker_pid(places)
+    if not pid:
+        return False
+    with suppress(OSError):
+        namespaces.enter(pid, ("mnt",))
+        entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape").split("\0")
+        for entry in entries:
+            name, _, value = entry.partition("=")
+            if name.startswith(_SETTINGS):
+                os.environ[name] = value
+        return True
+    return False
+
+
 def _become_worker(places: Places) -> None:
     """Become the node worker; never returns, but with a failure."""
     environment = dict(os.environ)
@@ -170,7 +190,7 @@ def _become_worker(places: Places) -> None:
         )
     environment.setdefault("WOODFROG_CRIU", str(release / "bin/criu"))
     environment.setdefault("WOODFROG_RUNC", record.runc)
-    environment["PATH"] = f"{environment.get('PATH') or _PATH}:{_PATH}"
+    environment["PATH"] = _PATH
     if "SSL_CERT_FILE" not in environment and not Path("/etc/ssl/certs").exists():
         environment["SSL_CERT_FILE"] = str(release / "packages/certifi/cacert.pem")
     with suppress(OSError):
@@ -187,7 +207,7 @@ def _step_over(places: Places) -> Mapping[str, str]:
     """Go to the host, with the pod's name service and volumes; return the variables that name files there anew."""
     points = namespaces.volumes()
     named = list(namespaces.named_files(os.environ, points))
-    carried = {volume: namespaces.take_up(volume) for volume in sorted({volume for *_, volume in named})}
+    carried = {volume: namespaces.take_up(volume) for volume in sorted({each.volume for each in named})}
     names = _read("/etc/resolv.conf")
     namespaces.enter()
     namespaces.own_mounts()
@@ -203,7 +223,7 @@ def _step_over(places: Places) -> Mapping[str, str]:
         own.write_bytes(names)
         with suppress(FileNotFoundError):
             namespaces.bind(own, Path("/etc/resolv.conf"))
-    moved = {name: f"{prefix}{targets[volume]}{path.removeprefix(volume)}" for name, prefix, path, volume in named}
+    moved = {each.variable: f"{each.prefix}{targets[each.volume] / each.rest}" for each in named}
     os.environ.update(moved)
     return moved
 

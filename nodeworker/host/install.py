@@ -317,23 +317,29 @@ def _farewell(places: Places, runc: str, tasks: Path) -> None:
     places.runtime.chmod(0o755)
 
 
-def _end_worker(places: Places) -> None:
-    """Let a worker that still runs come to an end in order; without its release it will not start again."""
+def worker_pid(places: Places) -> int:
+    """Pid of the worker that listens on this node, or 0."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             connection.connect(str(places.run / "worker.sock"))
         except OSError:
-            return
-        pid = int(struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
-    if pid <= 0:
+            return 0
+        return int(struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
+
+
+def _end_worker(places: Places) -> None:
+    """Let a worker that still runs come to an end in order; without its release it will not start again."""
+    pid = worker_pid(places)
+    if not pid:
         return
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + _WORKER_END_SECONDS
-    while Path(f"/proc/{pid}/stat").exists() and time.monotonic() < deadline:
-        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-            return
-        time.sleep(0.05)
+    with suppress(FileNotFoundError):
+        while time.monotonic() < deadline:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+            time.sleep(0.05)
 
 
 def _remove(path: Path) -> None:

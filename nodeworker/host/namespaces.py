@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -46,10 +46,10 @@ def in_pod_without_host_pid() -> bool:
     return "KUBERNETES_SERVICE_HOST" in os.environ and not outside()
 
 
-def enter(pid: int = 1) -> None:
-    """Step into all namespaces of a process; the working directory becomes its root."""
-    held = [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in _KINDS]
-    for descriptor, kind in zip(held, _KINDS, strict=True):
+def enter(pid: int = 1, kinds: Sequence[str] = _KINDS) -> None:
+    """Step into namespaces of a process; the working directory becomes its root."""
+    held = [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in kinds]
+    for descriptor, kind in zip(held, kinds, strict=True):
         _checked(_libc.setns(descriptor, 0), f"setns {kind}")
         os.close(descriptor)
     os.chdir("/")
@@ -81,10 +81,16 @@ def attach(carried: Carried, target: Path) -> None:
     os.close(carried.descriptor)
 
 
-def volume_of(path: str, mount_points: list[str]) -> str | None:
-    """The volume of the pod that a path lies on, or ``None`` if it is the image's or the host's own."""
-    fitting = [each for each in mount_points if path == each or path.startswith(f"{each}/")]
-    return max(fitting, key=len, default=None)
+def volume_of(path: str, mount_points: Collection[str]) -> tuple[str, str] | None:
+    """The volume of the pod that a path lies on, and the path within it; ``None`` if it is the image's or the host's own.
+
+    Links are followed above the volume (``/var/run`` is one), never within: there they are how the kubelet renews files.
+    """
+    for folder in (path, *map(str, Path(path).parents)):
+        volume = os.path.realpath(folder)
+        if volume in mount_points:
+            return volume, path.removeprefix(folder).lstrip("/")
+    return None
 
 
 def volumes() -> list[str]:
@@ -94,17 +100,27 @@ def volumes() -> list[str]:
     return [each for each in points if each != "/" and not any(_below(each, other) for other in _OF_THE_POD)]
 
 
-def named_files(environment: Mapping[str, str], mount_points: list[str]) -> Iterator[tuple[str, str, str, str]]:
-    """Variables that name a file on a volume of the pod, or a ``file://`` store there: name, prefix, path, volume."""
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A variable that names a file on a volume, or a store there."""
+
+    variable: str
+    prefix: str
+    volume: str
+    rest: str
+
+
+def named_files(environment: Mapping[str, str], mount_points: Collection[str]) -> Iterator[Named]:
+    """Find the variables that name a file on a volume of the pod, or a ``file://`` store there."""
     for name, value in environment.items():
         prefix = "file://" if value.startswith("file:///") else ""
         # The pod's own root, as seen from the host, is named so where a shell writes the path.
         path = value.removeprefix(prefix).removeprefix(f"/proc/{os.getpid()}/root")
         if not path.startswith("/") or not (prefix or os.path.isfile(path)):  # noqa: PTH113
             continue
-        volume = volume_of(path, mount_points)
-        if volume is not None:
-            yield name, prefix, path, volume
+        found = volume_of(path, mount_points)
+        if found is not None:
+            yield Named(name, prefix, *found)
 
 
 def _below(path: str, other: str) -> bool:
