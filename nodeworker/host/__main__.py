@@ -190,6 +190,8 @@ def _become_worker(places: Places) -> None:
         )
     environment.setdefault("WOODFROG_CRIU", str(release / "bin/criu"))
     environment.setdefault("WOODFROG_RUNC", record.runc)
+    environment.setdefault("WOODFROG_RUN_DIR", str(places.run))
+    environment.setdefault("WOODFROG_STATE_DIR", str(places.state))
     environment["PATH"] = _PATH
     if "SSL_CERT_FILE" not in environment and not Path("/etc/ssl/certs").exists():
         environment["SSL_CERT_FILE"] = str(release / "packages/certifi/cacert.pem")

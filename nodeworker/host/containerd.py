@@ -191,7 +191,7 @@ def check(found: Containerd, path: Path, content: str, before: text.Table, binar
         )
 
 
-def restart(found: Containerd, *, handler: bool, seconds: float = _RESTART_SECONDS) -> None:
+def restart(found: Containerd, *, handler: bool) -> None:
     """Restart containerd and wait until its CRI answers, with our handler or without it.
 
     Raises:
@@ -199,11 +199,11 @@ def restart(found: Containerd, *, handler: bool, seconds: float = _RESTART_SECON
     """
     _say(f"restarting {found.unit or f'containerd (pid {found.pid})'}")
     if found.unit:
-        subprocess.run(["systemctl", "restart", found.unit], check=False, capture_output=True, timeout=seconds)
+        subprocess.run(["systemctl", "restart", found.unit], check=False, capture_output=True, timeout=_RESTART_SECONDS)
     else:
         with suppress(ProcessLookupError):
             os.kill(found.pid, signal.SIGTERM)
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + _RESTART_SECONDS
     problem = "nothing listens on its socket"
     while time.monotonic() < deadline:
         pid = _listener(found.socket)
@@ -221,7 +221,7 @@ def restart(found: Containerd, *, handler: bool, seconds: float = _RESTART_SECON
     raise FailureError(
         Failure(
             "containerd-down",
-            f"containerd did not come back as it should within {seconds:g} s: {problem}",
+            f"containerd did not come back as it should within {_RESTART_SECONDS:g} s: {problem}",
             "Read its log. Where no supervisor restarts it, start it as usual.",
         )
     )

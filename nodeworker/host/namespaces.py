@@ -37,12 +37,15 @@ class Carried:
 
 
 def outside() -> bool:
-    """Whether the host's first process lives in another mount namespace than this one, as seen from a hostPID pod."""
-    return Path("/proc/1/ns/mnt").stat().st_ino != Path("/proc/self/ns/mnt").stat().st_ino
+    """Whether the first process lives in another mount namespace than this one, as seen from a privileged hostPID pod."""
+    try:
+        return Path("/proc/1/ns/mnt").stat().st_ino != Path("/proc/self/ns/mnt").stat().st_ino
+    except PermissionError:  # a machine that does not let its root look at its first process; such a pod may
+        return False
 
 
 def in_pod_without_host_pid() -> bool:
-    """Whether this is a pod that cannot see its host's processes."""
+    """Whether this is a pod that cannot see its host's processes, or may not."""
     return "KUBERNETES_SERVICE_HOST" in os.environ and not outside()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from support import images
 
-_CONFIG = """\
+CONFIG = """\
 version = 2
 root = "{root}/root"
 state = "{run}/state"
@@ -49,13 +49,14 @@ _CNI = {
 class Containerd:
     """One running containerd; ``stop`` ends it and leaves its containers alone, as a restart of the service would."""
 
-    def __init__(self, root: Path, run: Path, runtime: Path) -> None:
+    def __init__(self, root: Path, run: Path, runtime: Path, config: str = CONFIG) -> None:
         self.root, self.run, self.runtime = root, run, runtime
+        self._config = config
         self.socket = run / "containerd.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it and load the images."""
+    def prepare(self) -> Path:
+        """Write its configuration and its network's; return the former."""
         cni = self.root / "cni"
         cni.mkdir(parents=True, exist_ok=True)
         self.run.mkdir(parents=True, exist_ok=True)
@@ -64,7 +65,12 @@ class Containerd:
         network["plugins"][0]["ipam"]["dataDir"] = str(ipam)
         (cni / "10-test.conflist").write_text(json.dumps(network))
         config = self.root / "config.toml"
-        config.write_text(_CONFIG.format(root=self.root, run=self.run, pause=images.PAUSE, runtime=self.runtime))
+        config.write_text(self._config.format(root=self.root, run=self.run, pause=images.PAUSE, runtime=self.runtime))
+        return config
+
+    def start(self) -> None:
+        """Start it."""
+        config = self.prepare()
         with (self.root / "containerd.log").open("ab") as log:
             self._process = subprocess.Popen(["containerd", "--config", config], stdout=log, stderr=log)
         deadline = time.monotonic() + 30
