@@ -237,7 +237,7 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb in ("stop-nodes", "await-uninstalled", "check"):
         arguments = verbs.add_parser(verb)
-        arguments.add_argument("--limit-seconds", type=float, default=240.0)
+        arguments.add_argument("--limit-seconds", type=float, default=120.0)
         if verb == "check":
             arguments.add_argument("--ready-url", required=True)
             continue
