@@ -37,6 +37,7 @@ from nodeworker.obey import Obedience
 from nodeworker.recovery import release_gpus, settle_dumps, thaw_all
 from nodeworker.restore import Restorer
 from nodeworker.settings import Settings
+from nodeworker.store.keys import KeyRing
 from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.storing import Storer
 from nodeworker.tells import Tells
@@ -104,6 +105,16 @@ def _alone(settings: Settings) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _open_store(settings: Settings) -> SnapshotStore:
+    """Open the store, with its keys if there are any."""
+    keys = KeyRing() if settings.store_key_file is None else KeyRing.from_file(settings.store_key_file)
+    try:
+        return SnapshotStore(settings.store_url, keys=keys)
+    except ValueError as problem:
+        advice = "Correct WOODFROG_STORE_URL, or give what its cloud needs beside it."
+        raise FailureError(Failure("store-url", str(problem), advice)) from problem
+
+
 class Worker:
     """One life of a node worker."""
 
@@ -139,7 +150,7 @@ class Worker:
         )
         self._cuda = Cuda(driver, self._facts, lock_seconds=settings.gpu_lock_seconds)
         criu.refuse_too_old(self._runc.criu, self._facts.criu_version)
-        store = await asyncio.to_thread(SnapshotStore, settings.store_url)
+        store = await asyncio.to_thread(_open_store, settings)
         bus = Bus(
             settings.nats_url,
             settings.node,

@@ -41,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     nats_token_file: Path | None = None
     """The token of this pod's ServiceAccount, by which the control plane tells NATS which node this is."""
     store_url: str
+    store_key_file: Path | None = None
+    """Keys by which the store is encrypted; none: it is not."""
     runc: str
     criu: str
     create_limit_seconds: float
@@ -171,6 +173,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         nats_url=text("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
         nats_seed_file=Path(seed_file) if (seed_file := text("WOODFROG_NATS_SEED_FILE", "")) else None,
         nats_token_file=Path(token_file) if (token_file := text("WOODFROG_NATS_TOKEN_FILE", "")) else None,
+        store_key_file=Path(key_file) if (key_file := text("WOODFROG_STORE_KEY_FILE", "")) else None,
         store_url=text("WOODFROG_STORE_URL", f"file://{state_dir}/store"),
         runc=text("WOODFROG_RUNC", "runc"),
         criu=text("WOODFROG_CRIU", "criu"),

@@ -5,7 +5,8 @@ bytes that are not there; the manifest is read back before its digest is handed 
 speaks of a manifest that is not there. A process that is killed at any point leaves either a valid snapshot or objects that
 nothing refers to, which the next attempt for the same snapshot, or :meth:`SnapshotStore.discard`, removes.
 
-Objects lie under ``<cluster>/<namespace>/<id>/<snapshot>/``: ``<digest>.pack`` and ``manifest.json``.
+Objects lie under ``<cluster>/<namespace>/<id>/<snapshot>/``: ``<digest>.pack`` and ``manifest.json``; in an encrypted store
+where ``sealing.py`` puts them.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from blake3 import blake3
 
 from nodeworker.domain.problems import corrupt
 from nodeworker.store.chunks import CHUNK_BYTES
+from nodeworker.store.keys import KeyRing
 from nodeworker.store.objects import Objects, open_objects
 from nodeworker.store.packing import Packer, prove
 from nodeworker.store.reading import Unpacker, fetch_files
+from nodeworker.store.sealing import SealedObjects
 from nodeworker.store.validation import problem_of
 from process.faultpoints import reach
 from protocol.facts import ContainerFacts, NodeFacts
@@ -95,13 +98,15 @@ class SnapshotStore:
     A key or snapshot id that may not be one raises ``protocol.ids.InvalidIdError`` everywhere.
     """
 
-    def __init__(self, url: str, *, workers: int | None = None) -> None:
+    def __init__(self, url: str, *, workers: int | None = None, keys: KeyRing | None = None) -> None:
         """Open a store; ``workers`` is the number of threads that each put and fetch uses, by default one a core.
+
+        With ``keys``, what is put is encrypted; what is fetched may be or not.
 
         Raises:
             ValueError: the URL names no store.
         """
-        self._objects: Objects = open_objects(url)
+        self._objects: Objects = SealedObjects(open_objects(url), keys or KeyRing())
         self._workers = workers or len(os.sched_getaffinity(0))
 
     def put(self, header: ManifestHeader, trees: Sequence[TreeToStore]) -> Stored:

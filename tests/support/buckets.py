@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,9 @@ def s3_server() -> Iterator[dict[str, str]]:
     try:
         host, port = server.get_host_and_port()
         environment = s3_environment(f"http://{host}:{port}")
+        # All servers of one process have the same buckets.
+        reset = urllib.request.Request(f"{environment['AWS_ENDPOINT_URL']}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset, timeout=20).close()
         client = boto3.client(
             "s3", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name="us-east-1",
             aws_access_key_id="key", aws_secret_access_key="secret",
