@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 bin := .venv/bin
 
-.PHONY: help setup demo test e2e faults lint unit bench images lock clean
+.PHONY: help setup demo test e2e faults lint unit bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
@@ -13,6 +13,7 @@ help:
 	@echo "make unit    the quick tests only: no root, no servers"
 	@echo "make bench   the benchmarks, each beside a peer; raw numbers in build/bench (RUNS=n: more or fewer turns)"
 	@echo "make images  build the images of node worker and control plane into build/images (BASE=image: on that)"
+	@echo "make bench-cluster  those on a cluster on which Woodfrog is installed"
 	@echo "make lock    pin the requirements anew"
 
 setup:
@@ -47,6 +48,9 @@ bench: setup
 
 images: setup
 	@images/build.sh
+
+bench-cluster: setup
+	$(bin)/python tests/bench/cluster_pods.py $(RUNS)
 
 lock: setup
 	$(bin)/pip install --quiet uv
