@@ -80,6 +80,10 @@ class Call:
         words += ["--ext-unix-sk", "--file-locks"]
         return [*words, self.container_id]
 
+    def create(self, *, bundle: str, log: str) -> list[str]:
+        """The arguments of a ``create`` that is to change the bundle and nothing else."""
+        return [*self.globals_with_log(log), "create", f"--bundle={bundle}", self.container_id]
+
     def delete(self, *, log: str) -> list[str]:
         """The arguments of a ``delete --force`` that removes what this call made."""
         return [*self.globals_with_log(log), "delete", "--force", self.container_id]

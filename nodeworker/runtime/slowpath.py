@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-from nodeworker.runtime import children, worker
+from nodeworker.runtime import children, nvidia, worker
 from nodeworker.runtime import container as containers
 from nodeworker.runtime.commandline import Call
 from nodeworker.runtime.container import Marker, State
@@ -106,6 +106,9 @@ class Verb:
 class Create(Verb):
     """``create``: restored, cold, or refused, as the worker says."""
 
+    prepared = False
+    """Whether nvidia-container-runtime has changed the bundle for a restore; it must not find its own work again."""
+
     def run(self) -> int:
         """Return the exit code."""
         bundle = os.path.abspath(self.call.bundle)
@@ -151,7 +154,7 @@ class Create(Verb):
             if kind == "refused":
                 raise RefusedError(f"Woodfrog refuses to create the container: {_failure_text(answer)}")
             if kind == "cold":
-                return self._cold(marker, bundle, answer)
+                return self._cold(marker, bundle, spec, answer)
             if kind != "restore":
                 raise RefusedError(f"the Woodfrog worker answered {kind!r} to create; update it or the runtime")
             problem = self._restore(marker, bundle, spec, answer)
@@ -179,7 +182,8 @@ class Create(Verb):
         except worker.BrokenError as problem:
             raise RefusedError(f"the Woodfrog worker of this node gave no answer: {problem}. Read its log") from problem
 
-    def _cold(self, marker: Marker, bundle: str, answer: worker.Answer) -> int:
+    def _cold(self, marker: Marker, bundle: str, spec: containers.Json, answer: worker.Answer) -> int:
+        self._reset(bundle, spec)
         containers.annotate(bundle, str(answer["criu_config"]))
         marker.update(phase="creating", restored="", stopped_pids=[])
         code = self.runc(self.call.arguments, marker)
@@ -189,6 +193,9 @@ class Create(Verb):
 
     def _restore(self, marker: Marker, bundle: str, spec: containers.Json, answer: worker.Answer) -> str | None:
         """Restore; on failure clean up and say why it failed."""
+        self._reset(bundle, spec)
+        if nvidia.is_chained(self.settings.runc) and (problem := self._prepare(bundle)) is not None:
+            return problem
         containers.annotate(bundle, str(answer["criu_config"]))
         joined, names = ("", {}) if answer.get("names_set") else containers.names_to_set(spec)
         marker.update(
@@ -218,6 +225,26 @@ class Create(Verb):
         problem = _last_error(log) or f"runc restore ended with exit code {code}"
         self._remove_container(log)
         return problem
+
+    def _reset(self, bundle: str, spec: containers.Json) -> None:
+        """Make config.json what the engine gave us."""
+        if self.prepared:
+            path = os.path.join(bundle, "config.json")
+            containers.write_whole(path, spec, os.stat(path).st_mode & 0o7777)
+            self.prepared = False
+
+    def _prepare(self, bundle: str) -> str | None:
+        """Let nvidia-container-runtime give the bundle its devices; say why it cannot."""
+        self.prepared = True
+        log = os.path.join(self.folder, "prepare.log")
+        code = nvidia.prepare(self.settings.runc, self.call.create(bundle=bundle, log=log), self.folder)
+        problem = _last_error(log)
+        with suppress(FileNotFoundError):
+            os.unlink(log)
+        if self.state().exists:
+            self._remove_container(log)
+            return "nvidia-container-runtime's config.toml names its low-level runtime by a path; name it runc"
+        return None if code == 0 else problem or f"nvidia-container-runtime ended with exit code {code}"
 
     def _gpus_problem(self) -> str | None:
         """Let the worker bring the GPUs back while a failure can still lead to the next best snapshot; say why it cannot."""

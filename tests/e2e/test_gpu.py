@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
-from support.gpu import A, B, FakeGpus, built, state_of
+from support.gpu import A, B, FakeGpus, built, nvidia_runtime, state_of
 from support.lone_runtime import eventually
 from support.node import Counting, Node, running_node
 from support.worker import ask, query
@@ -81,7 +81,7 @@ def devices_of(running: Counting) -> set[str]:
     return {name for name in names if name.startswith("nvidia")}
 
 
-async def history(client: Client, view: Any, **wanted: str) -> list[dict[str, Any]]:
+async def history(client: Client, view: Any, **wanted: object) -> list[dict[str, Any]]:
     async def found() -> list[dict[str, Any]]:
         rows = await query(client, view, key=KEY)
         return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
@@ -232,7 +232,7 @@ async def test_a_gpu_that_cannot_take_its_content_back_starts_the_container_from
     counts_on(second)
     (row,) = await history(client, "failures", failure_code="gpu-out-of-memory")
     assert row["stage"] == "gpu"
-    (row,) = await history(client, "restore_history", choice="cold", incarnation=2)  # type: ignore[arg-type]
+    await history(client, "restore_history", choice="cold", incarnation=2)
 
 
 async def test_a_container_left_without_its_gpu_after_a_dump_is_ended_and_its_capture_kept(
@@ -283,6 +283,63 @@ async def test_a_snapshot_of_two_gpus_does_not_go_into_a_container_with_one(
     calls = len(gpus.calls())
     second = container(node, gpus, 0)
     await asyncio.to_thread(second.run)
-    (row,) = await history(client, "restore_history", choice="cold", incarnation=2)  # type: ignore[arg-type]
+    (row,) = await history(client, "restore_history", choice="cold", incarnation=2)
     assert "needs 2 GPUs, the new container has 1" in json.dumps(row)
     assert len(gpus.calls()) == calls
+
+
+def chained(node: Node, gpus: FakeGpus, *runtimes: str) -> dict[str, str]:
+    """Make nvidia-container-runtime the node's runtime; answers the worker's environment."""
+    runtime = nvidia_runtime(node.folder, gpus, *runtimes)
+    node.runtime.write(runc=runtime)
+    return gpus.environment | {"WOODFROG_RUNC": str(runtime)}
+
+
+def asking(node: Node, visible: int) -> Counting:
+    """A container whose devices nvidia-container-runtime is to put in."""
+    made = Counting(node, COUNT)
+    path = made.bundle / "config.json"
+    config = json.loads(path.read_text())
+    config["process"]["env"].append(f"NVIDIA_VISIBLE_DEVICES={visible}")
+    path.write_text(json.dumps(config))
+    return made
+
+
+async def test_nvidia_container_runtime_gives_a_restored_container_the_devices_of_its_own_pod(
+    node: Node, gpus: FakeGpus, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = chained(node, gpus)
+    monkeypatch.setenv("WOODFROG_NVIDIA_LIBRARIES", environment["WOODFROG_NVIDIA_LIBRARIES"])
+    node.start_worker(**environment)
+    first = asking(node, 0)
+    first.run()
+    first.until(10)
+    await asyncio.to_thread(stop, first)
+    second = asking(node, 1)
+    await asyncio.to_thread(second.run)
+    counts_on(second)
+    assert devices_of(second) == {"nvidiactl", "nvidia1"}
+    assert gpus.memory(B) > 0
+    await asyncio.to_thread(stop, second)
+
+    gpus.fail("restore", "*", 2)
+    third = asking(node, 0)
+    await asyncio.to_thread(third.run)
+    counts_on(third)
+    await history(client, "restore_history", choice="cold", incarnation=3)
+
+
+async def test_a_runtime_that_cannot_be_kept_from_creating_leads_to_a_cold_start_with_the_reason(
+    node: Node, gpus: FakeGpus, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = chained(node, gpus, str(node.runtime.runc.binary))
+    monkeypatch.setenv("WOODFROG_NVIDIA_LIBRARIES", environment["WOODFROG_NVIDIA_LIBRARIES"])
+    node.start_worker(**environment)
+    first = asking(node, 0)
+    first.run()
+    await asyncio.to_thread(stop, first)
+    second = asking(node, 0)
+    await asyncio.to_thread(second.run)
+    counts_on(second)
+    await history(client, "restore_history", choice="cold", incarnation=2)
+    assert "names its low-level runtime by a path" in node.runtime.log.read_text()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -21,7 +23,10 @@ INSIDE = "/fake-cuda"
 
 @cache
 def built() -> Path:
-    """The libraries and programs, compiled once a test run."""
+    """The libraries and programs, compiled once a test run; the processes that a test starts take its own."""
+    named = os.environ.get("WOODFROG_NVIDIA_LIBRARIES")
+    if named is not None and (Path(named) / "vector_add").exists():
+        return Path(named)
     folder = Path(mkdtemp(prefix="wf-fake-cuda-"))
     compiler = ["gcc", "-Wall", "-Wextra", "-Wno-format-truncation", "-Wno-unused-function", "-Werror", "-O1"]
     shared = [*compiler, "-fPIC", "-shared", "-pthread", str(SOURCES / "fake_cuda.c"), "-ldl"]
@@ -44,6 +49,13 @@ class FakeGpus:
         for name in ("requests", "replies"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.have(*gpus, driver=driver, **changes)
+
+    @classmethod
+    def at(cls, folder: str) -> FakeGpus:
+        """A node that is there already, as another process sees it."""
+        found = cls.__new__(cls)
+        found.folder = Path(folder)
+        return found
 
     def have(self, *gpus: tuple[int, str], driver: str = DRIVER, **changes: Any) -> None:
         """Let the node have these GPUs and no others."""
@@ -106,3 +118,33 @@ def state_of(pid: int) -> str:
         if len(comm) == 11 and comm.startswith("cu"):
             return comm[-1]
     return ""
+
+
+NVIDIA_RUNTIME = """#!{python}
+# As nvidia-container-runtime does: what it knows of GPUs goes into the bundle at create, and runc, found by name, does the rest.
+import json, os, shutil, sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from support.gpu import FakeGpus
+words = sys.argv[1:]
+if "create" in words:
+    bundle = next((w.partition("=")[2] for w in words if w.startswith("--bundle=")), None) or words[words.index("--bundle") + 1]
+    path = Path(bundle) / "config.json"
+    config = json.loads(path.read_text())
+    assert not config["linux"].get("devices"), "the bundle was changed already"
+    seen = next(pair.partition("=")[2] for pair in config["process"]["env"] if pair.startswith("NVIDIA_VISIBLE_DEVICES="))
+    FakeGpus.at({folder!r}).into(config, int(seen))
+    path.write_text(json.dumps(config))
+runtime = next(filter(None, map(shutil.which, {runtimes!r})))
+os.execv(runtime, [runtime, *words])
+"""
+
+
+def nvidia_runtime(folder: Path, gpus: FakeGpus, *runtimes: str) -> Path:
+    """A stand-in for nvidia-container-runtime; ``runtimes`` is that setting of its config.toml."""
+    path = folder / "nvidia-container-runtime"
+    paths = [str(SOURCES.parents[1]), str(SOURCES.parents[2])]
+    known = list(runtimes or ("docker-runc", "runc", "crun"))
+    path.write_text(NVIDIA_RUNTIME.format(python=sys.executable, paths=paths, folder=str(gpus.folder), runtimes=known))
+    path.chmod(0o755)
+    return path
