@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
+
+from support.lone_runtime import eventually
 
 SOURCES = Path(__file__).with_name("fake_cuda")
 A = "GPU-aaaaaaaa-0000-4000-8000-000000000001"
@@ -109,6 +113,25 @@ class FakeGpus:
             {"destination": "/fake-cuda-node", "source": str(self.folder), **bound},
         ]
         config["process"]["env"].append("FAKE_CUDA_DIR=/fake-cuda-node")
+
+
+@contextmanager
+def counting(gpus: FakeGpus, *minors: int, how: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """A process on the fake GPUs, outside of any container. It counts into ``count`` in the node's folder."""
+    devices = gpus.folder / "dev"
+    devices.mkdir(exist_ok=True)
+    for name in ("nvidiactl", *(f"nvidia{minor}" for minor in minors)):
+        (devices / name).touch()
+    environment = os.environ | gpus.environment | {"FAKE_CUDA_DEV": str(devices), "LD_LIBRARY_PATH": str(built())}
+    process = subprocess.Popen(
+        [built() / "vector_add", gpus.folder / "count", *([how] if how else [])], env=environment
+    )
+    try:
+        eventually(lambda: (gpus.folder / "count").exists() and state_of(process.pid), "it counts on its GPU")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def state_of(pid: int) -> str:

@@ -48,6 +48,12 @@ static const char *in_dir(char *path, const char *form, const char *a, const cha
     return path;
 }
 
+/* Where devices lie: $FAKE_CUDA_DEV for processes outside of a container, whose /dev is not ours to change. */
+static const char *device(char *path, const char *name) {
+    snprintf(path, 128, "%s/%s", getenv("FAKE_CUDA_DEV") ? getenv("FAKE_CUDA_DEV") : "/dev", name);
+    return path;
+}
+
 static int read_node(void) {
     char path[512];
     FILE *file = fopen(in_dir(path, "node", 0, 0), "r");
@@ -68,14 +74,14 @@ static struct gpu *by_uuid(const char *uuid) {
 /* ---- inside of an application ---- */
 
 static int open_devices(void) {
-    char path[64];
+    char path[128], name[32];
     device_count = 0;
-    devices[device_count] = open("/dev/nvidiactl", O_RDWR | O_CLOEXEC);
+    devices[device_count] = open(device(path, "nvidiactl"), O_RDWR | O_CLOEXEC);
     if (devices[device_count] < 0) return -1;
     device_count++;
     for (int i = 0; i < mine_count; i++) {
-        snprintf(path, sizeof path, "/dev/nvidia%d", gpus[mine[i]].minor);
-        devices[device_count] = open(path, O_RDWR | O_CLOEXEC);
+        snprintf(name, sizeof name, "nvidia%d", gpus[mine[i]].minor);
+        devices[device_count] = open(device(path, name), O_RDWR | O_CLOEXEC);
         if (devices[device_count] < 0) return -1;
         device_count++;
     }
@@ -207,9 +213,9 @@ int fakeUseGpu(void) {
     if (started) return OK;
     if (read_node()) return NO_DEVICE;
     for (int i = 0; i < gpu_count; i++) {
-        char path[64];
-        snprintf(path, sizeof path, "/dev/nvidia%d", gpus[i].minor);
-        if (!access(path, F_OK)) mine[mine_count++] = i;
+        char path[128], name[32];
+        snprintf(name, sizeof name, "nvidia%d", gpus[i].minor);
+        if (!access(device(path, name), F_OK)) mine[mine_count++] = i;
     }
     if (!mine_count || open_devices()) return NO_DEVICE;
     FILE *random = fopen("/dev/urandom", "r");

@@ -1,0 +1,255 @@
+"""The driver in its process: the contract, each way of calling it, and what its crashes and hangs do to us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.cuda_contract import CASES, Case
+from support.gpu import A, B, FakeGpus, built, counting, state_of
+from support.lone_runtime import eventually
+
+from nodeworker.capture.cuda import Cuda, GpuPlan, with_gpus
+from nodeworker.capture.cuda_driver import DriverError, ToolDriver, open_driver
+from nodeworker.capture.cuda_process import DriverProcess
+from nodeworker.capture.freezer import Freezer
+from nodeworker.domain.gpu import CudaState
+from protocol.facts import NodeFacts
+from protocol.failures import FailureError
+
+TOOL = """#!{python}
+# As cuda-checkpoint of driver 555 and newer.
+import os, sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from nodeworker.capture.cuda_driver import CtypesDriver, DriverError
+import ctypes
+words = sys.argv[1:]
+if "--help" in words:
+    print("--action lock|checkpoint|restore|unlock --get-state --get-restore-tid --toggle --pid --timeout" if {actions} else "--toggle --pid")
+    sys.exit(0)
+driver = CtypesDriver(ctypes.CDLL({library!r}))
+pid = int(words[words.index("--pid") + 1])
+try:
+    if "--get-state" in words:
+        print(driver.state(pid).value)
+    elif "--get-restore-tid" in words:
+        print(driver.restore_thread(pid) or sys.exit("not a CUDA process"))
+    elif "--toggle" in words:
+        running = driver.state(pid).value == "running"
+        [driver.lock(pid, 10), driver.checkpoint(pid)] if running else [driver.restore(pid, ()), driver.unlock(pid)]
+    else:
+        action = words[words.index("--action") + 1]
+        {{"lock": lambda: driver.lock(pid, 10), "checkpoint": lambda: driver.checkpoint(pid),
+          "restore": lambda: driver.restore(pid, ()), "unlock": lambda: driver.unlock(pid)}}[action]()
+except DriverError as problem:
+    sys.exit(str(problem))
+"""
+
+
+def tool(folder: Path, *, actions: bool = True) -> Path:
+    folder.mkdir()
+    path = folder / "cuda-checkpoint"
+    library = str(built() / "libcuda.so.1")
+    paths = [str(Path(__file__).parents[2])]
+    path.write_text(TOOL.format(python=sys.executable, paths=paths, library=library, actions=actions))
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def gpus(tmp_path: Path) -> FakeGpus:
+    return FakeGpus(tmp_path / "gpus", (0, A), (1, B))
+
+
+@pytest.fixture
+def process(gpus: FakeGpus) -> Iterator[int]:
+    with counting(gpus, 0) as running:
+        yield running.pid
+
+
+@pytest.fixture
+def driver(gpus: FakeGpus) -> Iterator[DriverProcess]:
+    made = DriverProcess(built(), environment=gpus.environment)
+    yield made
+    made.close()
+
+
+def count(gpus: FakeGpus) -> int:
+    return len((gpus.folder / "count").read_text().splitlines())
+
+
+WAYS = [
+    (way, case)
+    for way in ("cuda-bindings", "ctypes", "tool")
+    for case in CASES
+    if way != "tool" or "map" not in case.__name__
+]
+
+
+@pytest.mark.parametrize(("prefer", "case"), WAYS, ids=[f"{way} {case.__name__}" for way, case in WAYS])
+def test_a_driver_keeps_the_contract(gpus: FakeGpus, process: int, tmp_path: Path, case: Case, prefer: str) -> None:
+    path = f"{tool(tmp_path / 'bin').parent}:{os.environ['PATH']}"
+    driver = DriverProcess(built(), prefer=prefer, environment=gpus.environment | {"PATH": path})
+    try:
+        assert driver.name == {"tool": "cuda-checkpoint"}.get(prefer, prefer)
+        case(driver, process, [A])
+        before = count(gpus)
+        eventually(lambda: count(gpus) > before, "it counts on")
+    finally:
+        driver.close()
+
+
+def test_a_gpu_is_left_for_another(gpus: FakeGpus, driver: DriverProcess) -> None:
+    with counting(gpus, 0) as running:
+        (gpus.folder / "dev/nvidia1").touch()
+        driver.lock(running.pid, 5)
+        driver.checkpoint(running.pid)
+        with pytest.raises(DriverError, match="INVALID_VALUE"):
+            driver.restore(running.pid, [(B, A)])
+        driver.restore(running.pid, [(A, B)])
+        driver.unlock(running.pid)
+        assert (gpus.memory(A), gpus.memory(B)) == (0, 1 << 20)
+
+
+def test_the_inventory_becomes_the_nodes_facts(gpus: FakeGpus, driver: DriverProcess, process: int) -> None:
+    facts = with_gpus(NodeFacts(), driver)
+    assert facts.gpu_driver == "580.65.06"
+    first, second = facts.gpus
+    assert (first.uuid, first.minor, first.compute_capability, first.memory_bytes) == (A, 0, "9.0", 80 << 30)
+    assert (first.model, first.mig, first.persistence) == ("NVIDIA H100 80GB HBM3", False, True)
+    assert second.uuid == B
+    assert driver.usage().bytes_by_pid[str(process)] == 1 << 20
+
+
+def test_a_node_without_the_libraries_starts_no_process(tmp_path: Path) -> None:
+    driver = DriverProcess(tmp_path)
+    assert not driver.is_there
+    assert with_gpus(NodeFacts(), driver) == NodeFacts()
+
+
+def test_a_node_whose_nvml_does_not_work_has_unknown_gpus(gpus: FakeGpus, driver: DriverProcess) -> None:
+    (gpus.folder / "node").unlink()
+    assert with_gpus(NodeFacts(), driver) == NodeFacts()
+
+
+def test_a_crash_of_the_driver_is_an_error_of_one_call_and_the_next_one_works(
+    gpus: FakeGpus, driver: DriverProcess, process: int
+) -> None:
+    gpus.fail("lock", "vector_add", "crash", once=True)
+    with pytest.raises(DriverError, match="the process that holds the driver ended"):
+        driver.lock(process, 5)
+    driver.lock(process, 5)
+    driver.unlock(process)
+
+
+def test_a_driver_that_hangs_is_given_up_in_time_and_replaced(gpus: FakeGpus, process: int) -> None:
+    driver = DriverProcess(built(), step_seconds=0.5, environment=gpus.environment)
+    try:
+        driver.lock(process, 5)
+        gpus.fail("checkpoint", "vector_add", "hang")
+        began = time.monotonic()
+        with pytest.raises(DriverError, match="timeout"):
+            driver.checkpoint(process)
+        assert time.monotonic() - began < 10
+        assert driver.state(process) is CudaState.LOCKED
+        driver.unlock(process)
+    finally:
+        driver.close()
+
+
+def test_the_process_ends_with_whoever_started_it(gpus: FakeGpus) -> None:
+    program = (
+        "import sys; from nodeworker.capture.cuda_process import DriverProcess; from pathlib import Path\n"
+        "d = DriverProcess(Path(sys.argv[1])); d.inventory(); print(d._process.pid, flush=True); sys.stdin.read()"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", program, str(built())],
+        env=os.environ | gpus.environment,
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        assert owner.stdout is not None
+        helper = int(owner.stdout.readline())
+        owner.send_signal(signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{helper}/exe").exists(), "the driver's process is gone")
+
+
+@pytest.mark.parametrize(("version", "said"), [("545.29", "550 is the least"), ("550.54", "not in PATH")])
+def test_an_old_driver_without_its_tool_is_refused(version: str, said: str) -> None:
+    with pytest.raises(DriverError, match=said):
+        open_driver(version, built() / "libcuda.so.1", None)
+
+
+def test_a_tool_that_can_only_toggle_is_enough(
+    gpus: FakeGpus, process: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_CUDA_DIR", str(gpus.folder))
+    driver = ToolDriver(str(tool(tmp_path / "bin", actions=False)))
+    assert driver.restore_thread(process) == process
+    driver.lock(process, 5)
+    driver.checkpoint(process)
+    assert state_of(process) == "C"
+    assert driver.state(process) is CudaState.CHECKPOINTED
+    with pytest.raises(DriverError, match="580"):
+        driver.restore(process, [(A, B)])
+    driver.restore(process, [(A, A)])
+    driver.unlock(process)
+    assert state_of(process) == "R"
+
+
+class NoCgroup(Freezer):
+    """Of a process that is in no container."""
+
+    __slots__ = ("only",)
+
+    def pids(self) -> tuple[int, ...]:
+        return (int(self.path.name),)
+
+
+def test_a_second_process_is_found_that_begins_with_cuda_while_the_first_is_being_locked(
+    gpus: FakeGpus, driver: DriverProcess
+) -> None:
+    with counting(gpus, 0) as first, counting(gpus, 0) as second:
+
+        class Both(NoCgroup):
+            __slots__ = ()
+
+            def pids(self) -> tuple[int, ...]:
+                return (first.pid, second.pid)
+
+        cuda = Cuda(driver, NodeFacts(gpu_driver="580.1"), lock_seconds=5)
+        noted: list[tuple[int, ...]] = []
+        plan = GpuPlan(Both(Path("/none"), 2), (first.pid,), 0, ())
+        assert cuda.suspend(plan, noted.append) == (first.pid, second.pid)
+        assert noted == [(first.pid,), (first.pid, second.pid)]
+        assert gpus.steps() == ["lock", "lock", "checkpoint", "checkpoint"]
+        cuda.resume((first.pid, second.pid))
+        assert (state_of(first.pid), state_of(second.pid)) == ("R", "R")
+
+
+def test_a_process_that_failed_in_the_driver_is_lost_and_the_other_goes_on(
+    gpus: FakeGpus, driver: DriverProcess
+) -> None:
+    with counting(gpus, 0) as first, counting(gpus, 0) as second:
+        for pid in (first.pid, second.pid):
+            driver.lock(pid, 5)
+            driver.checkpoint(pid)
+        gpus.have((1, B))
+        gpus.fail("restore", "vector_add", 2, once=True)
+        cuda = Cuda(driver, NodeFacts(gpu_driver="580.1"), lock_seconds=5)
+        with pytest.raises(FailureError) as raised:
+            cuda.resume((first.pid, second.pid))
+        assert raised.value.failure.code == "gpu-lost"
+        gpus.have((0, A), (1, B))
+        cuda.resume((first.pid, second.pid))
+        assert (state_of(first.pid), state_of(second.pid)) == ("R", "R")
