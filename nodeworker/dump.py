@@ -212,6 +212,8 @@ class Dumper:
                 "criu-config-foreign", cause, "Create it through Woodfrog's runtime, with the same run directory."
             )
         criu.refuse_io_uring(pids)
+        criu.refuse_unreadable_limits(pids)
+        criu.refuse_adopted(pids, state.pid)
         overlay = find_overlay(state.rootfs)
         upper = None if overlay is None else overlay.upper
         live = bundle.read(container.bundle)

@@ -6,6 +6,7 @@ touches the machine. CRIU itself is started by runc only.
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 from collections.abc import Collection, Iterable
@@ -113,6 +114,58 @@ def refuse_io_uring(pids: Iterable[int]) -> None:
         if _maps_io_uring(pid) or _holds_io_uring(pid):
             name = _status_fields(pid).get("Name", "?")
             raise FailureError(criu_failures.io_uring(f"process {pid} ({name}) uses io_uring, which CRIU cannot dump"))
+
+
+def refuse_adopted(pids: Collection[int], first: int) -> None:
+    """Refuse processes that CRIU would not find: those that the pod's first process has adopted, not the container's.
+
+    Where a pod shares its process namespace, that is what becomes of a process whose parent has ended. It stays in the
+    container's cgroup and is no descendant of ``first``, the container's first process, which is where CRIU looks. A session
+    of ``exec`` has its parent outside of the namespace.
+
+    Raises:
+        FailureError: ``process-adopted``, naming the process.
+    """
+    for pid in pids:
+        parent = int(_status_fields(pid).get("PPid") or 0)
+        if pid == first or parent == 0 or parent in pids:
+            continue
+        rules = _status_fields(parent).get("NSpid", "").split()[-1:] == ["1"]
+        if rules and _pid_namespace(parent) == _pid_namespace(pid) is not None:
+            name = _status_fields(pid).get("Name", "?")
+            raise FailureError(
+                Failure(
+                    "process-adopted",
+                    f"process {pid} ({name}) outlived its parent and was adopted by the pod's first process",
+                    "Do not share the process namespace (shareProcessNamespace), or let the program wait for its children.",
+                )
+            )
+
+
+def _pid_namespace(pid: int) -> str | None:
+    with suppress(OSError):
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    return None
+
+
+def refuse_unreadable_limits(pids: Iterable[int]) -> None:
+    """Refuse processes whose resource limits CRIU could not read, as it must, and would find out only half-way.
+
+    Those of another user need CAP_SYS_RESOURCE (prlimit(2)), which some virtual machines and containers take from root.
+
+    Raises:
+        FailureError: ``capability-missing``, naming the process.
+    """
+    for pid in pids:
+        try:
+            resource.prlimit(pid, resource.RLIMIT_CPU)
+        except PermissionError as problem:
+            name = _status_fields(pid).get("Name", "?")
+            cause = f"process {pid} ({name}) is another user's, and the node's root lacks CAP_SYS_RESOURCE to read its limits"
+            row = criu_failures.rule("capability-missing")
+            raise FailureError(Failure(row.code, cause, row.advice)) from problem
+        except ProcessLookupError:
+            continue
 
 
 def _maps_io_uring(pid: int) -> bool:

@@ -142,6 +142,13 @@ RULES: Final = (
         "The node may be overloaded; try again, or raise timeout in CRIU's configuration.",
     ),
     Rule(
+        "capability-missing",
+        ("Can't get rlimit", "Can't setup rlimit"),
+        "the node's root lacks the capability to read or set the limits of another user's process",
+        "Give the node worker CAP_SYS_RESOURCE (a privileged container has it); on machines that lack it altogether only "
+        "processes of root can be checkpointed.",
+    ),
+    Rule(
         "nested-namespaces",
         ("Nested mount namespaces are not supported", "Can't dump nested"),
         "the container holds containers or a systemd of its own, in namespaces of their own",
@@ -218,6 +225,12 @@ RULES: Final = (
         ("iptables-restore", "Locking network failed", "nft command"),
         "CRIU wanted to lock the network and found no working iptables or nft",
         "Install iptables or nftables on the node, or use CRIU 3.19 or newer, which need not lock.",
+    ),
+    Rule(
+        "config-held",
+        ("/..20",),
+        "a process holds a file of a ConfigMap, Secret or token open, and the new pod has its own of those under another name",
+        "Close such files when they are read; programs that open them anew see the new pod's.",
     ),
     Rule(
         "file-missing",

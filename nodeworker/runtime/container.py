@@ -15,6 +15,7 @@ from nodeworker.runtime import children
 from nodeworker.runtime.lean import json, signal, suppress
 
 STOP_SIGNAL_ANNOTATION = "org.opencontainers.image.stopSignal"
+CRI_TYPE_ANNOTATION = "io.kubernetes.cri.container-type"
 CRIU_CONFIG_ANNOTATION = "org.criu.config"
 _CLONE_NEWUTS = 0x04000000
 _MNT_DETACH = 2

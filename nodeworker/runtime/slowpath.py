@@ -329,7 +329,11 @@ class Kill(Verb):
         stops = {int(signal.SIGTERM)}
         with suppress(OSError, ValueError):
             spec = containers.read_json(os.path.join(marker.text("bundle"), "config.json"))
-            named = containers.part(spec, "annotations").get(containers.STOP_SIGNAL_ANNOTATION)
+            annotations = containers.part(spec, "annotations")
+            if annotations.get(containers.CRI_TYPE_ANNOTATION) == "container":
+                # The CRI can only stop a container. Its signal is the image's or the pod's, and nothing here names it.
+                return number not in {0, int(signal.SIGKILL)}
+            named = annotations.get(containers.STOP_SIGNAL_ANNOTATION)
             stops.add(signal_number(str(named)) if named else 0)
         return number in stops - {0, int(signal.SIGKILL)}
 

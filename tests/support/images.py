@@ -11,6 +11,8 @@ from pathlib import Path
 
 BUSYBOX = "registry.test/busybox:1"
 PAUSE = "registry.test/pause:1"
+QUITTING = "registry.test/quitting:1"
+"""As busybox, but stopped by SIGQUIT."""
 
 _APPLETS = (
     "sh sleep cat echo ls rm mv ln chmod mkdir sync date hostname kill ps nc stat sed tail wc head touch true id dd seq"
@@ -24,14 +26,14 @@ def _layer(root: Path) -> bytes:
     return buffer.getvalue()
 
 
-def pack(root: Path, name: str, archive: Path, entrypoint: list[str]) -> Path:
+def pack(root: Path, name: str, archive: Path, entrypoint: list[str], stop_signal: str = "SIGTERM") -> Path:
     """Pack ``root`` as the image ``name``."""
     layer = _layer(root)
     config = json.dumps(
         {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Env": ["PATH=/bin"], "Entrypoint": entrypoint},
+            "config": {"Env": ["PATH=/bin"], "Entrypoint": entrypoint, "StopSignal": stop_signal},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
         }
     ).encode()
@@ -60,6 +62,12 @@ def busybox_root(root: Path) -> Path:
 def busybox(folder: Path) -> Path:
     """Make the image :data:`BUSYBOX`."""
     return pack(busybox_root(folder / "busybox"), BUSYBOX, folder / "busybox.tar", ["/bin/sh"])
+
+
+def quitting(folder: Path) -> Path:
+    """Make the image :data:`QUITTING`."""
+    root = busybox_root(folder / "quitting")
+    return pack(root, QUITTING, folder / "quitting.tar", ["/bin/sh"], stop_signal="SIGQUIT")
 
 
 def pause(folder: Path) -> Path:

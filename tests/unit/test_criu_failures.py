@@ -29,6 +29,8 @@ COMPLAINTS = {
     "Error (criu/cpu.c:1): cpu: CPU xfeatures has unsupported bits (0x2)": "cpu-differs",
     "Error (criu/cpu.c:1): cpu: CPU xsave size mismatch (1/2)": "cpu-differs",
     "Error (criu/seize.c:1): Unable to freeze cgroup /x (600 x 100ms attempts, timeout: 60s)": "freeze-timeout",
+    "Error (criu/files-reg.c:2353): Can't open file cfg/..2026_11_25_16_39_13.451096938/app.conf on restore": "config-held",
+    "Error (criu/cr-dump.c:389): Can't get rlimit 0: Operation not permitted": "capability-missing",
     "Error (criu/mount.c:1): mnt: Nested mount namespaces are not supported without mnt_id in fdinfo": "nested-namespaces",
     "Error (criu/image.c:93): Need to set the --tcp-close options.": "tcp-close-differs",
     "Error (criu/plugin.c:1): cuda_plugin: CHECKPOINT_DEVICES failed with 1": "cuda",
