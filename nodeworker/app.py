@@ -20,6 +20,7 @@ from typing import Final
 
 import structlog
 
+from nodeworker.ahead import Ahead
 from nodeworker.bus import Bus
 from nodeworker.capture import criu
 from nodeworker.capture.cuda import Cuda, with_gpus
@@ -178,6 +179,11 @@ class Worker:
             worker_id=self._worker_id,
             facts=self._facts,
         )
+        self._ahead = Ahead(
+            self._restorer.create,
+            known=lambda container_id: journal.container(container_id) is not None,
+            forget=self._restorer.ended,
+        )
         obedience = Obedience(journal, self._dumper, self._storer, store, copies)
         metrics = Metrics(journal, bus, self._dumper, self._storer)
         self._restorer.on_fetched = metrics.fetched
@@ -225,6 +231,7 @@ class Worker:
         await server.refuse_new()
         await self._dumper.close()
         await server.stop(_LAST_WORDS_SECONDS)
+        await self._ahead.close()
         await self._restorer.close()
         await obedience.close()
         await self._storer.close()
@@ -247,6 +254,8 @@ class Worker:
         match words:
             case ["started", container_id]:
                 group.create_task(self._note_started(ContainerId(container_id)))
+            case ["create", container_id, root, folder, variable]:
+                self._ahead.expect(ContainerId(container_id), root, folder, variable)
 
     async def _note_started(self, container_id: ContainerId) -> None:
         try:
@@ -257,7 +266,7 @@ class Worker:
     async def _answer(self, ask: LocalAsk) -> LocalAnswer:
         match ask:
             case AskCreate():
-                return await self._restorer.create(ask)
+                return await self._ahead.create(ask)
             case AskRestoreFailed():
                 return await self._restorer.restore_failed(ask)
             case AskProved():

@@ -134,6 +134,20 @@ def read(folder: str) -> Bundle:
         ) from problem
 
 
+def variable(folder: str, name: str) -> str | None:
+    """Read a variable of the container's environment, the last one of that name; ``None`` if there is none.
+
+    Raises:
+        FailureError: ``bundle-unreadable``.
+    """
+    try:
+        config = json.loads((Path(folder) / "config.json").read_bytes())
+        pairs = [pair.partition("=") for pair in config["process"].get("env") or []]
+        return next((value for key, equals, value in reversed(pairs) if key == name and equals), None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise FailureError(Failure("bundle-unreadable", f"{folder}/config.json: {problem!r}", "")) from problem
+
+
 def _first(annotations: dict[str, str], names: tuple[str, ...]) -> str | None:
     return next((annotations[name] for name in names if annotations.get(name)), None)
 

@@ -30,6 +30,9 @@ _log = structlog.get_logger(component="fetching")
 _MEMORY: Final = re.compile(r"pages-\d+\.img", re.ASCII)
 """Images that hold nothing but the contents of pages (CRIU, criu/include/image-desc.h); what goes where is in others."""
 
+_MOST_PROVERS: Final = 2
+"""Threads that prove memory: one reads and hashes several GiB/s, more than CRIU puts back, and takes no core from it."""
+
 
 class Fetched:
     """CRIU's images in a directory of the container's own, and the other trees ready to be read."""
@@ -51,10 +54,10 @@ class Fetched:
 class Fetcher:
     """Fetches for all restores of one worker. Every method blocks."""
 
-    def __init__(self, store: SnapshotStore, copies: Copies, *, workers: int | None = None) -> None:
+    def __init__(self, store: SnapshotStore, copies: Copies) -> None:
         self._store = store
         self._copies = copies
-        self._workers = workers or len(os.sched_getaffinity(0))
+        self._provers = min(_MOST_PROVERS, max(1, len(os.sched_getaffinity(0)) // 2))
 
     def fetch(self, key: CheckpointKey, choice: RestoreFrom, images: Path) -> Fetched:
         """Put CRIU's images into ``images``, which is made; memory may be left to be proved.
@@ -96,7 +99,7 @@ class Fetcher:
             FailureError: ``local-copy-broken``.
         """
         try:
-            prove_files(fetched.manifest, fetched.unproved, fetched.images, self._workers)
+            prove_files(fetched.manifest, fetched.unproved, fetched.images, self._provers)
         except (OSError, FailureError):
             self._copies.drop(key, fetched.manifest.snapshot_id)
             raise

@@ -88,15 +88,18 @@ class Restorer:
         self._proofs: dict[ContainerId, asyncio.Future[None]] = {}
         """Of what was given to a container before all of it was proved."""
 
-    async def create(self, ask: AskCreate) -> LocalAnswer:
-        """Answer how to create a container; takes as long as a hand-over and a fetch, within the limit of the settings."""
+    async def create(self, ask: AskCreate, asked: asyncio.Event | None = None) -> LocalAnswer:
+        """Answer how to create a container; takes as long as a hand-over and a fetch, within the limit of the settings.
+
+        The container is not touched before ``asked`` is set: until then, a create is only announced.
+        """
         self._began[ask.container_id] = time.monotonic()
         await self._removed(ask.container_id)
         try:
             live, record = await asyncio.to_thread(self._open, ask)
         except FailureError as problem:
             return Refused(problem.failure)
-        return await self._decide(record, live)
+        return await self._decide(record, live, asked)
 
     async def restore_failed(self, ask: AskRestoreFailed) -> LocalAnswer:
         """Undo what was applied for a restore that runc could not do, tell of it, and answer the next best way."""
@@ -242,7 +245,7 @@ class Restorer:
         self._journal.save_container(known)
         return live, known
 
-    async def _decide(self, record: ContainerRecord, live: Bundle) -> LocalAnswer:
+    async def _decide(self, record: ContainerRecord, live: Bundle, asked: asyncio.Event | None = None) -> LocalAnswer:
         """Ask until there is a way to start that works, or the time is up."""
         began = self._began.setdefault(record.container_id, time.monotonic())
         reason = "the control plane does not answer"
@@ -262,9 +265,10 @@ class Restorer:
                     record = await self._numbered(record, resolution)
                     if isinstance(resolution, StartCold):
                         _refuse_if_required(live, resolution)
+                        await _until(asked)
                         return await asyncio.to_thread(self._answer_cold, record, resolution)
                     reason = f"snapshot {resolution.snapshot_id} takes long to fetch"
-                    answer = await self._try(record, live, resolution)
+                    answer = await self._try(record, live, resolution, asked)
                     if isinstance(answer, CreateRestored):
                         return answer
                     record = answer
@@ -323,7 +327,7 @@ class Restorer:
         return config
 
     async def _try(
-        self, record: ContainerRecord, live: Bundle, choice: RestoreFrom
+        self, record: ContainerRecord, live: Bundle, choice: RestoreFrom, asked: asyncio.Event | None
     ) -> CreateRestored | ContainerRecord:
         """Put a snapshot into the container; if that fails, all is as before, and told: the record is the answer then."""
         began = time.monotonic()
@@ -336,6 +340,7 @@ class Restorer:
             )
         if fetched.unproved:
             self._prove(record, fetched)
+        await _until(asked)
         # From here on the container's files change: whoever gives up waiting must not leave them half changed.
         task = asyncio.create_task(asyncio.to_thread(self._apply_and_answer, record, live, fetched))
         self._preparing.add(task)
@@ -427,6 +432,11 @@ class Restorer:
     def _journal_says_applied(self, record: ContainerRecord) -> bool:
         known = self._journal.container(record.container_id)
         return known is not None and known.applied is not None
+
+
+async def _until(asked: asyncio.Event | None) -> None:
+    if asked is not None:
+        await asked.wait()
 
 
 def _refuse_if_required(live: Bundle, cold: StartCold) -> None:

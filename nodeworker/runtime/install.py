@@ -52,6 +52,7 @@ def write_runtime(
     settings = (str(run_dir), str(runc), str(criu), variable, str(worker_wait_seconds), str(answer_seconds))
     values = {
         "@VARIABLE_NAME@": variable,
+        "@VARIABLE_WORD@": shlex.quote(variable),
         "@VARIABLE_IN_JSON@": shlex.quote(f'"{variable}='),
         "@RUNC@": shlex.quote(str(runc)),
         "@PYTHON@": shlex.quote(str(python)),

@@ -126,6 +126,8 @@ def restored(runtime: LoneRuntime) -> tuple[Container, Container]:
 def test_a_start_that_takes_no_thinking_is_the_shells(runtime: LoneRuntime) -> None:
     with pipe(runtime) as heard:
         first, second = restored(runtime)
+        announced = ["create", second.id, str(runtime.root), str(second.bundle), "CEDANA_CHECKPOINT"]
+        assert heard().splitlines()[-1].split("\t") == announced, "the worker may begin before Python asks"
         before = first.count()
         runtime.write(python=Path("/bin/false"))
         assert second.call("start", second.id).returncode == 0
@@ -146,11 +148,11 @@ def test_a_start_that_takes_no_thinking_is_the_shells(runtime: LoneRuntime) -> N
 def test_a_pipe_that_nobody_reads_keeps_no_container_from_starting(runtime: LoneRuntime) -> None:
     with pipe(runtime) as heard:
         full = os.open(runtime.run_dir / "tells", os.O_RDWR | os.O_NONBLOCK)
+        first, second = restored(runtime)
         with suppress(BlockingIOError):
             while True:
                 os.write(full, bytes(4096))
         os.close(full)
-        first, second = restored(runtime)
         before = first.count()
         assert second.call("start", second.id).returncode == 0
         eventually(lambda: first.count() > before, "it counts on from where it was")
@@ -160,6 +162,7 @@ def test_a_pipe_that_nobody_reads_keeps_no_container_from_starting(runtime: Lone
 def test_a_restored_container_that_died_before_its_start_is_not_started(runtime: LoneRuntime) -> None:
     with pipe(runtime) as heard:
         _, second = restored(runtime)
+        heard()
         assert second.call("kill", second.id, "KILL").returncode == 0
         eventually(lambda: not second.alive(), "it is dead")
         started = second.call("start", second.id)
