@@ -20,16 +20,21 @@ import structlog
 from nats.aio.client import Client
 
 from controlplane.bus.ingest import Ingest, PutAside
+from controlplane.bus.pods import PodNews
 from controlplane.bus.presence import Presence
 from controlplane.bus.relay import Relay
 from controlplane.bus.services import Decisions, Queries
 from controlplane.bus.streams import REQUEST_SECONDS
 from controlplane.domain.inputs import Policy
-from controlplane.kube.api import kubernetes
+from controlplane.kube.api import KubernetesApi, kubernetes
 from controlplane.kube.authcallout import AuthCallout
+from controlplane.kube.lease import KubernetesLease
+from controlplane.kube.nodes import ENDING
 from controlplane.kube.nodeworkers import NodeWorkers
+from controlplane.kube.watcher import Watcher
 from controlplane.lead.election import Election
 from controlplane.lead.holder import myself
+from controlplane.lead.lease import LeaseStore
 from controlplane.lead.sql import SqlLease
 from controlplane.log.deadletters import DeadLetters
 from controlplane.log.eventlog import EventLog
@@ -85,9 +90,10 @@ class ControlPlane:
         async with AsyncExitStack() as stack:
             log = await EventLog.open(settings.database_url)
             stack.push_async_callback(log.close)
-            lease = SqlLease(settings.database_url)
-            stack.push_async_callback(lease.close)
-            election = Election(lease, myself(settings.instance))
+            api = None
+            if settings.kubernetes or settings.lease == "kubernetes":
+                api = await stack.enter_async_context(kubernetes())
+            election = Election(await _lease(settings, api, stack), myself(settings.instance))
             client = await connect(settings.nats_url, name="woodfrog control plane", seed_file=settings.nats_seed_file)
             stack.push_async_callback(_close, client)
             async with asyncio.TaskGroup() as group:
@@ -99,11 +105,11 @@ class ControlPlane:
                 self._health.answers(client)
                 await election.win()
                 try:
-                    await self._lead(log, client, election)
+                    await self._lead(log, client, election, api if settings.kubernetes else None)
                 finally:
                     await election.release()
 
-    async def _lead(self, log: EventLog, client: Client, election: Election) -> None:
+    async def _lead(self, log: EventLog, client: Client, election: Election, api: KubernetesApi | None) -> None:
         letters = DeadLetters(self._settings.database_url)
         try:
             async with asyncio.TaskGroup() as group:
@@ -114,9 +120,24 @@ class ControlPlane:
                 await loop.load()
                 gc.freeze()  # the state lives as long as the process: no collection need walk through it
                 await _log.ainfo("leading", epoch=epoch, position=loop.committed.value)
+                if api is not None:
+                    group.create_task(self._watch(api, client, loop))
                 await self._serve(log, loop, client, election, partial(letters.put_aside, epoch=epoch))
         finally:
             await letters.close()
+
+    async def _watch(self, api: KubernetesApi, client: Client, loop: DecisionLoop) -> None:
+        settings = self._settings
+        watcher = Watcher(
+            api,
+            client.jetstream(timeout=REQUEST_SECONDS),
+            loop,
+            cluster=settings.cluster,
+            runtime_classes=settings.runtime_classes,
+            ending=ENDING if settings.ending_taints is None else settings.ending_taints,
+            clock=self._clock,
+        )
+        await watcher.run()
 
     async def _serve(
         self, log: EventLog, loop: DecisionLoop, client: Client, election: Election, put_aside: PutAside
@@ -141,11 +162,21 @@ class ControlPlane:
             group.create_task(relay.run())
             group.create_task(ingest.run())
             group.create_task(presence.run())
+            group.create_task(PodNews(client, loop, self._settings.cluster).run())
             group.create_task(decisions.run())
             await ingest.ready.wait()
             await decisions.listening.wait()
             await _log.ainfo("control plane ready", cluster=self._settings.cluster, position=loop.committed.value)
             self.ready.set()
+
+
+async def _lease(settings: Settings, api: KubernetesApi | None, stack: AsyncExitStack) -> LeaseStore:
+    if settings.lease == "kubernetes":
+        assert api is not None
+        return KubernetesLease(api, settings.pod_namespace)
+    lease = SqlLease(settings.database_url)
+    stack.push_async_callback(lease.close)
+    return lease
 
 
 async def let_nodes_in(settings: Settings, listening: asyncio.Event | None = None) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
@@ -41,6 +42,19 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_NODE_LOST_SECONDS``: how long a worker may be silent before nobody waits for it any more."""
     handover_seconds: float = 120.0
     """``WOODFROG_HANDOVER_SECONDS``: the longest that a start waits for its predecessor's snapshot."""
+
+    lease: Literal["sql", "kubernetes"] = "sql"
+    """``WOODFROG_LEASE``: where the lease lies by which one of several control planes leads: in the log's database, or in the Lease
+    ``woodfrog-controlplane`` of the namespace ``WOODFROG_POD_NAMESPACE``."""
+    pod_namespace: str = ""
+    """``WOODFROG_POD_NAMESPACE``: the namespace that this control plane runs in."""
+    kubernetes: bool = False
+    """``WOODFROG_KUBERNETES``: ``on`` to watch pods and nodes, and to tell pods what became of their containers."""
+    runtime_classes: tuple[str, ...] = ("cedana",)
+    """``WOODFROG_RUNTIME_CLASSES``: names of the RuntimeClasses that stand for our runtime, separated by commas."""
+    ending_taints: tuple[str, ...] | None = None
+    """``WOODFROG_ENDING_TAINTS``: taints and conditions of a node that is about to end, separated by commas; unset: those that
+    common clouds and tools set. Empty: none, so that nothing is dumped but by its stop signal, its interval or a wish."""
 
     http_address: Address | None = None
     """``WOODFROG_HTTP_ADDRESS``: where ``/healthz``, ``/readyz`` and ``/metrics`` are shown; nowhere if it is not set."""
@@ -86,6 +100,7 @@ class Settings(msgspec.Struct, frozen=True):
             node_lost_seconds=_seconds(environment, "WOODFROG_NODE_LOST_SECONDS", 15.0, least=1.0),
             handover_seconds=_seconds(environment, "WOODFROG_HANDOVER_SECONDS", 120.0, least=0.0),
             policies=policies,
+            **_of_kubernetes(environment),
             http_address=_address(environment, "WOODFROG_HTTP_ADDRESS"),
         )
 
@@ -119,3 +134,26 @@ def _address(environment: Mapping[str, str], name: str) -> Address | None:
         return Address.parse(text) if text else None
     except InvalidAddressError as problem:
         raise InvalidSettingError(f"{name}: {problem}") from problem
+
+
+def _of_kubernetes(environment: Mapping[str, str]) -> dict[str, Any]:
+    lease, switch = environment.get("WOODFROG_LEASE", "sql"), environment.get("WOODFROG_KUBERNETES", "off")
+    if lease not in {"sql", "kubernetes"}:
+        raise InvalidSettingError(f"WOODFROG_LEASE is {lease!r}; it must be sql or kubernetes")
+    if switch not in {"on", "off"}:
+        raise InvalidSettingError(f"WOODFROG_KUBERNETES is {switch!r}; it must be on or off")
+    namespace = environment.get("WOODFROG_POD_NAMESPACE", "")
+    if lease == "kubernetes" and not namespace:
+        raise InvalidSettingError("WOODFROG_POD_NAMESPACE is not set; WOODFROG_LEASE=kubernetes needs to know it")
+    taints = environment.get("WOODFROG_ENDING_TAINTS")
+    return {
+        "lease": lease,
+        "pod_namespace": namespace,
+        "kubernetes": switch == "on",
+        "runtime_classes": _names(environment.get("WOODFROG_RUNTIME_CLASSES", "cedana")),
+        "ending_taints": None if taints is None else _names(taints),
+    }
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

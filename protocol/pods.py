@@ -76,6 +76,8 @@ class Ended(_Happened, frozen=True, tag="container-ended"):
     container: str
     because: EndedBecause
     exit_code: int
+    container_id: str = ""
+    """The container engine's id of the one that ended; the pod may have another by that name already."""
     signal: int = 0
     detail: str = ""
     """The kubelet's own word, such as ``OOMKilled``, and its message."""
@@ -155,9 +157,8 @@ class PodEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     def source(self) -> str:
         """Name what happened, the same whoever notices it and however often: a pod is told to end only once."""
         match self.happened:
-            case Ended(container=container):
-                ids = [one.container_id for one in self.containers if one.name == container]
-                detail = "/".join((container, *ids))
+            case Ended(container=container, container_id=container_id):
+                detail = f"{container}/{container_id}"
             case CheckpointWanted(value=value):
                 detail = value
             case NodeNotReady():

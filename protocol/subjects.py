@@ -26,6 +26,7 @@ PODS_ALL: Final = f"{PREFIX}.pods.*.*"
 HEARTBEATS_ALL: Final = f"{PREFIX}.heartbeats.*"
 
 INGEST_CONSUMER: Final = "controlplane"
+PODS_CONSUMER: Final = "controlplane"
 
 RESOLVE_ALL: Final = f"{PREFIX}.resolve.*"
 CHECKPOINT: Final = f"{PREFIX}.control.checkpoint"

@@ -1,0 +1,141 @@
+"""The way in for what happens to pods: taken from PODS in order, acknowledged once what follows from it is in the log.
+
+Whoever watches over pods, or makes them, publishes there. A message that cannot be read is put down in the log of this process
+and terminated at the broker; it stays in PODS under its sequence for a person to look at. Nothing of it is a report: if it is
+lost, a successor waits a little longer or asks a node one question more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import FetchTimeoutError
+
+from controlplane.bus.intake import Intake, UndecidableError
+from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES, REQUEST_SECONDS, ensure_streams
+from controlplane.domain.inputs import PodSeen
+from controlplane.log.records import LogUnavailableError
+from protocol import subjects, wire
+from protocol.ids import InvalidIdError
+from protocol.pods import PodEvent
+
+_log = structlog.get_logger(component="pods")
+
+_BATCH: Final = 256
+_FETCH_SECONDS: Final = 2.0
+_FETCH_HEARTBEAT_SECONDS: Final = 0.5
+_ACK_WAIT_SECONDS: Final = 30.0
+_LOG_RETRY_SECONDS: Final = 0.5
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+_LONGEST_REASON: Final = 200
+
+
+class RefusedPodEventError(ValueError):
+    """A message that is no news of a pod; it says why, naming the field."""
+
+
+class PodNews:
+    """Feeds the input loop from PODS."""
+
+    def __init__(self, client: Client, intake: Intake, cluster: str) -> None:
+        """News of pods in another cluster than ``cluster`` are refused: their workers are not ours."""
+        self._client = client
+        self._jetstream = client.jetstream(timeout=REQUEST_SECONDS)
+        self._intake = intake
+        self._cluster = cluster
+        self.refused = 0
+
+    async def run(self) -> None:
+        """Take news in until cancelled, however often the broker goes away."""
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await ensure_streams(self._jetstream)
+                subscription = await self._open()
+                pause_seconds = _FIRST_PAUSE_SECONDS
+                try:
+                    await self._consume(subscription)
+                finally:
+                    if self._client.is_connected:
+                        await subscription.unsubscribe()
+            except BROKER_ERRORS as problem:
+                await _log.awarning("news of pods start over", error=repr(problem), pause_seconds=pause_seconds)
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+    async def _open(self) -> JetStreamContext.PullSubscription:
+        await self._jetstream.add_consumer(
+            subjects.PODS_STREAM,
+            ConsumerConfig(
+                durable_name=subjects.PODS_CONSUMER,
+                description="The control plane; acknowledges what it has decided upon",
+                deliver_policy=DeliverPolicy.ALL,
+                ack_policy=AckPolicy.EXPLICIT,
+                ack_wait=_ACK_WAIT_SECONDS,
+                max_ack_pending=4 * _BATCH,
+            ),
+        )
+        return await self._jetstream.pull_subscribe_bind(consumer=subjects.PODS_CONSUMER, stream=subjects.PODS_STREAM)
+
+    async def _consume(self, subscription: JetStreamContext.PullSubscription) -> None:
+        while True:
+            try:
+                messages = await subscription.fetch(_BATCH, timeout=_FETCH_SECONDS, heartbeat=_FETCH_HEARTBEAT_SECONDS)
+            except FetchTimeoutError:  # nothing to take, and the broker said so
+                continue
+            for message in messages:
+                await self._take(message)
+
+    async def _take(self, message: Msg) -> None:
+        try:
+            refusal = await self._settle(read_pod_event(message.subject, message.data))
+        except (RefusedPodEventError, UndecidableError) as problem:
+            refusal = str(problem)
+        if refusal is None:
+            await message.ack()
+            return
+        self.refused += 1
+        sequence = message.metadata.sequence.stream
+        await _log.awarning("news of a pod refused", subject=message.subject, sequence=sequence, reason=refusal)
+        await self._client.publish(message.reply, b"+TERM " + " ".join(refusal.split())[:_LONGEST_REASON].encode())
+
+    async def _settle(self, told: PodEvent) -> str | None:
+        """Hand it in until the log takes what follows; say why it is not taken, if it is not."""
+        if told.cluster != self._cluster:
+            return f"this is cluster {self._cluster!r}, not {told.cluster!r} - at `$.cluster`"
+        while True:
+            try:
+                settled = await (await self._intake.enqueue(PodSeen(told), actor="pods"))
+            except LogUnavailableError:
+                await asyncio.sleep(_LOG_RETRY_SECONDS)
+            else:
+                return settled.rejected
+
+
+def read_pod_event(subject: str, data: bytes) -> PodEvent:
+    """Read news of a pod as they came over ``subject``.
+
+    Raises:
+        RefusedPodEventError: naming what is wrong with them.
+    """
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise RefusedPodEventError(f"{len(data)} bytes are more than a message may have ({MAX_MESSAGE_BYTES})")
+    try:
+        told: PodEvent = wire.decode(data, PodEvent)
+        told.keys()
+    except (wire.MalformedMessageError, InvalidIdError) as problem:
+        raise RefusedPodEventError(str(problem)) from problem
+    if not told.uid:
+        raise RefusedPodEventError("the pod has no uid - at `$.uid`")
+    if told.at.tzinfo is None:
+        raise RefusedPodEventError("a time without an offset from UTC - at `$.at`")
+    if subjects.pods(told.namespace, told.pod) != subject:
+        raise RefusedPodEventError(f"pod {told.namespace}/{told.pod} is not told of over {subject} - at `$.pod`")
+    return told

@@ -1,0 +1,101 @@
+"""What was last seen of pods and nodes, and what follows from the next look: the memory of the watcher.
+
+Of pods only those with protected containers are kept, of each some hundred bytes. A list that comes after a watch lost its
+place is compared with what was seen before, so that what happened in between is told as if it had been watched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+
+from controlplane.kube import nodes, pods
+from controlplane.kube.nodes import NodeView
+from controlplane.kube.pods import PodView
+from controlplane.kube.shapes import Node, Pod
+from protocol import wire
+from protocol.pods import Happened, NodeGone, NodeNotReady
+
+TellOfPod = Callable[[PodView, Happened], Awaitable[None]]
+TellOfNode = Callable[[str, Happened], Awaitable[None]]
+"""Tells the same of every pod on a node."""
+Announce = Callable[[NodeView], Awaitable[None]]
+"""Hands on whether a node is about to end."""
+
+
+class NodeCache:
+    """Every node. A :class:`~controlplane.kube.listwatch.Follower`."""
+
+    def __init__(self, tell: TellOfNode, announce: Announce, *, ending: Collection[str]) -> None:
+        self._tell = tell
+        self._announce = announce
+        self._ending = ending
+        self.seen: dict[str, NodeView] = {}
+        self.cordoned: set[str] = set()
+
+    def keep(self, data: bytes) -> tuple[str, NodeView]:
+        """Read a node. It is known by its name, as its worker names it."""
+        seen = nodes.view(wire.decode(data, Node), self._ending)
+        return seen.name, seen
+
+    async def replaced(self, objects: dict[str, NodeView]) -> None:
+        """Take in all nodes; of each it is said whether it is about to end, for that may have changed unseen."""
+        for name in self.seen.keys() - objects.keys():
+            await self.changed(name, None)
+        for name, now in objects.items():
+            if name not in self.seen:
+                await self._announce(now)
+            await self.changed(name, now)
+
+    async def changed(self, uid: str, now: NodeView | None) -> None:
+        """Take in how a node is now."""
+        before = self.seen.get(uid)
+        if now is None:
+            self.seen.pop(uid, None)
+            self.cordoned.discard(uid)
+            if before is not None:
+                await self._tell(uid, NodeGone())
+            return
+        self.seen[uid] = now
+        if now.cordoned:
+            self.cordoned.add(uid)
+        else:
+            self.cordoned.discard(uid)
+        if (before.ending if before is not None else None) != now.ending:
+            await self._announce(now)
+        if now.not_ready is not None and (before is None or before.not_ready is None):
+            await self._tell(uid, NodeNotReady(detail=now.not_ready))
+
+
+class PodCache:
+    """The pods with protected containers. A :class:`~controlplane.kube.listwatch.Follower`."""
+
+    def __init__(self, cordoned: Collection[str], tell: TellOfPod, *, runtime_classes: Collection[str]) -> None:
+        """``cordoned`` is live: the nodes that take no new pods."""
+        self._cordoned = cordoned
+        self._tell = tell
+        self._runtime_classes = runtime_classes
+        self.seen: dict[str, PodView] = {}
+
+    def keep(self, data: bytes) -> tuple[str, PodView] | None:
+        """Read a pod; None if nothing in it is protected."""
+        seen = pods.view(wire.decode(data, Pod), runtime_classes=self._runtime_classes, cordoned=self._cordoned)
+        return None if seen is None else (seen.uid, seen)
+
+    async def replaced(self, objects: dict[str, PodView]) -> None:
+        """Take in all pods; those that were seen and are not there any more are told as deleted."""
+        for uid in self.seen.keys() - objects.keys():
+            await self.changed(uid, None)
+        for uid, now in objects.items():
+            await self.changed(uid, now)
+
+    async def changed(self, uid: str, now: PodView | None) -> None:
+        """Take in how a pod is now."""
+        before = self.seen.get(uid)
+        if now is None:
+            self.seen.pop(uid, None)
+        else:
+            self.seen[uid] = now
+        about = now or before
+        if about is not None:
+            for what in pods.happened(before, now):
+                await self._tell(about, what)

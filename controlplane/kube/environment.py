@@ -1,0 +1,80 @@
+"""Which checkpoint ids a pod's containers will have, read off its declaration as the kubelet will read it.
+
+The kubelet goes through a container's variables in their order and replaces ``$(NAME)`` by the value of a variable that came
+before; ``$$`` stands for a dollar, and what it does not know it leaves as it is (kubelet_pods.go, makeEnvironmentVariables;
+third_party/forked/golang/expansion). Fields of the pod may be values; ConfigMaps, Secrets and ``envFrom`` may be too, but are
+not looked into here: an id that depends on them is unknown until its worker names it.
+
+The Job controller puts ``JOB_COMPLETION_INDEX`` *behind* the container's own variables (job_controller's
+addCompletionIndexEnvVariable), where the kubelet no longer replaces it in those before. Whoever writes
+``train-$(JOB_COMPLETION_INDEX)`` means it nevertheless, so what is left over is replaced by what comes later, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from controlplane.kube.shapes import Container, EnvVar, Pod
+
+VARIABLE: Final = "CEDANA_CHECKPOINT"
+_REFERENCE = re.compile(r"\$(?:\$|\(([^()]*)\))")
+_OF_A_MAP = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
+
+
+def checkpoint_ids(pod: Pod, variable: str = VARIABLE) -> dict[str, str]:
+    """Give the id of each container that has one and whose id can be known, by the container's name."""
+    found = {}
+    for container in (*(pod.spec.containers or ()), *(pod.spec.init_containers or ())):
+        value = _value(container, pod, variable)
+        if value:
+            found[container.name] = value
+    return found
+
+
+def expand(text: str, known: Mapping[str, str]) -> str:
+    """Replace references to known variables, as the kubelet does."""
+
+    def replaced(match: re.Match[str]) -> str:
+        return "$" if match[0] == "$$" else known.get(match[1], match[0])
+
+    return _REFERENCE.sub(replaced, text)
+
+
+def _value(container: Container, pod: Pod, variable: str) -> str | None:
+    """Work a variable out; ``None`` if it is not there, or depends on what is not known here."""
+    known: dict[str, str] = {}
+    raw: str | None = None
+    for each in container.env or ():
+        value = _declared(each, pod, known)
+        if each.name == variable:
+            raw = None if value is None else value
+        if value is None:
+            known.pop(each.name, None)
+        else:
+            known[each.name] = value
+    if raw is None:
+        return None
+    value = expand(raw, {name: text for name, text in known.items() if name != variable})
+    return None if "$(" in value else value
+
+
+def _declared(each: EnvVar, pod: Pod, before: Mapping[str, str]) -> str | None:
+    if each.value is not None or each.value_from is None:
+        return expand(each.value or "", before)
+    if each.value_from.field_ref is None:
+        return None
+    path, meta = each.value_from.field_ref.field_path, pod.metadata
+    plain = {
+        "metadata.name": meta.name,
+        "metadata.namespace": meta.namespace,
+        "metadata.uid": meta.uid,
+        "spec.nodeName": pod.spec.node_name,
+        "spec.serviceAccountName": pod.spec.service_account_name,
+    }
+    of_a_map = _OF_A_MAP.fullmatch(path)
+    if of_a_map is not None:
+        values = meta.labels if of_a_map[1] == "labels" else meta.annotations
+        return (values or {}).get(of_a_map[2], "")
+    return plain.get(path)
