@@ -103,8 +103,8 @@ def is_ours(table: Mapping[str, Any], binary: str) -> bool:
     return isinstance(table.get("options"), dict) and table["options"].get("BinaryName") == binary
 
 
-def add(text: str, tables: Mapping[str, Table]) -> str:
-    """Add runtimes to a configuration.
+def add(text: str, tables: Mapping[str, Table], *, layout: int = 1) -> str:
+    """Add runtimes to a configuration. One that sets nothing yet is given the ``layout``; it would be taken as the first.
 
     Raises:
         ConfigError: if it is no TOML, has such a runtime already, or is written in a way that a table cannot be added to.
@@ -114,11 +114,13 @@ def add(text: str, tables: Mapping[str, Table]) -> str:
     for name in tables:
         if name in known:
             raise ConfigError(f"it has a runtime {name!r} already")
-    path = _path(before)
-    lines = [line for name, table in tables.items() for line in _render((*path, name), table)]
+    named = {} if before or layout == 1 else {"version": layout}
+    path = _path(before | named)
+    lines = [f"{key} = {value}" for key, value in named.items()]
+    lines += [line for name, table in tables.items() for line in _render((*path, name), table)]
     opening = _BEGIN if not text or text.endswith("\n") else f"\n{_BEGIN_MID_LINE}"
     after = "\n".join([text + opening, *lines, _END, ""])
-    expected = _with(before, path, tables)
+    expected = _with(before | named, path, tables)
     try:
         found = tomllib.loads(after)
     except tomllib.TOMLDecodeError as problem:

@@ -53,14 +53,18 @@ class Containerd:
         Raises:
             FailureError: ``containerd-config`` when containerd itself does not accept it.
         """
-        command = [self.binary, "--config", str(config or self.config), "config", "dump"]
+        file = config or self.config
+        # Without a file, containerd runs with its defaults, and refuses to dump them.
+        said = ["--config", str(file), "config", "dump"] if file.exists() else ["config", "default"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=True)
+            done = subprocess.run(
+                [self.binary, *said], capture_output=True, text=True, timeout=_TOOL_SECONDS, check=True
+            )
             return text.parse(done.stdout)
         except (OSError, subprocess.SubprocessError, text.ConfigError) as problem:
             words = (getattr(problem, "stderr", None) or str(problem)).strip()[-1000:]
             raise failure(
-                f"containerd does not accept {config or self.config}",
+                f"containerd does not accept {file}",
                 "Run `containerd config dump` to see what it says; nothing was changed.",
                 words,
             ) from problem
@@ -148,13 +152,13 @@ def with_runtime(found: Containerd, path: Path, before: text.Table, binary: str)
             )
         )
     name, base = text.default_runtime(before)
-    content = path.read_bytes().decode() if path.exists() else f"version = {text.version(before)}\n"
+    content = path.read_bytes().decode() if path.exists() else ""
     tables = {text.HANDLER: text.our_runtime(base, binary)}
     try:
         if not text.runtimes(text.parse(content)):
             # A table of runtimes replaces the built-in ones, so those must be written down with it.
-            tables = {each: _said(table) for each, table in known.items()} | tables
-        return text.add(content, tables)
+            tables = known | tables
+        return text.add(content, tables, layout=text.version(before))
     except text.ConfigError as problem:
         raise failure(
             f"{path} cannot be edited: {problem}",
@@ -260,13 +264,6 @@ def runc_of(before: text.Table) -> str:
 def failure(cause: str, advice: str, detail: str = "") -> FailureError:
     """Make the failure of a configuration that cannot be used."""
     return FailureError(Failure("containerd-config", cause, advice, detail))
-
-
-def _said(table: text.Table) -> text.Table:
-    said = {key: value for key, value in table.items() if value not in ("", 0, False, [], {})}
-    if "options" in said:
-        said["options"] = {key: value for key, value in said["options"].items() if value not in ("", 0, False)}
-    return said
 
 
 def _dump_in_place(found: Containerd, path: Path, content: str) -> text.Table:

@@ -225,7 +225,7 @@ def _take_runtime(places: Places, found: containerd.Containerd, record: Record |
         if bare == content:
             continue
         changed = True
-        if record and record.created and record.containerd_file == str(path) and not _says_more(bare):
+        if record and record.created and record.containerd_file == str(path) and not bare:
             path.unlink()
             with suppress(OSError):
                 path.parent.rmdir()
@@ -235,11 +235,6 @@ def _take_runtime(places: Places, found: containerd.Containerd, record: Record |
             containerd.replace(path, bare.encode(), like=backup if same else None)
     if changed:
         containerd.restart(found, handler=False)
-
-
-def _says_more(bare: str) -> bool:
-    """Whether a file that installing created holds anything of somebody else's by now."""
-    return bool(set(text.parse(bare)) - {"version"}) or "#" in bare
 
 
 def _give_back(path: Path, record: Record) -> None:

@@ -182,6 +182,15 @@ def test_what_cannot_be_edited_safely_is_refused(text: str, said: str) -> None:
         config.add(text, {"cedana": ours()})
 
 
+@pytest.mark.parametrize("before", ["", "# nothing here yet"])
+def test_a_file_that_sets_nothing_is_given_the_layout_of_its_containerd(before: str) -> None:
+    after = config.add(before, {"cedana": ours()}, layout=3)
+    parsed = tomllib.loads(after)
+    assert parsed["version"] == 3
+    assert "cedana" in parsed["plugins"]["io.containerd.cri.v1.runtime"]["containerd"]["runtimes"]
+    assert config.cut(after, BINARY) == before
+
+
 def test_our_runtime_is_like_the_one_that_pods_have_by_default() -> None:
     dump = tomllib.loads(SHAPES["GPU nodes"])
     name, base = config.default_runtime(dump)
