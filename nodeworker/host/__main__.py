@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 def _here(given: argparse.Namespace) -> int:
     places = Places(given.root.absolute())
     options = Options(
-        places=places, socket=given.containerd_socket, config=given.containerd_config,
+        places=places, socket=given.containerd_socket or _path("WOODFROG_CONTAINERD_SOCKET"), config=given.containerd_config or _path("WOODFROG_CONTAINERD_CONFIG"),
         runc=given.runc or os.environ.get("WOODFROG_RUNC") or None,
     )  # fmt: skip
     match given.command:
@@ -100,6 +100,10 @@ def _here(given: argparse.Namespace) -> int:
             return 0
         case _:
             return _examine(options, given.output)
+
+
+def _path(variable: str) -> Path | None:
+    return Path(os.environ[variable]) if os.environ.get(variable) else None
 
 
 def _examine(options: Options, output: str) -> int:

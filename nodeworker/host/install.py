@@ -34,6 +34,7 @@ from nodeworker.host.places import Places
 from nodeworker.runtime import install as runtime
 from protocol.failures import Failure, FailureError
 
+_CRIU_CACHE: Final = Path("/run/criu.kdat")
 _WORKER_END_SECONDS: Final = 60.0
 
 _FAREWELL: Final = """\
@@ -71,6 +72,8 @@ class Record(msgspec.Struct, kw_only=True):
     created: bool = False
     """Whether there was no such file."""
     backup: str | None = None
+    criu_cache: bool = True
+    """Whether CRIU's own cache of what the kernel can was there before."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +106,7 @@ def install(options: Options, bundle: Path) -> bool:
             )
         dump = found.dump() if found else {}
         runc = _runc(options, found, dump)
-        record = read_record(places) or Record(runc=runc)
+        record = read_record(places) or Record(runc=runc, criu_cache=_CRIU_CACHE.exists())
         record.runc = runc
         _write_runtime(places, release, runc)
         releases.switch(release, places)
@@ -131,6 +134,8 @@ def uninstall(options: Options, *, purge: bool = False) -> bool:
             _take_runtime(places, found, record)
         crio.uninstall(places)
         needed = _users(places, tasks)
+        if record and not record.criu_cache and places.root == Path("/"):
+            _remove(_CRIU_CACHE)
         for path in (places.releases, places.current, places.run, places.records):
             _remove(path)
         for path in list(places.bin.iterdir()) if places.bin.is_dir() else []:

@@ -28,6 +28,7 @@ ROOMS = (
     "nodeworker",
     "nodeworker/capture",
     "nodeworker/domain",
+    "nodeworker/host",
     "nodeworker/runtime",
     "protocol",
     "woodfrog",
