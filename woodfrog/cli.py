@@ -21,6 +21,7 @@ from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
 from woodfrog import ask, demo, dev, kept, past, run, story
+from woodfrog import snapshots as snapshots_
 from woodfrog.bundle import (
     BadInputError,
     ContainerSpec,
@@ -316,6 +317,7 @@ def demo_(output: Output = Form.TABLE) -> None:
 
 
 kept.register(app)
+snapshots_.register(app)
 past.register(app)
 
 

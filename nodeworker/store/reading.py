@@ -40,6 +40,16 @@ class Unpacker:
         while self._packs:
             self._packs.popitem()[1].close()
 
+    def chunk(self, index: int) -> bytes | memoryview:
+        """Read one proved chunk.
+
+        Raises:
+            FailureError: ``snapshot-corrupt``, ``snapshot-missing``.
+        """
+        chunk = self._manifest.chunks[index]
+        stored = self._open(chunk.pack).read(chunk.offset_bytes, chunk.stored_bytes)
+        return unpack(stored, chunk, self._path(chunk.pack))
+
     def write_chunk(self, descriptor: int, offset_bytes: int, index: int) -> None:
         """Write one proved chunk at its place in an open file.
 
@@ -47,10 +57,7 @@ class Unpacker:
             FailureError: ``snapshot-corrupt``, ``snapshot-missing``.
             OSError: the file cannot be written.
         """
-        chunk = self._manifest.chunks[index]
-        pack = self._open(chunk.pack)
-        stored = pack.read(chunk.offset_bytes, chunk.stored_bytes)
-        raw = memoryview(unpack(stored, chunk, self._path(chunk.pack)))
+        raw = memoryview(self.chunk(index))
         while raw:
             written = os.pwrite(descriptor, raw, offset_bytes)
             raw = raw[written:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -112,6 +113,21 @@ def test_what_is_invalidated_is_passed_over_and_what_is_deleted_leaves_the_store
     assert in_store(keeping, "wrong") == {older}
     assert keeping.cli("invalidate", newest, check=False).returncode == 2  # without a reason
     assert "unknown-snapshot" in keeping.cli("pin", "20260101T000000Z-00000000", check=False).stderr
+
+
+def test_a_snapshot_can_be_looked_into_and_exported(keeping: Stack, tmp_path: Path) -> None:
+    (name,) = taken(keeping, "looked-into", 1)
+    told = keeping.json("inspect", name)
+    assert (told["id"], told["snapshot_id"]) == ("looked-into", name)
+    assert {tree["tree"] for tree in told["trees"]} >= {"processes", "layer"}
+    assert keeping.json("export", name, str(tmp_path / "c.tar"))["bytes"] == (tmp_path / "c.tar").stat().st_size
+    with tarfile.open(tmp_path / "c.tar") as tar:
+        names = tar.getnames()
+        assert {"config.dump", "spec.dump", "checkpoint/inventory.img", "checkpoint/pages-1.img"} <= set(names)
+        with tarfile.open(fileobj=tar.extractfile("rootfs-diff.tar")) as layer:
+            counted = layer.extractfile("count")
+            assert counted is not None
+            assert counted.read().startswith(b"1\n2\n3\n")
 
 
 def test_the_log_is_proved_exported_and_rebuilt_while_the_stack_runs(keeping: Stack) -> None:
