@@ -2,13 +2,14 @@
 SHELL := /bin/sh
 bin := .venv/bin
 
-.PHONY: help setup demo test e2e faults lint unit bench bench-cluster images lock clean
+.PHONY: help setup demo test e2e faults lint unit gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
 	@echo "make test    set up, then run every check and every test"
 	@echo "make e2e     install on the cluster that KUBECONFIG names, and kill what can be killed there"
 	@echo "make faults  the tests that kill for minutes"
+	@echo "make gpu     the tests on a real NVIDIA GPU; what they find goes into build/gpu/result.json"
 	@echo "make lint    ruff, mypy and the import contracts only"
 	@echo "make unit    the quick tests only: no root, no servers"
 	@echo "make bench   the benchmarks, each beside a peer; raw numbers in build/bench (RUNS=n: more or fewer turns)"
@@ -35,13 +36,16 @@ unit: setup
 	$(bin)/pytest tests/unit tests/property
 
 test: lint
-	$(bin)/pytest -m "not long and not cluster"
+	$(bin)/pytest -m "not long and not cluster and not gpu"
 
 e2e: setup
 	$(bin)/pytest -m cluster tests/cluster
 
 faults: setup
 	$(bin)/pytest -m "long and not cluster"
+
+gpu: setup
+	$(bin)/pytest -m gpu tests/gpu
 
 bench: setup
 	for each in tests/bench/bench_*.py; do $(bin)/python $$each $(RUNS) || exit 1; done

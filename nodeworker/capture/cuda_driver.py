@@ -49,8 +49,9 @@ class DriverError(Exception):
 class Driver(Protocol):
     """One driver's checkpoint calls. Every method raises :class:`DriverError`."""
 
-    name: str
-    """Which way it is, for logs and result files."""
+    @property
+    def name(self) -> str:
+        """Which way it is, for logs and result files."""
 
     def restore_thread(self, pid: int) -> int | None:
         """The thread that must be able to run during a restore; ``None`` if the process does not use CUDA."""

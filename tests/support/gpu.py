@@ -36,8 +36,8 @@ def built() -> Path:
     shared = [*compiler, "-fPIC", "-shared", "-pthread", str(SOURCES / "fake_cuda.c"), "-ldl"]
     (folder / "old").mkdir()
     for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
-        subprocess.run([*shared, f"-Wl,-soname,{name}", "-o", folder / name], check=True)
-        older = [*shared, "-DWITHOUT_CHECKPOINT", f"-Wl,-soname,{name}", "-o", folder / "old" / name]
+        subprocess.run([*shared, f"-Wl,-soname,{name}", "-o", str(folder / name)], check=True)
+        older = [*shared, "-DWITHOUT_CHECKPOINT", f"-Wl,-soname,{name}", "-o", str(folder / "old" / name)]
         subprocess.run(older, check=True)
     program = [*compiler, str(SOURCES / "vector_add.c"), str(folder / "libcuda.so.1"), f"-Wl,-rpath,{INSIDE}"]
     subprocess.run([*program, "-o", folder / "vector_add"], check=True)
