@@ -1,0 +1,151 @@
+"""The chart over values and releases of Kubernetes: every manifest is one that the API server takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from support.chart import CHART, EVERYTHING, HELM, MATRIX, ROOT, Manifest, RefusedError, Values, one, render
+
+pytestmark = pytest.mark.timeout(120)
+
+OLDER = ["1.20.2", "1.21.14", "1.24.17"]
+
+
+def refused(manifests: list[Manifest], version: str) -> list[str]:
+    """What the schemas of a release say against manifests; before 1.25, for which there are none, those of 1.25."""
+    problems = []
+    for each in manifests:
+        if each["apiVersion"] == "monitoring.coreos.com/v1":
+            continue
+        known = version
+        if version in OLDER:
+            known, each["apiVersion"] = "1.25.0", each["apiVersion"].replace("v1beta1", "v1")
+        try:
+            kubernetes_validate.validate(each, known, strict=True)
+        except kubernetes_validate.ValidationError as problem:
+            problems.append(f"{each['kind']}/{each['metadata']['name']}: {problem.message}")
+    return problems
+
+
+@pytest.mark.parametrize("version", ["1.20.2", "1.29.0", "1.36.0"])
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
+def test_every_manifest_is_as_its_release_of_kubernetes_has_it(values: Values, version: str) -> None:
+    assert refused(render(values, version=version), version) == []
+
+
+@pytest.mark.parametrize("version", [*OLDER, *(f"1.{minor}.0" for minor in range(25, 37))])
+def test_every_release_of_kubernetes_takes_all_that_there_can_be(version: str) -> None:
+    assert refused(render(EVERYTHING, version=version), version) == []
+
+
+def test_a_manifest_with_a_misspelt_field_would_be_found() -> None:
+    manifests = render()
+    one(manifests, "Deployment", "woodfrog-controlplane")["spec"]["replica"] = 1
+    assert len(refused(manifests, "1.33.0")) == 1
+
+
+def test_the_older_kinds_are_used_only_where_there_are_no_newer_ones() -> None:
+    def version_of(kind: str, version: str) -> str:
+        return str(next(each for each in render(EVERYTHING, version=version) if each["kind"] == kind)["apiVersion"])
+
+    assert version_of("PodDisruptionBudget", "1.20.2") == "policy/v1beta1"
+    assert version_of("PodDisruptionBudget", "1.21.0") == "policy/v1"
+    assert version_of("RuntimeClass", "1.20.2") == "node.k8s.io/v1"
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
+def test_helm_finds_nothing_to_complain_of(values: Values, tmp_path: Path) -> None:
+    file = tmp_path / "values.json"
+    file.write_text(json.dumps(values))
+    subprocess.run([HELM, "lint", "--strict", CHART, "--values", file], check=True, capture_output=True, timeout=30)
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
+def test_two_releases_share_nothing_but_the_runtime_class(values: Values) -> None:
+    def names(release: str, namespace: str) -> set[tuple[str, str, str]]:
+        return {
+            (each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"])
+            for each in render(values, release=release, namespace=namespace)
+        }
+
+    runtime_class = {("RuntimeClass", "", "cedana")}
+    assert names("woodfrog", "a") & names("woodfrog", "b") <= runtime_class
+    assert names("woodfrog", "a") & names("woodfrog-2", "a") <= runtime_class
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"controlplane": {"replicas": 2}}, "SQLite"),
+        ({"nats": {"enabled": False}}, "nats.url"),
+        ({"nats": {"url": "nats://x:4222"}}, "nats.enabled"),
+        ({"store": {"type": "s3"}}, "store.bucket"),
+        ({"store": {"type": "persistentVolumeClaim"}}, "ReadWriteMany"),
+        ({"store": {"encryption": {"generate": True, "existingSecret": "k"}}}, "not both"),
+        ({"store": {"type": "ftp"}}, "/store/type"),
+        ({"store": {"hostPath": {"path": "relative"}}}, "/store/hostPath/path"),
+        ({"nats": {"replicas": 2}}, "/nats/replicas"),
+        ({"node": {"htpPort": 1}}, "htpPort"),
+        ({"controlplane": {"resources": {"request": {}}}}, "request"),
+        ({"controlplane": {"runAsUser": 0}}, "/controlplane/runAsUser"),
+        ({"images": {"node": {"digest": "sha256:12"}}}, "/images/node/digest"),
+        ({"logLevel": "loud"}, "/logLevel"),
+        ({"surprise": True}, "surprise"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(values: Values, word: str) -> None:
+    with pytest.raises(RefusedError, match=word):
+        render(values)
+
+
+def test_the_schema_knows_every_value_and_no_other() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def compare(known: dict[str, Any], given: Any, path: str) -> None:
+        assert known.get("description"), f"{path} is not explained"
+        if "properties" not in known or not isinstance(given, dict):
+            return
+        assert known["additionalProperties"] is False, path
+        assert set(known["properties"]) - {"global"} == set(given), path
+        for key, each in given.items():
+            compare(known["properties"][key], each, f"{path}.{key}")
+
+    compare(schema, values, "")
+
+
+def test_the_accounts_of_nats_are_those_of_the_isolation() -> None:
+    assert (CHART / "files/accounts.conf").read_text() == (ROOT / "woodfrog/isolation/accounts.conf").read_text()
+
+
+def test_a_changed_configuration_starts_its_pods_anew() -> None:
+    def checksum(values: Values) -> str:
+        template = one(render(values), "StatefulSet", "woodfrog-nats")["spec"]["template"]
+        return str(template["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum({}) == checksum({"node": {"httpPort": 1}})
+    assert checksum({}) != checksum({"nats": {"extraConfig": "max_conn: 9"}})
+
+
+@pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="there is no cluster; KUBECONFIG names none")
+@pytest.mark.parametrize("name", ["defaults", "external database", "sqlite on a host", "store on a claim"])
+def test_a_real_api_server_takes_every_manifest(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "values.json"
+    file.write_text(json.dumps({**MATRIX[name], "runtimeClass": {"create": False}}))
+    subprocess.run(
+        [HELM, "install", "dry", CHART, "--namespace", "default", "--dry-run=server", "--values", file],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_the_page_of_the_chart_is_up_to_date() -> None:
+    written = runpy.run_path(str(Path(__file__).with_name("reference.py")))
+    assert written["PAGE"].read_text() == written["page"](), "run: python tests/chart/reference.py"
