@@ -165,11 +165,10 @@ async def _audited(stack: Description, count: int) -> list[tuple[int, str, str]]
 
 def _flip_a_bit(stack: Description, snapshot_id: str) -> list[Path]:
     """Harm the largest file of a snapshot wherever it lies: in the store, and in the copy that the node keeps of it."""
-    copies = Path(stack.spool).with_name("copies")
-    _until(lambda: list(copies.rglob(snapshot_id)), "the node has a copy of the snapshot")
+    copy = Path(stack.spool).with_name("copies") / stack.cluster / stack.namespace / _ID / snapshot_id
+    _until(copy.is_dir, "the node has a copy of the snapshot")
     victims = []
-    for place in (Path(stack.store), copies):
-        folder = next(place.rglob(snapshot_id))
+    for folder in (next(Path(stack.store).rglob(snapshot_id)), copy):
         victim = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
         data = bytearray(victim.read_bytes())
         data[len(data) // 2] ^= 1

@@ -243,8 +243,9 @@ async def test_a_damaged_snapshot_is_told_and_the_container_starts_from_the_one_
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
     largest.write_bytes(data)
-    copies = node.state / "copies"
-    shutil.rmtree(eventually(lambda: next(copies.rglob(newer["snapshot_id"]), None), "there is a copy"))
+    copy = node.state / "copies" / str(KEY) / newer["snapshot_id"]
+    eventually(copy.is_dir, "there is a copy")
+    shutil.rmtree(copy)
 
     second = Counting(node)
     await asyncio.to_thread(second.run)

@@ -237,7 +237,7 @@ def test_a_harmed_snapshot_is_never_chosen_and_the_one_before_is(
         manifest = [path for path in files if "manifest" in path.name]
         for path in manifest if what == "manifest" else [path for path in files if path not in manifest]:
             harm(path)
-        shutil.rmtree(stack.copy_of(harmed))  # as on any other node
+        shutil.rmtree(stack.copy_of("harm", harmed))  # as on any other node
         second = stack.run("harm", *COUNT)
         assert second.container["restored_from"] == good
         assert_counts(second.until_lines("/count", older + 25))
@@ -256,7 +256,7 @@ def test_a_harmed_copy_on_the_node_is_noticed_and_the_store_has_the_snapshot(
         reached = len(run.until_lines("/count", 5))
         run.stop()
         (stored,) = stack.until_stored("copy")
-        harm(stack.copy_of(stored) / "images" / name)
+        harm(stack.copy_of("copy", stored) / "images" / name)
         second = stack.run("copy", *COUNT)
         assert second.container["restored_from"] == stored
         assert_counts(second.until_lines("/count", reached + 5))
@@ -270,7 +270,7 @@ def test_a_whole_copy_on_the_node_goes_on_when_the_store_has_lost_the_snapshot(f
         reached = len(run.until_lines("/count", 5))
         run.stop()
         (stored,) = stack.until_stored("alone")
-        stack.copy_of(stored)
+        stack.copy_of("alone", stored)
         shutil.rmtree(stack.store)
         stack.store.mkdir()
         second = stack.run("alone", *COUNT)
@@ -285,7 +285,7 @@ def test_when_every_snapshot_is_gone_the_start_is_cold_and_says_why(folder: Path
         run.until_lines("/count", 5)
         run.stop()
         (stored,) = stack.until_stored("gone")
-        shutil.rmtree(stack.copy_of(stored))
+        shutil.rmtree(stack.copy_of("gone", stored))
         shutil.rmtree(stack.store)
         stack.store.mkdir()
         second = stack.run("gone", *COUNT)

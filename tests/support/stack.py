@@ -216,12 +216,12 @@ class Stack:
         """The types of all events of an id."""
         return [event["type"] for event in self.history(checkpoint_id)]
 
-    def copy_of(self, snapshot_id: str) -> Path:
+    def copy_of(self, checkpoint_id: str, snapshot_id: str) -> Path:
         """Wait for the copy that the node keeps of a snapshot; return its folder."""
-        found: list[Path] = until(
-            lambda: list(Path(self.ready["spool"]).with_name("copies").rglob(snapshot_id)), 30, saying="there is a copy"
-        )
-        return found[0]
+        copies = Path(self.ready["spool"]).with_name("copies")
+        copy = copies / "local" / "default" / checkpoint_id / snapshot_id
+        until(copy.is_dir, 30, saying="there is a copy")
+        return copy
 
     def until_stored(self, checkpoint_id: str, count: int = 1) -> list[str]:
         """Wait until an id has ``count`` stored snapshots; return their ids, oldest first."""
