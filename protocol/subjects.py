@@ -6,6 +6,7 @@ name that comes from outside is encoded before it becomes a token (ADR-6 of nats
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ from protocol.events import AnyEvent, event_type, stream_of
 from protocol.ids import NodeName
 
 PREFIX: Final = "woodfrog.v1"
+_REMEMBERED_TOKENS: Final = 16_384
 
 REPORTS_STREAM: Final = "REPORTS"
 COMMANDS_STREAM: Final = "COMMANDS"
@@ -38,6 +40,7 @@ POSITION_HEADER: Final = "Woodfrog-Position"
 """Header of every AUDIT message: the event's position in the log, so that a gap can be proved."""
 
 
+@lru_cache(_REMEMBERED_TOKENS)
 def token(name: str) -> str:
     """Encode a name as one subject token: letters, digits, ``-`` and ``_`` stay, the rest becomes ``%XX``."""
     return quote(name, safe="").replace(".", "%2E").replace("~", "%7E")

@@ -7,6 +7,7 @@ whose names may hold lower-case letters and digits only. ``docs/reference/audit.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
@@ -23,10 +24,13 @@ COMMANDS_SEQUENCE_HEADER: Final = "Woodfrog-Commands-Sequence"
 from one that was not, however long it was away."""
 
 
+_PRINTABLE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+_needs_no_encoding = re.compile(f"[{re.escape(_PRINTABLE)}]*").fullmatch
+
+
 def _encoded(value: str) -> str:
     """Percent-encode as the HTTP binding §3.1.3.2 says: blanks, quotes, percent signs and all that is not printable ASCII."""
-    printable = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
-    return quote(value, safe=printable)
+    return value if _needs_no_encoding(value) else quote(value, safe=_PRINTABLE)
 
 
 def _time(moment: datetime) -> str:

@@ -45,6 +45,9 @@ from protocol.ids import CommandId, NodeName, Position
 _log = structlog.get_logger(component="relay")
 
 _PAGE: Final = 256
+_AT_A_STRETCH: Final = 8
+"""So many messages are written in one go, about a millisecond's work."""
+_QUEUES_AT_ONCE: Final = 32
 _IDLE_SECONDS: Final = 5.0
 """How often a broker to which nothing is sent is asked whether it still holds what was sent."""
 _FIRST_PAUSE_SECONDS: Final = 0.1
@@ -197,8 +200,13 @@ class Relay:
                 break
         known = list(self._nodes())
         self._queues |= {node for node in known if subjects.commands_consumer(node) in found}
-        for node in known:
-            await self._make_queue(node)
+        for first in range(0, len(known), _QUEUES_AT_ONCE):
+            made = await asyncio.gather(
+                *map(self._make_queue, known[first : first + _QUEUES_AT_ONCE]), return_exceptions=True
+            )
+            for problem in made:
+                if problem is not None:
+                    raise problem
 
     async def _make_queue(self, node: NodeName) -> None:
         if node in self._queues:
@@ -262,7 +270,9 @@ class Relay:
         acknowledgements: list[asyncio.Future[nats.js.api.PubAck]] = []
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                for recorded in flight:
+                for number, recorded in enumerate(flight):
+                    if number % _AT_A_STRETCH == 0:
+                        await asyncio.sleep(0)  # sending alone never waits, and decisions are more urgent
                     future = await self._jetstream.publish_async(
                         subjects.audit(recorded.event),
                         payload(recorded),
