@@ -51,6 +51,8 @@ _NAME_IN_USE: Final = 10058
 
 _DAY_SECONDS = 86400.0
 _DUPLICATE_WINDOW_SECONDS = 120.0
+_MOST_NODES = 100_000
+"""Each has a queue of its own. From 2.15 on, a server allows 1,000 consumers of a stream that says nothing (default_max_consumers)."""
 
 _CONFIGURATIONS = (
     StreamConfig(
@@ -79,6 +81,7 @@ _CONFIGURATIONS = (
         description="Commands waiting for their worker; each is removed once its worker acknowledged it",
         subjects=[subjects.COMMANDS_ALL],
         retention=RetentionPolicy.WORK_QUEUE,
+        max_consumers=_MOST_NODES,
         discard=DiscardPolicy.OLD,
         storage=StorageType.FILE,
         max_age=7 * _DAY_SECONDS,

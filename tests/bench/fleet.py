@@ -234,14 +234,13 @@ class Fleet:
         return answer
 
 
-async def run(url: str, nodes: int, ids: int, quiet_seconds: float, seconds: float, events_a_second: float) -> Told:
-    """Beat for a while, then live, and tell."""
+async def run(url: str, nodes: int, ids: int, seconds: float, events_a_second: float) -> Told:
+    """Beat until there is a line to read, then live, and tell."""
     client = await nats.connect(url, name="fleet", pending_size=64 << 20, max_outstanding_pings=100)
     fleet = Fleet(client, nodes, ids)
     beating = asyncio.create_task(fleet.beat())
     try:
-        await asyncio.sleep(quiet_seconds)
-        print("living", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
         await fleet.live(seconds, events_a_second)
     finally:
         beating.cancel()
@@ -251,8 +250,8 @@ async def run(url: str, nodes: int, ids: int, quiet_seconds: float, seconds: flo
 
 def main() -> None:
     """Do as told by the arguments; write what is told to the file named last."""
-    url, nodes, ids, quiet_seconds, seconds, events_a_second, path = sys.argv[1:]
-    told = asyncio.run(run(url, int(nodes), int(ids), float(quiet_seconds), float(seconds), float(events_a_second)))
+    url, nodes, ids, seconds, events_a_second, path = sys.argv[1:]
+    told = asyncio.run(run(url, int(nodes), int(ids), float(seconds), float(events_a_second)))
     Path(path).write_bytes(wire.encode(told))
 
 

@@ -169,20 +169,19 @@ class Measured(NamedTuple):
 def measure(folder: Path, url: str, given: argparse.Namespace) -> Measured:
     """Run the fleet against the control plane."""
     for nats_url, broker, plane in processes_started(folder, url):
-        ready = asyncio.run(until_audited(nats_url, url, 600))
-        print(
-            f"control plane up, {given.nodes} command queues made and the log in AUDIT after {ready:.1f} s", flush=True
-        )
         answers = folder / "told.json"
         script = str(ROOT / "tests/bench/fleet.py")
-        settings = (given.nodes, given.ids, QUIET_SECONDS, given.seconds, given.rate)
+        settings = (given.nodes, given.ids, given.seconds, given.rate)
         command = [sys.executable, script, nats_url, *map(str, settings), str(answers)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as fleet:
-            time.sleep(QUIET_SECONDS / 5)
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as fleet:
+            ready = asyncio.run(until_audited(nats_url, url, 900))
+            print(f"up, with {given.nodes} command queues and the log in AUDIT, after {ready:.1f} s", flush=True)
             quiet = Usage.of(plane.pid)
-            assert fleet.stdout is not None
-            fleet.stdout.readline()
+            time.sleep(QUIET_SECONDS)
             begin, broker_begin = Usage.of(plane.pid), Usage.of(broker.pid)
+            assert fleet.stdin is not None
+            fleet.stdin.write(b"live\n")
+            fleet.stdin.close()
             memory = begin.memory_mib
             deadline = time.monotonic() + given.seconds
             while fleet.poll() is None:
