@@ -10,17 +10,27 @@ loop, each of its statements awaited behind it (SQLAlchemy's ``run_sync``). The 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
-from controlplane.log.engine import blocking_twin, open_engine, reading, reading_blocked, writing, writing_blocked
+from controlplane.log.engine import (
+    blocking_twin,
+    open_engine,
+    reading,
+    reading_blocked,
+    write_back,
+    writing,
+    writing_blocked,
+)
 
 T = TypeVar("T")
 
 _READERS = 4
+_WRITE_BACK_SECONDS = 2.0
 
 
 class Database:
@@ -31,6 +41,9 @@ class Database:
         self._twin = blocking_twin(self.engine)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="log-writer")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="log-reader")
+        self._behind = ThreadPoolExecutor(1, thread_name_prefix="log-behind")
+        self._writing_back: Future[None] | None = None
+        self._written_back_at = time.monotonic()
 
     async def write(self, act: Callable[[Connection], T], *, committed: Callable[[], None] | None = None) -> T:
         """Run ``act`` in a writing transaction, and ``committed`` at once after it was committed.
@@ -53,9 +66,17 @@ class Database:
                 answer = act(connection)
             if committed is not None:
                 committed()
+            self._write_back(twin)
             return answer
 
         return await asyncio.get_running_loop().run_in_executor(self._writer, run)
+
+    def _write_back(self, twin: Engine) -> None:
+        now = time.monotonic()
+        idle = self._writing_back is None or self._writing_back.done()
+        if idle and now - self._written_back_at >= _WRITE_BACK_SECONDS:
+            self._written_back_at = now
+            self._writing_back = self._behind.submit(write_back, twin)
 
     async def read(self, act: Callable[[Connection], T]) -> T:
         """Run ``act`` in a transaction that only reads, beside all others. Raises as :meth:`write` does."""
@@ -72,7 +93,7 @@ class Database:
 
     async def close(self) -> None:
         """Let what was begun end, and give back every connection."""
-        for threads in (self._writer, self._readers):
+        for threads in (self._writer, self._behind, self._readers):
             await asyncio.to_thread(threads.shutdown)
         if self._twin is not None:
             self._twin.dispose()
