@@ -20,7 +20,7 @@ from process import logs
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
-from woodfrog import ask, demo, dev, kept, past, run, story
+from woodfrog import ask, demo, dev, kept, migrate, past, run, story
 from woodfrog import snapshots as snapshots_
 from woodfrog.bundle import (
     BadInputError,
@@ -319,6 +319,7 @@ def demo_(output: Output = Form.TABLE) -> None:
 kept.register(app)
 snapshots_.register(app)
 past.register(app)
+migrate.register(app)
 
 
 def main() -> None:
