@@ -9,9 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+from msgspec.structs import replace
+
 from protocol import wire
 from protocol.commands import Command
 from protocol.events import SCHEMA_VERSION, CommandIssued, Event, event_type
+from protocol.pods import POD_EVENT_VERSION, Happened, PodEvent, kind_of
 from support.examples import example
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -30,9 +33,9 @@ def today() -> dict[str, Event]:
     return events
 
 
-def path_of(version: int, name: str) -> Path:
+def path_of(version: int, name: str, *, of: str = "v") -> Path:
     """Say where a file lies."""
-    return FOLDER / f"v{version}" / f"{name}.json"
+    return FOLDER / f"{of}{version}" / f"{name}.json"
 
 
 if __name__ == "__main__":
@@ -40,3 +43,8 @@ if __name__ == "__main__":
         path = path_of(SCHEMA_VERSION, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(wire.encode(event) + b"\n")
+    about: PodEvent = example(PodEvent)
+    for happened in map(example, get_args(Happened)):
+        path = path_of(POD_EVENT_VERSION, kind_of(happened), of="pods-v")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(wire.encode(replace(about, happened=happened)) + b"\n")
