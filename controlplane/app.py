@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -31,6 +32,7 @@ from controlplane.kube.authcallout import AuthCallout
 from controlplane.kube.lease import KubernetesLease
 from controlplane.kube.nodes import ENDING
 from controlplane.kube.nodeworkers import NodeWorkers
+from controlplane.kube.telling import Teller
 from controlplane.kube.watcher import Watcher
 from controlplane.lead.election import Election
 from controlplane.lead.holder import myself
@@ -121,12 +123,12 @@ class ControlPlane:
                 gc.freeze()  # the state lives as long as the process: no collection need walk through it
                 await _log.ainfo("leading", epoch=epoch, position=loop.committed.value)
                 if api is not None:
-                    group.create_task(self._watch(api, client, loop))
+                    group.create_task(self._watch(api, log, client, loop))
                 await self._serve(log, loop, client, election, partial(letters.put_aside, epoch=epoch))
         finally:
             await letters.close()
 
-    async def _watch(self, api: KubernetesApi, client: Client, loop: DecisionLoop) -> None:
+    async def _watch(self, api: KubernetesApi, log: EventLog, client: Client, loop: DecisionLoop) -> None:
         settings = self._settings
         watcher = Watcher(
             api,
@@ -137,7 +139,17 @@ class ControlPlane:
             ending=ENDING if settings.ending_taints is None else settings.ending_taints,
             clock=self._clock,
         )
-        await watcher.run()
+        teller = Teller(
+            api,
+            log,
+            loop.committed,
+            loop.key,
+            instance=settings.instance or socket.gethostname(),
+            clock=self._clock,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watcher.run())
+            group.create_task(teller.run())
 
     async def _serve(
         self, log: EventLog, loop: DecisionLoop, client: Client, election: Election, put_aside: PutAside

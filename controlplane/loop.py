@@ -42,7 +42,7 @@ from protocol.events import (
     SnapshotDeleted,
     SnapshotStored,
 )
-from protocol.ids import CommandId, Epoch, NodeName, Position, event_id
+from protocol.ids import CheckpointKey, CommandId, Epoch, NodeName, Position, event_id
 
 _log = structlog.get_logger(component="loop")
 
@@ -158,6 +158,10 @@ class DecisionLoop:
     def waiting(self) -> int:
         """How many inputs wait to be decided."""
         return self._queue.qsize()
+
+    def key(self, name: CheckpointKey) -> KeyState | None:
+        """Show one key, as last decided."""
+        return self._state.keys.get(name)
 
     def nodes(self) -> Mapping[NodeName, NodeState]:
         """Show every node, as last decided."""
