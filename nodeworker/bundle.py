@@ -21,6 +21,7 @@ from nodeworker.domain.gpu import GpuWish, wish
 from nodeworker.domain.wishes import InvalidWishError, Wishes
 from protocol.facts import ContainerFacts
 from protocol.failures import Failure, FailureError
+from protocol.manifest import CONFIG_DATA
 
 _NAMESPACE = ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.cri-o.Namespace", "io.kubernetes.pod.namespace")
 _POD = ("io.kubernetes.cri.sandbox-name", "io.kubernetes.cri-o.KubeName", "io.kubernetes.pod.name")
@@ -58,6 +59,8 @@ class Bundle(msgspec.Struct, frozen=True):
     """The UTS namespace that it joins, as the containers of a pod do; its names are in force."""
     volumes: tuple[Volume, ...] = ()
     """The emptyDirs among the mounts, each once."""
+    binds: dict[str, Path] = {}
+    """Every bind mount: where it is, and what is mounted there."""
     wishes: Wishes = Wishes()
     sandbox: str = ""
     """The engine's id of the pod's sandbox."""
@@ -73,6 +76,11 @@ class Bundle(msgspec.Struct, frozen=True):
             for volume in self.volumes
             if self.wishes.takes_volume(volume.name) and volume.source.is_dir()
         }
+
+    @property
+    def configs(self) -> dict[str, Path]:
+        """Where ConfigMaps, Secrets and tokens are mounted, with their directories: those in which the kubelet keeps a link."""
+        return {place: source for place, source in self.binds.items() if (source / CONFIG_DATA).is_symlink()}
 
     @property
     def travelling_shm(self) -> Path | None:
@@ -111,6 +119,7 @@ def read(folder: str) -> Bundle:
             names=_names(config) if uts is not None else {},
             uts_namespace=Path(uts["path"]) if uts is not None and uts.get("path") else None,
             volumes=tuple(_volumes(mounts, pod_uid)),
+            binds={mount["destination"].rstrip("/"): path / mount["source"] for mount in mounts if _is_bind(mount)},
             wishes=wished,
             sandbox=_first(annotations, _SANDBOX) or "",
             gpu=wish(config),

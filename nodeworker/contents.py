@@ -30,7 +30,8 @@ _log = structlog.get_logger(component="contents")
 Reader = Callable[[Tree], AbstractContextManager[trees.ReadInto]]
 """Opens what the bytes of a tree are read from."""
 _LAYER_NOTE: Final = "undo-layer.json"
-_VOLUME_NOTES: Final = "undo-{}.jsonl"
+_VOLUME_NOTES: Final = "undo-{:04}.jsonl"
+_ALL_VOLUME_NOTES: Final = "undo-*.jsonl"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def put(manifest: Manifest, live: Bundle, notes: Path, reader: Reader, company: 
                 continue
             name = next(volume.name for volume in live.volumes if volume.key == tree.volume)
             _put_shared(tree, place, notes / _VOLUME_NOTES.format(number), reader, company.stays(name))
+        elif tree.name is TreeName.CONFIG and tree.volume in live.configs:
+            _put_shared(tree, live.configs[tree.volume], notes / _VOLUME_NOTES.format(number), reader, _all_stays)
 
 
 def _put_layer(tree: Tree, live: Bundle, notes: Path, reader: Reader) -> None:
@@ -120,7 +123,7 @@ def take_out(live: Bundle, notes: Path) -> None:
             trees.apply_tree(
                 Tree(TreeName.LAYER, (), wire.decode(note.read_bytes(), Root)), live.rootfs, _nothing_to_read
             )
-        for each in sorted(notes.glob(_VOLUME_NOTES.format("*"))):
+        for each in sorted(notes.glob(_ALL_VOLUME_NOTES), reverse=True):
             trees.put_back(each)
     except (OSError, FailureError, wire.MalformedMessageError) as problem:
         cause = f"what was put into the container could not be taken out again: {problem}"
@@ -129,12 +132,17 @@ def take_out(live: Bundle, notes: Path) -> None:
 
 def settle(notes: Path) -> None:
     """Let go of what was in the pod's volumes before: the container runs with what was put there."""
-    for each in notes.glob(_VOLUME_NOTES.format("*")):
+    for each in notes.glob(_ALL_VOLUME_NOTES):
         with suppress(FileNotFoundError):
             try:
                 trees.settle(each)
             except (OSError, wire.MalformedMessageError) as problem:
                 _log.warning("what a volume had held before stays beside it", notes=str(each), error=str(problem))
+
+
+def _all_stays(_there: os.stat_result, _entry: Entry) -> bool:
+    """What the kubelet put into a volume stays; in a restart in place the old name is that of the very files."""
+    return True
 
 
 def _nothing_to_read(entry: Entry, _: int) -> None:

@@ -22,7 +22,7 @@ import structlog
 
 from nodeworker import bundle
 from nodeworker.bus import Bus
-from nodeworker.capture import criu
+from nodeworker.capture import configs, criu
 from nodeworker.capture.cuda import Cuda, GpuPlan
 from nodeworker.capture.freezer import Freezer
 from nodeworker.capture.overlay import find_overlay
@@ -57,6 +57,7 @@ class _Plan:
     upper: Path | None
     shm: Path | None
     volumes: dict[str, Path]
+    configs: dict[str, Path]
     stopped_pids: tuple[int, ...]
     gpus: GpuPlan | None
 
@@ -229,7 +230,8 @@ class Dumper:
             if not self._copies.give_way():
                 raise
             refuse_too_little_space(self._settings.spool, pids, copied_bytes + gpu_bytes)
-        return _Plan(root, freezer, config, criu.dump_config(self._criu_version), upper, shm, volumes, stopped, gpus)
+        text = criu.dump_config(self._criu_version)
+        return _Plan(root, freezer, config, text, upper, shm, volumes, live.configs, stopped, gpus)
 
     def _announce(self, record: DumpRecord) -> None:
         self._journal.save_dump(
@@ -332,7 +334,7 @@ class Dumper:
 
     def _copy_files(self, spool: Spool, plan: _Plan) -> list[CapturedTree]:
         faultpoints.reach("dump.after-criu")
-        return spool.copy_files(plan.upper, plan.shm, plan.volumes)
+        return [*spool.copy_files(plan.upper, plan.shm, plan.volumes), *configs.links(plan.configs)]
 
     def _kill(self, plan: _Plan) -> None:
         try:

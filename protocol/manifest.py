@@ -18,6 +18,8 @@ from protocol.facts import ContainerFacts, NodeFacts
 from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
 
 MANIFEST_VERSION = 1
+CONFIG_DATA = "..data"
+"""The link that the kubelet moves when a ConfigMap, Secret or token changes."""
 HOLE = -1
 """In :attr:`Entry.chunks`: ``chunk_bytes`` of zeros (fewer at the end of a file), stored nowhere."""
 
@@ -33,6 +35,8 @@ class TreeName(StrEnum):
     """/dev/shm, where it is a bind mount from outside (as in a pod); a tmpfs of the container's own is in CRIU's images."""
     VOLUME = "volume"
     """An emptyDir of the pod; there is a tree for each, told apart by :attr:`Tree.volume`."""
+    CONFIG = "config"
+    """Of a ConfigMap, Secret or token, by where it is mounted: a link to :data:`CONFIG_DATA`, and nothing else."""
 
 
 EntryKind = Literal["directory", "file", "symlink", "fifo", "socket", "whiteout"]

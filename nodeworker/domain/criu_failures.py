@@ -229,8 +229,8 @@ RULES: Final = (
     Rule(
         "config-held",
         ("/..20",),
-        "a process holds a file of a ConfigMap, Secret or token open, and the new pod has its own of those under another name",
-        "Close such files when they are read; programs that open them anew see the new pod's.",
+        "a process holds a file of a ConfigMap, Secret or token open, and the new pod has none of that name",
+        "Give the new pod the same files in its ConfigMaps and Secrets, or let programs close them when they are read.",
     ),
     Rule(
         "file-missing",

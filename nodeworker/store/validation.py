@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from nodeworker.domain.names import bytes_of
 from protocol.ids import CheckpointKey, SnapshotId
 from protocol.manifest import (
+    CONFIG_DATA,
     HOLE,
     MANIFEST_VERSION,
     Chunk,
@@ -40,6 +41,7 @@ _XATTR_VALUE_MAX = 64 << 10
 _ID_MAX = (1 << 32) - 2
 _TIME_LIMIT_NS = 1 << 63
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_STAMP = re.compile(r"\.\.[0-9_.]+", re.ASCII)
 _XATTRS = re.compile(r"user\..+|security\.capability|system\.posix_acl_(?:access|default)", re.DOTALL)
 
 
@@ -63,7 +65,7 @@ def _problems(manifest: Manifest, key: CheckpointKey, snapshot_id: SnapshotId) -
     names = [(tree.name, tree.volume) for tree in manifest.trees]
     if len(set(names)) != len(names):
         yield "a tree occurs twice"
-    if any(bool(tree.volume) != (tree.name is TreeName.VOLUME) for tree in manifest.trees):
+    if any(bool(tree.volume) != (tree.name in {TreeName.VOLUME, TreeName.CONFIG}) for tree in manifest.trees):
         yield "a volume has no name, or something else has one"
     for tree in manifest.trees:
         yield from (f"in tree {tree.name}, {problem}" for problem in _tree_problems(tree, manifest))
@@ -143,6 +145,8 @@ def _attribute_problems(entry: Entry | Root) -> Iterator[str]:
 def _kind_problems(entry: Entry, tree: Tree, kinds: dict[str, str]) -> Iterator[str]:
     if tree.name is TreeName.PROCESSES and entry.kind not in {"file", "directory"}:
         yield f"is a {entry.kind}, where only files and directories may be"
+    if tree.name is TreeName.CONFIG and not (entry.target == CONFIG_DATA and _STAMP.fullmatch(entry.path)):
+        yield "is no link to the new pod's files"
     if entry.kind == "whiteout" and tree.name is not TreeName.LAYER:
         yield "is a whiteout outside of the layer"
     if entry.opaque and (entry.kind != "directory" or tree.name is not TreeName.LAYER):

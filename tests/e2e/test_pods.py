@@ -226,23 +226,80 @@ def test_a_container_that_dies_goes_on_in_its_pod_from_the_last_snapshot(
     assert restored(stack, f"again-{moved}") == 1 + moved
 
 
-def test_a_file_of_a_config_map_that_is_held_open_is_a_cold_start_with_a_reason(stack: Stack, kubelet: Kubelet) -> None:
-    """The new pod's file lies under another name; one that is read and closed is simply the new pod's."""
-    script = "exec 6</cfg/app.conf; cat /cfg/app.conf >>/work/read; " + COUNT
+WATCHING = """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+watch = libc.inotify_init1(os.O_NONBLOCK)
+assert libc.inotify_add_watch(watch, b"/cfg/app.conf", 0xfff) > 0
+held = open("/cfg/app.conf")
+i = 0
+while True:
+    i += 1
+    held.seek(0)
+    with open("/work/held", "w") as file:
+        file.write(held.read())
+    with open("/work/count", "a") as file:
+        file.write(f"{i}\\n")
+    time.sleep(0.05)
+"""
+HOST = {"/usr/lib": "/usr/lib", "/lib": "/usr/lib", "/lib64": "/usr/lib64", "/usr/bin": "/usr/bin"}
 
-    def start(pod: Pod, text: str) -> Path:
+
+@pytest.mark.parametrize("renamed", [False, True], ids=["same-file", "file-gone"])
+def test_a_file_of_a_config_map_that_is_held_and_watched_is_the_new_pods_if_it_has_one(
+    stack: Stack, kubelet: Kubelet, *, renamed: bool
+) -> None:
+    checkpoint_id = f"held-{renamed}"
+
+    def start(pod: Pod, text: str, names: set[str]) -> tuple[Path, Path]:
         work = pod.empty_dir("work")
-        cfg = pod.projected("configmap", "cfg", {"app.conf": text})
-        pod.start("main", script, {"CEDANA_CHECKPOINT": "held"}, {"/work": work, "/cfg": cfg}, read_only=["/cfg"])
-        counts(work / "count")
+        cfg = pod.projected("configmap", "cfg", dict.fromkeys(names, text))
+        mounts = {"/work": work, "/cfg": cfg, **HOST}
+        command = ["/usr/bin/python3", "-c", WATCHING]
+        pod.start("main", command, {"CEDANA_CHECKPOINT": checkpoint_id}, mounts, read_only=["/cfg"])
+        return work, cfg
+
+    pod = kubelet.pod("first")
+    work, _ = start(pod, "old", {"app.conf"})
+    before = counts(work / "count")
+    pod = kubelet.move(pod, "second")
+    if renamed:
+        start(pod, "new", {"other.conf"})
+        until(lambda: failures(stack, checkpoint_id), saying="it is told why")
+        assert failures(stack, checkpoint_id) == ["config-held"]
+        return
+    work, cfg = start(pod, "new", {"app.conf"})
+    counts(work / "count", before + 5)
+    assert (work / "held").read_text() == "new"
+    assert restored(stack, checkpoint_id) == 1
+    pod.projected("configmap", "cfg", {"app.conf": "newer"})
+    assert (cfg / "app.conf").read_text() == "newer"
+
+
+def test_deleted_names_and_programs_of_a_volume_go_on(stack: Stack, kubelet: Kubelet) -> None:
+    """An open file that lost one of its names, one that lost all, and the program itself, which an init container puts there."""
+    script = (
+        "exec 7>/work/a; ln -f /work/a /work/b; rm /work/a; exec 8<>/work/gone; rm /work/gone; "
+        "exec /work/busybox sh -c '"
+        "i=0; while :; do i=$((i+1)); echo $i >>/work/count; echo $i >&7; echo $i >&8; sleep 0.05; done'"
+    )
+    env = {"CEDANA_CHECKPOINT": "names"}
+
+    def start(pod: Pod) -> Path:
+        work = pod.empty_dir("work")
+        pod.init("copy", "cat /bin/busybox >/work/busybox; chmod 755 /work/busybox; echo >/work/b", {"/work": work})
+        pod.start("main", script, env, {"/work": work})
         return work
 
     pod = kubelet.pod("first")
-    start(pod, "old\n")
+    work = start(pod)
+    before = counts(work / "count")
     pod = kubelet.move(pod, "second")
-    work = start(pod, "new\n")
-    assert (work / "read").read_text() == "new\n"
-    assert failures(stack, "held") == ["config-held"]
+    work = start(pod)
+    counts(work / "count", before + 5)
+    assert len(numbers(work / "b")) > before + 4
+    assert sorted(path.name for path in work.iterdir()) == ["b", "busybox", "count"]
+    assert restored(stack, "names") == 1
 
 
 def test_config_maps_and_tokens_that_are_read_anew_are_the_new_pods(stack: Stack, kubelet: Kubelet) -> None:
