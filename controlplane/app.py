@@ -24,6 +24,7 @@ from controlplane.bus.ingest import Ingest, PutAside
 from controlplane.bus.pods import PodNews
 from controlplane.bus.presence import Presence
 from controlplane.bus.relay import Relay
+from controlplane.bus.replicas import keep_replicated
 from controlplane.bus.services import Decisions, Queries
 from controlplane.bus.streams import REQUEST_SECONDS
 from controlplane.domain.inputs import Policy
@@ -171,6 +172,9 @@ class ControlPlane:
         async with asyncio.TaskGroup() as group:
             group.create_task(loop.run())
             group.create_task(log.refreshed())
+            if self._settings.stream_replicas > 1:
+                jetstream = client.jetstream(timeout=REQUEST_SECONDS)
+                group.create_task(keep_replicated(jetstream, self._settings.stream_replicas))
             group.create_task(relay.run())
             group.create_task(ingest.run())
             group.create_task(presence.run())

@@ -56,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_ENDING_TAINTS``: taints and conditions of a node that is about to end, separated by commas; unset: those that
     common clouds and tools set. Empty: none, so that nothing is dumped but by its stop signal, its interval or a wish."""
 
+    stream_replicas: int = 1
+    """``WOODFROG_STREAM_REPLICAS``: how many servers of a NATS cluster keep each stream."""
     http_address: Address | None = None
     """``WOODFROG_HTTP_ADDRESS``: where ``/healthz``, ``/readyz`` and ``/metrics`` are shown; nowhere if it is not set."""
 
@@ -101,6 +103,7 @@ class Settings(msgspec.Struct, frozen=True):
             handover_seconds=_seconds(environment, "WOODFROG_HANDOVER_SECONDS", 120.0, least=0.0),
             policies=policies,
             **_of_kubernetes(environment),
+            stream_replicas=_replicas(environment, "WOODFROG_STREAM_REPLICAS"),
             http_address=_address(environment, "WOODFROG_HTTP_ADDRESS"),
         )
 
@@ -157,3 +160,10 @@ def _of_kubernetes(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _replicas(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name) or "1"
+    if text not in {"1", "3", "5"}:
+        raise InvalidSettingError(f"{name} is {text!r}; it must be 1, 3 or 5")
+    return int(text)

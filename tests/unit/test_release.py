@@ -1,0 +1,103 @@
+"""What the chart's hooks wait for, and what they do not wait for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from woodfrog import release
+from woodfrog.release import _complaint, _node_of, _Pod, _remaining_installations, _remaining_workers, _until_none
+
+DONE, NOT = True, False
+
+
+class Nodes:
+    """A cluster with nodes that are away, which no test can have of a real one without breaking it for all others."""
+
+    def __init__(
+        self, *pods: _Pod, away: set[str] | None = None, wanted: int | None = None, gone: set[str] | None = None
+    ) -> None:
+        self._pods, self._away, self._gone = list(pods), away or set(), gone or set()
+        self._wanted = len(pods) if wanted is None else wanted
+
+    async def pods(self) -> list[_Pod]:
+        return self._pods
+
+    async def nodes(self) -> set[str]:
+        return {pod.node for pod in self._pods} - self._gone
+
+    async def nodes_away(self) -> set[str]:
+        return self._away
+
+    async def wanted_pods(self, daemonset: str) -> int:
+        return self._wanted
+
+
+async def wait(cluster: Any, *, tolerate_failed: bool = False) -> int:
+    return await _until_none(
+        cluster, lambda away: _remaining_installations(cluster, away, "d"),
+        doing="uninstalling", limit_seconds=0.05, tolerate_failed=tolerate_failed,
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "_LOOK_SECONDS", 0.01)
+
+
+async def test_it_ends_when_every_node_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await wait(Nodes(_Pod("a", DONE, ""), _Pod("b", DONE, ""))) == 0
+    assert capsys.readouterr().out == "uninstalling: done\n"
+
+
+async def test_a_node_that_is_away_is_named_and_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await wait(Nodes(_Pod("a", DONE, ""), _Pod("b", NOT, ""), away={"b"})) == 0
+    assert "these nodes are away and were left as they are: b" in capsys.readouterr().out
+
+
+async def test_a_node_that_no_longer_exists_is_not_waited_for() -> None:
+    assert await wait(Nodes(_Pod("a", DONE, ""), _Pod("b", NOT, ""), gone={"b"})) == 0
+
+
+async def test_a_node_that_fails_is_told_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Nodes(_Pod("a", DONE, ""), _Pod("b", NOT, "containerd does not answer"))
+    assert await wait(cluster) == 1
+    assert "not done in 0.05 s on b (containerd does not answer)" in capsys.readouterr().out
+    assert await wait(cluster, tolerate_failed=True) == 0
+
+
+async def test_pods_that_are_not_made_yet_are_waited_for() -> None:
+    assert await wait(Nodes(_Pod("a", DONE, ""), wanted=2)) == 1
+
+
+async def test_workers_on_nodes_that_are_there_have_to_end() -> None:
+    cluster: Any = Nodes(_Pod("a", DONE, ""), _Pod("b", DONE, ""))
+    assert await _remaining_workers(cluster, {"b"}) == {"a"}
+
+
+async def test_an_api_server_that_does_not_answer_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Nodes(_Pod("a", DONE, ""))
+    answers = iter([OSError("refused")])
+
+    async def nodes_away() -> set[str]:
+        for problem in answers:
+            raise problem
+        return set()
+
+    cluster.nodes_away = nodes_away  # type: ignore[method-assign]
+    assert await wait(cluster) == 0
+    assert "the API server does not answer: refused" in capsys.readouterr().out
+
+
+def test_a_pod_says_its_node_before_it_is_scheduled_and_why_it_failed() -> None:
+    ended = SimpleNamespace(terminated=SimpleNamespace(exit_code=1, message="no\n room"))
+    pod: Any = SimpleNamespace(
+        spec=SimpleNamespace(node_name="n", affinity=None),
+        status=SimpleNamespace(init_container_statuses=[SimpleNamespace(state=None, last_state=ended)]),
+    )
+    assert _node_of(pod) == "n"
+    assert _complaint(pod) == "no room"
+    pod.spec.node_name = None
+    assert _node_of(pod) == ""
