@@ -108,6 +108,9 @@ def test_protected_containers_go_on_through_the_installed_runtime_and_outlive_th
     assert machine.command("install").returncode == 0
     machine.containerd.load_images(machine.root.parent)
     process = worker()
+    examined = machine.command("doctor", "-o", "json")
+    assert [each for each in json.loads(examined.stdout) if each["state"] == "failed"] == [], examined.stderr
+    assert examined.returncode == 0
     env = {"CEDANA_CHECKPOINT": "installed"}
     with Cri(machine.containerd.socket, machine.root.parent / "cri") as cri:
         pod, config = cri.run_pod("before")
@@ -140,6 +143,15 @@ def test_protected_containers_go_on_through_the_installed_runtime_and_outlive_th
         assert machine.places.runtime.exists(), "the sandbox still needs it"
         cri.remove_pod(pod)
     assert not machine.places.home.exists()
+
+
+def test_a_doctor_says_what_is_missing_and_what_to_do(machine: Machine) -> None:
+    examined = machine.command("doctor", "-o", "json")
+    found = {each["what"]: each for each in json.loads(examined.stdout)}
+    assert examined.returncode == 1
+    assert {what for what, each in found.items() if each["state"] == "failed"} >= {"installation", "engine", "worker"}
+    assert found["installation"]["advice"] == "Run `woodfrog-node install`."
+    assert found["kernel"]["state"] == "ok"
 
 
 def test_a_new_release_restarts_nothing_and_old_ones_stay_while_something_runs_from_them(
