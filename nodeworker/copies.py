@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -162,9 +162,12 @@ class Copies:
         snapshot_id: SnapshotId,
         manifest_digest: str,
         store: SnapshotStore,
-        trees: Iterable[TreeName],
+        *,
+        whole: bool,
     ) -> Copy | None:
-        """Fetch a snapshot's trees from the store, proved, unless they are here; ``None`` if no copy may be made.
+        """Fetch a snapshot from the store, proved, unless it is here; ``None`` if no copy may be made.
+
+        All of it, or else only CRIU's images: whoever is about to apply the other trees need not write them twice.
 
         Raises:
             FailureError: as :meth:`SnapshotStore.fetch_files`.
@@ -176,7 +179,7 @@ class Copies:
                 return found
             data = store.read_manifest(key, snapshot_id, manifest_digest)
             manifest = check_manifest(data, key, snapshot_id, shown="in the store")
-            fetched = [tree_of(manifest, name) for name in trees]
+            fetched = [tree for tree in manifest.trees if whole or tree.name is TreeName.PROCESSES]
             if sum(entry.size_bytes for tree in fetched for entry in tree.entries) > self._limit_bytes:
                 return None
             folder = self._place(key, snapshot_id)
@@ -184,8 +187,11 @@ class Copies:
             try:
                 _private(partial)
                 spool = Spool(partial)
-                listed = [_fetch(store, manifest, tree.name, spool) for tree in fetched]
-                spool.write_list([tree for tree in listed if tree.name is not TreeName.PROCESSES])
+                store.fetch_files(manifest, TreeName.PROCESSES, spool.images)
+                others = [tree for tree in fetched if tree.name is not TreeName.PROCESSES]
+                spool.write_list(
+                    [_fetch(store, manifest, tree, spool, f"tree-{number}") for number, tree in enumerate(others)]
+                )
                 (partial / MANIFEST_NAME).write_bytes(data)
                 return Copy(folder, manifest) if self._enter(partial, folder) else None
             finally:
@@ -243,26 +249,22 @@ class Copies:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fetch(store: SnapshotStore, manifest: Manifest, name: TreeName, spool: Spool) -> CapturedTree:
-    tree = tree_of(manifest, name)
+def _fetch(store: SnapshotStore, manifest: Manifest, tree: Tree, spool: Spool, place: str) -> CapturedTree:
+    """Fetch a tree other than CRIU's images: the contents of its files, each under a number, in the folder ``place``."""
     contents: dict[str, Path] = {}
-    if name is TreeName.PROCESSES:
-        store.fetch_files(manifest, name, spool.images)
-    else:
-        folder = spool.folder / name
-        folder.mkdir(mode=0o700)
-        with store.reader(manifest) as read_into:
-            for entry in tree.entries:
-                if entry.kind == "file" and entry.hardlink is None and entry.size_bytes:
-                    contents[entry.path] = folder / str(len(contents))
-                    descriptor = os.open(
-                        contents[entry.path], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-                    )
-                    try:
-                        read_into(entry, descriptor)
-                    finally:
-                        os.close(descriptor)
-    return CapturedTree(name, tree.entries, contents, (), tree.root)
+    folder = spool.folder / place
+    folder.mkdir(mode=0o700)
+    with store.reader(manifest) as read_into:
+        for entry in tree.entries:
+            if entry.kind == "file" and entry.hardlink is None and entry.size_bytes:
+                contents[entry.path] = folder / str(len(contents))
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                descriptor = os.open(contents[entry.path], flags, 0o600)
+                try:
+                    read_into(entry, descriptor)
+                finally:
+                    os.close(descriptor)
+    return CapturedTree(tree.name, tree.entries, contents, (), tree.root, volume=tree.volume)
 
 
 def _private(folder: Path) -> None:

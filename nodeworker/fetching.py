@@ -83,7 +83,7 @@ class Fetcher:
             else:
                 fetched.unproved = memory
                 return fetched
-        copy = self._copies.fill(*identity, self._store, (TreeName.PROCESSES,))
+        copy = self._copies.fill(*identity, self._store, whole=False)
         if copy is not None:
             fetched = Fetched(self._store, copy.manifest, images, copy)
             copy.link_images(images)  # proved as it was written, a moment ago

@@ -13,12 +13,13 @@ import structlog
 
 from nodeworker.copies import Copies
 from nodeworker.dump import Dumper
+from nodeworker.failure import failure_of
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.storing import Storer
 from nodeworker.threads import in_daemon_thread
 from process import faultpoints
-from protocol.commands import Command, DeleteCommand, DumpCommand
+from protocol.commands import Command, DeleteCommand, DumpCommand, PrefetchCommand
 from protocol.events import CommandFinished, Outcome, SnapshotDeleted
 from protocol.failures import Failure, FailureError
 from protocol.ids import CommandId
@@ -60,6 +61,8 @@ class Obedience:
             return
         if isinstance(command, DeleteCommand):
             await in_daemon_thread(lambda: self._delete(command))
+        elif isinstance(command, PrefetchCommand):
+            await in_daemon_thread(lambda: self._prefetch(command))
         else:
             await self._dump(command)
 
@@ -106,6 +109,25 @@ class Obedience:
         )
         self._journal.finish_command(command.command_id, None, deleted)
         _log.info("a snapshot is deleted", snapshot_id=command.snapshot_id, key=str(command.key))
+
+    def _prefetch(self, command: PrefetchCommand) -> None:
+        """Lay a snapshot ready; where no copies are made, that is told and does no harm."""
+        if datetime.now(UTC) > command.deadline:
+            self._end(command, _too_late(command))
+            return
+        try:
+            copy = self._copies.fill(command.key, command.snapshot_id, command.manifest_digest, self._store, whole=True)
+        except Exception as problem:  # noqa: BLE001 -- whatever it was, the restore will meet it again and say more
+            self._end(command, failure_of(problem))
+            return
+        if copy is None:
+            cause = f"{command.node} makes no copy of {command.snapshot_id}: none are wanted there, or it is too large"
+            self._end(
+                command, Failure("no-copies", cause, "See WOODFROG_COPIES; a restore fetches it as it always did.")
+            )
+            return
+        self._journal.finish_command(command.command_id, None, self._finished(command, None))
+        _log.info("a snapshot lies ready", snapshot_id=command.snapshot_id, key=str(command.key))
 
     def _end(self, command: Command, failure: Failure) -> None:
         self._journal.finish_command(command.command_id, failure, self._finished(command, failure))

@@ -39,5 +39,24 @@ class DeleteCommand(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields
     deadline: datetime
 
 
-Command = DumpCommand | DeleteCommand
+class PrefetchCommand(
+    msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag_field="kind", tag="prefetch"
+):
+    """Lay a snapshot ready on a node that is about to get the id's next container. Void after ``deadline``.
+
+    It is no promise that the container comes, nor that this snapshot will be chosen for it; nothing depends on it.
+    """
+
+    command_id: CommandId
+    node: NodeName
+    key: CheckpointKey
+    incarnation: IncarnationNumber
+    """The one that the snapshot was taken of."""
+    snapshot_id: SnapshotId
+    manifest_digest: str
+    issued_at: datetime
+    deadline: datetime
+
+
+Command = DumpCommand | DeleteCommand | PrefetchCommand
 """All commands."""

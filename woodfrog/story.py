@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from protocol.commands import Command, DeleteCommand, DumpCommand
+from protocol.commands import Command, DeleteCommand, DumpCommand, PrefetchCommand
 from protocol.events import (
     ColdStartChosen,
     CommandFinished,
@@ -95,6 +95,8 @@ def _asked(command: Command) -> str:
             return "for a dump, as its interval says" if scheduled else "for a dump"
         case DeleteCommand(snapshot_id=snapshot_id):
             return f"to delete snapshot {snapshot_id}"
+        case PrefetchCommand(snapshot_id=snapshot_id):
+            return f"to have snapshot {snapshot_id} ready for a container that is on its way"
 
 
 _TELL: dict[type, Callable[[Any], str]] = {

@@ -12,6 +12,7 @@ from typing import Final
 
 from controlplane.domain.inputs import CheckpointAsked, Decision, NodeSeen, PodSeen, Policy
 from controlplane.domain.pods import start_of
+from controlplane.domain.prefetch import prefetch
 from controlplane.domain.state import KeyState, State
 from controlplane.domain.wishes import checkpoint
 from protocol.events import (
@@ -59,7 +60,12 @@ def pod_seen(state: State, seen: PodSeen, now: datetime, policy: Policy) -> Deci
             )
             events += checkpoint(state, wish, now, policy).events
         else:
-            events += _facts(state.keys.get(name, KeyState()), name, container, told)
+            facts = list(_facts(state.keys.get(name, KeyState()), name, container, told))
+            events += facts
+            for fact in facts:
+                if isinstance(fact, PodScheduled):
+                    ready = prefetch(state, name, fact.node, seen.source, now)
+                    events += () if ready is None else (ready,)
     return Decision(events=tuple(events))
 
 

@@ -25,7 +25,7 @@ from controlplane.log.schema import (
     nodes,
     snapshots,
 )
-from protocol.commands import DeleteCommand
+from protocol.commands import DumpCommand
 from protocol.events import (
     AnyEvent,
     ColdStartChosen,
@@ -274,8 +274,8 @@ def _fold_command(rows: Rows, record: Recorded, event: CommandIssued | CommandFi
                 kind=str(command.__struct_config__.tag),
                 incarnation=command.incarnation,
                 node=command.node,
-                container_id=None if isinstance(command, DeleteCommand) else command.container_id,
-                snapshot_id=command.snapshot_id if isinstance(command, DeleteCommand) else None,
+                container_id=command.container_id if isinstance(command, DumpCommand) else None,
+                snapshot_id=None if isinstance(command, DumpCommand) else command.snapshot_id,
                 issued_at=command.issued_at,
                 deadline_at=command.deadline,
                 status="open",

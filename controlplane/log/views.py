@@ -169,7 +169,7 @@ _ALL = (
         "One row for each command that was issued.",
         _POSITION,
         ("command_id", TEXT, "Names the command."),
-        ("kind", TEXT, "What was asked: `dump` or `delete`."),
+        ("kind", TEXT, "What was asked: `dump`, `delete` or `prefetch`."),
         *_KEY,
         (
             "incarnation",

@@ -13,11 +13,13 @@ from typing import Any, cast
 import pytest
 
 from nodeworker.bus import Bus
+from nodeworker.capture.cuda import Cuda
 from nodeworker.capture.runc import Runc
 from nodeworker.capture.spool import Spool
 from nodeworker.capture.trees import list_tree
 from nodeworker.copies import Copies
 from nodeworker.fetching import Fetcher
+from nodeworker.gpu_return import GpuReturn
 from nodeworker.journal import ContainerState, Journal
 from nodeworker.restore import Restorer
 from nodeworker.settings import Settings, from_environment
@@ -89,7 +91,10 @@ def restorer(
     def make(bus: SayingBus) -> Restorer:
         fetcher = Fetcher(store, copies)
         runc = Runc(Path("/bin/runc"), Path("/bin/criu"))
-        return Restorer(settings, journal, cast("Bus", bus), fetcher, runc, worker_id=WorkerId("life-1"), facts=FACTS)
+        gpus = GpuReturn(journal, runc, cast("Cuda", None), FACTS)  # a node that has none
+        return Restorer(
+            settings, journal, cast("Bus", bus), fetcher, runc, gpus, worker_id=WorkerId("life-1"), facts=FACTS
+        )
 
     return make
 

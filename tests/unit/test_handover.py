@@ -9,7 +9,7 @@ import pytest
 from support.world import KEY, World, types
 
 from controlplane.domain import NodeSeen, PodSeen, Policy
-from protocol.commands import DumpCommand
+from protocol.commands import DumpCommand, PrefetchCommand
 from protocol.events import (
     CommandFinished,
     CommandIssued,
@@ -18,6 +18,7 @@ from protocol.events import (
     NodeEnding,
     Outcome,
     PodTerminating,
+    event_type,
 )
 from protocol.facts import ContainerFacts
 from protocol.ids import CommandId, IncarnationNumber, NodeName
@@ -252,6 +253,25 @@ class TestWhatElseIsSeen:
         world = World("a")
         assert types(seen(world, Scheduled())) == ["pod.scheduled"]
         assert seen(world, Scheduled()).events == ()
+
+    def test_a_node_that_is_about_to_get_the_container_has_its_snapshot_laid_ready(self) -> None:
+        world = running()
+        world.ended(1)
+        events = seen(world, Scheduled(), pod="train-2", uid="u2", node="b").events
+        assert [event_type(event) for event in events] == ["pod.scheduled", "command.issued"]
+        command = events[1].command
+        assert isinstance(command, PrefetchCommand)
+        assert (command.node, command.snapshot_id, command.manifest_digest != "") == ("b", "s1", True)
+
+    def test_nothing_is_laid_ready_while_a_newer_dump_is_still_to_come(self) -> None:
+        world = running()
+        seen(world, Terminating(why=Why.DELETED, by="", grace_seconds=30))
+        assert types(seen(world, Scheduled(), pod="train-2", uid="u2", node="b")) == ["pod.scheduled"]
+
+    def test_nothing_is_laid_ready_on_a_node_without_a_worker(self) -> None:
+        world = running()
+        world.ended(1)
+        assert types(seen(world, Scheduled(), pod="train-2", uid="u2", node="elsewhere")) == ["pod.scheduled"]
 
     def test_an_id_that_may_not_be_one_is_refused(self) -> None:
         world = World("a")
