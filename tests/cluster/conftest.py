@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from support import images
 from support.install import Installation, footprint
 from support.kube import Cluster
@@ -33,33 +31,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     folder = tmp_path_factory.mktemp("images")
     found.adapt("load", images.pack(seed_root(folder / "samples"), SAMPLES, folder / "samples.tar", []))
     for node in found.nodes():  # what a device plugin would advertise on a node with one GPU
-        patch = '[{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": "1"}]'
-        url = f"/api/v1/nodes/{node}/status"
-        _patch_status(found, url, patch)
+        patch = '{"status": {"capacity": {"nvidia.com/gpu": "1"}}}'
+        found.kubectl("patch", "node", node, "--subresource=status", "-p", patch)
     found.apply(
         {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "indiv-priority"}, "value": 1000},
         {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "urgent"}, "value": 100000},
     )  # fmt: skip
     return found
-
-
-def _patch_status(cluster: Cluster, url: str, patch: str) -> None:
-    """Change an object's status as its owner would: `kubectl patch --subresource` came only with 1.24."""
-    client = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
-    by_name = {
-        kind: {each["name"]: each[kind] for each in client[f"{kind}s"]} for kind in ("cluster", "user", "context")
-    }
-    context = by_name["context"][client["current-context"]]
-    server, user = by_name["cluster"][context["cluster"]], by_name["user"][context["user"]]
-    subprocess.run(
-        [
-            "curl", "--silent", "--show-error", "--fail", "--request", "PATCH", "--data", patch,
-            "--header", "Content-Type: application/json-patch+json",
-            "--cacert", server["certificate-authority"], "--cert", user["client-certificate"], "--key", user["client-key"],
-            f"{server['server']}{url}",
-        ],
-        check=True, capture_output=True, timeout=30,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
