@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
-from support.gpu import A, B, FakeGpus, built, nvidia_runtime, state_of
+from support.gpu import INSIDE, A, B, FakeGpus, built, nvidia_runtime, state_of
 from support.lone_runtime import eventually
 from support.node import Counting, Node, running_node
+from support.real_gpu import WORKLOADS
 from support.worker import ask, query
 from support.worker import eventually as eventually_async
 
@@ -343,3 +346,17 @@ async def test_a_runtime_that_cannot_be_kept_from_creating_leads_to_a_cold_start
     counts_on(second)
     await history(client, "restore_history", choice="cold", incarnation=2)
     assert "names its low-level runtime by a path" in node.runtime.log.read_text()
+
+
+@pytest.mark.parametrize("mode", ["add", "features", "two"])
+async def test_the_programs_for_a_real_gpu_go_on_on_the_stand_in(node: Node, gpus: FakeGpus, mode: str) -> None:
+    node.start_worker(**gpus.environment)
+    words = [sys.executable, str(WORKLOADS / "on_gpu.py"), mode, "/numbers"]
+    command = f"LD_LIBRARY_PATH={INSIDE} exec {shlex.join(words)}"
+    first = container(node, gpus, 0, command=command)
+    first.run()
+    first.until(5)
+    await asyncio.to_thread(stop, first)
+    second = container(node, gpus, 1, command=command)
+    await asyncio.to_thread(second.run)
+    counts_on(second)
