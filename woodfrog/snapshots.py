@@ -17,6 +17,7 @@ import typer
 
 from nodeworker.store import KeyRing, SnapshotStore
 from nodeworker.store.archive import ArchiveWriter
+from protocol.facts import NodeFacts
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, SnapshotId, check_id
 from protocol.manifest import HOLE, Entry, Manifest, Tree
@@ -167,12 +168,17 @@ def _columns(*names: str) -> tuple[Column, ...]:
     return tuple((name.replace("_", " ").upper(), lambda row, name=name: cell(name, row)) for name in names)
 
 
+def _gpu(taken_on: NodeFacts, uuid: str) -> str:
+    return next((gpu.model for gpu in taken_on.gpus if gpu.uuid == uuid and gpu.model), "of an unknown model")
+
+
 def _text(told: dict[str, Any]) -> str:
     on, source = told["taken_on"], told["taken_from"]
     lines = [
         f"{told['snapshot_id']} of {told['cluster']}/{told['namespace']}/{told['id']}, incarnation {told['incarnation']}",
         f"taken {story.moment(told['taken_at'].isoformat())} from {source.image or 'an unknown image'}",
         f"on {on.architecture or '?'}, kernel {on.kernel_release or '?'}, CRIU {on.criu_version or '?'}, runc {on.runc_version or '?'}",
+        *(f"GPU {uuid}, {_gpu(on, uuid)}, NVIDIA driver {on.gpu_driver or '?'}" for uuid in source.gpus or ()),
         f"{story.size(told['stored_bytes'])} in {told['packs']} packs",
         *(f"warning: {warning}" for warning in told["warnings"]),
         "",

@@ -40,14 +40,13 @@ _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 def running_alone(tid: int) -> Iterator[None]:
     """Let thread ``tid`` of a stopped process run, with every signal held back, and stop it again with the others.
 
-    A process that is not stopped needs no help: then nothing is done.
+    Who stopped the process may have come back before its threads have: a stop that comes later would take the thread away
+    from the driver in the middle of its work. So it is waited for.
 
     Raises:
-        FailureError: ``gpu-thread`` when the kernel does not let us take hold of it.
+        FailureError: ``gpu-thread`` when it does not stop, or when the kernel does not let us take hold of it.
     """
-    if not _is_stopped(tid):
-        yield
-        return
+    _wait_until_stopped(tid)
     _order(_SEIZE, tid)
     try:
         _wait_for_stop(tid)
@@ -70,6 +69,14 @@ def _order(request: int, tid: int, address: int = 0, data: int = 0) -> None:
     if _libc.ptrace(request, tid, address, data) != 0:
         number = ctypes.get_errno()
         raise _failure(tid, os.strerror(number))
+
+
+def _wait_until_stopped(tid: int) -> None:
+    deadline = time.monotonic() + _STOP_SECONDS
+    while not _is_stopped(tid):
+        if time.monotonic() >= deadline:
+            raise _failure(tid, "its process does not stand still")
+        time.sleep(_POLL_SECONDS)
 
 
 def _wait_for_stop(tid: int) -> None:

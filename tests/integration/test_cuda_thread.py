@@ -105,11 +105,24 @@ def test_the_thread_stands_again_when_we_die_in_between(process: subprocess.Pope
     eventually(lambda: state(process.pid, tid) == "T", "the thread stands again")
 
 
-def test_a_process_that_runs_is_left_alone(process: subprocess.Popen[str]) -> None:
+def test_a_stop_that_is_still_to_come_is_waited_for(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     tid = int(process.stdout.readline())
+    later = threading.Timer(0.3, lambda: process.send_signal(signal.SIGSTOP))
+    later.start()
     with running_alone(tid):
-        assert "TracerPid:\t0" in Path(f"/proc/{tid}/status").read_text()
+        assert state(process.pid, process.pid) == "T"
+        before = steps(process.pid, tid)
+        eventually(lambda: steps(process.pid, tid) > before + 20, "the thread runs")
+
+
+def test_a_process_that_does_not_stand_is_refused(
+    process: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert process.stdout is not None
+    monkeypatch.setattr("nodeworker.capture.cuda_thread._STOP_SECONDS", 0.1)
+    with pytest.raises(FailureError, match="does not stand still"), running_alone(int(process.stdout.readline())):
+        pass
 
 
 def test_a_thread_that_another_traces_is_refused_in_words(process: subprocess.Popen[str]) -> None:
