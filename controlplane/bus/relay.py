@@ -60,7 +60,7 @@ class _Cursor(NamedTuple):
     commands_sequence: int
     """The last sequence of COMMANDS."""
     sent_already: int
-    """How many of the commands behind ``position`` are in COMMANDS, or were."""
+    """How many of the next commands behind ``position`` are in COMMANDS, or were."""
 
 
 class _OutOfStepError(Exception):
@@ -127,32 +127,35 @@ class Relay:
         return _Cursor(position, commands_sequence, await self._sent_beyond(position, noted, commands_sequence))
 
     async def _sent_beyond(self, position: Position, noted: int, held: int) -> int:
-        """Tell whether the next command was sent before its event came into AUDIT: 1 or 0, for each is sent by itself.
+        """Tell how many of the next commands were sent before their events came into AUDIT, or before AUDIT forgot its end.
 
-        That COMMANDS has grown proves nothing alone: whoever else may write there must not make a command look sent. Where
-        it cannot be told, the command is sent again, which its worker's journal makes harmless.
+        Each is sent by itself, in order, so one that is found was sent and all before it. That COMMANDS has grown proves
+        nothing alone: whoever else may write there must not make a command look sent. Where it cannot be told, the command
+        is sent again, which its worker's journal makes harmless.
         """
-        issued = await self._next_command(position) if held > noted else None
-        if issued is None:
+        issued = await self._next_commands(position, held - noted)
+        if not issued:
             return 0
+        sent, others = 0, 0
         for sequence in range(noted + 1, min(held, noted + _PAGE) + 1):
             try:
                 message = await self._jetstream.get_msg(subjects.COMMANDS_STREAM, seq=sequence)
             except NotFoundError:
                 continue  # its worker took it
-            if (message.headers or {}).get(nats.js.api.Header.MSG_ID.value) == issued:
-                return 1
-            held -= 1
-        return int(held - noted == 1)
+            name = (message.headers or {}).get(nats.js.api.Header.MSG_ID.value)
+            if name in issued:
+                sent = max(sent, issued.index(name) + 1)
+            else:
+                others += 1
+        return sent or int(held - noted - others == 1)
 
-    async def _next_command(self, position: Position) -> CommandId | None:
+    async def _next_commands(self, position: Position, most: int) -> list[str]:
+        found: list[str] = []
         after = position
-        while page := await self._log.read(after, _PAGE):
-            for record in page:
-                if isinstance(record.event, CommandIssued):
-                    return record.event.command.command_id
+        while len(found) < most and (page := await self._log.read(after, _PAGE)):
+            found += [record.event.command.command_id for record in page if isinstance(record.event, CommandIssued)]
             after = page[-1].position
-        return None
+        return found[: max(most, 0)]
 
     async def _check_last(self, position: Position) -> int:
         """Make sure that AUDIT's last message is this log's event at that position; answer its note on COMMANDS."""

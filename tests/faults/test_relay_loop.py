@@ -63,7 +63,15 @@ async def _relay(database: str, url: str) -> None:
     commands = {one.command.command_id: one for one in map(issued, range(0, EVENTS, COMMAND_EVERY))}
     await committed.set(Position(EVENTS))
     client = await connect(url, name="relay")
-    await Relay(client.jetstream(timeout=5), log, committed=committed, open_commands=commands, cluster="local").run()
+    await Relay(
+        client.jetstream(timeout=5),
+        log,
+        committed=committed,
+        open_commands=commands,
+        nodes=dict,
+        cluster="local",
+        check_lease=lambda: None,
+    ).run()
 
 
 def relay(database: str, url: str) -> None:
