@@ -339,7 +339,7 @@ def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
 
 def variables(container: dict[str, Any], secret: dict[str, str]) -> dict[str, str]:
     """A container's environment, as the kubelet makes it of values and one Secret."""
-    made = {"WOODFROG_POD_NAME": "a-pod"}
+    made = {"WOODFROG_POD_NAME": "a-pod", "WOODFROG_POD_NAMESPACE": NAMESPACE}
     for each in container["env"]:
         if "secretKeyRef" in each.get("valueFrom", {}):
             made[each["name"]] = secret[each["valueFrom"]["secretKeyRef"]["key"]]

@@ -171,16 +171,16 @@ async def test_4_a_node_cannot_give_signs_of_life_or_ask_for_another_node(contro
 
 async def test_5_a_node_cannot_look_at_streams_or_change_them(control: Client, attacker: Client) -> None:
     for verb in ("INFO", "DELETE", "PURGE", "UPDATE"):
-        for stream in (subjects.COMMANDS_STREAM, subjects.REPORTS_STREAM, subjects.AUDIT_STREAM):
+        for stream in (subjects.COMMANDS_STREAM, subjects.REPORTS_STREAM, subjects.AUDIT_STREAM, subjects.PODS_STREAM):
             await silence(attacker, f"$JS.API.STREAM.{verb}.{stream}")
     await silence(attacker, "$JS.API.STREAM.NAMES")
     await silence(attacker, "$JS.API.INFO")
-    assert len(await control.jetstream().streams_info()) == 3
+    assert len(await control.jetstream().streams_info()) == 4
 
 
 async def test_6_a_node_cannot_read_a_stored_message(control: Client, attacker: Client) -> None:
     await order(control, A)
-    for stream in (subjects.COMMANDS_STREAM, subjects.AUDIT_STREAM):
+    for stream in (subjects.COMMANDS_STREAM, subjects.AUDIT_STREAM, subjects.PODS_STREAM):
         await silence(attacker, f"$JS.API.STREAM.MSG.GET.{stream}", b'{"seq": 1}')
         await silence(attacker, f"$JS.API.DIRECT.GET.{stream}", b'{"seq": 1}')
         await silence(attacker, f"$JS.API.DIRECT.GET.{stream}.{subjects.commands(A)}")
@@ -194,6 +194,7 @@ async def test_7_a_node_cannot_listen_to_what_is_said(control: Client, attacker:
         subjects.COMMANDS_ALL,
         subjects.REPORTS_ALL,
         subjects.AUDIT_ALL,
+        subjects.PODS_ALL,
         "$JS.>",
         "$SYS.>",
     ):
@@ -278,6 +279,11 @@ async def test_a_node_cannot_make_or_change_a_consumer(control: Client, attacker
     found = await control.jetstream().consumers_info(subjects.COMMANDS_STREAM)
     assert {consumer.name for consumer in found} == {own, other}
     assert all(consumer.config.deliver_subject is None for consumer in found)
+
+
+async def test_a_node_cannot_tell_of_pods(control: Client, attacker: Client) -> None:
+    await silence(attacker, subjects.pods("default", "victim"), b"{}")
+    assert await last_sequence(control, subjects.PODS_STREAM) == 0
 
 
 async def test_a_node_cannot_ask_what_people_ask(control: Client, attacker: Client) -> None:
