@@ -25,7 +25,7 @@ from nats.aio.client import Client
 from support.isolated import IsolatedServer
 from support.servers import NATS_SERVER, wait_for
 from support.tokens import NAMESPACE, SERVICE_ACCOUNT, TokenApi, part
-from support.worker import eventually, stored_messages
+from support.worker import FACTS, eventually, stored_messages
 
 from controlplane.app import let_nodes_in
 from controlplane.bus.streams import ensure_streams
@@ -33,10 +33,15 @@ from controlplane.kube.api import KubernetesUnavailableError, kubernetes
 from controlplane.kube.authcallout import AuthCallout
 from controlplane.kube.nodeworkers import AUDIENCE, NodeWorkers, RefusedError
 from controlplane.settings import Settings
+from nodeworker.bus import Bus
+from nodeworker.journal import Journal
 from process.nats import connect
 from protocol import subjects
+from protocol.commands import Command
+from protocol.events import NodeRegistered
 from protocol.failures import FailureError
-from protocol.ids import NodeName
+from protocol.ids import NodeName, WorkerId
+from protocol.reports import Heartbeat
 from woodfrog.isolation import CALLOUT, Isolation
 from woodfrog.isolation.derived import DerivedCallout
 
@@ -264,6 +269,44 @@ async def test_a_connection_ends_with_the_time_that_it_was_given(
     assert 1 < time.monotonic() - began < 15
     await client.close()
     running.cancel()
+
+
+async def test_a_worker_whose_time_is_over_comes_back_by_itself(
+    tmp_path: Path, api: TokenApi, workers: NodeWorkers, unanswered: IsolatedServer
+) -> None:
+    callout = AuthCallout(
+        unanswered.url, unanswered.isolation.seed_file(CALLOUT).parent, workers, clock=lambda: time.time() - 56
+    )
+    answering = asyncio.create_task(callout.run())
+    await callout.listening.wait()
+    count = await reports(unanswered)
+    unanswered.token_file(A).write_text(api.run_pod(POD, A, lifetime_seconds=1))
+    worker_id = WorkerId("life-1")
+    journal = Journal(tmp_path / "journal.sqlite3", node=A, worker_id=worker_id)
+    bus = Bus(
+        unanswered.url, A, journal,
+        heartbeat=lambda: Heartbeat(A, worker_id, "boot", FACTS), token_file=unanswered.token_file(A),
+    )  # fmt: skip
+
+    async def obey(_: Command) -> None:
+        raise AssertionError("nobody commands it")
+
+    running = asyncio.create_task(bus.run(obey))
+
+    async def let_in_again() -> bool:
+        return len(api.asked) > 1
+
+    try:
+        await eventually(let_in_again, saying="it presents its token a second time", seconds=40)
+        journal.report(NodeRegistered(node=A, worker_id=worker_id, boot_id="boot", facts=FACTS))
+        assert await bus.flush(20)
+        assert await count() == 1
+    finally:
+        for task in (running, answering):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        journal.close()
 
 
 async def test_any_of_several_control_planes_answers(unanswered: IsolatedServer, workers: NodeWorkers) -> None:
