@@ -60,9 +60,13 @@ class Cuda:
     def plan(self, state: RuncState, pids: Sequence[int], gpus: tuple[str, ...] | None) -> GpuPlan | None:
         """Look for CUDA in a container that may have GPUs, and refuse what cannot work; ``None`` if there is nothing to do.
 
+        ``gpus``: those that its bundle gives it. Where it gives none nothing is looked at, so that others pay nothing.
+
         Raises:
             FailureError: saying what speaks against it. Nothing was touched.
         """
+        if gpus == ():
+            return None
         traces = cuda_processes.traces_of(pids)
         if not any(trace.holds_device for trace in traces):
             return None

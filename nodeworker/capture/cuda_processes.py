@@ -16,7 +16,8 @@ from nodeworker.domain.gpu import DEVICE_NODES, Traces
 
 _NCCL_THREADS: Final = "NCCL "
 """How NCCL's threads are called, such as ``NCCL Service 0`` (proxy.cc: ncclSetThreadName)."""
-_HOOKED: Final = ("/libcuda.so", "/libnvidia-", "/proc/driver/nvidia", "/nvidia-smi")
+_HOOKED: Final = ("/libcuda.so", "/libnvidia-", "/nvidia-smi")
+"""What the old hook always mounts, and CDI names in the bundle. A CDI hook may cover /proc/driver/nvidia/params by itself."""
 _UNLIMITED_BYTES: Final = 1 << 60
 
 

@@ -275,6 +275,19 @@ async def test_a_node_without_the_means_refuses_before_anything_is_touched(
     counts_on(running)
 
 
+async def test_a_child_that_only_holds_the_devices_is_refused_before_anything_is_locked(
+    node: Node, gpus: FakeGpus, client: Client
+) -> None:
+    node.start_worker(**gpus.environment)
+    running = container(node, gpus, 0, command=f"{COUNT} fork")
+    running.run()
+    await checkpoint(node, client)
+    (row,) = await history(client, "checkpoint_history", status="failed")
+    assert (row["failure_code"], row["failure_stage"]) == ("gpu-device-held", "preflight")
+    assert gpus.calls() == []
+    counts_on(running)
+
+
 async def test_a_snapshot_of_two_gpus_does_not_go_into_a_container_with_one(
     node: Node, gpus: FakeGpus, client: Client
 ) -> None:
