@@ -23,6 +23,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import FetchTimeoutError, NotFoundError
 
+from controlplane.bus.ending import end_if_cancelled
 from controlplane.bus.intake import Intake, Settled, UndecidableError
 from controlplane.bus.progress import Progress
 from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES, REQUEST_SECONDS, ensure_streams
@@ -135,6 +136,7 @@ class Ingest:
     async def _consume(self, subscription: JetStreamContext.PullSubscription) -> None:
         previous: int | None = None
         while True:
+            end_if_cancelled()
             try:
                 messages = await subscription.fetch(_BATCH, timeout=_FETCH_SECONDS, heartbeat=_FETCH_HEARTBEAT_SECONDS)
             except FetchTimeoutError:  # nothing to take, and the broker said so

@@ -17,6 +17,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import FetchTimeoutError
 
+from controlplane.bus.ending import end_if_cancelled
 from controlplane.bus.intake import Intake, UndecidableError
 from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES, REQUEST_SECONDS, ensure_streams
 from controlplane.domain.inputs import PodSeen
@@ -86,6 +87,7 @@ class PodNews:
 
     async def _consume(self, subscription: JetStreamContext.PullSubscription) -> None:
         while True:
+            end_if_cancelled()
             try:
                 messages = await subscription.fetch(_BATCH, timeout=_FETCH_SECONDS, heartbeat=_FETCH_HEARTBEAT_SECONDS)
             except FetchTimeoutError:  # nothing to take, and the broker said so

@@ -20,6 +20,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from controlplane.bus.ending import end_if_cancelled
 from controlplane.bus.intake import Intake, UndecidableError
 from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES
 from controlplane.domain.inputs import Input, NodeHeard, NodeSilent, Tick
@@ -92,6 +93,7 @@ class Presence:
     async def _watch(self) -> None:
         last = self._clock()
         for turn in count():
+            end_if_cancelled()
             await asyncio.sleep(self._period_seconds)
             now = self._clock()
             if now - last > self._period_seconds + self._lost_seconds / 2:

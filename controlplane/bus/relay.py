@@ -30,6 +30,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from controlplane.bus.audit import COMMANDS_SEQUENCE_HEADER, headers, payload
+from controlplane.bus.ending import end_if_cancelled
 from controlplane.bus.progress import Progress
 from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS, command_queue, ensure_streams
 from controlplane.lead.election import LeaseLapsedError
@@ -108,6 +109,7 @@ class Relay:
                 cursor = await self._resume()
                 pause_seconds = _FIRST_PAUSE_SECONDS
                 while True:
+                    end_if_cancelled()
                     cursor = await self._publish_next(cursor)
             except (*BROKER_ERRORS, _OutOfStepError, LogUnavailableError, LeaseLapsedError) as problem:
                 await _log.awarning("the relay starts over", error=repr(problem), pause_seconds=pause_seconds)

@@ -118,3 +118,5 @@ async def test_a_standby_takes_the_lead_by_the_lease_when_the_leader_falls_silen
     lease = json.loads(kubectl("-n", namespace, "get", "lease", "woodfrog-controlplane", "-o", "json"))
     assert lease["spec"]["holderIdentity"].startswith("two/")
     assert lease["spec"]["leaseTransitions"] == 2
+    leader.signal(signal.SIGCONT)
+    assert await asyncio.to_thread(leader.wait) != 0
