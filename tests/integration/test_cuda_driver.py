@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.cuda_contract import CASES, Case
@@ -205,6 +206,13 @@ def test_a_tool_that_can_only_toggle_is_enough(
     driver.restore(process, [(A, A)])
     driver.unlock(process)
     assert state_of(process) == "R"
+
+
+def test_a_container_without_gpus_is_not_looked_at(driver: DriverProcess) -> None:
+    state: Any = None
+    assert Cuda(driver, NodeFacts(), lock_seconds=5).plan(state, (os.getpid(),), ()) is None
+    assert Cuda(driver, NodeFacts(), lock_seconds=5).plan(state, (os.getpid(),), None) is None, "it holds no device"
+    assert driver._process is None
 
 
 class NoCgroup(Freezer):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +34,7 @@ def built() -> Path:
     if named is not None and (Path(named) / "vector_add").exists():
         return Path(named)
     folder = Path(mkdtemp(prefix="wf-fake-cuda-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     compiler = ["gcc", "-Wall", "-Wextra", "-Wno-format-truncation", "-Wno-unused-function", "-Werror", "-O1"]
     shared = [*compiler, "-fPIC", "-shared", "-pthread", str(SOURCES / "fake_cuda.c"), "-ldl"]
     (folder / "old").mkdir()

@@ -22,6 +22,12 @@ def test_the_store_follows_the_state_directory() -> None:
     assert from_environment({"WOODFROG_NODE": "n", "WOODFROG_STATE_DIR": "/srv/w"}).store_url == "file:///srv/w/store"
 
 
+def test_the_drivers_libraries_are_looked_for_unless_their_folder_is_named() -> None:
+    assert from_environment({"WOODFROG_NODE": "n"}).nvidia_libraries is None
+    named = from_environment({"WOODFROG_NODE": "n", "WOODFROG_NVIDIA_LIBRARIES": "/opt/nvidia/lib"})
+    assert named.nvidia_libraries == Path("/opt/nvidia/lib")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -32,6 +38,8 @@ def test_the_store_follows_the_state_directory() -> None:
         ("WOODFROG_CREATE_LIMIT_SECONDS", "soon"),
         ("WOODFROG_STOP_LIMIT_SECONDS", "-1"),
         ("WOODFROG_STORE_ATTEMPTS", "nan"),
+        ("WOODFROG_GPU_LOCK_SECONDS", "0"),
+        ("WOODFROG_NVIDIA_LIBRARIES", "lib"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_refused_by_name(name: str, value: str) -> None:
