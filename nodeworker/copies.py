@@ -136,8 +136,8 @@ class Copies:
                 (spool.folder / MANIFEST_NAME).write_bytes(manifest())
                 shutil.rmtree(spool.work, ignore_errors=True)
                 self._enter(spool.folder, folder)
-        except (OSError, FailureError) as problem:
-            _log.info("no local copy is kept", snapshot_id=snapshot_id, error=str(problem))
+        except Exception as problem:  # noqa: BLE001 -- the snapshot is stored; nothing here may make that look otherwise
+            _log.info("no local copy is kept", snapshot_id=snapshot_id, error=repr(problem))
         spool.remove()
 
     def find(self, key: CheckpointKey, snapshot_id: SnapshotId, manifest_digest: str) -> Copy | None:

@@ -19,6 +19,7 @@ import structlog
 
 from nodeworker.capture.trees import ReadInto
 from nodeworker.copies import Copies, Copy
+from nodeworker.domain.problems import DISK_FULL
 from nodeworker.store.proving import prove_files, prove_sizes
 from nodeworker.store.snapshots import SnapshotStore, tree_of
 from protocol.failures import FailureError
@@ -83,7 +84,12 @@ class Fetcher:
             else:
                 fetched.unproved = memory
                 return fetched
-        copy = self._copies.fill(*identity, self._store, whole=False)
+        try:
+            copy = self._copies.fill(*identity, self._store, whole=False)
+        except FailureError as problem:
+            if problem.failure.code != DISK_FULL:
+                raise
+            self._copies.give_way()
         if copy is not None:
             fetched = Fetched(self._store, copy.manifest, images, copy)
             copy.link_images(images)  # proved as it was written, a moment ago

@@ -105,6 +105,17 @@ def test_what_a_killed_worker_left_half_fetched_goes(place: Place) -> None:
     assert place.names() == [kept]
 
 
+def test_a_store_that_does_not_give_the_manifest_costs_the_copy_and_nothing_else(place: Place) -> None:
+    def away() -> bytes:
+        raise RuntimeError("the bucket is away")
+
+    spool = Spool(place.folder / "spooled")
+    spool.make()
+    place.copies.take_over(spool, CheckpointKey("local", "default", "a"), SnapshotId("s"), away)
+    assert place.names() == []
+    assert not spool.folder.exists()
+
+
 def test_only_root_may_look(place: Place) -> None:
     place.keep("a")
     assert all(path.stat().st_mode & 0o077 == 0 for path in (place.folder / "copies").rglob("*") if path.is_dir())
