@@ -37,6 +37,8 @@ from protocol.events import (
     SnapshotCaptured,
     SnapshotStored,
     Trigger,
+    event_type,
+    stream_of,
 )
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.ids import (
@@ -78,8 +80,8 @@ class Place(msgspec.Struct):
 class Told(msgspec.Struct):
     """What the fleet says at its end."""
 
-    reports: list[UUID]
-    """Every report that the broker confirmed."""
+    reports: list[tuple[UUID, str]]
+    """Every report that the broker confirmed, and what it said."""
     resolve_seconds: list[float]
     moves: int
     late_moves: int
@@ -219,7 +221,8 @@ class Fleet:
         )
         async with asyncio.timeout(_WAIT_SECONDS):
             sequence = (await confirmed).seq
-        self.told.reports.append(report.report_id)
+        said = f"{event_type(event)} of {stream_of(event)} at {report.at:%H:%M:%S.%f}"
+        self.told.reports.append((report.report_id, said))
         return sequence
 
     async def _ask(self, number: int, place: Place, sequence: int) -> Resolution:

@@ -107,19 +107,26 @@ async def until_audited(nats_url: str, url: str, seconds: float) -> float:
         await client.close()
 
 
-async def lost(url: str, reports: Sequence[UUID]) -> tuple[int, int, list[str]]:
+async def lost(url: str, reports: Sequence[tuple[UUID, str]]) -> tuple[int, int, list[str]]:
     """Count events, and the reports that are not in the log; name what is wrong with the log."""
     log = await EventLog.open(url)
     try:
-        missing = 0
+        missing: list[str] = []
         for first in range(0, len(reports), 500):
-            ids = [event_id(str(report), 0) for report in reports[first : first + 500]]
-            missing += len(ids) - len(await log.recorded(ids))
+            ids = {event_id(str(report), 0): said for report, said in reports[first : first + 500]}
+            found_ids = await log.recorded(list(ids))
+            missing += [said for name, said in ids.items() if name not in found_ids]
+        for said in missing[:5]:
+            print("NOT IN THE LOG:", said)
         found = await log.verify()
         problems = [*found.problems, *await log.differences()]
         letters = await log.query("dead_letters")
         wrong = [f"position {one.position}: {one.what}" for one in problems]
-        return found.events, missing, wrong + [f"{one['kind']}: {one['reason']}: {one['excerpt']}" for one in letters]
+        return (
+            found.events,
+            len(missing),
+            wrong + [f"{one['kind']}: {one['reason']}: {one['excerpt']}" for one in letters],
+        )
     finally:
         await log.close()
 
