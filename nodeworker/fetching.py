@@ -89,6 +89,7 @@ class Fetcher:
         except FailureError as problem:
             if problem.failure.code != DISK_FULL:
                 raise
+            copy = None
             self._copies.give_way()
         if copy is not None:
             fetched = Fetched(self._store, copy.manifest, images, copy)
