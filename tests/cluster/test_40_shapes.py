@@ -78,9 +78,8 @@ def workloads(cluster: Cluster, woodfrog: Installation) -> Iterator[list[Workloa
     for other in others:
         cluster.kubectl("cordon", other)
     stamp = int(time.time()) % 10**5
-    unprivileged = {
-        "runAsUser": 1000, "runAsNonRoot": True, "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
+    restricted = {
+        "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False,
     }  # fmt: skip
     cluster.apply(
         controlled("Deployment", "web-server", template("web-server", container(f"deployment-{stamp}")), replicas=1),
@@ -88,8 +87,8 @@ def workloads(cluster: Cluster, woodfrog: Installation) -> Iterator[list[Workloa
                    serviceName="web", podManagementPolicy="Parallel"),
         controlled("Deployment", "two-ids",
                    template("two-ids", container(f"left-{stamp}", "left"), container(f"right-{stamp}", "right")), replicas=1),
-        controlled("Deployment", "unprivileged", template(
-            "unprivileged", container(f"unprivileged-{stamp}", securityContext=unprivileged),
+        controlled("Deployment", "read-only", template(
+            "read-only", container(f"read-only-{stamp}", securityContext=restricted),
             securityContext={"fsGroup": 1000}), replicas=1),
         controlled("Deployment", "host-network", template(
             "host-network", container(f"host-network-{stamp}"), hostNetwork=True), replicas=1),
@@ -98,7 +97,7 @@ def workloads(cluster: Cluster, woodfrog: Installation) -> Iterator[list[Workloa
         Workload(cluster, "web-server"),
         Workload(cluster, "web", 2),
         Workload(cluster, "two-ids", names=("left", "right")),
-        Workload(cluster, "unprivileged"),
+        Workload(cluster, "read-only"),
         Workload(cluster, "host-network"),
     ]
     for each in made:
@@ -106,7 +105,7 @@ def workloads(cluster: Cluster, woodfrog: Installation) -> Iterator[list[Workloa
     for other in others:
         cluster.kubectl("uncordon", other)
     yield made
-    cluster.delete("deployment", "web-server", "two-ids", "unprivileged", "host-network")
+    cluster.delete("deployment", "web-server", "two-ids", "read-only", "host-network")
     cluster.delete("statefulset", "web")
     for each in made:
         cluster.kubectl("delete", "pods", "-l", f"app={each.app}", "--grace-period=1", "--wait=false", check=False)

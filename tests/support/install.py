@@ -32,6 +32,8 @@ class Installation:
 
     def __init__(self, cluster: Cluster, chart: Path) -> None:
         self.cluster, self.chart = cluster, chart
+        self.home = cluster.nodes()[0]
+        """Where the control plane and the only NATS server run: a test that takes a node's power takes another's."""
         self.there = False
 
     def _helm(self, *arguments: str | Path, seconds: float = 400) -> str:
@@ -40,7 +42,10 @@ class Installation:
     def values(self) -> dict[str, Any]:
         """Values of this test's installation: the images made here, and what the cluster needs."""
         of_cluster: dict[str, Any] = yaml.safe_load(self.cluster.adapt("values"))
+        at_home = {"nodeSelector": {"kubernetes.io/hostname": self.home}}
         return {
+            "controlplane": at_home,
+            "nats": at_home,
             "images": {
                 "controlplane": {"repository": "registry.local/woodfrog-controlplane", "tag": "dev"},
                 "node": {"repository": "registry.local/woodfrog-node", "tag": "dev"},
@@ -95,11 +100,3 @@ class Installation:
             until(lambda: not self.cluster.list("pods", selector, NAMESPACE), 90, "the control plane is gone")
         else:
             self.cluster.kubectl("rollout", "status", name, "-n", NAMESPACE, "--timeout=90s", seconds=100)
-
-    def worker_of(self, node: str) -> str:
-        """The worker's pod on a node."""
-        pods = self.cluster.list("pods", "app.kubernetes.io/component=node", NAMESPACE)
-        return next(
-            str(pod["metadata"]["name"]) for pod in pods
-            if pod["spec"].get("nodeName") == node and not pod["metadata"].get("deletionTimestamp")
-        )  # fmt: skip
