@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 from blake3 import blake3
+from msgspec.structs import replace
 
 import controlplane.log.upcast
 import protocol.commands
@@ -29,6 +30,7 @@ import protocol.failures
 import protocol.ids
 import protocol.pods
 from controlplane.domain import state
+from controlplane.domain.draft import shared
 from controlplane.domain.state import KeyState, NodeState, State
 from protocol.commands import Command
 from protocol.events import CommandIssued
@@ -90,6 +92,14 @@ def encode(folded: Folded) -> Iterator[bytes]:
         yield _encode(_Part(keys=part))
 
 
+def _with_shared_facts(key: KeyState) -> KeyState:
+    """Let equal facts be one value again, as they were before they became bytes."""
+    if not any(snapshot.taken_on.cpu_features for snapshot in key.snapshots.values()):
+        return key
+    kept = {name: replace(each, taken_on=shared(each.taken_on)) for name, each in key.snapshots.items()}
+    return replace(key, snapshots=kept)
+
+
 def decode(parts: Iterable[bytes]) -> Folded:
     """Decode what :func:`encode` gave.
 
@@ -99,7 +109,7 @@ def decode(parts: Iterable[bytes]) -> Folded:
     folded = Folded(State(), {})
     for data in parts:
         part = _decode(data)
-        folded.state.keys.update(part.keys)
+        folded.state.keys.update((name, _with_shared_facts(key)) for name, key in part.keys)
         folded.state.nodes.update(part.nodes)
         folded.state.commands.update(part.commands)
         folded.open_commands.update(part.open_commands)

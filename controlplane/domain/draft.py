@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -35,6 +36,7 @@ from protocol.events import (
     SnapshotSuperseded,
     SnapshotUnpinned,
 )
+from protocol.facts import NodeFacts
 from protocol.ids import IncarnationNumber, SnapshotId
 
 SnapshotEvent = (
@@ -49,9 +51,16 @@ SnapshotEvent = (
     | SnapshotPinned
     | SnapshotUnpinned
 )
+_REMEMBERED_FACTS: Final = 16_384
 _RANK: Final = {status: rank for rank, status in enumerate(SnapshotStatus)}
 _FEW: Final = min(REMEMBERED, REMEMBERED_STORED)
 """With so few snapshots, and incarnations, nothing can be too many: most keys, most of the time."""
+
+
+@lru_cache(_REMEMBERED_FACTS)
+def shared(facts: NodeFacts) -> NodeFacts:
+    """Give the first of all equal facts: a node's list of CPU features is kilobytes, and comes with each of its snapshots."""
+    return facts
 
 
 class Draft(msgspec.Struct, gc=False):

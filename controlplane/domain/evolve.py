@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from controlplane.domain.draft import Draft
+from controlplane.domain.draft import Draft, shared
 from controlplane.domain.pods import pods_after
 from controlplane.domain.state import (
     REMEMBERED,
@@ -223,7 +223,7 @@ def _stored(draft: Draft, event: SnapshotStored, at: datetime) -> None:
         node=event.node,
         manifest_digest=event.manifest_digest,
         stored_bytes=event.stored_bytes,
-        taken_on=event.taken_on,
+        taken_on=shared(event.taken_on),
         taken_from=event.taken_from,
         missed_by=_missed_by(draft, event.incarnation),
     )

@@ -13,9 +13,9 @@ from controlplane.domain.evolve import Replay, evolve
 from controlplane.domain.state import State
 from controlplane.log.records import NewEvent
 from controlplane.statecopy import Folded
-from protocol.events import NodeLost, NodeRegistered
+from protocol.events import NodeLost, NodeRegistered, SnapshotStored
 from protocol.facts import NodeFacts
-from protocol.ids import WorkerId
+from protocol.ids import SnapshotId, WorkerId
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -97,3 +97,16 @@ def test_the_keys_of_a_large_state_come_in_parts() -> None:
     parts = list(statecopy.encode(folded))
     assert len(parts) == 4
     assert statecopy.decode(parts) == folded
+
+
+def test_snapshots_that_were_taken_on_equal_nodes_hold_their_facts_once() -> None:
+    told = [one.event for one in story() if isinstance(one.event, SnapshotStored)]
+    folded = empty()
+    for number in range(2):
+        facts = NodeFacts(cpu_features=tuple(f"feature_{feature}" for feature in range(3)))
+        stored = replace(told[0], snapshot_id=SnapshotId(f"snapshot-{number}"), taken_on=facts)
+        evolve(folded.state, stored, START)
+    for state in (folded.state, statecopy.decode(list(statecopy.encode(folded))).state):
+        (key,) = state.keys.values()
+        first, second = key.snapshots.values()
+        assert first.taken_on is second.taken_on
