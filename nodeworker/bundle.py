@@ -19,6 +19,7 @@ import msgspec
 from nodeworker.domain import wishes
 from nodeworker.domain.gpu import GpuWish, wish
 from nodeworker.domain.wishes import InvalidWishError, Wishes
+from nodeworker.runtime import container
 from protocol.facts import ContainerFacts
 from protocol.failures import Failure, FailureError
 from protocol.manifest import CONFIG_DATA
@@ -144,15 +145,13 @@ def read(folder: str) -> Bundle:
 
 
 def variable(folder: str, name: str) -> str | None:
-    """Read a variable of the container's environment, the last one of that name; ``None`` if there is none.
+    """Read a variable of the container's environment as the runtime does, so that both see the same id.
 
     Raises:
         FailureError: ``bundle-unreadable``.
     """
     try:
-        config = json.loads((Path(folder) / "config.json").read_bytes())
-        pairs = [pair.partition("=") for pair in config["process"].get("env") or []]
-        return next((value for key, equals, value in reversed(pairs) if key == name and equals), None)
+        return container.variable(json.loads((Path(folder) / "config.json").read_bytes()), name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise FailureError(Failure("bundle-unreadable", f"{folder}/config.json: {problem!r}", "")) from problem
 
