@@ -18,6 +18,7 @@ import msgspec
 
 from nodeworker.domain import wishes
 from nodeworker.domain.gpu import GpuWish, wish
+from nodeworker.domain.turns import GRACE_PERIOD
 from nodeworker.domain.wishes import InvalidWishError, Wishes
 from nodeworker.runtime import container
 from protocol.facts import ContainerFacts
@@ -65,6 +66,8 @@ class Bundle(msgspec.Struct, frozen=True):
     wishes: Wishes = Wishes()
     sandbox: str = ""
     """The engine's id of the pod's sandbox."""
+    grace_seconds: float | None = None
+    """How long the pod's containers have after their stop signal, as its spec says; None where nobody tells."""
     gpu: GpuWish = GpuWish()
     devices: tuple[dict[str, Any], ...] = ()
     """``linux.devices``: the nodes that the engine, or CDI, gives the container."""
@@ -123,6 +126,7 @@ def read(folder: str) -> Bundle:
             binds={mount["destination"].rstrip("/"): path / mount["source"] for mount in mounts if _is_bind(mount)},
             wishes=wished,
             sandbox=_first(annotations, _SANDBOX) or "",
+            grace_seconds=_grace_seconds(annotations),
             gpu=wish(config),
             devices=tuple((config.get("linux") or {}).get("devices") or ()),
         )
@@ -158,6 +162,11 @@ def variable(folder: str, name: str) -> str | None:
 
 def _first(annotations: dict[str, str], names: tuple[str, ...]) -> str | None:
     return next((annotations[name] for name in names if annotations.get(name)), None)
+
+
+def _grace_seconds(annotations: dict[str, str]) -> float | None:
+    text = annotations.get(GRACE_PERIOD, "")
+    return float(text) if text.isascii() and text.isdigit() else None
 
 
 def _names(config: dict[str, Any]) -> dict[str, str]:

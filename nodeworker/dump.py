@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections import defaultdict
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -32,14 +31,16 @@ from nodeworker.capture.spool import Spool, file_bytes, raw_bytes, refuse_too_li
 from nodeworker.capture.trees import CapturedTree
 from nodeworker.copies import Copies
 from nodeworker.domain import wishes
+from nodeworker.domain.turns import DEFAULT_GRACE_SECONDS
 from nodeworker.failure import failure_of, refusal
 from nodeworker.journal import ContainerRecord, ContainerState, DumpRecord, DumpStep, FrozenRecord, Journal
 from nodeworker.settings import Settings
 from nodeworker.storing import Storer
+from nodeworker.turns import EarlierDumpError, GoneError, Turns
 from process import faultpoints
 from protocol.commands import DumpCommand
 from protocol.events import DumpStage, DumpStarted, Trigger
-from protocol.failures import FailureError
+from protocol.failures import Failure, FailureError
 from protocol.ids import CommandId, ContainerId, SnapshotId, new_snapshot_id
 
 _log = structlog.get_logger(component="dump")
@@ -62,8 +63,12 @@ class _Plan:
     gpus: GpuPlan | None
 
 
+class NotBegunError(FailureError):
+    """The dump that a command asked for had no turn: nothing of it was noted or told."""
+
+
 class Dumper:
-    """Takes all dumps of one worker: at most one at a time of a container, while earlier ones are still being stored."""
+    """Takes all dumps of one worker: one at a time of a container, a few at a time in all, while earlier ones are being stored."""
 
     def __init__(
         self,
@@ -87,30 +92,46 @@ class Dumper:
         self._cuda = cuda
         self._criu_version = criu_version
         self._boot_id = boot_id
-        self._locks: defaultdict[ContainerId, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._captures: set[asyncio.Task[SnapshotId]] = set()
+        self._turns = Turns(settings.dumps_at_once)
+        self._dumps: set[asyncio.Task[SnapshotId]] = set()
+        self._not_begun: set[asyncio.Task[SnapshotId]] = set()
+        """Of commands."""
 
     def is_dumping(self, container_id: ContainerId) -> bool:
         """Say whether a dump of the container is being captured."""
-        return container_id in self._locks and self._locks[container_id].locked()
+        return self._turns.is_capturing(container_id)
+
+    def has_dump(self, container_id: ContainerId) -> bool:
+        """Say whether a dump of the container is being captured, or waits for its turn."""
+        return self._turns.is_capturing(container_id) or self._turns.is_waiting(container_id)
 
     @property
     def in_flight(self) -> int:
         """How many dumps are being captured."""
-        return len(self._captures)
+        return self._turns.capturing
+
+    @property
+    def waiting(self) -> int:
+        """How many dumps wait for their turn."""
+        return self._turns.waiting
 
     async def close(self) -> None:
-        """Wait until no capture is under way, so that nothing stays frozen."""
-        if self._captures:
-            await asyncio.wait(self._captures)
+        """Wait until every stop is answered and no capture is under way, so that nothing stays frozen.
+
+        A command that has not begun is left to the next life, which is sent it again.
+        """
+        self._turns.close()
+        for task in self._not_begun:
+            task.cancel()
+        if self._dumps:
+            await asyncio.wait(self._dumps)
 
     def forget(self, container_id: ContainerId) -> None:
-        """Drop what is kept for a container that is gone."""
-        if not self.is_dumping(container_id):
-            self._locks.pop(container_id, None)
+        """Let the dumps of a container that is gone wait no longer."""
+        self._turns.leave(container_id)
 
     async def stop(self, container_id: ContainerId) -> SnapshotId:
-        """Take the final dump of a container and end it; storing goes on. Asked again, answers the same.
+        """Take the final dump of a container, when its turn comes, and end it; storing goes on. Asked again, answers the same.
 
         Raises:
             FailureError: if there is no dump; the container is as it was.
@@ -118,49 +139,87 @@ class Dumper:
         return await self._owned(self._stop(container_id))
 
     async def checkpoint(self, container: ContainerRecord, command: DumpCommand) -> SnapshotId:
-        """Dump a container and leave it running; storing goes on.
+        """Dump a container, when its turn comes, and leave it running; storing goes on.
 
         Raises:
+            NotBegunError: if it had no turn before the command's deadline, or before the container was gone.
             FailureError: if there is no dump, which is reported as the command's end; the container is as it was.
         """
         return await self._owned(self._checkpoint(container, command))
 
-    async def _owned(self, capture: Coroutine[None, None, SnapshotId]) -> SnapshotId:
-        """Capture in a task of our own, so that an asker who goes away does not leave a container half dumped."""
-        task = asyncio.create_task(capture)
-        self._captures.add(task)
-        task.add_done_callback(self._captures.discard)
+    async def _owned(self, dump: Coroutine[None, None, SnapshotId]) -> SnapshotId:
+        """Dump in a task of our own, so that an asker who goes away does not leave a container half dumped."""
+        task = asyncio.create_task(dump)
+        self._dumps.add(task)
+        task.add_done_callback(self._dumps.discard)
         return await asyncio.shield(task)
 
     async def _stop(self, container_id: ContainerId) -> SnapshotId:
-        lock = self._locks[container_id]
+        came = datetime.now(UTC)
+        container = await self._known(container_id)
+        if container.final_snapshot is not None:
+            return container.final_snapshot
+        grace_seconds = await asyncio.to_thread(_grace_seconds, container)
+        deadline = came + timedelta(seconds=grace_seconds)
+        limit_seconds = self._settings.stop_limit_seconds
         try:
-            async with asyncio.timeout(self._settings.stop_limit_seconds):
-                await lock.acquire()
-        except TimeoutError as problem:
+            async with self._turns.turn(container_id, final=True, deadline=deadline, own_limit_seconds=limit_seconds):
+                container = await self._known(container_id)
+                if container.final_snapshot is None:
+                    warnings = _lateness(container, came, deadline)
+                    snapshot_id = await self._capture(container, Trigger.STOP_SIGNAL, warnings=warnings)
+                    self._turns.leave(container_id)
+                    return snapshot_id
+                return container.final_snapshot
+        except EarlierDumpError as problem:
             cause = "an earlier dump of the container is still under way"
             raise refusal("dump-in-flight", cause, "Stop it again.") from problem
-        try:
-            container = await asyncio.to_thread(self._journal.container, container_id)
-            if container is None:
-                raise refusal(
-                    "container-unknown", f"the worker knows no container {container_id}", "It is not protected."
-                )
-            if container.final_snapshot is not None:
-                return container.final_snapshot
-            await asyncio.to_thread(_refuse_if_ignored, container)
-            return await self._capture(container, Trigger.STOP_SIGNAL, command_id=None)
-        finally:
-            lock.release()
+        except GoneError as problem:
+            known = await asyncio.to_thread(self._journal.container, container_id)
+            if known is not None and known.final_snapshot is not None:
+                return known.final_snapshot  # it was stopped twice, and the other one has dumped it
+            failure = _gone(came)
+            record = self._record(container, Trigger.STOP_SIGNAL)
+            await asyncio.to_thread(self._journal.report, self._storer.failed(record, DumpStage.PREFLIGHT, failure))
+            raise FailureError(failure) from problem
+
+    async def _known(self, container_id: ContainerId) -> ContainerRecord:
+        container = await asyncio.to_thread(self._journal.container, container_id)
+        if container is None:
+            raise refusal("container-unknown", f"the worker knows no container {container_id}", "It is not protected.")
+        return container
 
     async def _checkpoint(self, container: ContainerRecord, command: DumpCommand) -> SnapshotId:
-        async with self._locks[container.container_id]:
-            trigger = Trigger.SCHEDULE if command.scheduled else Trigger.COMMAND
-            return await self._capture(container, trigger, command.command_id)
+        came = datetime.now(UTC)
+        task = asyncio.current_task()
+        assert task is not None
+        self._not_begun.add(task)
+        try:
+            async with (
+                asyncio.timeout((command.deadline - came).total_seconds()) as wait,
+                self._turns.turn(container.container_id, final=False, deadline=command.deadline),
+            ):
+                wait.reschedule(None)
+                self._not_begun.discard(task)
+                trigger = Trigger.SCHEDULE if command.scheduled else Trigger.COMMAND
+                return await self._capture(container, trigger, command.command_id)
+        except TimeoutError as problem:
+            cause = f"the command's deadline was {command.deadline:%FT%TZ}, and other dumps of the node came first until then"
+            raise NotBegunError(Failure("command-expired", cause, "Ask again.")) from problem
+        except GoneError as problem:
+            raise NotBegunError(_gone(came)) from problem
+        finally:
+            self._not_begun.discard(task)
 
-    async def _capture(self, container: ContainerRecord, trigger: Trigger, command_id: CommandId | None) -> SnapshotId:
+    def _record(
+        self,
+        container: ContainerRecord,
+        trigger: Trigger,
+        command_id: CommandId | None = None,
+        warnings: tuple[str, ...] = (),
+    ) -> DumpRecord:
         now = datetime.now(UTC)
-        record = DumpRecord(
+        return DumpRecord(
             snapshot_id=new_snapshot_id(now),
             container_id=container.container_id,
             key=container.key,
@@ -171,7 +230,17 @@ class Dumper:
             started_at=now,
             boot_id=self._boot_id,
             command_id=command_id,
+            warnings=warnings,
         )
+
+    async def _capture(
+        self,
+        container: ContainerRecord,
+        trigger: Trigger,
+        command_id: CommandId | None = None,
+        warnings: tuple[str, ...] = (),
+    ) -> SnapshotId:
+        record = self._record(container, trigger, command_id, warnings)
         stage = DumpStage.PREFLIGHT
         try:
             plan = await asyncio.to_thread(self._preflight, container)
@@ -357,7 +426,7 @@ class Dumper:
             step=DumpStep.COMPLETE,
             stopped_pids=plan.stopped_pids,
             raw_bytes=raw_bytes(trees),
-            warnings=(*warnings, *(warning for tree in trees for warning in tree.warnings)),
+            warnings=(*record.warnings, *warnings, *(warning for tree in trees for warning in tree.warnings)),
         )
         self._journal.save_dump(record)
         faultpoints.reach("dump.complete")
@@ -399,15 +468,44 @@ def _refuse_too_large(volumes: dict[str, Path], limit_bytes: int) -> int:
     return total
 
 
-def _refuse_if_ignored(container: ContainerRecord) -> None:
-    """Refuse the final dump of a container whose owner wants the stop signal to mean what it always meant.
+def _grace_seconds(container: ContainerRecord) -> float:
+    """Tell how long after its stop signal a container has; refuse if its owner wants the signal to mean what it always meant.
 
     Raises:
         FailureError: ``stop-ignored``; ``bundle-unreadable``.
     """
-    if not bundle.read(container.bundle).wishes.dump_on_stop:
+    live = bundle.read(container.bundle)
+    if not live.wishes.dump_on_stop:
         raise refusal(
             "stop-ignored",
             f"the pod's annotation {wishes.ON_STOP} says that the stop signal takes no snapshot",
             "Nothing to do: the container gets the signal.",
         )
+    return DEFAULT_GRACE_SECONDS if live.grace_seconds is None else live.grace_seconds
+
+
+def _lateness(container: ContainerRecord, came: datetime, deadline: datetime) -> tuple[str, ...]:
+    """Say so if the turn of a stop came too late: its engine may kill the container in the middle of the dump."""
+    now = datetime.now(UTC)
+    if now <= deadline:
+        return ()
+    warning = (
+        f"the dump began {(now - came).total_seconds():.1f} s after the stop signal, because other dumps of the node came first; "
+        f"the grace period was {(deadline - came).total_seconds():g} s"
+    )
+    _log.warning(
+        "a final dump begins after its deadline",
+        container_id=container.container_id,
+        key=str(container.key),
+        warning=warning,
+    )
+    return (warning,)
+
+
+def _gone(came: datetime) -> Failure:
+    waited_seconds = (datetime.now(UTC) - came).total_seconds()
+    return Failure(
+        "ended-waiting",
+        f"the container ended while its dump waited {waited_seconds:.1f} s for its turn",
+        "If many are stopped at once, give them a longer grace period, or see WOODFROG_DUMPS_AT_ONCE.",
+    )

@@ -38,6 +38,8 @@ class Metrics:
         self._code = BoundedLabel()
         dumps = Gauge("woodfrog_worker_dumps_in_flight", "Dumps that are being captured.", registry=registry)
         dumps.set_function(lambda: dumper.in_flight)
+        waiting = Gauge("woodfrog_worker_dumps_waiting", "Dumps that wait for their turn.", registry=registry)
+        waiting.set_function(lambda: dumper.waiting)
         stores = Gauge("woodfrog_worker_stores_in_flight", "Captures that are being stored.", registry=registry)
         stores.set_function(lambda: storer.in_flight)
         connected = Gauge("woodfrog_worker_nats_connected", "1 if NATS can be reached, else 0.", registry=registry)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import structlog
 
 from nodeworker.copies import Copies
-from nodeworker.dump import Dumper
+from nodeworker.dump import Dumper, NotBegunError
 from nodeworker.failure import failure_of
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.store.snapshots import SnapshotStore
@@ -72,13 +72,16 @@ class Obedience:
             await self._storer.wait(storing)
             return
         container = await asyncio.to_thread(self._journal.container, command.container_id)
-        refused = self._objection(command, container, busy=self._dumper.is_dumping(command.container_id))
+        refused = self._objection(command, container, busy=self._dumper.has_dump(command.container_id))
         if refused is not None or container is None:
             finished = self._finished(command, refused)
             await asyncio.to_thread(self._journal.finish_command, command.command_id, refused, finished)
             return
         try:
             snapshot_id = await self._dumper.checkpoint(container, command)
+        except NotBegunError as problem:
+            await asyncio.to_thread(self._end, command, problem.failure)
+            return
         except FailureError:
             return  # reported by the dump itself, together with the command's end
         await self._storer.wait(snapshot_id)

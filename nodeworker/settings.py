@@ -6,6 +6,7 @@ A worker has no configuration file, so that a DaemonSet, a systemd unit and ``wo
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Mapping
@@ -48,7 +49,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     create_limit_seconds: float
     """How long a ``create`` may wait in all: below the two minutes after which the kubelet gives up on the runtime."""
     stop_limit_seconds: float
-    """How long a stop signal may wait for a dump that is already in flight before its own dump begins."""
+    """How long a stop signal may wait for an earlier dump of its container that is under way before its own dump begins."""
+    dumps_at_once: int
+    """How many containers of the node may be captured at the same time; the others wait, stops first, the soonest deadline first."""
     nvidia_libraries: Path | None = None
     """Folder of the NVIDIA driver's libraries; by default they are looked for where they are known to be."""
     gpu_lock_seconds: float = 30.0
@@ -115,6 +118,15 @@ def _positive(environment: Mapping[str, str], name: str, default: float) -> floa
     return value
 
 
+def _count(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, "")
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise SettingsError(f"{name} is {text!r}; it must be a whole number of at least 1")
+    return int(text)
+
+
 def _copies_bytes(environment: Mapping[str, str]) -> int:
     """Read how many bytes of copies may lie here: none where the store is encrypted, for they are not."""
     text = environment.get("WOODFROG_COPIES") or "16GiB"
@@ -179,6 +191,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         criu=text("WOODFROG_CRIU", "criu"),
         create_limit_seconds=_positive(environment, "WOODFROG_CREATE_LIMIT_SECONDS", 110.0),
         stop_limit_seconds=_positive(environment, "WOODFROG_STOP_LIMIT_SECONDS", 20.0),
+        dumps_at_once=_count(environment, "WOODFROG_DUMPS_AT_ONCE", max(2, len(os.sched_getaffinity(0)) // 2)),
         nvidia_libraries=(
             directory("WOODFROG_NVIDIA_LIBRARIES", "/") if environment.get("WOODFROG_NVIDIA_LIBRARIES") else None
         ),

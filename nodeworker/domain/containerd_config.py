@@ -15,6 +15,8 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from nodeworker.domain.turns import GRACE_PERIOD
+
 HANDLER: Final = "cedana"
 ANNOTATIONS: Final = "woodfrog.io/*"
 RUNC_TYPE: Final = "io.containerd.runc.v2"
@@ -92,9 +94,8 @@ def our_runtime(base: Mapping[str, Any], binary: str) -> Table:
     """Make our runtime's table: the node's own runtime in all, but for the binary and what annotations pass."""
     table = {key: value for key, value in base.items() if value not in _MEANS_NOTHING and key != "options"}
     options = {key: value for key, value in base.get("options", {}).items() if value not in _MEANS_NOTHING}
-    for key in ("pod_annotations", "container_annotations"):
-        passed = [each for each in base.get(key) or [] if each != ANNOTATIONS]
-        table[key] = [*passed, ANNOTATIONS]
+    for key, ours in (("pod_annotations", [ANNOTATIONS]), ("container_annotations", [ANNOTATIONS, GRACE_PERIOD])):
+        table[key] = [*(each for each in base.get(key) or [] if each not in ours), *ours]
     return {"runtime_type": RUNC_TYPE, **table, "options": {**options, "BinaryName": binary}}
 
 

@@ -31,7 +31,7 @@ oom_score = 0
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.cedana]
       runtime_type = "io.containerd.runc.v2"
       pod_annotations = ["woodfrog.io/*"]
-      container_annotations = ["woodfrog.io/*"]
+      container_annotations = ["woodfrog.io/*", "io.kubernetes.pod.terminationGracePeriod"]
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.cedana.options]
         BinaryName = "{runtime}"
 """

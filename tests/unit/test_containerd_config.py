@@ -112,7 +112,7 @@ def test_the_runtime_is_there_and_every_other_setting_stays(before: str) -> None
     assert known["cedana"] == {
         "runtime_type": "io.containerd.runc.v2",
         "pod_annotations": ["woodfrog.io/*"],
-        "container_annotations": ["woodfrog.io/*"],
+        "container_annotations": ["woodfrog.io/*", "io.kubernetes.pod.terminationGracePeriod"],
         "options": {"SystemdCgroup": True, "BinaryName": BINARY},
     }
     assert config.same_but_for(tomllib.loads(before) | _skeleton(before), after, "cedana")

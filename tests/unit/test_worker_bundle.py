@@ -40,6 +40,14 @@ def test_a_pods_container_tells_its_namespace_image_mounts_and_shared_memory(tmp
     assert read.rootfs == tmp_path / "rootfs"
 
 
+@pytest.mark.parametrize(("said", "read"), [({}, None), ("90", 90.0), ("0", 0.0), ("-1", None), ("soon", None)])
+def test_the_kubelets_word_on_the_grace_period_is_believed_if_it_is_a_number(
+    tmp_path: Path, said: Any, read: float | None
+) -> None:
+    annotations = {"io.kubernetes.pod.terminationGracePeriod": said} if said else {}
+    assert bundle.read(written(tmp_path, CONFIG | {"annotations": annotations})).grace_seconds == read
+
+
 def test_a_tmpfs_of_the_containers_own_is_no_shared_memory_from_outside(tmp_path: Path) -> None:
     mounts = [{"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}]
     assert bundle.read(written(tmp_path, CONFIG | {"mounts": mounts})).shm_source is None

@@ -40,6 +40,8 @@ def test_the_drivers_libraries_are_looked_for_unless_their_folder_is_named() -> 
         ("WOODFROG_STORE_ATTEMPTS", "nan"),
         ("WOODFROG_GPU_LOCK_SECONDS", "0"),
         ("WOODFROG_NVIDIA_LIBRARIES", "lib"),
+        ("WOODFROG_DUMPS_AT_ONCE", "0"),
+        ("WOODFROG_DUMPS_AT_ONCE", "1.5"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_refused_by_name(name: str, value: str) -> None:

@@ -348,6 +348,10 @@ persistentVolumeClaim
   value: {{ .Values.node.createLimitSeconds | quote }}
 - name: WOODFROG_STOP_LIMIT_SECONDS
   value: {{ .Values.node.stopLimitSeconds | quote }}
+{{- with .Values.node.dumpsAtOnce }}
+- name: WOODFROG_DUMPS_AT_ONCE
+  value: {{ . | quote }}
+{{- end }}
 - name: WOODFROG_STORE_ATTEMPTS
   value: {{ .Values.node.storeAttempts | quote }}
 {{- with .Values.node.extraEnv }}

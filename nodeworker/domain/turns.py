@@ -1,0 +1,59 @@
+"""Whose dump comes next on a node that takes only so many at a time: stops first, the soonest deadline before the others.
+
+A drain, a preemption or a spot notice stops every container of a node within the same second. To freeze and write all of them at
+once shares memory bandwidth, disk and processors among all, so that each is done last and those with little time are killed in the
+middle of it. One after the other, each is done as soon as it can be (earliest deadline first: if any order lets all of them be
+in time, this one does).
+
+A dump whose container runs on comes after every stop, because it can be taken later as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from protocol.ids import ContainerId
+
+GRACE_PERIOD: Final = "io.kubernetes.pod.terminationGracePeriod"
+"""The annotation by which the kubelet tells the engine, of every container, its pod's grace period (newContainerAnnotations in
+pkg/kubelet/kuberuntime/labels.go). CRI-O hands all of them on to the runtime, containerd those that its configuration names."""
+DEFAULT_GRACE_SECONDS: Final = 30.0
+"""What Kubernetes gives a pod that asks for nothing (``terminationGracePeriodSeconds`` in the API reference of Pod)."""
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """A dump that has not begun; its container runs on."""
+
+    container_id: ContainerId
+    final: bool
+    """Whether the container ends with it: somebody has asked for its end and will not wait for ever."""
+    deadline: datetime
+    """When it is too late: the stop's grace period is over, or the command is void."""
+    arrival: int
+    """Counts up, so that of two alike the one that came first goes first."""
+
+
+def next_turns(
+    waiting: Collection[Waiting], capturing: Collection[ContainerId], at_once: int, *, only_final: bool = False
+) -> tuple[Waiting, ...]:
+    """Say who begins now, the most urgent first, if these containers are being captured and ``at_once`` may be.
+
+    A container is captured by one dump at a time: while it is, its other dumps wait and hold nobody else up.
+    """
+    busy = set(capturing)
+    begin = []
+    for one in sorted(waiting, key=_urgency):
+        if len(busy) >= at_once:
+            break
+        if one.container_id not in busy and (one.final or not only_final):
+            busy.add(one.container_id)
+            begin.append(one)
+    return tuple(begin)
+
+
+def _urgency(one: Waiting) -> tuple[bool, datetime, int]:
+    return (not one.final, one.deadline, one.arrival)
