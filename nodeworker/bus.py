@@ -43,10 +43,6 @@ _NOT_FOR_THIS_ACCOUNT = 10039
 Obey = Callable[[Command], Awaitable[None]]
 
 
-class _ConnectionGivenUpError(Exception):
-    """The client closed itself, as it does when the server refuses its credentials."""
-
-
 class Bus:
     """One worker's connection. :meth:`run` owns all background work; the other methods may be called at any time."""
 
@@ -87,28 +83,22 @@ class Bus:
 
     async def run(self, obey: Obey) -> None:
         """Connect, then send, listen and give signs of life until cancelled. ``obey`` returns when a command has its end."""
+        self._client = await connect(
+            self._url,
+            name=f"woodfrog worker {self._node}",
+            seed_file=self._seed_file,
+            token_file=self._token_file,
+            inbox_prefix=subjects.inbox(self._node),
+        )
         try:
-            while True:
-                self._client = await connect(
-                    self._url,
-                    name=f"woodfrog worker {self._node}",
-                    seed_file=self._seed_file,
-                    token_file=self._token_file,
-                    inbox_prefix=subjects.inbox(self._node),
-                )
-                try:
-                    async with asyncio.TaskGroup() as group:
-                        group.create_task(self._send_reports())
-                        group.create_task(self._give_signs_of_life())
-                        group.create_task(self._take_commands(obey))
-                except* _ConnectionGivenUpError:
-                    await _log.awarning("the connection was closed for good and is made anew")
-                finally:
-                    await self._client.close()
-                await asyncio.sleep(_RETRY_SECONDS)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send_reports())
+                group.create_task(self._give_signs_of_life())
+                group.create_task(self._take_commands(obey))
         finally:
             for task in self._obeying:
                 task.cancel()
+            await self._client.close()
 
     def _jetstream(self) -> JetStreamContext:
         assert self._client is not None
@@ -160,8 +150,6 @@ class Bus:
     async def _give_signs_of_life(self) -> None:
         assert self._client is not None
         while True:
-            if self._client.is_closed:
-                raise _ConnectionGivenUpError
             if self._client.is_connected:
                 try:
                     await self._client.publish(subjects.heartbeats(self._node), wire.encode(self._heartbeat()))

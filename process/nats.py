@@ -2,18 +2,24 @@
 
 nats-py's defaults give up for ever after 60 reconnects, notice a half-open connection after minutes, and drop messages of
 a slow subscription with no word but the error callback's. A control plane must outlive its broker instead.
+
+Whatever the options, nats-py 2.16 closes a connection for good when the server ends it with a reason: credentials that are
+replaced, a time that is over, a limit. Every subscription is then gone, and whoever waits for a message is *cancelled*, which a
+task group takes for a task's proper end: the process would stand there, deaf. So each of these is made a reconnection here.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import nats.errors
 import structlog
 from nats.aio.client import Client
 
-from process.nkeys import KeyPair
+from process.nkeys import InvalidSeedError, KeyPair
 
 _log = structlog.get_logger(component="nats")
 
@@ -23,8 +29,66 @@ _ASKED_ABOUT_SECONDS: Final = 15
 """With a token the server asks the control plane, which asks Kubernetes: see `timeout` in what woodfrog.isolation writes."""
 
 
+_STALE: Final = "stale connection"
+_PERMISSIONS: Final = "permissions violation"
+_RECONNECT_SECONDS: Final = 1
+
+
 class TokenUnreadableError(OSError):
     """There is no token to present; the message names the file."""
+
+
+class SeedUnreadableError(OSError):
+    """There is no seed to prove oneself by any more; the message names the file."""
+
+
+class _LastingClient(Client):
+    """A client that only :meth:`close` closes."""
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Take what the server says before it ends the connection for a reason to connect again."""
+        said = err_msg.lower()
+        if _STALE in said or _PERMISSIONS in said:
+            await super()._process_err(err_msg)
+            return
+        problem = nats.errors.Error(f"nats: {err_msg.strip(chr(39))}")
+        await _log.ainfo("the server ends the connection", reason=str(problem))
+        await self._process_op_err(problem)
+
+    async def _process_connect_init(self) -> None:
+        """Greet a server; of one that does not greet back, keep no transport."""
+        try:
+            await super()._process_connect_init()
+        except BaseException:
+            self._forget_transport()
+            raise
+        if not self.is_connected:  # it hung up before it answered, which nats-py takes for an answer
+            for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+                if task is not None:
+                    task.cancel()
+            self._forget_transport()
+            raise nats.errors.UnexpectedEOF
+
+    def _forget_transport(self) -> None:
+        if self._transport is not None:
+            self._transport.close()  # type: ignore[no-untyped-call]
+
+    async def _read_loop(self) -> None:
+        """Read; the end of that is the end of this connection, and never a client that is connected and deaf."""
+        await super()._read_loop()
+        if self.is_connected and self._reading_task is asyncio.current_task():
+            await self._process_op_err(nats.errors.UnexpectedEOF())
+
+    async def _attempt_reconnect(self) -> None:
+        """Connect again, whatever comes in between."""
+        while True:
+            try:
+                await super()._attempt_reconnect()
+            except Exception as problem:  # noqa: BLE001 - the task would end with it, and nobody would connect any more
+                await _log.awarning("a reconnection failed in an unforeseen way", error=repr(problem))
+            else:
+                return
+            await asyncio.sleep(_RECONNECT_SECONDS)
 
 
 async def connect(
@@ -35,7 +99,7 @@ async def connect(
     token_file: Path | None = None,
     inbox_prefix: str = _INBOX_PREFIX,
 ) -> Client:
-    """Connect to ``url`` (credentials may be part of it) and keep reconnecting for as long as the process lives.
+    """Connect to ``url`` (credentials may be part of it) and keep reconnecting until it is closed by whoever asked for it.
 
     ``name`` shows in the server's connection list. The first connection is retried as well, so that start order does not
     matter. ``seed_file`` holds the nkey seed of who connects, ``token_file`` a token that the server has somebody check; both
@@ -54,13 +118,16 @@ async def connect(
     async def on_reconnect() -> None:
         await _log.ainfo("nats reconnected")
 
-    client = Client()
+    client = _LastingClient()
     sign: Callable[[str], bytes] | None = None
     if seed_file is not None:
         client._public_nkey = KeyPair.from_file(seed_file).public  # noqa: SLF001 - nats-py sets it only through the package nkeys
 
         def sign(nonce: str) -> bytes:
-            return KeyPair.from_file(seed_file).signature(nonce)
+            try:
+                return KeyPair.from_file(seed_file).signature(nonce)
+            except InvalidSeedError as problem:  # it was there at the beginning, and may be there again
+                raise SeedUnreadableError(str(problem)) from problem
 
     await client.connect(
         servers=[url],
@@ -69,7 +136,7 @@ async def connect(
         disconnected_cb=on_disconnect,
         reconnected_cb=on_reconnect,
         max_reconnect_attempts=-1,
-        reconnect_time_wait=1,
+        reconnect_time_wait=_RECONNECT_SECONDS,
         ping_interval=10,
         max_outstanding_pings=2,
         connect_timeout=_CONNECT_SECONDS if token_file is None else _ASKED_ABOUT_SECONDS,

@@ -27,6 +27,7 @@ _log = structlog.get_logger(component="services")
 
 DECIDE_SECONDS: Final = 4.0
 """How long a decision and its commit, or a query, may take; with the catching up less than the 15 s that workers wait."""
+_FLUSH_SECONDS: Final = 5
 _MOST_IN_FLIGHT: Final = 1024
 
 Reply = Answer | Rows
@@ -68,7 +69,7 @@ class Answering:
                 await self._client.subscribe(subject, queue=self._queue_group, cb=listen(answer))
                 for subject, answer in self._answerers.items()
             ]
-            await self._flushed()
+            await flushed(self._client)
             self.listening.set()
             try:
                 await asyncio.Event().wait()
@@ -76,12 +77,6 @@ class Answering:
                 if self._client.is_connected:
                     for subscription in subscriptions:
                         await subscription.unsubscribe()
-
-    async def _flushed(self) -> None:
-        try:
-            await self._client.flush()
-        except BROKER_ERRORS as problem:  # subscriptions are made again with the connection
-            await _log.awarning("the broker went away while listening began", error=repr(problem))
 
     async def _serve(self, message: Msg, answer: Answerer) -> None:
         try:
@@ -118,6 +113,14 @@ class Answering:
         except Exception as problem:  # noqa: BLE001 - one question must not end the answers to all others
             await _log.aexception("a request failed in an unforeseen way", subject=message.subject)
             return _defect(repr(problem))
+
+
+async def flushed(client: Client) -> None:
+    """Wait until the broker has heard what was subscribed to, if it is there: it is told again with each connection."""
+    try:
+        await client.flush(_FLUSH_SECONDS)
+    except BROKER_ERRORS as problem:
+        await _log.awarning("the broker went away while listening began", error=repr(problem))
 
 
 def malformed(problem: str) -> Refusal:

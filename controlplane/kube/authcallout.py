@@ -23,6 +23,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from controlplane.bus.answering import flushed
 from controlplane.kube.api import KubernetesUnavailableError
 from controlplane.kube.nodeworkers import NodeWorker, NodeWorkers, RefusedError
 from process import natsjwt
@@ -41,7 +42,6 @@ _MOST_AT_ONCE: Final = 16
 _MOST_WAITING: Final = 1024
 _LONGEST_SECONDS: Final = 3600
 _SHORTEST_SECONDS: Final = 60
-_LOOK_SECONDS: Final = 1.0
 
 
 class AuthCallout:
@@ -73,15 +73,13 @@ class AuthCallout:
         """Set once questions are heard."""
 
     async def run(self) -> None:
-        """Connect, and connect anew whenever the client has given its connection up."""
-        while True:
-            client = await connect(self._url, name="woodfrog authorization", seed_file=self._seed_file)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    await self._listen(client, group)
-            finally:
-                await client.close()
-            await _log.awarning("the connection was closed for good and is made anew")
+        """Connect and answer, however often the broker goes away."""
+        client = await connect(self._url, name="woodfrog authorization", seed_file=self._seed_file)
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._listen(client, group)
+        finally:
+            await client.close()
 
     async def _listen(self, client: Client, group: asyncio.TaskGroup) -> None:
         async def heard(message: Msg) -> None:
@@ -92,10 +90,9 @@ class AuthCallout:
             group.create_task(self._serve(client, message))
 
         await client.subscribe(SUBJECT, queue=_QUEUE_GROUP, cb=heard)
-        await client.flush()
+        await flushed(client)
         self.listening.set()
-        while not client.is_closed:  # noqa: ASYNC110 - nats-py closes itself when a server turns it away, and has no event
-            await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.Event().wait()
 
     async def _serve(self, client: Client, message: Msg) -> None:
         try:

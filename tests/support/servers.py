@@ -75,6 +75,11 @@ class NatsServer:
         self._process.wait(START_SECONDS)
         self._process = None
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal: SIGSTOP makes it a machine without power, whose connections nobody ends."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def wipe(self) -> None:
         """Remove everything that a stopped server had stored."""
         assert self._process is None
