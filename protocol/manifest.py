@@ -18,6 +18,8 @@ from protocol.facts import ContainerFacts, NodeFacts
 from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
 
 MANIFEST_VERSION = 1
+"""What a reader must know to restore faithfully. A tree, a kind of entry, or a field that may not be left out raises it
+(docs/decisions/0031-a-newer-manifest-is-not-a-broken-one.md)."""
 CONFIG_DATA = "..data"
 """The link that the kubelet moves when a ConfigMap, Secret or token changes."""
 HOLE = -1
@@ -102,6 +104,12 @@ class Tree(msgspec.Struct, frozen=True, omit_defaults=True):
     root: Root | None = None
     volume: str = ""
     """Of a volume: its name in the pod; or where it is mounted, with a leading ``/``, if only a part of it is (subPath)."""
+
+
+class Outline(msgspec.Struct, frozen=True):
+    """As much of a manifest as every version has: enough to know whether the rest can be read."""
+
+    version: int
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -40,6 +40,18 @@ def corrupt(cause: str, detail: str = "") -> FailureError:
     )
 
 
+def format_unknown(cause: str) -> FailureError:
+    """A snapshot is written in a way that this worker cannot read; nothing is wrong with it."""
+    return FailureError(
+        Failure(
+            "snapshot-format-unknown",
+            cause,
+            "The snapshot is kept, and left out of this start only. Update the node worker on this node to the version that "
+            "wrote it, or start the container on a node that has it.",
+        )
+    )
+
+
 def broken_copy(cause: str) -> FailureError:
     """A copy of a snapshot on this node is not what it must be; that says nothing about the snapshot in the store."""
     return FailureError(

@@ -23,7 +23,7 @@ from typing import Protocol
 import msgspec
 from blake3 import blake3
 
-from nodeworker.domain.problems import corrupt
+from nodeworker.domain.problems import corrupt, format_unknown
 from nodeworker.store.chunks import CHUNK_BYTES
 from nodeworker.store.keys import KeyRing
 from nodeworker.store.objects import Objects, open_objects
@@ -35,7 +35,7 @@ from process.faultpoints import reach
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId, check_id
-from protocol.manifest import MANIFEST_VERSION, Entry, Manifest, Root, Tree, TreeName
+from protocol.manifest import MANIFEST_VERSION, Entry, Manifest, Outline, Root, Tree, TreeName
 from protocol.wire import MalformedMessageError, decode, encode
 
 MANIFEST_NAME = "manifest.json"
@@ -251,13 +251,23 @@ class SnapshotStore:
 def check_manifest(data: bytes, key: CheckpointKey, snapshot_id: SnapshotId, *, shown: str) -> Manifest:
     """Decode a manifest whose bytes are those that the log speaks of, and check everything in it; ``shown`` names it.
 
+    The digest has told already that these are the bytes that a worker wrote. JSON of another shape than is known here was
+    therefore written by a worker of another version: it proves nothing against the snapshot.
+
     Raises:
-        FailureError: ``snapshot-corrupt``.
+        FailureError: ``snapshot-corrupt``, or ``snapshot-format-unknown``, which condemns nothing.
     """
+    try:
+        outline: Outline = decode(data, Outline)
+    except MalformedMessageError as problem:
+        raise corrupt(f"The manifest {shown} is malformed: {problem}.") from problem
+    if outline.version > MANIFEST_VERSION:
+        known = f"this worker reads versions up to {MANIFEST_VERSION}"
+        raise format_unknown(f"The manifest {shown} has version {outline.version}, {known}.")
     try:
         manifest: Manifest = decode(data, Manifest)
     except MalformedMessageError as problem:
-        raise corrupt(f"The manifest {shown} is malformed: {problem}.") from problem
+        raise format_unknown(f"The manifest {shown} says what this worker does not know: {problem}.") from problem
     wrong = problem_of(manifest, key, snapshot_id)
     if wrong is not None:
         raise corrupt(f"The manifest {shown} is not acceptable: {wrong}.")

@@ -51,8 +51,8 @@ def problem_of(manifest: Manifest, key: CheckpointKey, snapshot_id: SnapshotId) 
 
 
 def _problems(manifest: Manifest, key: CheckpointKey, snapshot_id: SnapshotId) -> Iterator[str]:
-    if manifest.version != MANIFEST_VERSION:
-        yield f"it has version {manifest.version}, this worker reads version {MANIFEST_VERSION}"
+    if not 1 <= manifest.version <= MANIFEST_VERSION:
+        yield f"it has version {manifest.version}, this worker reads versions up to {MANIFEST_VERSION}"
     if manifest.key != key or manifest.snapshot_id != snapshot_id:
         yield f"it is that of snapshot {manifest.snapshot_id} of {manifest.key}"
     size = manifest.chunk_bytes

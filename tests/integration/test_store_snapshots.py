@@ -25,7 +25,7 @@ from nodeworker.store.objects import DirectoryObjects
 from protocol.facts import NodeFacts
 from protocol.failures import CONDEMNING_CODES
 from protocol.ids import CheckpointKey, InvalidIdError, SnapshotId
-from protocol.manifest import HOLE, Entry, TreeName
+from protocol.manifest import HOLE, MANIFEST_VERSION, Entry, TreeName
 
 
 @pytest.fixture
@@ -240,7 +240,6 @@ FORGERIES: dict[str, Callable[[dict], object]] = {  # type: ignore[type-arg]
     "has no parent": lambda m: first(m).update(path="nowhere/file"),
     "occurs twice": lambda m: m["trees"][0]["entries"].append(first(m)),
     "tree occurs twice": lambda m: m["trees"].append(m["trees"][0]),
-    "block device": lambda m: first(m).update(kind="block"),
     "symlink in processes": lambda m: first(m).update(kind="symlink", target="/etc", chunks=[], size_bytes=0),
     "whiteout in processes": lambda m: first(m).update(kind="whiteout", chunks=[], size_bytes=0),
     "setuid beyond": lambda m: first(m).update(mode=0o10_0000),
@@ -264,9 +263,9 @@ FORGERIES: dict[str, Callable[[dict], object]] = {  # type: ignore[type-arg]
     "absurd chunks": lambda m: m.update(chunk_bytes=1 << 40),
     "no chunk size": lambda m: m.update(chunk_bytes=0),
     "another snapshot": lambda m: m.update(snapshot_id="20261123T214501Z-00000000"),
+    "no version": lambda m: m.pop("version"),
+    "version before the first": lambda m: m.update(version=0),
     "another key": lambda m: m["key"].update(namespace="theirs"),
-    "another version": lambda m: m.update(version=2),
-    "not a manifest": lambda m: m.pop("trees"),
     "a hardlink to nothing": lambda m: first(m).update(hardlink="b", chunks=[], size_bytes=0),
     "root with a mode beyond": lambda m: m["trees"][0].update(root={**ROOT, "mode": 0o10_0000}),
     "root with a label": lambda m: m["trees"][0].update(root={**ROOT, "xattrs": {"security.selinux": "YQ=="}}),
@@ -282,6 +281,31 @@ def test_a_forged_manifest_is_refused_although_its_digest_is_right(place: Place,
     failure = refusal(lambda: place.open(forged)).failure
     assert failure.code in CONDEMNING_CODES
     assert "manifest.json" in failure.cause
+
+
+OF_ANOTHER_WORKER: dict[str, Callable[[dict], object]] = {  # type: ignore[type-arg]
+    "a newer version": lambda m: m.update(version=MANIFEST_VERSION + 1),
+    "a newer version of another shape": lambda m: (m.update(version=MANIFEST_VERSION + 1), m.pop("trees")),
+    "an unknown tree": lambda m: m["trees"].append({"name": "devices", "entries": []}),
+    "an unknown kind of entry": lambda m: first(m).update(kind="block"),
+    "a field of another type": lambda m: m.update(packs={}),
+}
+
+
+@pytest.mark.parametrize("name", OF_ANOTHER_WORKER)
+def test_a_manifest_of_a_worker_of_another_version_is_left_alone_and_not_condemned(place: Place, name: str) -> None:
+    place.write("a", b"content")
+    place.put()
+    forged = place.forge(lambda manifest: OF_ANOTHER_WORKER[name](manifest) and None)
+    failure = refusal(lambda: place.open(forged)).failure
+    assert failure.code == "snapshot-format-unknown"
+    assert "Update the node worker" in failure.advice
+
+
+def test_a_field_that_a_newer_worker_added_and_that_may_be_ignored_is_ignored(place: Place) -> None:
+    place.write("a", b"content")
+    place.put()
+    place.open(place.forge(lambda manifest: manifest.update(mood="sunny")))
 
 
 def test_a_frame_that_claims_an_absurd_size_is_refused_before_memory_is_taken(place: Place) -> None:
