@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from nodeworker.capture import hugepages
 from nodeworker.domain import wishes
 from nodeworker.domain.gpu import GpuWish, wish
 from nodeworker.domain.turns import GRACE_PERIOD
@@ -74,11 +75,16 @@ class Bundle(msgspec.Struct, frozen=True):
 
     @property
     def travelling(self) -> dict[str, Path]:
-        """The directories of the volumes that are wanted in snapshots, by their keys. A single file is never one."""
+        """The directories of the volumes that are wanted in snapshots, by their keys.
+
+        A single file is never one, and neither are huge pages.
+        """
         return {
             volume.key: volume.source
             for volume in self.volumes
-            if self.wishes.takes_volume(volume.name) and volume.source.is_dir()
+            if self.wishes.takes_volume(volume.name)
+            and volume.source.is_dir()
+            and not hugepages.are_under(volume.source)
         }
 
     @property
