@@ -101,10 +101,6 @@ class Dumper:
         """Say whether a dump of the container is being captured."""
         return self._turns.is_capturing(container_id)
 
-    def has_dump(self, container_id: ContainerId) -> bool:
-        """Say whether a dump of the container is being captured, or waits for its turn."""
-        return self._turns.is_capturing(container_id) or self._turns.is_waiting(container_id)
-
     @property
     def in_flight(self) -> int:
         """How many dumps are being captured."""

@@ -72,7 +72,8 @@ class Obedience:
             await self._storer.wait(storing)
             return
         container = await asyncio.to_thread(self._journal.container, command.container_id)
-        refused = self._objection(command, container, busy=self._dumper.has_dump(command.container_id))
+        # Behind a stop that waits for its turn a command waits, too: refused, it would have a successor go on without that last dump.
+        refused = self._objection(command, container, busy=self._dumper.is_dumping(command.container_id))
         if refused is not None or container is None:
             finished = self._finished(command, refused)
             await asyncio.to_thread(self._journal.finish_command, command.command_id, refused, finished)

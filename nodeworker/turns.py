@@ -55,10 +55,6 @@ class Turns:
         """Say whether a dump of the container has its turn."""
         return container_id in self._capturing
 
-    def is_waiting(self, container_id: ContainerId) -> bool:
-        """Say whether a dump of the container waits for its turn."""
-        return any(one.container_id == container_id for one in self._waiting)
-
     @asynccontextmanager
     async def turn(
         self, container_id: ContainerId, *, final: bool, deadline: datetime, own_limit_seconds: float | None = None

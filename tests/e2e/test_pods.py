@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import tempfile
@@ -18,6 +19,8 @@ from support.containerd import Containerd
 from support.cri import Cri
 from support.kubelet import EXITED, RUNNING, Kubelet, Pod, running
 from support.stack import Stack, until
+
+from nodeworker import bundle
 
 pytestmark = [pytest.mark.criu, pytest.mark.containerd, pytest.mark.nats, pytest.mark.timeout(120)]
 
@@ -438,3 +441,13 @@ def test_an_annotation_that_cannot_be_meant_shows_where_the_pod_is_described(kub
     with pytest.raises(grpc.RpcError) as refused:
         pod.start("main", COUNT, {"CEDANA_CHECKPOINT": "wrong"})
     assert "woodfrog.io/volumes-limit" in refused.value.details()
+
+
+def test_a_worker_is_told_the_pods_grace_period_and_no_other_annotation_of_the_kubelets(
+    engine: Containerd, kubelet: Kubelet
+) -> None:
+    main = kubelet.pod("patient").start("main", "while :; do sleep 0.05; done", {"CEDANA_CHECKPOINT": "patient"})
+    kubelet.cri.wait_for(main, RUNNING)
+    (config,) = engine.run.glob(f"**/{main}/config.json")
+    assert bundle.read(str(config.parent)).grace_seconds == 45
+    assert "io.kubernetes.container.restartCount" not in json.loads(config.read_text())["annotations"]

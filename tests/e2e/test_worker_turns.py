@@ -208,6 +208,35 @@ async def test_stops_overtake_a_dump_that_was_asked_for_before_and_the_one_with_
     assert asked.alive()
 
 
+async def test_a_successor_that_starts_while_the_stop_waits_goes_on_from_that_last_dump(
+    node: Node, client: Client, tmp_path: Path
+) -> None:
+    release, port = tmp_path / "release", free_port()
+    node.start_worker(
+        WOODFROG_DUMPS_AT_ONCE="1",
+        WOODFROG_HTTP_ADDRESS=f"127.0.0.1:{port}",
+        WOODFROG_FAULT="dump.frozen=pause",
+        WOODFROG_FAULT_RELEASE=str(release),
+    )
+    first, before = (counting(node, name) for name in ("first", "moved"))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(stop(first))
+        await asyncio.to_thread(eventually, lambda: stands(first.state().freezer), "the first stands")
+        group.create_task(stop(before))
+        await waiting(port, 1)
+        starting = group.create_task(asyncio.to_thread(counting, node, "moved"))
+        await waiting(port, 2)  # the control plane has asked for a dump of the container before
+        reached = before.count()
+        release.touch()
+    after = starting.result()
+    after.until(max(reached, before.count()) + 5)
+    assert after.has_counted_without_a_gap()
+    rows = await query(client, "restore_history", key=CheckpointKey("local", "default", "moved"))
+    assert [row["choice"] for row in rows] == ["cold", "restored"]
+    (taken,) = await query(client, "checkpoint_history", key=CheckpointKey("local", "default", "moved"))
+    assert (taken["trigger"], taken["status"]) == ("stop-signal", "valid")
+
+
 async def test_a_container_that_ends_while_its_dump_waits_leaves_the_queue_and_that_is_told(
     node: Node, client: Client, tmp_path: Path
 ) -> None:

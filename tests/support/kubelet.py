@@ -148,7 +148,10 @@ class Pod:
                 messages.Mount(container_path=inside, host_path=str(out), readonly=inside in read_only)
                 for inside, out in places.items()
             ],
-            annotations={"io.kubernetes.container.restartCount": str(attempt)},
+            annotations={
+                "io.kubernetes.container.restartCount": str(attempt),
+                "io.kubernetes.pod.terminationGracePeriod": "45",
+            },
             log_path=f"{name}_{attempt}.log",
             tty=tty,
             stdin=stdin,

@@ -51,7 +51,7 @@ class FakePort:
         self._busy: set[ContainerId] = set()
         self._stores: dict[SnapshotId, asyncio.Task[None]] = {}
 
-    def has_dump(self, container_id: ContainerId) -> bool:
+    def is_dumping(self, container_id: ContainerId) -> bool:
         return container_id in self._busy
 
     async def storing_for(self, command_id: str) -> SnapshotId | None:
