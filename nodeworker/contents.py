@@ -8,7 +8,7 @@ the container runs. What goes where is said by the live bundle alone; a tree for
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,8 +65,10 @@ class Company:
         return decide
 
 
-def put(manifest: Manifest, live: Bundle, notes: Path, reader: Reader, company: Company) -> None:
+def put(manifest: Manifest, live: Bundle, notes: Path, reader: Reader, company: Company) -> tuple[str, ...]:
     """Put all trees but the processes into the container's places; ``notes`` is a folder that remembers how to undo it.
+
+    The answer says what of the snapshot has no place in the container, although its owner did not say that it may stay behind.
 
     Raises:
         FailureError: ``rootfs-not-overlay``, ``shm-missing``; what ``apply_tree`` raises.
@@ -85,13 +87,19 @@ def put(manifest: Manifest, live: Bundle, notes: Path, reader: Reader, company: 
                 _put_shared(tree, live.shm_source, notes / _VOLUME_NOTES.format(number), reader, company.stays(None))
         elif tree.name is TreeName.VOLUME:
             place = live.travelling.get(tree.volume)
-            if place is None:
-                _log.warning("a volume of the snapshot is none of the new pod's", volume=tree.volume)
-                continue
-            name = next(volume.name for volume in live.volumes if volume.key == tree.volume)
-            _put_shared(tree, place, notes / _VOLUME_NOTES.format(number), reader, company.stays(name))
+            if place is not None:
+                name = next(volume.name for volume in live.volumes if volume.key == tree.volume)
+                _put_shared(tree, place, notes / _VOLUME_NOTES.format(number), reader, company.stays(name))
         elif tree.name is TreeName.CONFIG and tree.volume in live.configs:
             _put_shared(tree, live.configs[tree.volume], notes / _VOLUME_NOTES.format(number), reader, _all_stays)
+    return tuple(_left_out(manifest, live))
+
+
+def _left_out(manifest: Manifest, live: Bundle) -> Iterator[str]:
+    for tree in manifest.trees:
+        wanted = tree.name is TreeName.VOLUME and live.wishes.takes_volume(tree.volume)
+        if wanted and tree.entries and tree.volume not in live.travelling:
+            yield f"the pod has no emptyDir {tree.volume} for what the snapshot holds of it"
 
 
 def _put_layer(tree: Tree, live: Bundle, notes: Path, reader: Reader) -> None:

@@ -74,6 +74,8 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The snapshot whose writable layer and shared memory lie in the container, until its start is reported."""
     create_seconds: float | None = None
     final_snapshot: SnapshotId | None = None
+    warnings: tuple[str, ...] = ()
+    """What of the snapshot had no place in the container, until its start is reported."""
     gpu_sources: tuple[str, ...] = ()
     """GPUs of the snapshot that is being restored, which ``runc restore`` brings back without their content."""
 

@@ -152,7 +152,7 @@ class Restorer:
             removal.add_done_callback(lambda _: self._removals.pop(container_id, None))
 
     def _start(self, record: ContainerRecord) -> None:
-        running = msgspec.structs.replace(record, state=ContainerState.RUNNING, applied=None)
+        running = msgspec.structs.replace(record, state=ContainerState.RUNNING, applied=None, warnings=())
         started = ContainerStarted(
             key=record.key,
             incarnation=record.incarnation,
@@ -160,6 +160,7 @@ class Restorer:
             container_id=record.container_id,
             restored_from=record.restored_from,
             create_seconds=record.create_seconds,
+            warnings=record.warnings,
         )
         with self._journal.transaction():
             self._journal.note_life(running)
@@ -380,10 +381,10 @@ class Restorer:
             lambda: neighbours.of(self._runc, Path(record.runc_root), record.container_id, live),
             returning=self._journal.has_lived(record),
         )
-        contents.put(manifest, live, folder, fetched.reader, company)
+        warnings = contents.put(manifest, live, folder, fetched.reader, company)
         names = hostname.names_in(live.uts_namespace) if live.uts_namespace else live.names
         names_set = bool(names) and hostname.name_images(fetched.images, names)
-        self._save_created(record)
+        self._save_created(msgspec.structs.replace(record, warnings=warnings))
         return CreateRestored(
             snapshot_id=snapshot_id,
             image_path=str(fetched.images),

@@ -145,6 +145,8 @@ class ContainerStarted(_KeyEvent, frozen=True, tag="container.started"):
     restored_from: SnapshotId | None = None
     create_seconds: float | None = None
     """From the runtime's ``create`` to its answer."""
+    warnings: tuple[str, ...] = ()
+    """What of the snapshot the container could not be given, and started without."""
 
 
 class ContainerEnded(_KeyEvent, frozen=True, tag="container.ended"):

@@ -110,6 +110,7 @@ _TELL: dict[type, Callable[[Any], str]] = {
     RestoreFailed: lambda e: f"snapshot {e.snapshot_id} could not be restored ({e.stage}): {e.failure}",
     ContainerStarted: lambda e: (
         f"the container runs, {f'from snapshot {e.restored_from}' if e.restored_from else 'cold'}"
+        f"{''.join(f'; {warning}' for warning in e.warnings)}"
     ),
     ContainerEnded: lambda e: f"the container ended{'' if e.exit_code is None else f' with exit code {e.exit_code}'}",
     DumpStarted: lambda e: f"{'final dump' if e.final else 'dump'} {e.snapshot_id} began ({e.trigger})",
@@ -218,8 +219,9 @@ def _way(own: Sequence[Event]) -> list[str]:
                 sentences.append(words)
             case SnapshotInvalidated():
                 sentences.append(f"Snapshot {event.snapshot_id} is never chosen again: {_sentence(event.reason)}")
-            case ContainerStarted(restored_from=restored_from):
+            case ContainerStarted(restored_from=restored_from, warnings=warnings):
                 sentences.append(f"It goes on from {restored_from}." if restored_from else "It runs from its image.")
+                sentences += [f"Not all of it is there: {_sentence(warning)}" for warning in warnings]
             case ContainerEnded():
                 code = "" if event.exit_code is None else f", exit code {event.exit_code}"
                 sentences.append(f"It has ended{code}.")

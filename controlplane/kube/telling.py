@@ -84,12 +84,13 @@ class Narrator:
         match event:
             case SnapshotCaptured():
                 _keep(self._frozen, event.snapshot_id, event.freeze_seconds)
-            case ContainerStarted(restored_from=str() as snapshot):
+            case ContainerStarted(restored_from=str() as snapshot, warnings=warnings):
                 key = self._find(event.key)
                 known = key.snapshots.get(snapshot) if key is not None else None
                 since = known.since if known is not None else None
                 age = f", stored {_age(at - since)} ago" if since is not None else ""
-                return self._about(event, "Restored", "Restore", f"goes on from snapshot {snapshot}{age}")
+                note = "; ".join((f"goes on from snapshot {snapshot}{age}", *warnings))
+                return self._about(event, "Restored", "Restore", note, warning=bool(warnings))
             case ColdStartChosen(reason=reason):
                 return self._about(event, "ColdStarted", "Start", f"starts from its image: {reason}")
             case SnapshotStored():

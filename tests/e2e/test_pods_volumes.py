@@ -158,3 +158,22 @@ def test_volumes_travel_as_far_as_the_annotations_say(stack: Stack, kubelet: Kub
     assert failed[-1]["data"]["failure"]["code"] == "volumes-too-large"
     assert "in work" in failed[-1]["data"]["failure"]["cause"]
     counts(pod.empty_dir("work") / "count", before + 10)
+
+
+def test_a_volume_that_the_new_pod_calls_something_else_is_left_out_and_said_to_be(
+    stack: Stack, kubelet: Kubelet
+) -> None:
+    env = {"CEDANA_CHECKPOINT": "renamed"}
+    script = f"echo x >/cache/old; {counting('/work/count')}"
+    pod = kubelet.pod("first")
+    places: dict[str, Path | str] = {"/work": pod.empty_dir("work"), "/cache": pod.empty_dir("cache")}
+    pod.start("main", script, env, places)
+    before = counts(pod.empty_dir("work") / "count")
+    pod = kubelet.move(pod, "second")
+    pod.start("main", script, env, {"/work": pod.empty_dir("work"), "/cache": pod.empty_dir("scratch")})
+    counts(pod.empty_dir("work") / "count", before + 5)
+    assert list(pod.empty_dir("scratch").iterdir()) == []
+    started = [event for event in stack.history("renamed") if event["type"] == "container.started"]
+    said = "the pod has no emptyDir cache for what the snapshot holds of it"
+    assert [event["data"].get("warnings", []) for event in started] == [[], [said]]
+    assert said in stack.cli("why", "renamed").stdout

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from protocol.events import (
     ColdStartChosen,
@@ -186,6 +187,7 @@ def test_an_event_of_a_later_version_is_told_as_it_is_and_explains_nothing() -> 
     [
         (started(2, OLDER), f"from snapshot {OLDER}"),
         (started(1), "cold"),
+        (replace(started(2, OLDER), warnings=("the pod has no emptyDir cache",)), "; the pod has no emptyDir cache"),
         (stored(1, OLDER), "1.0 KiB in 0.50 s"),
         (broken(2, NEWER), "snapshot-corrupt"),
     ],

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import kubernetes_validate
 import pytest
+from msgspec.structs import replace
 from support.world import BROKEN, KEY, NOON, World
 
 from controlplane.kube.telling import Narrator, PodNote, event_object
@@ -56,6 +57,12 @@ def test_a_restore_names_the_snapshot_and_its_age() -> None:
     assert note is not None
     assert (note.reason, note.pod) == ("Restored", "train-2")
     assert note.note == "trainer: goes on from snapshot s1, stored 5.0 min ago"
+    assert not note.warning
+    lacking = replace(started, warnings=("the pod has no emptyDir cache",))
+    told_too = Narrator(world.state.keys.get).note(lacking, world.now)
+    assert told_too is not None
+    assert told_too.note.endswith("5.0 min ago; the pod has no emptyDir cache")
+    assert told_too.warning
 
 
 def test_failures_are_warnings_with_an_advice() -> None:
