@@ -10,7 +10,7 @@ import pytest
 from support import images
 from support.install import Installation, footprint
 from support.kube import Cluster
-from support.seed import SAMPLES, seed_root
+from support.seed import SAMPLES, advertise_gpus, seed_root
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "build" / "images"
@@ -30,9 +30,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     assert len(found.nodes()) >= 2, "these tests need two nodes that are ready"
     folder = tmp_path_factory.mktemp("images")
     found.adapt("load", images.pack(seed_root(folder / "samples"), SAMPLES, folder / "samples.tar", []))
-    for node in found.nodes():  # what a device plugin would advertise on a node with one GPU
-        patch = '{"status": {"capacity": {"nvidia.com/gpu": "1"}}}'
-        found.kubectl("patch", "node", node, "--subresource=status", "-p", patch)
+    advertise_gpus(found)
     found.apply(
         {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "indiv-priority"}, "value": 1000},
         {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "urgent"}, "value": 100000},
