@@ -4,9 +4,8 @@ A report that cannot be read, or not be believed, is *refused*: put aside in SQL
 (:mod:`controlplane.log.deadletters`), logged, counted and only then terminated at the broker (whose ``MSG_TERMINATED`` advisory
 carries the reason too), so that it never blocks those behind it. It stays in REPORTS under its sequence for a person to look at.
 
-Order is what makes a story of the reports. After a crash or a lost connection the broker would deliver new messages first and
-the unacknowledged ones half a minute later; so whenever messages may have been lost on the way, the consumer is made
-anew from the last acknowledged one. Repetitions this leads to are recognised by their report id.
+Order is what makes a story of the reports, and :mod:`controlplane.bus.inorder` keeps it. Repetitions this leads to are recognised
+by their report id.
 """
 
 from __future__ import annotations
@@ -19,11 +18,9 @@ from urllib.parse import unquote
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import FetchTimeoutError, NotFoundError
 
 from controlplane.bus.ending import end_if_cancelled
+from controlplane.bus.inorder import InOrder, LostOnTheWayError
 from controlplane.bus.intake import Intake, Settled, UndecidableError
 from controlplane.bus.progress import Progress
 from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES, REQUEST_SECONDS, ensure_streams
@@ -38,10 +35,6 @@ from protocol.reports import Report
 
 _log = structlog.get_logger(component="ingest")
 
-_BATCH: Final = 256
-_FETCH_SECONDS: Final = 2.0
-_FETCH_HEARTBEAT_SECONDS: Final = 0.5
-_ACK_WAIT_SECONDS: Final = 30.0
 _LOG_RETRY_SECONDS: Final = 0.5
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
@@ -64,10 +57,6 @@ PutAside = Callable[[Sequence[DeadLetter]], Awaitable[None]]
 """Keeps refused reports for people to see; raises as :meth:`controlplane.log.deadletters.DeadLetters.put_aside`."""
 
 
-class _LostOnTheWayError(Exception):
-    """A sequence was skipped: a message was delivered and did not arrive."""
-
-
 class Ingest:
     """Feeds the input loop from REPORTS."""
 
@@ -75,6 +64,13 @@ class Ingest:
         self._client = client
         self._put_aside = put_aside
         self._jetstream = client.jetstream(timeout=REQUEST_SECONDS)
+        self._reports = InOrder(
+            client,
+            stream=subjects.REPORTS_STREAM,
+            durable=subjects.INGEST_CONSUMER,
+            subjects=subjects.REPORTS_ALL,
+            description="The control plane; acknowledges what is in the log",
+        )
         self._intake = intake
         self.taken_in = Progress()
         """The REPORTS sequence up to which every report is in the log, or refused."""
@@ -89,71 +85,24 @@ class Ingest:
         while True:
             try:
                 await ensure_streams(self._jetstream)
-                subscription = await self._open()
-                pause_seconds = _FIRST_PAUSE_SECONDS
                 try:
-                    await self._consume(subscription)
+                    await self.taken_in.set(await self._reports.open())
+                    self.ready.set()
+                    pause_seconds = _FIRST_PAUSE_SECONDS
+                    await self._consume()
                 finally:
-                    if self._client.is_connected:
-                        await subscription.unsubscribe()
-            except (*BROKER_ERRORS, _LostOnTheWayError) as problem:
+                    await self._reports.close()
+            except (*BROKER_ERRORS, LostOnTheWayError) as problem:
                 await _log.awarning("ingestion starts over", error=repr(problem), pause_seconds=pause_seconds)
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
 
-    async def _open(self) -> JetStreamContext.PullSubscription:
-        """Bind to the durable consumer; make it anew if it is missing or has messages out that nobody will acknowledge."""
-        stream, durable = subjects.REPORTS_STREAM, subjects.INGEST_CONSUMER
-        floor = 0
-        missing = False
-        try:
-            consumer = await self._jetstream.consumer_info(stream, durable)
-        except NotFoundError:
-            missing = True
-        else:
-            floor = consumer.ack_floor.stream_seq if consumer.ack_floor else 0
-            if consumer.num_ack_pending:
-                await self._jetstream.delete_consumer(stream, durable)
-                missing = True
-        if missing:
-            await self._jetstream.add_consumer(
-                stream,
-                ConsumerConfig(
-                    durable_name=durable,
-                    description="The control plane; acknowledges what is in the log",
-                    deliver_policy=DeliverPolicy.BY_START_SEQUENCE if floor else DeliverPolicy.ALL,
-                    opt_start_seq=floor + 1 if floor else None,
-                    ack_policy=AckPolicy.EXPLICIT,
-                    ack_wait=_ACK_WAIT_SECONDS,
-                    max_ack_pending=4 * _BATCH,
-                ),
-            )
-        await self.taken_in.set(floor)
-        self.ready.set()
-        await _log.ainfo("taking reports in", after=floor, consumer_made=missing)
-        return await self._jetstream.pull_subscribe_bind(consumer=durable, stream=stream)
-
-    async def _consume(self, subscription: JetStreamContext.PullSubscription) -> None:
-        previous: int | None = None
+    async def _consume(self) -> None:
         while True:
             end_if_cancelled()
-            try:
-                messages = await subscription.fetch(_BATCH, timeout=_FETCH_SECONDS, heartbeat=_FETCH_HEARTBEAT_SECONDS)
-            except FetchTimeoutError:  # nothing to take, and the broker said so
-                continue
-            whole: list[Msg] = []
-            skipped = False
-            for message in messages:
-                sequence = message.metadata.sequence.stream
-                skipped = previous is not None and sequence > previous + 1
-                if skipped:
-                    break
-                previous = max(sequence, previous or 0)
-                whole.append(message)
-            if whole:
-                await self._take(whole)
-            if skipped:
-                raise _LostOnTheWayError(f"behind sequence {previous}")
+            messages = await self._reports.fetch()
+            if messages:
+                await self._take(messages)
 
     async def _take(self, messages: list[Msg]) -> None:
         """Take messages in, in order, and acknowledge each when what became of it is durable."""

@@ -13,11 +13,9 @@ from typing import Final
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import FetchTimeoutError
 
 from controlplane.bus.ending import end_if_cancelled
+from controlplane.bus.inorder import InOrder, LostOnTheWayError
 from controlplane.bus.intake import Intake, UndecidableError
 from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES, REQUEST_SECONDS, ensure_streams
 from controlplane.domain.inputs import PodSeen
@@ -28,10 +26,6 @@ from protocol.pods import PodEvent
 
 _log = structlog.get_logger(component="pods")
 
-_BATCH: Final = 256
-_FETCH_SECONDS: Final = 2.0
-_FETCH_HEARTBEAT_SECONDS: Final = 0.5
-_ACK_WAIT_SECONDS: Final = 30.0
 _LOG_RETRY_SECONDS: Final = 0.5
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
@@ -49,6 +43,13 @@ class PodNews:
         """News of pods in another cluster than ``cluster`` are refused: their workers are not ours."""
         self._client = client
         self._jetstream = client.jetstream(timeout=REQUEST_SECONDS)
+        self._news = InOrder(
+            client,
+            stream=subjects.PODS_STREAM,
+            durable=subjects.PODS_CONSUMER,
+            subjects=subjects.PODS_ALL,
+            description="The control plane; acknowledges what it has decided upon",
+        )
         self._intake = intake
         self._cluster = cluster
         self.refused = 0
@@ -59,40 +60,21 @@ class PodNews:
         while True:
             try:
                 await ensure_streams(self._jetstream)
-                subscription = await self._open()
-                pause_seconds = _FIRST_PAUSE_SECONDS
                 try:
-                    await self._consume(subscription)
+                    await self._news.open()
+                    pause_seconds = _FIRST_PAUSE_SECONDS
+                    await self._consume()
                 finally:
-                    if self._client.is_connected:
-                        await subscription.unsubscribe()
-            except BROKER_ERRORS as problem:
+                    await self._news.close()
+            except (*BROKER_ERRORS, LostOnTheWayError) as problem:
                 await _log.awarning("news of pods start over", error=repr(problem), pause_seconds=pause_seconds)
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
 
-    async def _open(self) -> JetStreamContext.PullSubscription:
-        await self._jetstream.add_consumer(
-            subjects.PODS_STREAM,
-            ConsumerConfig(
-                durable_name=subjects.PODS_CONSUMER,
-                description="The control plane; acknowledges what it has decided upon",
-                deliver_policy=DeliverPolicy.ALL,
-                ack_policy=AckPolicy.EXPLICIT,
-                ack_wait=_ACK_WAIT_SECONDS,
-                max_ack_pending=4 * _BATCH,
-            ),
-        )
-        return await self._jetstream.pull_subscribe_bind(consumer=subjects.PODS_CONSUMER, stream=subjects.PODS_STREAM)
-
-    async def _consume(self, subscription: JetStreamContext.PullSubscription) -> None:
+    async def _consume(self) -> None:
         while True:
             end_if_cancelled()
-            try:
-                messages = await subscription.fetch(_BATCH, timeout=_FETCH_SECONDS, heartbeat=_FETCH_HEARTBEAT_SECONDS)
-            except FetchTimeoutError:  # nothing to take, and the broker said so
-                continue
-            for message in messages:
+            for message in await self._news.fetch():
                 await self._take(message)
 
     async def _take(self, message: Msg) -> None:

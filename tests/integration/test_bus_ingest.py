@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from nats.aio.client import Client
 from support.servers import ControlPlaneProcess
-from support.worker import KEY, Worker, eventually, query, snapshot_name
+from support.worker import KEY, Worker, eventually, query, snapshot_name, swallow_next
 
 from controlplane.bus.ingest import RefusedReportError, read_report
 from protocol import subjects, wire
@@ -172,6 +172,57 @@ async def test_a_deleted_consumer_is_made_again_and_nothing_is_recorded_twice(
 
     await eventually(all_there, saying="the reports behind the loss are recorded")
     assert (await query(client, "events"))[: len(before)] == before
+
+
+async def story(client: Client) -> list[str]:
+    """What the log says of the key's dumps, in order."""
+    return [row["type"] for row in await query(client, "events", key=KEY) if "snapshot_id" in row["data"]]
+
+
+DUMP = ["snapshot.dump-started", "snapshot.captured", "snapshot.stored"]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["just opened", "in the middle"])
+async def test_a_report_that_went_to_somebody_else_is_taken_in_before_those_behind_it(
+    client: Client, control_plane: ControlPlaneProcess, before: bool
+) -> None:
+    worker = Worker(client)
+    await worker.register()
+    await worker.run_container("c1")
+    assert control_plane.stop() == 0
+    if before:
+        swallowed = await swallow_next(client, subjects.REPORTS_STREAM, subjects.INGEST_CONSUMER)
+        control_plane.start()
+    else:
+        control_plane.start()
+        await worker.say(*worker.snapshot(snapshot_name(0)))
+        await worker.taken_in()
+        swallowed = await swallow_next(client, subjects.REPORTS_STREAM, subjects.INGEST_CONSUMER)
+        control_plane.signal(signal.SIGSTOP)
+        await asyncio.sleep(3)  # longer than its own questions wait at the broker
+    await worker.say(*worker.snapshot(snapshot_name(1)))
+    await swallowed.next_msg(timeout=10)
+    control_plane.signal(signal.SIGCONT)
+    await worker.taken_in()
+    assert await story(client) == DUMP * (1 if before else 2)
+    assert control_plane.lines("report refused") == []
+
+
+async def test_numbers_that_the_stream_itself_has_forgotten_are_no_loss(
+    client: Client, control_plane: ControlPlaneProcess
+) -> None:
+    worker = Worker(client)
+    await worker.register()
+    await worker.run_container("c1")
+    assert control_plane.stop() == 0
+    forgotten = Worker(client, "node-2")
+    await forgotten.register()
+    assert await client.jetstream().delete_msg(subjects.REPORTS_STREAM, forgotten.sequence)
+    await worker.say(*worker.snapshot(snapshot_name(0)))
+    control_plane.start()
+    await worker.taken_in()
+    assert await story(client) == DUMP
+    assert control_plane.lines("ingestion starts over") == []
 
 
 def test_keys_of_other_clusters_are_for_the_decision_to_judge() -> None:

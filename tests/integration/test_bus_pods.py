@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from nats.aio.client import Client
 from support.servers import ControlPlaneProcess
-from support.worker import KEY, eventually, query
+from support.worker import KEY, eventually, query, swallow_next
 from support.world import NOON
 
 from controlplane.bus.pods import RefusedPodEventError, read_pod_event
@@ -61,9 +61,9 @@ def test_a_field_that_a_newer_writer_added_is_ignored() -> None:
     assert read_pod_event(SUBJECT, data) == NEWS
 
 
-async def publish(client: Client, happened: Happened, **other: Any) -> None:
+async def publish(client: Client, happened: Happened, *, subject: str = SUBJECT, **other: Any) -> None:
     told = msgspec.structs.replace(NEWS, happened=happened, **other)
-    await client.jetstream().publish(SUBJECT, wire.encode(told), headers={"Nats-Msg-Id": told.message_id})
+    await client.jetstream().publish(subject, wire.encode(told), headers={"Nats-Msg-Id": told.message_id})
 
 
 async def recorded(client: Client) -> list[str]:
@@ -96,3 +96,28 @@ async def test_news_of_another_cluster_are_refused(client: Client, control_plane
     await publish(client, Scheduled(), cluster="elsewhere")
     await asyncio.to_thread(control_plane.wait_for, "news of a pod refused")
     assert await recorded(client) == []
+
+
+@pytest.mark.nats
+async def test_news_that_went_to_somebody_else_are_taken_in_before_those_behind_them(
+    client: Client, control_plane: ControlPlaneProcess
+) -> None:
+    await publish(client, Scheduled(), pod="train-0", uid="u0", subject=subjects.pods(KEY.namespace, "train-0"))
+
+    async def first() -> bool:
+        info = await client.jetstream().consumer_info(subjects.PODS_STREAM, subjects.PODS_CONSUMER)
+        return info.ack_floor is not None and info.ack_floor.stream_seq == 1
+
+    await eventually(first, saying="the first is taken in")
+    control_plane.stop()
+    swallowed = await swallow_next(client, subjects.PODS_STREAM, subjects.PODS_CONSUMER)
+    control_plane.start()
+    await publish(client, Scheduled())
+    await publish(client, Terminating(why=Why.DELETED))
+    await swallowed.next_msg(timeout=10)
+
+    async def both() -> bool:
+        return len(await recorded(client)) == 3
+
+    await eventually(both, saying="all are recorded")
+    assert await recorded(client) == ["pod.scheduled", "pod.scheduled", "pod.terminating"]

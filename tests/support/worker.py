@@ -11,6 +11,7 @@ from typing import Any
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
+from nats.aio.subscription import Subscription
 from nats.js.api import RawStreamMsg
 
 from protocol import subjects, wire
@@ -265,6 +266,16 @@ class Worker:
         await self.client.publish(
             subjects.heartbeats(self.node), wire.encode(Heartbeat(self.node, self.worker_id, "boot", FACTS))
         )
+
+
+async def swallow_next(client: Client, stream: str, durable: str) -> Subscription:
+    """Ask a consumer for one message, before anybody else does, and never acknowledge it: as a leader does that was deposed."""
+    inbox = client.new_inbox()
+    swallowed = await client.subscribe(inbox)
+    request = wire.encode({"batch": 1, "expires": 60_000_000_000})
+    await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}", request, reply=inbox)
+    await client.flush()
+    return swallowed
 
 
 def snapshot_name(number: int) -> str:
