@@ -217,8 +217,9 @@ def _step_over(places: Places) -> Mapping[str, str]:
     names = _read("/etc/resolv.conf")
     namespaces.enter()
     namespaces.own_mounts()
+    places.run.mkdir(exist_ok=True, mode=0o700)
     folder = places.run / "pod"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(exist_ok=True, mode=0o700)
     targets: dict[str, Path] = {}
     for number, (volume, mount) in enumerate(carried.items()):
         targets[volume] = folder / str(number)

@@ -88,7 +88,8 @@ def find(address: Path | None = None, config: Path | None = None) -> Containerd 
                     "Run this in the host's PID namespace (hostPID: true).",
                 )
             )
-        return Containerd(each, pid, _binary(pid), config or _config_of(pid), _path_of(pid), _unit_of(pid))
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ends at this moment
+            return Containerd(each, pid, _binary(pid), config or _config_of(pid), _path_of(pid), _unit_of(pid))
     return None
 
 

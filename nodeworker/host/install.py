@@ -121,34 +121,34 @@ def install(options: Options, bundle: Path) -> bool:
 def uninstall(options: Options, *, purge: bool = False) -> bool:
     """Leave the node as it was; return whether containers still need a runtime that hands over to runc.
 
+    Whoever is killed in the middle may begin again: what was changed stays written down until all else is gone.
+
     Raises:
         FailureError: ``containerd-config`` or ``containerd-down``; what was not given back yet stays as it is then.
     """
     places = options.places
-    with _alone(places):
+    with _alone(places, last=True):
         record = read_record(places)
         _end_worker(places)
         found = containerd.find(options.socket, options.config)
         tasks = _tasks(found)
-        if found:
-            _take_runtime(places, found, record)
+        _take_runtime(places, found, record)
         crio.uninstall(places)
         needed = _users(places, tasks)
+        if needed:  # before anything goes that the runtime of today needs: a container may end at any moment
+            _farewell(places, record.runc if record else "runc", tasks)
         if record and not record.criu_cache and places.root == Path("/"):
             _remove(_CRIU_CACHE)
-        for path in (places.releases, places.current, places.run, places.records):
+        for path in (places.releases, places.current, places.run):
             _remove(path)
         for path in list(places.bin.iterdir()) if places.bin.is_dir() else []:
             if path != places.runtime:
                 _remove(path)
-        if needed:
-            runc = record.runc if record else "runc"
-            _farewell(places, runc, tasks)
-        else:
+        if not needed:
             _remove(places.home)
         if purge:
             _remove(places.state)
-    _remove_lock(places)
+        _remove(places.records)
     return needed
 
 
@@ -209,12 +209,16 @@ def _in_force(found: containerd.Containerd) -> bool:
     return True
 
 
-def _take_runtime(places: Places, found: containerd.Containerd, record: Record | None) -> None:
-    """Take our runtime out of containerd's configuration, from where it was put or wherever it now is."""
+def _take_runtime(places: Places, found: containerd.Containerd | None, record: Record | None) -> None:
+    """Take our runtime out of containerd's configuration, from where it was put or wherever it now is.
+
+    A containerd that does not run now reads the file when it starts.
+    """
     binary = str(places.runtime)
     candidates = [Path(record.containerd_file)] if record and record.containerd_file else []
-    with suppress(FailureError):
-        candidates.append(containerd.file_to_edit(found))
+    if found:
+        with suppress(FailureError):
+            candidates.append(containerd.file_to_edit(found))
     changed = False
     for path in dict.fromkeys(candidates):
         if not path.exists():
@@ -238,8 +242,17 @@ def _take_runtime(places: Places, found: containerd.Containerd, record: Record |
             backup = Path(record.backup) if record and record.backup else None
             same = backup is not None and backup.exists() and backup.read_bytes() == bare.encode()
             containerd.replace(path, bare.encode(), like=backup if same else None)
-    if changed:
+    if found and (changed or _unread(found)):
         containerd.restart(found, handler=False)
+
+
+def _unread(found: containerd.Containerd) -> bool:
+    """Whether containerd still has our runtime and its file no more, as when we were killed before the restart."""
+    try:
+        handlers = cri.status(found.socket).handlers()
+    except cri.CriError:
+        return False
+    return text.HANDLER in handlers and text.HANDLER not in text.runtimes(found.dump())
 
 
 def _give_back(path: Path, record: Record) -> None:
@@ -351,21 +364,26 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def _alone(places: Places) -> Iterator[None]:
-    """Let one process at a time install or uninstall."""
-    lock = _lock(places)
+def _alone(places: Places, *, last: bool = False) -> Iterator[None]:
+    """Let one process at a time install or uninstall; the ``last`` one takes the lock away, while it holds it."""
+    lock = places.run.with_name("woodfrog-install.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    while True:
+        held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if not _is_at(held, lock):  # it was taken away while we waited, and somebody may hold another by now
+                continue
+            yield
+            if last:
+                lock.unlink()
+            return
+        finally:
+            os.close(held)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)
-
-
-def _lock(places: Places) -> Path:
-    return places.run.with_name("woodfrog-install.lock")
-
-
-def _remove_lock(places: Places) -> None:
-    _lock(places).unlink(missing_ok=True)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,9 @@ from nodeworker.host.places import Places
 from protocol.failures import Failure, FailureError
 
 _LINKS: Final = ("python3", "criu", "woodfrog-node")
+_FRESH: Final = ".fresh-"
+_LONGEST_COPY_SECONDS: Final = 3600.0
+"""A copy that was begun so long ago was left by somebody who was killed; a bundle has 150 MB."""
 
 
 def bundle_here() -> Path:
@@ -45,7 +49,7 @@ def lay(bundle: Path, places: Places) -> Path:
     if release.is_dir():
         return release
     places.releases.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".fresh-", dir=places.releases))
+    scratch = Path(tempfile.mkdtemp(prefix=_FRESH, dir=places.releases))
     try:
         tree = scratch / "tree"
         shutil.copytree(bundle, tree, symlinks=True)
@@ -67,12 +71,17 @@ def switch(release: Path, places: Places) -> None:
 
 
 def clear(places: Places, before: Path | None) -> list[Path]:
-    """Remove releases that nothing uses, but for the current one and the one ``before`` it; return what was removed."""
+    """Remove releases that nothing uses, but for the current one and the one ``before`` it; return what was removed.
+
+    Copies that were never finished go as well.
+    """
     kept = {places.current.resolve(), before}
     used = in_use(places)
     gone = []
     for release in sorted(places.releases.iterdir()):
-        if release not in kept and release.name not in used and not release.name.startswith("."):
+        if release.name.startswith(_FRESH) and time.time() - release.lstat().st_mtime > _LONGEST_COPY_SECONDS:
+            shutil.rmtree(release, ignore_errors=True)
+        elif release not in kept and release.name not in used and not release.name.startswith("."):
             shutil.rmtree(release)
             gone.append(release)
     return gone

@@ -204,6 +204,65 @@ def test_an_installation_that_was_killed_before_the_restart_is_completed(machine
     assert "cedana" in machine.until_ready().handlers()
 
 
+class Killed(BaseException):
+    """The end of a process, at any place."""
+
+
+def killed(*_: object, **__: object) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("at", ["containerd.restart", "_remove"])
+def test_an_uninstallation_that_was_killed_in_the_middle_is_completed(
+    machine: Machine, bundle: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    for folder in ("etc", "opt", "run"):
+        (machine.root / folder).mkdir()
+    before = machine.footprint()
+    install.install(machine.options, bundle)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"nodeworker.host.install.{at}", killed)
+        with pytest.raises(Killed):
+            install.uninstall(machine.options)
+    install.uninstall(machine.options)
+    assert machine.until_ready().handlers() == {"runc"}
+    assert machine.footprint() == before
+
+
+def test_containers_have_a_runtime_at_every_moment_of_an_uninstallation(
+    machine: Machine, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install.install(machine.options, bundle)
+    monkeypatch.setattr(install, "_users", lambda *_: True)
+    with monkeypatch.context() as patch:
+        patch.setattr(install, "_remove", killed)
+        with pytest.raises(Killed):
+            install.uninstall(machine.options)
+    assert "not on this node any more" in machine.places.runtime.read_text()
+    runc = install.read_record(machine.places)
+    assert runc is not None
+    install.uninstall(machine.options)
+    assert runc.runc in machine.places.runtime.read_text()
+
+
+def test_a_containerd_that_is_down_gets_its_configuration_back_as_well(machine: Machine, bundle: Path) -> None:
+    before = machine.config.read_bytes()
+    install.install(machine.options, bundle)
+    machine.stop()
+    install.uninstall(machine.options)
+    assert machine.config.read_bytes() == before
+
+
+def test_what_a_killed_installation_left_of_a_copy_goes_in_time(machine: Machine, bundle: Path) -> None:
+    for name, age_seconds in (("old", 7200), ("new", 60)):
+        left = machine.places.releases / f".fresh-{name}"
+        left.mkdir(parents=True)
+        (left / "half").write_text("")
+        os.utime(left, (time.time() - age_seconds,) * 2)
+    install.install(machine.options, bundle)
+    assert [path.name for path in machine.places.releases.glob(".fresh-*")] == [".fresh-new"]
+
+
 def test_settings_that_others_made_meanwhile_are_kept(machine: Machine, bundle: Path) -> None:
     install.install(machine.options, bundle)
     theirs = "\n[metrics]\n  address = ''\n"

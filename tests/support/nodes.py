@@ -63,6 +63,7 @@ class Machine:
         if self._supervisor is not None:
             os.killpg(self._supervisor.pid, signal.SIGKILL)
             self._supervisor.wait(timeout=20)
+            self._supervisor = None
 
     @property
     def options(self) -> Options:
