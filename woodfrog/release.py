@@ -20,6 +20,7 @@ from http import HTTPStatus
 from os import environ
 from typing import Any, Final, NamedTuple
 
+import aiohttp
 from kubernetes_asyncio import client, config
 from kubernetes_asyncio.client.exceptions import ApiException
 
@@ -31,6 +32,8 @@ _LOOK_SECONDS: Final = 1.0
 _REQUEST_SECONDS: Final = 10.0
 _REPORT_SECONDS: Final = 15.0
 _LONGEST_COMPLAINT: Final = 300
+_UNANSWERED: Final = (ApiException, aiohttp.ClientError, OSError, TimeoutError)
+"""What a request raises whose answer did not come, or was none. aiohttp's are no OSError where a server hangs up."""
 
 
 class _Pod(NamedTuple):
@@ -147,7 +150,7 @@ async def _until_none(
         try:
             away = await cluster.nodes_away()
             left = await remaining(away)
-        except (ApiException, OSError, TimeoutError) as problem:
+        except _UNANSWERED as problem:
             _say(f"{doing}: the API server does not answer: {problem}")
         else:
             if not left:
@@ -168,10 +171,14 @@ async def _until_none(
 async def _stop_nodes(asked: argparse.Namespace) -> int:
     async with _api() as api:
         cluster = _Cluster(api, asked.namespace, asked.selector)
-        await cluster.delete_daemonset(asked.daemonset)
+
+        async def remaining(away: set[str]) -> set[str]:
+            await cluster.delete_daemonset(asked.daemonset)
+            return await _remaining_workers(cluster, away)
+
         return await _until_none(
             cluster,
-            lambda away: _remaining_workers(cluster, away),
+            remaining,
             doing="ending the node workers",
             limit_seconds=asked.limit_seconds,
             tolerate_failed=asked.tolerate_failed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 
 from woodfrog import release
@@ -79,7 +80,7 @@ async def test_workers_on_nodes_that_are_there_have_to_end() -> None:
 
 async def test_an_api_server_that_does_not_answer_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Nodes(_Pod("a", DONE, ""))
-    answers = iter([OSError("refused")])
+    answers = iter([OSError("refused"), aiohttp.ServerDisconnectedError()])
 
     async def nodes_away() -> set[str]:
         for problem in answers:
