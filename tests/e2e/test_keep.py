@@ -153,8 +153,13 @@ def test_history_and_choice_at_a_time_need_no_stack(keeping: Stack) -> None:
     assert then == [event for event in whole if event["recorded_at"] <= stored_at]
     assert then[-1]["type"] in {"snapshot.stored", "command.finished"}
     begun = next(event["recorded_at"] for event in whole if event["type"] == "container.started")
-    assert keeping.json("choose", "past", "--node", "localhost", "--at", begun, *nowhere)["answer"] == "cold"
-    assert keeping.json("choose", "past", "--node", "localhost", "--at", stored_at, *nowhere)["snapshot_id"] == name
+    opened = whole[0]["recorded_at"]
+    assert keeping.json("choose", "past", "--node", "localhost", "--at", opened, *nowhere)["answer"] == "cold"
+    then = keeping.json("choose", "past", "--node", "localhost", "--at", begun, *nowhere)
+    assert then["answer"] == "wait"  # it ran, and a second start would have had it dumped first
+    assert "incarnation 1" in then["waiting_for"]
+    ended = next(event["recorded_at"] for event in whole if event["type"] == "container.ended")
+    assert keeping.json("choose", "past", "--node", "localhost", "--at", ended, *nowhere)["snapshot_id"] == name
     unknown = keeping.cli("choose", "past", "--node", "elsewhere", *nowhere, check=False)
     assert "unknown-node" in unknown.stderr
     assert keeping.cli("history", "past", "--at", "yesterday", check=False).returncode == 2
