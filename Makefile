@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 bin := .venv/bin
 
-.PHONY: help setup demo test e2e faults lint unit gpu bench bench-cluster images lock clean
+.PHONY: help setup demo test test-containers test-others e2e faults lint unit gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
