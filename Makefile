@@ -1,6 +1,7 @@
 # Every target sets up what it needs first; a second time that takes a second.
 SHELL := /bin/sh
 bin := .venv/bin
+usual := not long and not cluster and not gpu
 
 .PHONY: help setup demo test test-containers test-others e2e faults lint unit gpu bench bench-cluster images lock clean
 
@@ -35,8 +36,15 @@ lint: setup
 unit: setup
 	$(bin)/pytest tests/unit tests/property
 
+# Two halves at once: the tests that run containers wait for the machine, the others for servers.
 test: lint
-	$(bin)/pytest -m "not long and not cluster and not gpu"
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-containers test-others
+
+test-containers: setup
+	$(bin)/pytest -p no:cacheprovider -m "$(usual)" tests/e2e tests/faults
+
+test-others: setup
+	$(bin)/pytest -p no:cacheprovider -m "$(usual)" --ignore=tests/e2e --ignore=tests/faults
 
 e2e: setup
 	$(bin)/pytest -m cluster tests/cluster
