@@ -37,6 +37,7 @@ from nodeworker.metrics import Metrics
 from nodeworker.obey import Obedience
 from nodeworker.recovery import release_gpus, settle_dumps, thaw_all
 from nodeworker.restore import Restorer
+from nodeworker.runtime.container import Marker
 from nodeworker.settings import Settings
 from nodeworker.store.keys import KeyRing
 from nodeworker.store.snapshots import SnapshotStore
@@ -321,10 +322,15 @@ class Worker:
         self._missing = missing
 
     def _look(self, record: ContainerRecord) -> tuple[bool, bool]:
-        """Say whether runc knows the container, and whether its processes run; a restored one waits stopped for start."""
+        """Say whether runc knows the container, and whether its processes run; a restored one waits stopped for start.
+
+        While CRIU restores, there are processes that run. They may fail yet, or be given up because not all of it was proved.
+        """
         try:
             state = self._runc.state(Path(record.runc_root), record.container_id)
             pids = state.freezer.pids()
         except FailureError:
             return False, False
-        return True, state.status == "running" and len(criu.stopped_pids(pids)) < len(pids)
+        marker = Marker.read(str(self._settings.container_dir(record.container_id)))
+        made = marker is None or marker.phase in {"created", "started"}
+        return True, made and state.status == "running" and len(criu.stopped_pids(pids)) < len(pids)
