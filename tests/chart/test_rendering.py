@@ -81,6 +81,13 @@ def test_two_releases_share_nothing_but_the_runtime_class(values: Values) -> Non
     assert names("woodfrog", "a") & names("woodfrog-2", "a") <= runtime_class
 
 
+@pytest.mark.parametrize(("values", "said"), [({}, []), (EVERYTHING, ["4"])])
+def test_a_worker_is_told_how_many_dumps_at_once_only_if_somebody_says_so(values: Values, said: list[str]) -> None:
+    pod = one(render(values), "DaemonSet", "woodfrog-node")["spec"]["template"]["spec"]
+    (worker,) = pod["containers"]
+    assert [each["value"] for each in worker["env"] if each["name"] == "WOODFROG_DUMPS_AT_ONCE"] == said
+
+
 @pytest.mark.parametrize(
     ("values", "word"),
     [
@@ -94,6 +101,7 @@ def test_two_releases_share_nothing_but_the_runtime_class(values: Values) -> Non
         ({"store": {"hostPath": {"path": "relative"}}}, "/store/hostPath/path"),
         ({"nats": {"replicas": 2}}, "/nats/replicas"),
         ({"node": {"htpPort": 1}}, "htpPort"),
+        ({"node": {"dumpsAtOnce": -1}}, "/node/dumpsAtOnce"),
         ({"controlplane": {"resources": {"request": {}}}}, "request"),
         ({"controlplane": {"runAsUser": 0}}, "/controlplane/runAsUser"),
         ({"images": {"node": {"digest": "sha256:12"}}}, "/images/node/digest"),

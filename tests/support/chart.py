@@ -33,7 +33,7 @@ EVERYTHING: Values = {
     "networkPolicy": {"enabled": True, "nodeCidrs": ["10.0.0.0/8"]},
     "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "p"}}, "dashboard": {"enabled": True}},
     "node": {"extraEnv": [{"name": "A", "value": "b"}], "podAnnotations": {"a": "b"}, "affinity": {"nodeAffinity": {}},
-             "updateStrategy": {"type": "OnDelete", "rollingUpdate": None}},
+             "updateStrategy": {"type": "OnDelete", "rollingUpdate": None}, "dumpsAtOnce": 4},
 }  # fmt: skip
 MATRIX: dict[str, Values] = {
     "defaults": {},
