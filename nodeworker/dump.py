@@ -11,29 +11,24 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
-from nodeworker import bundle
+from nodeworker import stops
 from nodeworker.bus import Bus
-from nodeworker.capture import configs, criu
-from nodeworker.capture.cuda import Cuda, GpuPlan
-from nodeworker.capture.freezer import Freezer
-from nodeworker.capture.overlay import find_overlay
+from nodeworker.capture import configs
+from nodeworker.capture.cuda import Cuda
 from nodeworker.capture.rendezvous import Rendezvous
 from nodeworker.capture.runc import Runc
-from nodeworker.capture.spool import Spool, file_bytes, raw_bytes, refuse_too_little_space
+from nodeworker.capture.spool import Spool, raw_bytes
 from nodeworker.capture.trees import CapturedTree
 from nodeworker.copies import Copies
-from nodeworker.domain import wishes
-from nodeworker.domain.turns import DEFAULT_GRACE_SECONDS
 from nodeworker.failure import failure_of, refusal
 from nodeworker.journal import ContainerRecord, ContainerState, DumpRecord, DumpStep, FrozenRecord, Journal
+from nodeworker.preflight import Plan, Preflight
 from nodeworker.settings import Settings
 from nodeworker.storing import Storer
 from nodeworker.turns import EarlierDumpError, GoneError, Turns
@@ -45,22 +40,6 @@ from protocol.ids import CommandId, ContainerId, SnapshotId, new_snapshot_id
 
 _log = structlog.get_logger(component="dump")
 _ANNOUNCE_SECONDS: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What is known of a container before it is frozen."""
-
-    root: Path
-    freezer: Freezer
-    criu_config: Path
-    criu_config_text: str
-    upper: Path | None
-    shm: Path | None
-    volumes: dict[str, Path]
-    configs: dict[str, Path]
-    stopped_pids: tuple[int, ...]
-    gpus: GpuPlan | None
 
 
 class NotBegunError(FailureError):
@@ -88,9 +67,8 @@ class Dumper:
         self._bus = bus
         self._runc = runc
         self._storer = storer
-        self._copies = copies
         self._cuda = cuda
-        self._criu_version = criu_version
+        self._preflight = Preflight(settings, runc, cuda, copies, criu_version)
         self._boot_id = boot_id
         self._turns = Turns(settings.dumps_at_once)
         self._dumps: set[asyncio.Task[SnapshotId]] = set()
@@ -155,14 +133,14 @@ class Dumper:
         container = await self._known(container_id)
         if container.final_snapshot is not None:
             return container.final_snapshot
-        grace_seconds = await asyncio.to_thread(_grace_seconds, container)
+        grace_seconds = await asyncio.to_thread(stops.grace_seconds, container)
         deadline = came + timedelta(seconds=grace_seconds)
         limit_seconds = self._settings.stop_limit_seconds
         try:
             async with self._turns.turn(container_id, final=True, deadline=deadline, own_limit_seconds=limit_seconds):
                 container = await self._known(container_id)
                 if container.final_snapshot is None:
-                    warnings = _lateness(container, came, deadline)
+                    warnings = stops.lateness(container, came, deadline)
                     snapshot_id = await self._capture(container, Trigger.STOP_SIGNAL, warnings=warnings)
                     self._turns.leave(container_id)
                     return snapshot_id
@@ -174,7 +152,7 @@ class Dumper:
             known = await asyncio.to_thread(self._journal.container, container_id)
             if known is not None and known.final_snapshot is not None:
                 return known.final_snapshot  # it was stopped twice, and the other one has dumped it
-            failure = _gone(came)
+            failure = stops.gone(came)
             record = self._record(container, Trigger.STOP_SIGNAL)
             await asyncio.to_thread(self._journal.report, self._storer.failed(record, DumpStage.PREFLIGHT, failure))
             raise FailureError(failure) from problem
@@ -203,7 +181,7 @@ class Dumper:
             cause = f"the command's deadline was {command.deadline:%FT%TZ}, and other dumps of the node came first until then"
             raise NotBegunError(Failure("command-expired", cause, "Ask again.")) from problem
         except GoneError as problem:
-            raise NotBegunError(_gone(came)) from problem
+            raise NotBegunError(stops.gone(came)) from problem
         finally:
             self._not_begun.discard(task)
 
@@ -239,7 +217,7 @@ class Dumper:
         record = self._record(container, trigger, command_id, warnings)
         stage = DumpStage.PREFLIGHT
         try:
-            plan = await asyncio.to_thread(self._preflight, container)
+            plan = await asyncio.to_thread(self._preflight.look, container)
             await asyncio.to_thread(self._announce, record)
             if self._bus.connected:
                 await self._bus.flush(_ANNOUNCE_SECONDS)
@@ -251,52 +229,6 @@ class Dumper:
             raise FailureError(failure) from problem
         self._storer.store(record)
         return record.snapshot_id
-
-    def _preflight(self, container: ContainerRecord) -> _Plan:
-        """Find all that the dump needs and refuse what cannot work; nothing is frozen or written yet.
-
-        Raises:
-            FailureError: saying what speaks against the dump.
-        """
-        if self._criu_version is None:
-            raise refusal(
-                "criu-missing", f"{self._settings.criu} says no version", "Install CRIU, or set WOODFROG_CRIU."
-            )
-        root = Path(container.runc_root)
-        state = self._runc.state(root, container.container_id)
-        freezer = state.freezer
-        pids = freezer.pids()
-        stopped = criu.stopped_pids(pids)
-        not_started = container.state is ContainerState.CREATED and len(stopped) == len(pids)
-        if state.status != "running" or not pids or not_started:
-            status = "not started" if not_started else state.status
-            raise refusal("not-running", f"the container is {status}", "Only a running container can be dumped.")
-        config = self._settings.container_dir(container.container_id) / "criu.conf"
-        if state.criu_config != config:
-            cause = f"the container was created with CRIU's configuration in {state.criu_config}, not {config}"
-            raise refusal(
-                "criu-config-foreign", cause, "Create it through Woodfrog's runtime, with the same run directory."
-            )
-        criu.refuse_io_uring(pids)
-        criu.refuse_unreadable_limits(pids)
-        criu.refuse_adopted(pids, state.pid)
-        overlay = find_overlay(state.rootfs)
-        upper = None if overlay is None else overlay.upper
-        live = bundle.read(container.bundle)
-        shm, volumes = live.travelling_shm, live.travelling
-        copied_bytes = sum(file_bytes(path) for path in (upper, shm) if path is not None)
-        copied_bytes += _refuse_too_large(volumes, live.wishes.volumes_limit_bytes)
-        self._settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
-        gpus = self._cuda.plan(state, pids, container.facts.gpus)
-        gpu_bytes = 0 if gpus is None else gpus.gpu_bytes
-        try:
-            refuse_too_little_space(self._settings.spool, pids, copied_bytes + gpu_bytes)
-        except FailureError:
-            if not self._copies.give_way():
-                raise
-            refuse_too_little_space(self._settings.spool, pids, copied_bytes + gpu_bytes)
-        text = criu.dump_config(self._criu_version)
-        return _Plan(root, freezer, config, text, upper, shm, volumes, live.configs, stopped, gpus)
 
     def _announce(self, record: DumpRecord) -> None:
         self._journal.save_dump(
@@ -312,7 +244,7 @@ class Dumper:
             ),
         )
 
-    def _freeze_and_write(self, record: DumpRecord, plan: _Plan, container: ContainerRecord) -> DumpRecord:
+    def _freeze_and_write(self, record: DumpRecord, plan: Plan, container: ContainerRecord) -> DumpRecord:
         """Write the capture while the container is frozen; then it runs on, or is dead if the dump is final.
 
         GPUs are put aside before the freeze, because the driver needs the processes to run for it, and are back after the thaw.
@@ -382,7 +314,7 @@ class Dumper:
         faultpoints.reach("dump.captured")
         return record
 
-    def _let_gpus_go(self, plan: _Plan, cuda_pids: list[int]) -> tuple[str, ...]:
+    def _let_gpus_go(self, plan: Plan, cuda_pids: list[int]) -> tuple[str, ...]:
         """Bring the GPUs of a thawed container back. One that cannot be is ended: it would wait for its GPU for ever.
 
         Its engine starts it again then, from the last valid snapshot; answers what to tell with the capture.
@@ -397,11 +329,11 @@ class Dumper:
             return (f"the container was ended after this capture: {problem.failure.cause}",)
         return ()
 
-    def _copy_files(self, spool: Spool, plan: _Plan) -> list[CapturedTree]:
+    def _copy_files(self, spool: Spool, plan: Plan) -> list[CapturedTree]:
         faultpoints.reach("dump.after-criu")
         return [*spool.copy_files(plan.upper, plan.shm, plan.volumes), *configs.links(plan.configs)]
 
-    def _kill(self, plan: _Plan) -> None:
+    def _kill(self, plan: Plan) -> None:
         try:
             plan.freezer.kill_all()
         except FailureError as problem:
@@ -411,7 +343,7 @@ class Dumper:
     def _note_complete(
         self,
         record: DumpRecord,
-        plan: _Plan,
+        plan: Plan,
         spool: Spool,
         files: list[CapturedTree],
         warnings: tuple[str, ...] = (),
@@ -443,65 +375,3 @@ class Dumper:
             self._journal.note_thawed(container_id)
         except sqlite3.Error as problem:
             _log.warning("the journal could not note a thawing", container_id=container_id, error=str(problem))
-
-
-def _refuse_too_large(volumes: dict[str, Path], limit_bytes: int) -> int:
-    """Add up what volumes hold. More than their owner allows is no snapshot: without its files no process goes on rightly.
-
-    Raises:
-        FailureError: ``volumes-too-large``, naming the largest.
-    """
-    sizes = {key: file_bytes(source) for key, source in volumes.items()}
-    total = sum(sizes.values())
-    if total > limit_bytes:
-        largest = max(sizes, key=sizes.__getitem__)
-        cause = f"the pod's emptyDirs hold {total >> 20} MiB, {sizes[largest] >> 20} MiB of them in {largest}; the limit is "
-        advice = (
-            f"Raise the pod's annotation {wishes.VOLUMES_LIMIT}, or name in {wishes.VOLUMES} the volumes that shall travel: "
-            "a cache need not."
-        )
-        raise refusal("volumes-too-large", f"{cause}{limit_bytes >> 20} MiB", advice)
-    return total
-
-
-def _grace_seconds(container: ContainerRecord) -> float:
-    """Tell how long after its stop signal a container has; refuse if its owner wants the signal to mean what it always meant.
-
-    Raises:
-        FailureError: ``stop-ignored``; ``bundle-unreadable``.
-    """
-    live = bundle.read(container.bundle)
-    if not live.wishes.dump_on_stop:
-        raise refusal(
-            "stop-ignored",
-            f"the pod's annotation {wishes.ON_STOP} says that the stop signal takes no snapshot",
-            "Nothing to do: the container gets the signal.",
-        )
-    return DEFAULT_GRACE_SECONDS if live.grace_seconds is None else live.grace_seconds
-
-
-def _lateness(container: ContainerRecord, came: datetime, deadline: datetime) -> tuple[str, ...]:
-    """Say so if the turn of a stop came too late: its engine may kill the container in the middle of the dump."""
-    now = datetime.now(UTC)
-    if now <= deadline:
-        return ()
-    warning = (
-        f"the dump began {(now - came).total_seconds():.1f} s after the stop signal, because other dumps of the node came first; "
-        f"the grace period was {(deadline - came).total_seconds():g} s"
-    )
-    _log.warning(
-        "a final dump begins after its deadline",
-        container_id=container.container_id,
-        key=str(container.key),
-        warning=warning,
-    )
-    return (warning,)
-
-
-def _gone(came: datetime) -> Failure:
-    waited_seconds = (datetime.now(UTC) - came).total_seconds()
-    return Failure(
-        "ended-waiting",
-        f"the container ended while its dump waited {waited_seconds:.1f} s for its turn",
-        "If many are stopped at once, give them a longer grace period, or see WOODFROG_DUMPS_AT_ONCE.",
-    )

@@ -12,7 +12,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -31,10 +30,11 @@ from nodeworker.failure import failure_of, refusal
 from nodeworker.fetching import Fetched, Fetcher
 from nodeworker.gpu_return import GpuReturn
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
+from nodeworker.lives import Lives
 from nodeworker.settings import Settings
 from nodeworker.storing import keep_log
 from nodeworker.threads import in_daemon_thread
-from protocol.events import ContainerEnded, ContainerStarted, RestoreFailed, RestoreStage
+from protocol.events import RestoreFailed, RestoreStage
 from protocol.facts import NodeFacts
 from protocol.failures import CONDEMNING_CODES, Failure, FailureError
 from protocol.ids import CheckpointKey, ContainerId, InvalidIdError, SnapshotId, WorkerId
@@ -73,6 +73,7 @@ class Restorer:
     ) -> None:
         self._settings = settings
         self._journal = journal
+        self._lives = Lives(settings, journal)
         self._bus = bus
         self._fetcher = fetcher
         self._runc = runc
@@ -83,8 +84,6 @@ class Restorer:
         """Called with the seconds that it took to fetch and verify a snapshot's images."""
         self._began: dict[ContainerId, float] = {}
         self._preparing: set[asyncio.Task[CreateRestored]] = set()
-        self._removals: dict[ContainerId, asyncio.Task[None]] = {}
-        self._starting = asyncio.Lock()
         self._proofs: dict[ContainerId, asyncio.Future[None]] = {}
         """Of what was given to a container before all of it was proved."""
 
@@ -94,7 +93,7 @@ class Restorer:
         The container is not touched before ``asked`` is set: until then, a create is only announced.
         """
         self._began[ask.container_id] = time.monotonic()
-        await self._removed(ask.container_id)
+        await self._lives.removed(ask.container_id)
         try:
             live, record = await asyncio.to_thread(self._open, ask)
         except FailureError as problem:
@@ -111,7 +110,7 @@ class Restorer:
         if failure is None and (failure := self._gpus.take_failure(ask.container_id)) is not None:
             stage = RestoreStage.GPU
         if failure is None:
-            log = self._fetched(record) / "work" / "restore.log"
+            log = self._lives.fetched(record) / "work" / "restore.log"
             failure = await asyncio.to_thread(criu.explain, log, ask.message)
         try:
             live = await asyncio.to_thread(bundle.read, record.bundle)
@@ -139,74 +138,20 @@ class Restorer:
 
     async def started(self, container_id: ContainerId) -> None:
         """Note and report that a container's processes run; what was fetched for it is needed no more."""
-        async with self._starting:  # several may notice, and one is to tell
-            record = await asyncio.to_thread(self._journal.container, container_id)
-            started = record is not None and record.state in {ContainerState.CREATING, ContainerState.CREATED}
-            if record is not None and started:
-                await asyncio.to_thread(self._start, record)
-        if record is not None and started:
-            # Removing takes long for large images, and the engine waits for ``start``.
+        if await self._lives.started(container_id):
             self._proofs.pop(container_id, None)
-            removal = asyncio.create_task(asyncio.to_thread(self._remove_fetched, record))
-            self._removals[container_id] = removal
-            removal.add_done_callback(lambda _: self._removals.pop(container_id, None))
-
-    def _start(self, record: ContainerRecord) -> None:
-        running = msgspec.structs.replace(record, state=ContainerState.RUNNING, applied=None, warnings=())
-        started = ContainerStarted(
-            key=record.key,
-            incarnation=record.incarnation,
-            node=self._settings.node,
-            container_id=record.container_id,
-            restored_from=record.restored_from,
-            create_seconds=record.create_seconds,
-            warnings=record.warnings,
-        )
-        with self._journal.transaction():
-            self._journal.note_life(running)
-            self._journal.save_container(running, started)
-
-    def _remove_fetched(self, record: ContainerRecord) -> None:
-        contents.settle(self._fetched(record))
-        shutil.rmtree(self._fetched(record), ignore_errors=True)
-
-    async def _removed(self, container_id: ContainerId) -> None:
-        """Wait until what an earlier start of the container had fetched is gone: the folder's name is the container's."""
-        removal = self._removals.get(container_id)
-        if removal is not None:
-            await asyncio.wait([removal])
 
     async def ended(self, container_id: ContainerId, exit_code: int | None = None) -> None:
         """Report that a container is gone and forget it; one that is not known needs nothing."""
-        await self._removed(container_id)
+        await self._lives.removed(container_id)
         self._began.pop(container_id, None)
         self._proofs.pop(container_id, None)
-        record = await asyncio.to_thread(self._journal.container, container_id)
-        if record is not None:
-            await asyncio.to_thread(self._end, record, exit_code)
-
-    def _end(self, record: ContainerRecord, exit_code: int | None) -> None:
-        ended = ContainerEnded(
-            key=record.key,
-            incarnation=record.incarnation,
-            node=self._settings.node,
-            container_id=record.container_id,
-            exit_code=exit_code,
-        )
-        self._journal.forget_container(record.container_id, *((ended,) if record.incarnation else ()))
-        shutil.rmtree(self._fetched(record), ignore_errors=True)
-        folder = self._settings.container_dir(record.container_id)
-        with suppress(OSError):
-            (folder / "criu.conf").unlink(missing_ok=True)
-            folder.rmdir()
+        await self._lives.ended(container_id, exit_code)
 
     async def close(self) -> None:
         """Wait until nothing is being put into a container, and nothing removed."""
-        if pending := {*self._preparing, *self._removals.values()}:
+        if pending := {*self._preparing, *self._lives.removals}:
             await asyncio.wait(pending)
-
-    def _fetched(self, record: ContainerRecord) -> Path:
-        return self._settings.fetched / record.container_id
 
     def _open(self, ask: AskCreate) -> tuple[Bundle, ContainerRecord]:
         """Check what the runtime asks for and write the container down.
@@ -226,7 +171,9 @@ class Restorer:
             raise refusal("invalid-id", str(problem), advice) from problem
         known = self._journal.container(ask.container_id)
         if known is not None and (known.key != key or known.state in {ContainerState.RUNNING, ContainerState.ENDED}):
-            self._end(known, None)  # the engine reuses the name, and nobody could tell us of the end of the one before
+            self._lives.end(
+                known, None
+            )  # the engine reuses the name, and nobody could tell us of the end of the one before
             known = None
         if known is None:
             known = ContainerRecord(
@@ -238,7 +185,7 @@ class Restorer:
                 asked_at=datetime.now(UTC),
             )
         elif known.applied is not None:
-            contents.take_out(live, self._fetched(known))
+            contents.take_out(live, self._lives.fetched(known))
             known = msgspec.structs.replace(known, applied=None, restored_from=None)
         known = msgspec.structs.replace(
             known, state=ContainerState.CREATING, bundle=ask.bundle, runc_root=ask.runc_root, facts=facts
@@ -302,7 +249,7 @@ class Restorer:
         return record
 
     def _answer_cold(self, record: ContainerRecord, resolution: StartCold) -> CreateCold:
-        config = self._write_config(record, criu.dump_config(self._criu_version))
+        config = self._lives.write_config(record, criu.dump_config(self._criu_version))
         self._save_created(record)
         return CreateCold(criu_config=str(config), reason=resolution.reason)
 
@@ -319,13 +266,6 @@ class Restorer:
                 "criu-missing", f"{self._settings.criu} says no version", "Install CRIU, or set WOODFROG_CRIU."
             )
         return self._facts.criu_version
-
-    def _write_config(self, record: ContainerRecord, text: str) -> Path:
-        folder = self._settings.container_dir(record.container_id)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        config = folder / "criu.conf"
-        config.write_text(text)
-        return config
 
     async def _try(
         self, record: ContainerRecord, live: Bundle, choice: RestoreFrom, asked: asyncio.Event | None
@@ -358,7 +298,7 @@ class Restorer:
 
     def _fetch(self, record: ContainerRecord, choice: RestoreFrom) -> Fetched:
         """Fetch CRIU's images."""
-        folder = self._fetched(record)
+        folder = self._lives.fetched(record)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
         (folder / "work").mkdir(mode=0o700)
@@ -371,12 +311,12 @@ class Restorer:
         self._proofs[record.container_id] = proof
 
     def _apply_and_answer(self, record: ContainerRecord, live: Bundle, fetched: Fetched) -> CreateRestored:
-        folder, manifest = self._fetched(record), fetched.manifest
+        folder, manifest = self._lives.fetched(record), fetched.manifest
         snapshot_id = manifest.snapshot_id
         sources = self._gpus.sources(manifest, record.facts)
         record = msgspec.structs.replace(record, applied=snapshot_id, restored_from=snapshot_id, gpu_sources=sources)
         self._journal.save_container(record)
-        config = self._write_config(record, criu.restore_config(self._criu_version))
+        config = self._lives.write_config(record, criu.restore_config(self._criu_version))
         company = contents.Company(
             lambda: neighbours.of(self._runc, Path(record.runc_root), record.container_id, live),
             returning=self._journal.has_lived(record),
@@ -404,7 +344,7 @@ class Restorer:
         Raises:
             FailureError: ``undo-failed``: the container may hold files of the snapshot and must not be started.
         """
-        keep_log(self._settings, self._fetched(record) / "work" / "restore.log", snapshot_id)
+        keep_log(self._settings, self._lives.fetched(record) / "work" / "restore.log", snapshot_id)
         _log.warning(
             "a restore failed",
             snapshot_id=snapshot_id,
@@ -423,8 +363,8 @@ class Restorer:
         )
         self._proofs.pop(record.container_id, None)
         if stage is not RestoreStage.FETCH or self._journal_says_applied(record):
-            contents.take_out(live, self._fetched(record))
-        shutil.rmtree(self._fetched(record), ignore_errors=True)
+            contents.take_out(live, self._lives.fetched(record))
+        shutil.rmtree(self._lives.fetched(record), ignore_errors=True)
         record = msgspec.structs.replace(record, state=ContainerState.CREATING, applied=None, restored_from=None)
         # A copy on this node that is broken says nothing about the snapshot: it is chosen again, and the store asked.
         self._journal.save_container(record, *(() if failure.code == LOCAL_COPY_BROKEN else (event,)))

@@ -1,0 +1,108 @@
+"""A protected container's life as the journal and the log have it: that it runs, that it is gone, and what goes with either.
+
+Several may notice that a container runs (the runtime, a pipe, the worker's own look), and one is to tell. What was fetched for
+its start lies in a folder of its name until then; removing it takes long for large images, and the engine waits for ``start``,
+so that is done behind its back, and whoever uses the name again waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from nodeworker import contents
+from nodeworker.journal import ContainerRecord, ContainerState, Journal
+from nodeworker.settings import Settings
+from protocol.events import ContainerEnded, ContainerStarted
+from protocol.ids import ContainerId
+
+
+class Lives:
+    """The lives of one worker's containers."""
+
+    def __init__(self, settings: Settings, journal: Journal) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._removals: dict[ContainerId, asyncio.Task[None]] = {}
+        self._starting = asyncio.Lock()
+
+    @property
+    def removals(self) -> Collection[asyncio.Task[None]]:
+        """What is being removed now."""
+        return self._removals.values()
+
+    def fetched(self, record: ContainerRecord) -> Path:
+        """Where what is fetched for a container's start lies."""
+        return self._settings.fetched / record.container_id
+
+    def write_config(self, record: ContainerRecord, text: str) -> Path:
+        """Write the configuration that CRIU reads for this container, and say where."""
+        folder = self._settings.container_dir(record.container_id)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config = folder / "criu.conf"
+        config.write_text(text)
+        return config
+
+    async def started(self, container_id: ContainerId) -> bool:
+        """Note and report that a container's processes run; False if that is known, or the container is not."""
+        async with self._starting:
+            record = await asyncio.to_thread(self._journal.container, container_id)
+            if record is None or record.state not in {ContainerState.CREATING, ContainerState.CREATED}:
+                return False
+            await asyncio.to_thread(self._start, record)
+        removal = asyncio.create_task(asyncio.to_thread(self._remove_fetched, record))
+        self._removals[container_id] = removal
+        removal.add_done_callback(lambda _: self._removals.pop(container_id, None))
+        return True
+
+    def _start(self, record: ContainerRecord) -> None:
+        running = msgspec.structs.replace(record, state=ContainerState.RUNNING, applied=None, warnings=())
+        started = ContainerStarted(
+            key=record.key,
+            incarnation=record.incarnation,
+            node=self._settings.node,
+            container_id=record.container_id,
+            restored_from=record.restored_from,
+            create_seconds=record.create_seconds,
+            warnings=record.warnings,
+        )
+        with self._journal.transaction():
+            self._journal.note_life(running)
+            self._journal.save_container(running, started)
+
+    def _remove_fetched(self, record: ContainerRecord) -> None:
+        contents.settle(self.fetched(record))
+        shutil.rmtree(self.fetched(record), ignore_errors=True)
+
+    async def removed(self, container_id: ContainerId) -> None:
+        """Wait until what an earlier start of the container had fetched is gone: the folder's name is the container's."""
+        removal = self._removals.get(container_id)
+        if removal is not None:
+            await asyncio.wait([removal])
+
+    async def ended(self, container_id: ContainerId, exit_code: int | None = None) -> None:
+        """Report that a container is gone and forget it; one that is not known needs nothing."""
+        record = await asyncio.to_thread(self._journal.container, container_id)
+        if record is not None:
+            await asyncio.to_thread(self.end, record, exit_code)
+
+    def end(self, record: ContainerRecord, exit_code: int | None) -> None:
+        """Report it of a container that is known, and remove what was kept for it. Blocks."""
+        ended = ContainerEnded(
+            key=record.key,
+            incarnation=record.incarnation,
+            node=self._settings.node,
+            container_id=record.container_id,
+            exit_code=exit_code,
+        )
+        self._journal.forget_container(record.container_id, *((ended,) if record.incarnation else ()))
+        shutil.rmtree(self.fetched(record), ignore_errors=True)
+        folder = self._settings.container_dir(record.container_id)
+        with suppress(OSError):
+            (folder / "criu.conf").unlink(missing_ok=True)
+            folder.rmdir()

@@ -1,0 +1,116 @@
+"""What is looked at before a container is frozen, so that what cannot work is refused while it still runs.
+
+A dump that fails after the freeze has cost the workload its pause for nothing. So everything that can be known beforehand is found here:
+whether the container runs, what CRIU is known to refuse, what has to be copied, and whether there is room for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodeworker import bundle
+from nodeworker.capture import criu
+from nodeworker.capture.cuda import Cuda, GpuPlan
+from nodeworker.capture.freezer import Freezer
+from nodeworker.capture.overlay import find_overlay
+from nodeworker.capture.runc import Runc
+from nodeworker.capture.spool import file_bytes, refuse_too_little_space
+from nodeworker.copies import Copies
+from nodeworker.domain import wishes
+from nodeworker.failure import refusal
+from nodeworker.journal import ContainerRecord, ContainerState
+from nodeworker.settings import Settings
+from protocol.failures import FailureError
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is known of a container before it is frozen."""
+
+    root: Path
+    freezer: Freezer
+    criu_config: Path
+    criu_config_text: str
+    upper: Path | None
+    shm: Path | None
+    volumes: dict[str, Path]
+    configs: dict[str, Path]
+    stopped_pids: tuple[int, ...]
+    gpus: GpuPlan | None
+
+
+class Preflight:
+    """Looks at containers for one worker. Every method blocks."""
+
+    def __init__(self, settings: Settings, runc: Runc, cuda: Cuda, copies: Copies, criu_version: str | None) -> None:
+        self._settings = settings
+        self._runc = runc
+        self._cuda = cuda
+        self._copies = copies
+        self._criu_version = criu_version
+
+    def look(self, container: ContainerRecord) -> Plan:
+        """Find all that the dump needs and refuse what cannot work; nothing is frozen or written yet.
+
+        Raises:
+            FailureError: saying what speaks against the dump.
+        """
+        if self._criu_version is None:
+            raise refusal(
+                "criu-missing", f"{self._settings.criu} says no version", "Install CRIU, or set WOODFROG_CRIU."
+            )
+        root = Path(container.runc_root)
+        state = self._runc.state(root, container.container_id)
+        freezer = state.freezer
+        pids = freezer.pids()
+        stopped = criu.stopped_pids(pids)
+        not_started = container.state is ContainerState.CREATED and len(stopped) == len(pids)
+        if state.status != "running" or not pids or not_started:
+            status = "not started" if not_started else state.status
+            raise refusal("not-running", f"the container is {status}", "Only a running container can be dumped.")
+        config = self._settings.container_dir(container.container_id) / "criu.conf"
+        if state.criu_config != config:
+            cause = f"the container was created with CRIU's configuration in {state.criu_config}, not {config}"
+            raise refusal(
+                "criu-config-foreign", cause, "Create it through Woodfrog's runtime, with the same run directory."
+            )
+        criu.refuse_io_uring(pids)
+        criu.refuse_unreadable_limits(pids)
+        criu.refuse_adopted(pids, state.pid)
+        overlay = find_overlay(state.rootfs)
+        upper = None if overlay is None else overlay.upper
+        live = bundle.read(container.bundle)
+        shm, volumes = live.travelling_shm, live.travelling
+        copied_bytes = sum(file_bytes(path) for path in (upper, shm) if path is not None)
+        copied_bytes += _refuse_too_large(volumes, live.wishes.volumes_limit_bytes)
+        self._settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+        gpus = self._cuda.plan(state, pids, container.facts.gpus)
+        gpu_bytes = 0 if gpus is None else gpus.gpu_bytes
+        try:
+            refuse_too_little_space(self._settings.spool, pids, copied_bytes + gpu_bytes)
+        except FailureError:
+            if not self._copies.give_way():
+                raise
+            refuse_too_little_space(self._settings.spool, pids, copied_bytes + gpu_bytes)
+        text = criu.dump_config(self._criu_version)
+        return Plan(root, freezer, config, text, upper, shm, volumes, live.configs, stopped, gpus)
+
+
+def _refuse_too_large(volumes: dict[str, Path], limit_bytes: int) -> int:
+    """Add up what volumes hold. More than their owner allows is no snapshot: without its files no process goes on rightly.
+
+    Raises:
+        FailureError: ``volumes-too-large``, naming the largest.
+    """
+    sizes = {key: file_bytes(source) for key, source in volumes.items()}
+    total = sum(sizes.values())
+    if total > limit_bytes:
+        largest = max(sizes, key=sizes.__getitem__)
+        cause = f"the pod's emptyDirs hold {total >> 20} MiB, {sizes[largest] >> 20} MiB of them in {largest}; the limit is "
+        advice = (
+            f"Raise the pod's annotation {wishes.VOLUMES_LIMIT}, or name in {wishes.VOLUMES} the volumes that shall travel: "
+            "a cache need not."
+        )
+        raise refusal("volumes-too-large", f"{cause}{limit_bytes >> 20} MiB", advice)
+    return total
