@@ -16,7 +16,8 @@ RIGHTS = {
     },
     "ClusterRole/wf-woodfrog-controlplane": {
         ("", "pods nodes", "", "get list watch"),
-        (" events.k8s.io", "events", "", "create"),
+        ("", "events", "", "create list"),  # to list: the scheduler's Event says whom a pod was preempted by
+        ("events.k8s.io", "events", "", "create"),
     },
     "ClusterRole/wf-woodfrog-tokens": {("authentication.k8s.io", "tokenreviews", "", "create")},
     "ClusterRole/wf-woodfrog-node": {("", "nodes", "", "get patch")},
