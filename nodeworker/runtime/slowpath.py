@@ -18,24 +18,14 @@ import time
 from nodeworker.runtime import children, nvidia, worker
 from nodeworker.runtime import container as containers
 from nodeworker.runtime.commandline import Call
-from nodeworker.runtime.container import Marker, State
+from nodeworker.runtime.container import Marker
 from nodeworker.runtime.lean import json, signal, suppress
+from nodeworker.runtime.verb import Settings, Verb
 
 _TRIES = 20
 _CHILD_GRACE_SECONDS = 30.0
 _STOP_CONNECT_SECONDS = 2.0
-_TELL_SECONDS = 2.0
 _RELEASE_SECONDS = 60.0
-
-
-class Settings:
-    """What ``install.write_runtime`` wrote into the script."""
-
-    def __init__(self, words: list[str]) -> None:
-        self.run_dir, self.runc, self.criu, self.variable, wait_seconds, answer_seconds = words
-        self.worker_wait_seconds = float(wait_seconds)
-        self.answer_seconds = float(answer_seconds)
-        self.socket = os.path.join(self.run_dir, "worker.sock")
 
 
 class RefusedError(Exception):
@@ -48,59 +38,6 @@ class StoppedError(Exception):
     def __init__(self, number: int) -> None:
         self.number = number
         super().__init__(f"interrupted by signal {number}")
-
-
-class Verb:
-    """One call for one container."""
-
-    def __init__(self, settings: Settings, call: Call) -> None:
-        self.settings = settings
-        self.call = call
-        self.id = call.container_id
-        self.folder = os.path.join(settings.run_dir, "containers", self.id)
-        self.child = 0
-
-    def runc_instead(self) -> int:
-        """Let runc do what was asked for, in our place."""
-        return children.become([self.settings.runc, *self.call.arguments])
-
-    def runc(self, arguments: list[str], marker: Marker | None = None) -> int:
-        """Run runc, with the criu that was chosen first in its PATH, and return its exit code.
-
-        With a marker, a later call knows whether this runc still runs after we were killed.
-        """
-        path_first = os.path.dirname(self.settings.criu)
-        self.child = children.spawn([self.settings.runc, *arguments], path_first=path_first)
-        if marker is not None:
-            marker.update(child=self.child, child_birth=children.birth(self.child))
-        code = children.wait(self.child)
-        self.child = 0
-        return code
-
-    def state(self) -> State:
-        """What runc knows of the container now."""
-        return State(self.call.root, self.id)
-
-    def say(self, level: str, message: str) -> None:
-        """Write to runc's log file in the form that the engine asked for, and an error to standard error as well."""
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        if self.call.flag("log-format") == "json":
-            line = json.dumps({"level": level, "msg": message, "time": now})
-        else:
-            line = f'time="{now}" level={level} msg={json.dumps(message)}'
-        log = self.call.flag("log")
-        if log:
-            with suppress(OSError), open(log, "a", encoding="utf-8") as file:
-                file.write(f"{line}\n")
-        if level == "error":
-            sys.stderr.write(f"{message}\n")
-            sys.stderr.flush()
-
-    def tell(self, what: str) -> None:
-        """Tell the worker, if it is there; it finds out by itself otherwise."""
-        with suppress(worker.AbsentError, worker.BrokenError):
-            request: worker.Answer = {"ask": what, "container_id": self.id}
-            worker.ask(self.settings.socket, request, connect_seconds=0.0, answer_seconds=_TELL_SECONDS)
 
 
 class Create(Verb):
