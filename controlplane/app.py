@@ -20,13 +20,14 @@ from typing import Final
 import structlog
 from nats.aio.client import Client
 
-from controlplane.bus.ingest import Ingest, PutAside
+from controlplane.bus.ingest import Ingest
 from controlplane.bus.pods import PodNews
 from controlplane.bus.presence import Presence
 from controlplane.bus.relay import Relay
 from controlplane.bus.replicas import keep_replicated
 from controlplane.bus.services import Decisions, Queries
 from controlplane.bus.streams import REQUEST_SECONDS
+from controlplane.bus.vouching import Vouching
 from controlplane.domain.inputs import Policy
 from controlplane.kube.api import KubernetesApi, kubernetes
 from controlplane.kube.authcallout import AuthCallout
@@ -48,6 +49,7 @@ from controlplane.web.metrics import Metrics
 from controlplane.web.pages import Health, pages
 from process.http import HttpServer
 from process.nats import connect
+from protocol.ids import Epoch
 
 _log = structlog.get_logger(component="controlplane")
 
@@ -125,7 +127,7 @@ class ControlPlane:
                 await _log.ainfo("leading", epoch=epoch, position=loop.committed.value)
                 if api is not None:
                     group.create_task(self._watch(api, log, client, loop))
-                await self._serve(log, loop, client, election, partial(letters.put_aside, epoch=epoch))
+                await self._serve(log, loop, client, election, letters, epoch)
         finally:
             await letters.close()
 
@@ -153,9 +155,15 @@ class ControlPlane:
             group.create_task(teller.run())
 
     async def _serve(
-        self, log: EventLog, loop: DecisionLoop, client: Client, election: Election, put_aside: PutAside
+        self,
+        log: EventLog,
+        loop: DecisionLoop,
+        client: Client,
+        election: Election,
+        letters: DeadLetters,
+        epoch: Epoch,
     ) -> None:
-        ingest = Ingest(client, loop, self._metrics.counting(put_aside))
+        ingest = Ingest(client, loop, self._metrics.counting(partial(letters.put_aside, epoch=epoch)))
         decisions = Decisions(client, loop, ingest.taken_in, election.check)
         decisions.on_resolved = self._metrics.resolved
         self._metrics.leads(loop)
@@ -168,7 +176,10 @@ class ControlPlane:
             cluster=self._settings.cluster,
             check_lease=election.check,
         )
-        presence = Presence(client, loop, loop.nodes, lost_seconds=self._settings.node_lost_seconds)
+        vouching = Vouching(client, log, letters.hold, ingest.taken_in)
+        presence = Presence(
+            client, loop, loop.nodes, lost_seconds=self._settings.node_lost_seconds, vouch=vouching.vouch
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(loop.run())
             group.create_task(log.refreshed())

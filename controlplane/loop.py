@@ -97,6 +97,8 @@ class DecisionLoop:
         self._clock = clock
         self._patience_seconds = patience_seconds
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue(_LONGEST_QUEUE)
+        self._refusal: LogUnavailableError | None = None
+        """Why reports were last refused; another object each time."""
         self._state = State()
         self._copied = Position(0)
         self._copying: asyncio.Task[None] | None = None
@@ -168,9 +170,16 @@ class DecisionLoop:
         return self._state.nodes
 
     async def enqueue(self, source_input: Input, *, actor: str) -> asyncio.Future[Settled]:
-        """See :meth:`controlplane.bus.intake.Intake.enqueue`; waits while the queue is full."""
+        """See :meth:`controlplane.bus.intake.Intake.enqueue`; waits while the queue is full.
+
+        A report that waited here while those before it were refused is refused as well: it would overtake them.
+        """
         future: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
-        await self._queue.put(_Pending(source_input, actor, future))
+        pending = _Pending(source_input, actor, future)
+        before = self._refusal
+        await self._queue.put(pending)
+        if self._refusal is not None and self._refusal is not before and isinstance(source_input, ReportReceived):
+            _fail(pending, self._refusal)
         return future
 
     async def run(self) -> None:
@@ -213,22 +222,31 @@ class DecisionLoop:
             async with asyncio.timeout(_CLOSING_SECONDS):
                 await self._copy_state()
 
-    async def _take(self, batch: list[_Pending]) -> None:
+    async def _take(self, batch: list[_Pending]) -> LogUnavailableError | None:
+        """Decide and append; say why, if the log could not take it."""
         try:
-            await self._commit(batch)
+            await self._commit([pending for pending in batch if not _has_failed(pending)])
         except LogUnavailableError as problem:
+            self._refusal = problem
             await _log.aerror("the log is unavailable", error=str(problem), inputs=len(batch))
             for pending in [*batch, *self._reports_behind()]:
                 _fail(pending, problem)
             await self._reload()
+            return problem
         except EventConflictError as problem:
             await self._reload()
             if len(batch) == 1:
                 await _log.aerror("an event contradicts the log", error=str(problem), source=batch[0].asked.source)
                 _fail(batch[0], UndecidableError(str(problem)))
-                return
+                return None
+            refused: LogUnavailableError | None = None
             for pending in batch:
-                await self._take([pending])
+                if refused is not None and isinstance(pending.asked, ReportReceived):
+                    _fail(pending, refused)
+                else:
+                    refused = await self._take([pending]) or refused
+            return refused
+        return None
 
     def _reports_behind(self) -> list[_Pending]:
         """Take the reports that wait out of the queue: recorded now, they would overtake those that were just refused.
@@ -268,7 +286,9 @@ class DecisionLoop:
                 evolve(self._state, new.event, new.occurred_at)
                 events.append(new)
                 known[new.event_id] = new.event
-            decided.append(_Decided(pending, Settled(answer=decision.answer, rejected=decision.rejected)))
+            silent = isinstance(pending.asked, ReportReceived) and not decision.events and decision.rejected is None
+            settled = Settled(answer=decision.answer, rejected=decision.rejected, overtaken=silent)
+            decided.append(_Decided(pending, settled))
         if events:
             await self._append(events)
         else:  # an answer out of a state that somebody else has moved on from would be a lie
@@ -346,6 +366,11 @@ def _follow_commands(commands: dict[CommandId, CommandIssued], event: AnyEvent) 
         commands[event.command.command_id] = event
     elif isinstance(event, CommandFinished):
         commands.pop(event.command_id, None)
+
+
+def _has_failed(pending: _Pending) -> bool:
+    """Tell an input that was refused while it waited from one whose asker merely does not wait any more."""
+    return pending.future.done() and not pending.future.cancelled()
 
 
 def _fail(pending: _Pending, problem: Exception) -> None:

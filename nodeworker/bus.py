@@ -7,9 +7,13 @@ their stream, a question is repeated until whoever asks gives up. Nothing that h
 from __future__ import annotations
 
 import asyncio
+import random
+import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from uuid import UUID
 
+import msgspec
 import nats.errors
 import nats.js.errors
 import structlog
@@ -23,12 +27,14 @@ from process.nats import connect
 from protocol import subjects, wire
 from protocol.commands import Command
 from protocol.ids import NodeName
-from protocol.reports import Heartbeat
+from protocol.reports import Heartbeat, Vouched
 from protocol.requests import Resolution, ResolveRequest
 
 _log = structlog.get_logger(component="bus")
 
 HEARTBEAT_SECONDS = 2.0
+_VOUCH_SECONDS = 30.0
+_VOUCH_REPLY_SECONDS = 6.0
 _ACK_WAIT_SECONDS = 30.0
 _PROGRESS_SECONDS = 10.0
 _RETRY_SECONDS = 0.5
@@ -67,7 +73,10 @@ class Bus:
         self._loop = asyncio.get_running_loop()
         self._written = asyncio.Event()
         self._confirmed = asyncio.Condition()
-        self._confirmed_place = 0
+        self._doubt = True
+        """Whether the broker may have lost what it confirmed: not asked since it was away, or had no stream."""
+        self._resent: set[UUID] = set()
+        self._vouching = asyncio.Lock()
         self._obeying: set[asyncio.Task[None]] = set()
         journal.on_report = self._wake
 
@@ -93,6 +102,7 @@ class Bus:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send_reports())
+                group.create_task(self._have_reports_vouched_for())
                 group.create_task(self._give_signs_of_life())
                 group.create_task(self._take_commands(obey))
         finally:
@@ -109,8 +119,12 @@ class Bus:
         wait_seconds = _RETRY_SECONDS
         while True:
             self._written.clear()
+            if self._doubt:  # what was lost goes before what is new
+                await self._ask_for_vouchers()
             for place, report in await asyncio.to_thread(self._journal.outbox):
-                headers = {"Nats-Msg-Id": str(report.report_id)}
+                # The broker may remember the id of a report that it has not got any more, and would confirm it once again.
+                again = f"/{uuid.uuid4()}" if report.report_id in self._resent else ""
+                headers = {"Nats-Msg-Id": f"{report.report_id}{again}"}
                 try:
                     if not self.connected:
                         raise nats.errors.ConnectionClosedError
@@ -125,24 +139,65 @@ class Bus:
                     await _log.awarning("a report waits", report_id=str(report.report_id), error=repr(problem))
                     await asyncio.sleep(wait_seconds)
                     wait_seconds = min(2 * wait_seconds, _RETRY_LIMIT_SECONDS)
+                    self._doubt = True
                     self._written.set()
                     break
                 wait_seconds = _RETRY_SECONDS
                 await asyncio.to_thread(self._journal.confirm, place, confirmation.seq)
+                self._resent.discard(report.report_id)
                 async with self._confirmed:
-                    self._confirmed_place = place
                     self._confirmed.notify_all()
                 self._written.set()
             await self._written.wait()
 
+    async def _have_reports_vouched_for(self) -> None:
+        """Ask now and then what became of confirmed reports, until none is kept."""
+        while True:
+            await asyncio.sleep(_VOUCH_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 -- not all nodes at once
+            while await self._ask_for_vouchers():
+                pass
+
+    async def _ask_for_vouchers(self) -> bool:
+        """Name the oldest reports that are kept; let those go that are settled, and take those back that the broker lost.
+
+        Answers whether it was of use and there may be more.
+        """
+        async with self._vouching:
+            named = await asyncio.to_thread(self._journal.confirmed)
+            if not named:
+                self._doubt = False
+            if not named or not self.connected:
+                return False
+            assert self._client is not None
+            question = msgspec.structs.replace(self._heartbeat(), confirmed=tuple(named))
+            try:
+                reply = await self._client.request(
+                    subjects.heartbeats(self._node), wire.encode(question), timeout=_VOUCH_REPLY_SECONDS
+                )
+                vouched: Vouched = wire.decode(reply.data, Vouched)
+            except (nats.errors.Error, OSError, wire.MalformedMessageError) as problem:
+                # Nobody is there, and new reports wait in the stream for whoever comes; or whoever is there has no time.
+                self._doubt = self._doubt and isinstance(problem, nats.errors.NoRespondersError)
+                await _log.adebug("nobody vouched for reports", error=repr(problem))
+                return False
+            self._doubt = False
+            await asyncio.to_thread(self._journal.let_go, vouched.settled)
+            if vouched.missing:
+                await _log.awarning(
+                    "the broker lost confirmed reports; they are sent again", reports=len(vouched.missing)
+                )
+                self._resent.update(vouched.missing)
+                await asyncio.to_thread(self._journal.take_back, vouched.missing)
+                self._written.set()
+            return bool(vouched.settled)
+
     async def flush(self, limit_seconds: float) -> bool:
         """Wait until every report written before this call is confirmed; False if it takes longer, or nobody listens."""
         place = await asyncio.to_thread(self._journal.last_place)
-        if not await asyncio.to_thread(self._journal.outbox, 1):
-            return True
         try:
             async with asyncio.timeout(limit_seconds), self._confirmed:
-                await self._confirmed.wait_for(lambda: self._confirmed_place >= place)
+                while any(first <= place for first, _ in await asyncio.to_thread(self._journal.outbox, 1)):
+                    await self._confirmed.wait()
         except TimeoutError:
             return False
         return True

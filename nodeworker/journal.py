@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -38,6 +39,7 @@ CREATE TABLE IF NOT EXISTS commands   (name TEXT PRIMARY KEY, record TEXT NOT NU
 CREATE TABLE IF NOT EXISTS numbers    (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS lives      (name TEXT PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS outbox     (place INTEGER PRIMARY KEY AUTOINCREMENT, report TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS confirmed  (place INTEGER PRIMARY KEY, report_id TEXT NOT NULL UNIQUE, report TEXT NOT NULL) STRICT;
 """
 _SCHEMA_VERSION = 1
 _COMMANDS_KEPT = 10_000
@@ -45,6 +47,9 @@ _COMMANDS_KEPT = 10_000
 
 _LIVES_KEPT = 10_000
 """Containers that ran in a pod here; the oldest are forgotten first."""
+
+_CONFIRMED_KEPT = 10_000
+"""Reports that the broker confirmed and nobody has vouched for; the oldest are let go first, as the broker should have them."""
 
 
 class ContainerState(StrEnum):
@@ -336,8 +341,14 @@ class Journal:
         return 0 if row is None else int(row[0])
 
     def confirm(self, place: int, stream_sequence: int) -> None:
-        """Remove a report that the broker has, and remember where in the stream it lies."""
+        """Take a report that the broker has out of the outbox, but keep it; remember where in the stream it lies."""
         with self.transaction():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO confirmed"
+                " SELECT place, json_extract(report, '$.report_id'), report FROM outbox WHERE place = ?",
+                (place,),
+            )
+            self._connection.execute("DELETE FROM confirmed WHERE place <= ?", (place - _CONFIRMED_KEPT,))
             self._connection.execute("DELETE FROM outbox WHERE place = ?", (place,))
             self._connection.execute(
                 "INSERT INTO numbers VALUES ('reports_sequence', ?)"
@@ -350,3 +361,29 @@ class Journal:
         with self._lock:
             row = self._connection.execute("SELECT value FROM numbers WHERE name = 'reports_sequence'").fetchone()
         return 0 if row is None else int(row[0])
+
+    def confirmed(self, limit: int = 200) -> list[UUID]:
+        """List the oldest reports that the broker has confirmed and that are kept until somebody vouches for them."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT report_id FROM confirmed ORDER BY place LIMIT ?", (limit,)
+            ).fetchall()
+        return [UUID(name) for (name,) in rows]
+
+    def let_go(self, settled: Sequence[UUID]) -> None:
+        """Forget confirmed reports that the log has, or refused."""
+        with self.transaction():
+            self._connection.executemany(
+                "DELETE FROM confirmed WHERE report_id = ?", [(str(name),) for name in settled]
+            )
+
+    def take_back(self, missing: Sequence[UUID]) -> None:
+        """Put confirmed reports that the broker has lost back into the outbox, at their old places: before all newer ones."""
+        with self.transaction():
+            for name in missing:
+                self._connection.execute(
+                    "INSERT INTO outbox SELECT place, report FROM confirmed WHERE report_id = ?", (str(name),)
+                )
+            self._connection.executemany(
+                "DELETE FROM confirmed WHERE report_id = ?", [(str(name),) for name in missing]
+            )

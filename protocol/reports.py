@@ -26,10 +26,21 @@ class Report(msgspec.Struct, frozen=True):
     event: ReportedEvent
 
 
-class Heartbeat(msgspec.Struct, frozen=True):
+class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     """A sign of life, sent every few seconds outside any stream and never recorded; silence is what gets recorded."""
 
     node: NodeName
     worker_id: WorkerId
     boot_id: str
     facts: NodeFacts
+    confirmed: tuple[UUID, ...] = ()
+    """Reports that the broker has confirmed and the worker still keeps; one that names any is answered by :class:`Vouched`."""
+
+
+class Vouched(msgspec.Struct, frozen=True):
+    """What became of the reports that a heartbeat names; of those in neither list nothing is known yet."""
+
+    settled: tuple[UUID, ...]
+    """In the log, or refused with a reason: need not be kept."""
+    missing: tuple[UUID, ...]
+    """Nowhere, not even on their way: the broker has lost them, and they shall be sent again."""

@@ -131,6 +131,8 @@ class Ingest:
             else:
                 future = await self._intake.enqueue(ReportReceived(report), actor=f"worker/{report.node}")
                 waiting.append((report, future))
+                if future.done():  # refused with those before it, which have to be told again first
+                    break
         outcomes: list[_Outcome] = []
         unavailable = False
         for one in waiting:
@@ -175,7 +177,13 @@ class Ingest:
 
 
 def _outcome(report: Report, settled: Settled) -> _Outcome:
-    return _Outcome(report) if settled.rejected is None else _Outcome(report, "rejected", settled.rejected)
+    if settled.rejected is not None:
+        return _Outcome(report, "rejected", settled.rejected)
+    if settled.overtaken:
+        return _Outcome(
+            report, "overtaken", "it says nothing new: the log has this from another report, or from a later one"
+        )
+    return _Outcome(report)
 
 
 def _dead_letter(message: Msg, outcome: _Outcome) -> DeadLetter:

@@ -19,6 +19,8 @@ class Settled(msgspec.Struct, frozen=True):
     answer: Answer | None = None
     rejected: str | None = None
     """Why a report was not believed; nothing was recorded of it."""
+    overtaken: bool = False
+    """The report says nothing that the log does not know, from other words than its own; nothing was recorded of it."""
     repeated: bool = False
     """The report had been recorded before; nothing was recorded now."""
 

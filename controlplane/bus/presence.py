@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import count
 from typing import Final
+from uuid import UUID
 
 import structlog
 from nats.aio.client import Client
@@ -28,13 +29,16 @@ from controlplane.domain.state import NodeState
 from controlplane.log.records import LogUnavailableError
 from protocol import subjects, wire
 from protocol.ids import InvalidIdError, NodeName, WorkerId, check_id
-from protocol.reports import Heartbeat
+from protocol.reports import Heartbeat, Vouched
 
 _log = structlog.get_logger(component="presence")
 
 _FLUSH_SECONDS: Final = 2
 _SETTLE_SECONDS: Final = 10.0
 _LONGEST_QUEUE: Final = 10_000
+
+Vouch = Callable[[Sequence[UUID]], Awaitable[Vouched | None]]
+"""Says what became of reports, as :meth:`controlplane.bus.vouching.Vouching.vouch`."""
 
 Roll = Callable[[], Mapping[NodeName, NodeState]]
 """Tells every registered node, as last decided."""
@@ -51,8 +55,11 @@ class Presence:
         *,
         lost_seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        vouch: Vouch | None = None,
     ) -> None:
-        """A node is lost after ``lost_seconds`` without a sign of life."""
+        """A node is lost after ``lost_seconds`` without a sign of life. ``vouch`` says what became of its reports."""
+        self._vouch = vouch
+        self._asked: asyncio.Queue[tuple[str, Heartbeat]] = asyncio.Queue(_LONGEST_QUEUE)
         self._client = client
         self._intake = intake
         self._roll = roll
@@ -69,6 +76,7 @@ class Presence:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._welcome())
                 group.create_task(self._watch())
+                group.create_task(self._answer())
         finally:
             if self._client.is_connected:
                 await subscription.unsubscribe()
@@ -83,6 +91,20 @@ class Presence:
         known = self._roll().get(heartbeat.node)
         if known is not None and known.lost and not self._heartbeats.full():
             self._heartbeats.put_nowait(heartbeat)
+        if message.reply and heartbeat.confirmed and not self._asked.full():
+            self._asked.put_nowait((message.reply, heartbeat))
+
+    async def _answer(self) -> None:
+        """Tell workers, one after the other, which of their reports they need not keep; one that is not told asks again."""
+        while True:
+            reply, heartbeat = await self._asked.get()
+            vouched = None if self._vouch is None else await self._vouch(heartbeat.confirmed)
+            if vouched is None:
+                continue
+            try:
+                await self._client.publish(reply, wire.encode(vouched))
+            except BROKER_ERRORS as problem:
+                await _log.awarning("a worker could not be answered", node=heartbeat.node, error=repr(problem))
 
     async def _welcome(self) -> None:
         """Bring the signs of life of lost nodes in."""

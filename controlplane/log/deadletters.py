@@ -8,16 +8,17 @@ subject are kept; the broker has the whole message for as long as its stream kee
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final, Literal
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controlplane.log.asides import dead_letters
-from controlplane.log.engine import open_engine, writing
+from controlplane.log.engine import open_engine, reading, writing
 from controlplane.log.records import StaleEpochError, utc_now
 from controlplane.log.schema import log_head, utc_text
 from protocol.ids import EVENT_NAMESPACE, Epoch
@@ -26,7 +27,7 @@ KEPT_PER_SUBJECT: Final = 1000
 _EXCERPT_BYTES: Final = 4096
 _LONGEST_REASON: Final = 1000
 
-Kind = Literal["unreadable", "rejected", "undecidable"]
+Kind = Literal["unreadable", "rejected", "overtaken", "undecidable"]
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -42,7 +43,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     report_id: str | None
     """``None`` if the message could not be read."""
     kind: Kind
-    """``unreadable``; ``rejected``: read, but not believed; ``undecidable``: it brought the decision down, a defect of ours."""
+    """``unreadable``; ``rejected``: read, but not believed; ``overtaken``: it says nothing that later words do not say; ``undecidable``: it brought the decision down, a defect of ours."""
     reason: str
     data: bytes
 
@@ -110,6 +111,21 @@ class DeadLetters:
         for (letter_id,) in known:
             del by_id[letter_id]
         return list(by_id.values())
+
+    async def hold(self, reports: Iterable[UUID]) -> set[UUID]:
+        """Find those of the reports that were put aside.
+
+        Raises:
+            LogUnavailableError: the database cannot be read now.
+        """
+        wanted = {str(report): report for report in reports}
+        if not wanted:
+            return set()
+        async with reading(self._engine) as connection:
+            found = await connection.execute(
+                select(dead_letters.c.report_id).where(dead_letters.c.report_id.in_(list(wanted)))
+            )
+            return {wanted[name] for (name,) in found}
 
     async def close(self) -> None:
         """Give the connection back."""

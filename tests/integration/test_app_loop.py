@@ -20,7 +20,7 @@ from controlplane.domain.inputs import Decision, Input, Policy, ReportReceived, 
 from controlplane.domain.state import State
 from controlplane.log.eventlog import EventLog
 from controlplane.log.migrate import upgrade
-from controlplane.log.records import LogUnavailableError, NewEvent, Recorded, StaleEpochError
+from controlplane.log.records import EventConflictError, LogUnavailableError, NewEvent, Recorded, StaleEpochError
 from controlplane.loop import DecisionLoop
 from protocol.events import AnyEvent, NodeRegistered
 from protocol.facts import ContainerFacts, NodeFacts
@@ -46,6 +46,8 @@ class FlakyLog(EventLog):
         failure = self.failures.pop(0) if self.failures else ""
         if failure == "before":
             raise AWAY
+        if failure == "conflict":
+            raise EventConflictError(batch[0].event_id, None)
         recorded = await super().append(batch, epoch=epoch, expected=expected)
         self.batches.append(len(batch))
         if failure == "after":
@@ -258,6 +260,44 @@ async def test_no_report_overtakes_those_that_the_log_refused(loop: DecisionLoop
     recorded = [record.event for record in await log.read(Position(1), 1000)]
     lives = [event.worker_id for event in recorded if isinstance(event, NodeRegistered)]
     assert lives == [one.report.worker_id for one in told]
+
+
+async def test_no_report_that_waited_before_a_full_queue_overtakes_one_that_the_log_refused(
+    log: FlakyLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controlplane.loop, "_LONGEST_QUEUE", 1)
+    loop = new_loop(log, await log.take_lead())
+    first = await loop.enqueue(registered(WorkerId("first")), actor="test")
+    async with asyncio.TaskGroup() as group:
+        question = group.create_task(loop.enqueue(start_of("job"), actor="test"))
+        await asyncio.sleep(0)
+        second = group.create_task(loop.enqueue(registered(WorkerId("second")), actor="test"))
+        await asyncio.sleep(0)
+        log.failures = ["before"]
+        running = asyncio.create_task(loop.run())
+    assert (await (await question)).answer is not None
+    for refused in (first, await second):
+        with pytest.raises(LogUnavailableError):
+            await refused
+    recorded = [record.event for record in await log.read(Position(0), 1000)]
+    assert not [event for event in recorded if isinstance(event, NodeRegistered)]
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_no_report_of_a_batch_that_is_taken_apart_overtakes_one_that_the_log_refused(
+    log: FlakyLog,
+) -> None:
+    loop = new_loop(log, await log.take_lead())
+    log.failures = ["conflict", "before"]
+    told = [await loop.enqueue(registered(WorkerId(f"life-{number}")), actor="test") for number in range(3)]
+    running = asyncio.create_task(loop.run())
+    outcomes = await asyncio.gather(*told, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {LogUnavailableError}
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
 
 
 async def test_a_restart_goes_on_from_a_copy_of_the_state_and_the_events_since(

@@ -172,6 +172,33 @@ def test_a_confirmed_report_is_gone_and_its_sequence_is_remembered(journal: Jour
     assert journal.reports_sequence() == 41
 
 
+def test_a_confirmed_report_is_kept_until_somebody_vouches_for_it_and_can_be_sent_again_in_its_place(
+    path: Path, journal: Journal
+) -> None:
+    journal.report(STARTED, STARTED, STARTED)
+    (first, lost), (second, settled), (_, new) = journal.outbox()
+    journal.confirm(first, 1)
+    journal.confirm(second, 2)
+    assert journal.confirmed() == [lost.report_id, settled.report_id]
+    later = Journal(path, node=NODE, worker_id=WorkerId("another"))
+    later.let_go([settled.report_id])
+    later.take_back([lost.report_id])
+    assert [report.report_id for _, report in later.outbox()] == [lost.report_id, new.report_id]
+    assert later.confirmed() == []
+    later.close()
+
+
+def test_reports_that_nobody_vouches_for_do_not_fill_the_disk(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodeworker.journal._CONFIRMED_KEPT", 3)
+    journal.report(*[STARTED] * 5)
+    told = journal.outbox()
+    for place, _ in told:
+        journal.confirm(place, place)
+    assert journal.confirmed() == [report.report_id for _, report in told[2:]]
+
+
 def test_outbox_places_are_never_used_again(journal: Journal) -> None:
     journal.report(STARTED)
     (first, _), *_ = journal.outbox()

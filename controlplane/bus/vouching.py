@@ -1,0 +1,62 @@
+"""Which reports a worker need not keep any more, because the log or the dead letters hold them.
+
+A broker may lose what it has confirmed: its disk is replaced, its stream purged, a backup put back. So a worker keeps confirmed
+reports and names them, now and then, in a heartbeat that wants an answer. Told is what SQL holds, never what some sequence
+number promises. A report that is in neither place is called missing only once everything was taken in that REPORTS held after
+the question came: so it lies in no stream, and the worker sends it again under its old id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final
+from uuid import UUID
+
+import structlog
+from nats.aio.client import Client
+
+from controlplane.bus.progress import Progress
+from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS
+from controlplane.log.eventlog import EventLog
+from controlplane.log.records import LogUnavailableError
+from protocol import subjects
+from protocol.ids import event_id
+from protocol.reports import Vouched
+
+_log = structlog.get_logger(component="vouching")
+
+_CATCH_UP_SECONDS: Final = 4.0
+MOST_REPORTS: Final = 500
+"""How many of the reports that a question names are looked up."""
+
+PutAsideBefore = Callable[[Iterable[UUID]], Awaitable[set[UUID]]]
+"""Tells which of the reports were refused; raises as :meth:`controlplane.log.deadletters.DeadLetters.hold`."""
+
+
+class Vouching:
+    """Answers for the log."""
+
+    def __init__(self, client: Client, log: EventLog, refused: PutAsideBefore, taken_in: Progress) -> None:
+        self._jetstream = client.jetstream(timeout=REQUEST_SECONDS)
+        self._log = log
+        self._refused = refused
+        self._taken_in = taken_in
+
+    async def vouch(self, named: Sequence[UUID]) -> Vouched | None:
+        """Say what became of the reports; ``None`` while that cannot be known."""
+        asked = named[:MOST_REPORTS]
+        try:
+            held = (await self._jetstream.stream_info(subjects.REPORTS_STREAM)).state.last_seq
+            level = await self._taken_in.reached(held, _CATCH_UP_SECONDS)
+            recorded = await self._log.recorded([event_id(str(report), 0) for report in asked])
+            settled = {report for report in asked if event_id(str(report), 0) in recorded}
+            settled |= await self._refused(set(asked) - settled)
+        except (*BROKER_ERRORS, LogUnavailableError) as problem:
+            await _log.awarning("nobody can vouch for reports now", error=repr(problem))
+            return None
+        missing = [report for report in asked if report not in settled] if level else []
+        if missing:
+            await _log.awarning(
+                "confirmed reports are missing and are asked for again", reports=list(map(str, missing))
+            )
+        return Vouched(tuple(settled), tuple(missing))
