@@ -142,7 +142,7 @@ def test_a_broker_that_stays_away_makes_a_new_process_worth_a_try() -> None:
 
 def worker_metrics(folder: Path) -> tuple[WorkerMetrics, Journal]:
     journal = Journal(folder / "journal.sqlite3", node=NodeName("n"), worker_id=WorkerId("w"))
-    idle: Any = SimpleNamespace(in_flight=2, connected=False)
+    idle: Any = SimpleNamespace(in_flight=2, waiting=3, connected=False)
     return WorkerMetrics(journal, idle, idle, idle), journal
 
 
@@ -168,6 +168,7 @@ async def test_a_worker_counts_what_its_journal_keeps_and_nothing_that_was_rolle
     assert counted["woodfrog_worker_failures_total/disk-full/fetch/restore"] == 1
     assert counted["woodfrog_worker_outbox_reports"] == 1
     assert counted["woodfrog_worker_dumps_in_flight"] == 2
+    assert counted["woodfrog_worker_dumps_waiting"] == 3
     assert counted["woodfrog_worker_fetch_seconds_sum"] == 3
 
 
