@@ -20,7 +20,7 @@ RIGHTS = {
         ("events.k8s.io", "events", "", "create"),
     },
     "ClusterRole/wf-woodfrog-tokens": {("authentication.k8s.io", "tokenreviews", "", "create")},
-    "ClusterRole/wf-woodfrog-node": {("", "nodes", "", "get patch")},
+    "ClusterRole/wf-woodfrog-node": {("", "nodes", "", "patch")},
     "Role/woodfrog-uninstall": {
         ("apps", "daemonsets", "woodfrog-node", "get delete"),
         ("apps", "daemonsets", "woodfrog-uninstall", "get"),
