@@ -363,8 +363,9 @@ async def test_the_worker_does_all_its_work_under_this_configuration(
 
 
 async def test_control_plane_and_worker_work_together_under_this_configuration(
-    unanswered: IsolatedServer, tmp_path: Path
+    unanswered: IsolatedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("nodeworker.bus._VOUCH_SECONDS", 1.0)
     server = unanswered
     seed = {"WOODFROG_NATS_SEED_FILE": str(server.control_seed)}
     plane = ControlPlaneProcess(tmp_path, server.url, **seed, **server.callout)
@@ -390,6 +391,11 @@ async def test_control_plane_and_worker_work_together_under_this_configuration(
             ContainerStarted(key=KEY, incarnation=answer.incarnation, node=A, container_id=ContainerId("c1"))
         )
         assert await bus.flush(20)
+
+        async def none_kept() -> bool:
+            return not await asyncio.to_thread(journal.confirmed)
+
+        await eventually(none_kept, saying="the control plane vouches for what it took in")
 
         async def accepted() -> CommandAccepted | None:
             reply = await person.request(subjects.CHECKPOINT, wire.encode(CheckpointRequest(key=KEY)), timeout=5)
