@@ -40,9 +40,10 @@ def install(places: Places) -> bool:
     """
     path, content = drop_in(places), _DROP_IN.format(handler=HANDLER, runtime=places.runtime)
     if path.exists() and path.read_text() == content:
+        _reload()  # it may have been written by somebody who was killed before this
         return False
     path.parent.mkdir(exist_ok=True)
-    path.write_text(content)
+    _write(path, content)
     crio = shutil.which("crio")
     if crio:
         try:
@@ -65,6 +66,7 @@ def uninstall(places: Places) -> bool:
     """Remove the drop-in; return whether there was one."""
     path = drop_in(places)
     if not path.exists():
+        _reload()
         return False
     path.unlink()
     with suppress(OSError):
@@ -76,6 +78,16 @@ def uninstall(places: Places) -> bool:
 def drop_in(places: Places) -> Path:
     """Where our part of the configuration lies."""
     return places.crio / "crio.conf.d/10-woodfrog.conf"
+
+
+def _write(path: Path, content: str) -> None:
+    """Write the file as a whole: CRI-O does not start on half of one, and reads whatever else lies in that directory."""
+    fresh = path.parent.with_name(f".{path.name}.fresh")
+    with fresh.open("w") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
 
 
 def _reload() -> None:

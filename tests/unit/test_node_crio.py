@@ -48,6 +48,35 @@ def test_a_second_time_changes_nothing_and_uninstalling_leaves_nothing(places: P
     assert list(places.crio.iterdir()) == []
 
 
+def test_what_was_killed_before_crio_read_it_is_read_the_second_time(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    reloads: list[str] = []
+    for step in (crio.install, crio.uninstall):
+        monkeypatch.setattr(crio, "_reload", killed)
+        with pytest.raises(KeyboardInterrupt):
+            step(places)
+        monkeypatch.setattr(crio, "_reload", lambda: reloads.append("read"))
+        assert not step(places)
+    assert reloads == ["read", "read"]
+
+
+def test_half_a_drop_in_never_lies_where_crio_reads(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(_: int) -> None:
+        assert list(crio.drop_in(places).parent.iterdir()) == []
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nodeworker.host.crio.os.fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            crio.install(places)
+    assert crio.install(places)
+    assert [path.name for path in places.crio.iterdir()] == ["crio.conf.d"]
+
+
 def test_a_drop_in_that_crio_does_not_accept_is_removed_again(places: Places) -> None:
     answering(places, 1)
     with pytest.raises(FailureError, match="crio-config") as problem:
