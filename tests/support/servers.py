@@ -88,6 +88,7 @@ class NatsServer:
     def close(self) -> None:
         """Stop it if it runs."""
         if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
             self._process.wait(START_SECONDS)
 
