@@ -19,11 +19,10 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from controlplane.bus.ending import end_if_cancelled
-from controlplane.bus.inorder import InOrder, LostOnTheWayError
+from controlplane.bus.inorder import InOrder
 from controlplane.bus.intake import Intake, Settled, UndecidableError
 from controlplane.bus.progress import Progress
-from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES, REQUEST_SECONDS, ensure_streams
+from controlplane.bus.streams import MAX_MESSAGE_BYTES
 from controlplane.domain.inputs import ReportReceived
 from controlplane.log.deadletters import DeadLetter, Kind
 from controlplane.log.records import LogUnavailableError
@@ -36,9 +35,6 @@ from protocol.reports import Report
 _log = structlog.get_logger(component="ingest")
 
 _LOG_RETRY_SECONDS: Final = 0.5
-_FIRST_PAUSE_SECONDS: Final = 0.1
-_LONGEST_PAUSE_SECONDS: Final = 5.0
-_LONGEST_REASON: Final = 200
 
 
 class RefusedReportError(ValueError):
@@ -61,9 +57,7 @@ class Ingest:
     """Feeds the input loop from REPORTS."""
 
     def __init__(self, client: Client, intake: Intake, put_aside: PutAside) -> None:
-        self._client = client
         self._put_aside = put_aside
-        self._jetstream = client.jetstream(timeout=REQUEST_SECONDS)
         self._reports = InOrder(
             client,
             stream=subjects.REPORTS_STREAM,
@@ -81,28 +75,11 @@ class Ingest:
 
     async def run(self) -> None:
         """Take reports in until cancelled, however often the broker goes away."""
-        pause_seconds = _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                await ensure_streams(self._jetstream)
-                try:
-                    await self.taken_in.set(await self._reports.open())
-                    self.ready.set()
-                    pause_seconds = _FIRST_PAUSE_SECONDS
-                    await self._consume()
-                finally:
-                    await self._reports.close()
-            except (*BROKER_ERRORS, LostOnTheWayError) as problem:
-                await _log.awarning("ingestion starts over", error=repr(problem), pause_seconds=pause_seconds)
-                await asyncio.sleep(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+        await self._reports.follow(self._take, self._opened)
 
-    async def _consume(self) -> None:
-        while True:
-            end_if_cancelled()
-            messages = await self._reports.fetch()
-            if messages:
-                await self._take(messages)
+    async def _opened(self, floor: int) -> None:
+        await self.taken_in.set(floor)
+        self.ready.set()
 
     async def _take(self, messages: list[Msg]) -> None:
         """Take messages in, in order, and acknowledge each when what became of it is durable."""
@@ -170,10 +147,7 @@ class Ingest:
             reason=outcome.reason,
             refused_reports=self.refused,
         )
-        # nats-py's term() cannot say why; the server takes the rest of the line as the reason (ADR-15 of
-        # nats-architecture-and-design).
-        line = " ".join(outcome.reason.split())[:_LONGEST_REASON]
-        await self._client.publish(message.reply, b"+TERM " + line.encode())
+        await self._reports.refuse(message, outcome.reason)
 
 
 def _outcome(report: Report, settled: Settled) -> _Outcome:

@@ -11,6 +11,8 @@ next in it: if that is the message that came, nothing was lost, else the consume
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -21,7 +23,8 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import FetchTimeoutError, NotFoundError
 
-from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS
+from controlplane.bus.ending import end_if_cancelled
+from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS, ensure_streams
 
 _log = structlog.get_logger(component="inorder")
 
@@ -29,6 +32,9 @@ _BATCH: Final = 256
 _FETCH_SECONDS: Final = 2.0
 _FETCH_HEARTBEAT_SECONDS: Final = 0.5
 _ACK_WAIT_SECONDS: Final = 30.0
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+_LONGEST_REASON: Final = 200
 
 
 class LostOnTheWayError(Exception):
@@ -36,7 +42,10 @@ class LostOnTheWayError(Exception):
 
 
 class InOrder:
-    """One durable consumer. Opened with :meth:`open`, then asked with :meth:`fetch`; after any error opened again."""
+    """One durable consumer: :meth:`follow` hands out what comes.
+
+    By hand it is opened with :meth:`open`, then asked with :meth:`fetch`, and after any error opened again.
+    """
 
     def __init__(self, client: Client, *, stream: str, durable: str, subjects: str, description: str) -> None:
         """``subjects`` is all that ``stream`` takes."""
@@ -49,6 +58,43 @@ class InOrder:
         self._subscription: JetStreamContext.PullSubscription | None = None
         self._previous = 0
         self._broken = False
+
+    async def follow(
+        self, take: Callable[[list[Msg]], Awaitable[None]], opened: Callable[[int], Awaitable[None]] | None = None
+    ) -> None:
+        """Hand messages to ``take``, which settles them, until cancelled, however often the broker goes away.
+
+        ``opened`` is told, each time, the sequence up to which everything is acknowledged.
+        """
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await ensure_streams(self._jetstream)
+                try:
+                    floor = await self.open()
+                    if opened is not None:
+                        await opened(floor)
+                    pause_seconds = _FIRST_PAUSE_SECONDS
+                    while True:
+                        end_if_cancelled()
+                        if messages := await self.fetch():
+                            await take(messages)
+                finally:
+                    await self.close()
+            except (*BROKER_ERRORS, LostOnTheWayError) as problem:
+                await _log.awarning(
+                    "consuming starts over", stream=self._stream, error=repr(problem), pause_seconds=pause_seconds
+                )
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+    async def refuse(self, message: Msg, reason: str) -> None:
+        """Terminate a message at the broker, which then tells the reason in its ``MSG_TERMINATED`` advisory.
+
+        nats-py's term() cannot say why; the server takes the rest of the line as the reason (ADR-15 of
+        nats-architecture-and-design).
+        """
+        await self._client.publish(message.reply, b"+TERM " + " ".join(reason.split())[:_LONGEST_REASON].encode())
 
     async def open(self) -> int:
         """Bind to the consumer; answer the sequence up to which everything is acknowledged.

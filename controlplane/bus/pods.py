@@ -14,10 +14,9 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from controlplane.bus.ending import end_if_cancelled
-from controlplane.bus.inorder import InOrder, LostOnTheWayError
+from controlplane.bus.inorder import InOrder
 from controlplane.bus.intake import Intake, UndecidableError
-from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES, REQUEST_SECONDS, ensure_streams
+from controlplane.bus.streams import MAX_MESSAGE_BYTES
 from controlplane.domain.inputs import PodSeen
 from controlplane.log.records import LogUnavailableError
 from protocol import subjects, wire
@@ -27,9 +26,6 @@ from protocol.pods import PodEvent
 _log = structlog.get_logger(component="pods")
 
 _LOG_RETRY_SECONDS: Final = 0.5
-_FIRST_PAUSE_SECONDS: Final = 0.1
-_LONGEST_PAUSE_SECONDS: Final = 5.0
-_LONGEST_REASON: Final = 200
 
 
 class RefusedPodEventError(ValueError):
@@ -41,8 +37,6 @@ class PodNews:
 
     def __init__(self, client: Client, intake: Intake, cluster: str) -> None:
         """News of pods in another cluster than ``cluster`` are refused: their workers are not ours."""
-        self._client = client
-        self._jetstream = client.jetstream(timeout=REQUEST_SECONDS)
         self._news = InOrder(
             client,
             stream=subjects.PODS_STREAM,
@@ -56,26 +50,11 @@ class PodNews:
 
     async def run(self) -> None:
         """Take news in until cancelled, however often the broker goes away."""
-        pause_seconds = _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                await ensure_streams(self._jetstream)
-                try:
-                    await self._news.open()
-                    pause_seconds = _FIRST_PAUSE_SECONDS
-                    await self._consume()
-                finally:
-                    await self._news.close()
-            except (*BROKER_ERRORS, LostOnTheWayError) as problem:
-                await _log.awarning("news of pods start over", error=repr(problem), pause_seconds=pause_seconds)
-                await asyncio.sleep(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+        await self._news.follow(self._take_all)
 
-    async def _consume(self) -> None:
-        while True:
-            end_if_cancelled()
-            for message in await self._news.fetch():
-                await self._take(message)
+    async def _take_all(self, messages: list[Msg]) -> None:
+        for message in messages:
+            await self._take(message)
 
     async def _take(self, message: Msg) -> None:
         try:
@@ -88,7 +67,7 @@ class PodNews:
         self.refused += 1
         sequence = message.metadata.sequence.stream
         await _log.awarning("news of a pod refused", subject=message.subject, sequence=sequence, reason=refusal)
-        await self._client.publish(message.reply, b"+TERM " + " ".join(refusal.split())[:_LONGEST_REASON].encode())
+        await self._news.refuse(message, refusal)
 
     async def _settle(self, told: PodEvent) -> str | None:
         """Hand it in until the log takes what follows; say why it is not taken, if it is not."""
