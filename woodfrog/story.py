@@ -24,9 +24,15 @@ from protocol.events import (
     Event,
     IncarnationOpened,
     KeyEvent,
+    NodeEnding,
     NodeLost,
     NodeRegistered,
     NodeReturned,
+    NodeSpared,
+    PodContainerEnded,
+    PodGone,
+    PodScheduled,
+    PodTerminating,
     RestoreChosen,
     RestoreFailed,
     SnapshotCaptured,
@@ -103,6 +109,16 @@ _TELL: dict[type, Callable[[Any], str]] = {
     NodeRegistered: lambda e: f"worker {e.worker_id} began on node {e.node} (CRIU {e.facts.criu_version or 'unknown'})",
     NodeLost: lambda e: f"nothing was heard of node {e.node} for {e.silent_seconds:.0f} s",
     NodeReturned: lambda e: f"node {e.node} was heard of again",
+    NodeEnding: lambda e: f"node {e.node} is about to be emptied or to end: {e.reason}",
+    NodeSpared: lambda e: f"node {e.node} is not about to end any more",
+    PodScheduled: lambda e: f"pod {e.pod}{f' of {e.owner}' if e.owner else ''} is to run on node {e.node}",
+    PodTerminating: lambda e: (
+        f"pod {e.pod} was told to end within {e.grace_seconds:g} s: {e.why}{f' by {e.by}' if e.by else ''}"
+    ),
+    PodContainerEnded: lambda e: (
+        f"container {e.container} of pod {e.pod} ended with exit code {e.exit_code}: {e.because}"
+    ),
+    PodGone: lambda e: f"pod {e.pod} is gone",
     IncarnationOpened: lambda e: f"container {e.container_id} is to be created on node {e.node}",
     StartDeferred: lambda e: f"the start waits, until {moment(e.until)} at the longest: {e.waiting_for}",
     RestoreChosen: lambda e: f"snapshot {e.snapshot_id} was chosen: {e.reason}",

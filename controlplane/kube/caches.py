@@ -38,16 +38,14 @@ class NodeCache:
         return seen.name, seen
 
     async def replaced(self, objects: dict[str, NodeView]) -> None:
-        """Take in all nodes; of each it is said whether it is about to end, for that may have changed unseen."""
+        """Take in all nodes."""
         for name in self.seen.keys() - objects.keys():
             await self.changed(name, None)
         for name, now in objects.items():
-            if name not in self.seen:
-                await self._announce(now)
             await self.changed(name, now)
 
     async def changed(self, uid: str, now: NodeView | None) -> None:
-        """Take in how a node is now."""
+        """Take in how a node is now; of one that is new here it is said whether it is about to end, for that may have changed unseen."""
         before = self.seen.get(uid)
         if now is None:
             self.seen.pop(uid, None)
@@ -60,7 +58,7 @@ class NodeCache:
             self.cordoned.add(uid)
         else:
             self.cordoned.discard(uid)
-        if (before.ending if before is not None else None) != now.ending:
+        if before is None or before.ending != now.ending:
             await self._announce(now)
         if now.not_ready is not None and (before is None or before.not_ready is None):
             await self._tell(uid, NodeNotReady(detail=now.not_ready))

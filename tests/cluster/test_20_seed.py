@@ -25,6 +25,16 @@ def job(cluster: Cluster, woodfrog: Installation, request: pytest.FixtureRequest
     made.remove()
 
 
+def leave_home(cluster: Cluster, woodfrog: Installation, job: SeedJob) -> None:
+    """Have the job run on another node than the control plane, which must not be kept from its own."""
+    if job.node == woodfrog.home:
+        cluster.kubectl("cordon", woodfrog.home)
+        left = job.pod
+        cluster.kubectl("delete", "pod", job.pod_name, "--wait=false")
+        job.goes_on(job.steps(), but=left["metadata"]["uid"])
+        cluster.kubectl("uncordon", woodfrog.home)
+
+
 def test_a_deleted_pod_goes_on_on_another_node(cluster: Cluster, woodfrog: Installation, job: SeedJob) -> None:
     first, node, done = job.pod, job.node, job.steps()
     cluster.kubectl("cordon", node)
@@ -112,6 +122,7 @@ def test_a_worker_that_dies_in_mid_dump_leaves_the_job_running(
 def test_a_control_plane_that_is_down_at_the_stop_signal_hears_of_the_dump_later(
     cluster: Cluster, woodfrog: Installation, job: SeedJob
 ) -> None:
+    leave_home(cluster, woodfrog, job)
     first, node, done = job.pod, job.node, job.steps()
     woodfrog.scale(0)
     try:
@@ -141,12 +152,7 @@ def test_a_start_waits_for_a_control_plane_that_is_down(cluster: Cluster, woodfr
 def test_a_lost_node_costs_what_was_done_since_the_last_dump(
     cluster: Cluster, woodfrog: Installation, job: SeedJob
 ) -> None:
-    if job.node == woodfrog.home:
-        cluster.kubectl("cordon", woodfrog.home)
-        left = job.pod
-        cluster.kubectl("delete", "pod", job.pod_name, "--wait=false")
-        job.goes_on(job.steps(), but=left["metadata"]["uid"])
-        cluster.kubectl("uncordon", woodfrog.home)
+    leave_home(cluster, woodfrog, job)
     first, node = job.pod, job.node
     woodfrog.say("checkpoint", job.name, "--timeout", "60", seconds=90)
     saved = job.steps()

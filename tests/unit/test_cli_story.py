@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from support.golden import today
 
 from protocol.events import (
     ColdStartChosen,
@@ -30,6 +31,8 @@ from protocol.failures import Failure
 from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId
 from protocol.wire import encode
 from woodfrog.story import describe, explain, moment, size
+
+TODAY = today()
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -211,3 +214,11 @@ def test_moments_are_told_to_the_second_and_what_is_none_is_left_alone() -> None
     assert moment("2026-11-23T21:45:01.123456+00:00") == "2026-11-23 21:45:01"
     assert moment(None) == ""
     assert moment("soon") == "soon"
+
+
+@pytest.mark.parametrize("name", TODAY)
+def test_every_event_that_may_happen_is_told_in_a_sentence(name: str) -> None:
+    told = describe({"data": json.loads(encode(TODAY[name]))})
+    assert told
+    assert not told.startswith("{")
+    assert "object at" not in told
