@@ -47,7 +47,7 @@ test-others: setup
 	$(bin)/pytest -p no:cacheprovider -m "$(usual)" --ignore=tests/e2e --ignore=tests/faults
 
 e2e: setup
-	$(bin)/pytest -m cluster tests/cluster
+	$(bin)/pytest -m cluster
 
 faults: setup
 	$(bin)/pytest -m "long and not cluster"

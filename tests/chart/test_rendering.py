@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import subprocess
 from pathlib import Path
@@ -143,7 +142,7 @@ def test_a_changed_configuration_starts_its_pods_anew() -> None:
     assert checksum({}) != checksum({"nats": {"extraConfig": "max_conn: 9"}})
 
 
-@pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="there is no cluster; KUBECONFIG names none")
+@pytest.mark.cluster
 @pytest.mark.parametrize("name", ["defaults", "external database", "sqlite on a host", "store on a claim"])
 def test_a_real_api_server_takes_every_manifest(name: str, tmp_path: Path) -> None:
     file = tmp_path / "values.json"
