@@ -3,11 +3,12 @@ SHELL := /bin/sh
 bin := .venv/bin
 usual := not long and not cluster and not gpu
 
-.PHONY: help setup demo test test-containers test-others e2e faults lint unit gpu bench bench-cluster images lock clean
+.PHONY: help setup demo test test-containers test-others retest e2e retest-e2e faults lint unit gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
 	@echo "make test    set up, then run every check and every test"
+	@echo "make retest  what failed in make test, once more"
 	@echo "make e2e     install on the cluster that KUBECONFIG names, and kill what can be killed there"
 	@echo "make faults  the tests that kill for minutes"
 	@echo "make gpu     the tests on a real NVIDIA GPU; what they find goes into build/gpu/result.json"
@@ -41,13 +42,22 @@ test: lint
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-containers test-others
 
 test-containers: setup
-	$(bin)/pytest -p no:cacheprovider -m "$(usual)" tests/e2e tests/faults
+	$(bin)/pytest -o cache_dir=.pytest_cache/containers -m "$(usual)" tests/e2e tests/faults
 
 test-others: setup
-	$(bin)/pytest -p no:cacheprovider -m "$(usual)" --ignore=tests/e2e --ignore=tests/faults
+	$(bin)/pytest -o cache_dir=.pytest_cache/others -m "$(usual)" --ignore=tests/e2e --ignore=tests/faults
+
+# Only what failed before, with the machine to itself; no failure (pytest's exit code 5) is as good as none that is left.
+failed := --last-failed --last-failed-no-failures none
+retest: lint
+	$(bin)/pytest -o cache_dir=.pytest_cache/containers -m "$(usual)" $(failed) tests/e2e tests/faults || [ $$? = 5 ]
+	$(bin)/pytest -o cache_dir=.pytest_cache/others -m "$(usual)" $(failed) --ignore=tests/e2e --ignore=tests/faults || [ $$? = 5 ]
 
 e2e: setup
-	$(bin)/pytest -m cluster
+	$(bin)/pytest -o cache_dir=.pytest_cache/cluster -m cluster
+
+retest-e2e: setup
+	$(bin)/pytest -o cache_dir=.pytest_cache/cluster -m cluster $(failed)
 
 faults: setup
 	$(bin)/pytest -m "long and not cluster"
