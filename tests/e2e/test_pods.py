@@ -16,6 +16,7 @@ import grpc
 import pytest
 from support import images
 from support.containerd import Containerd
+from support.counting import counting, counts, numbers, restored
 from support.cri import Cri
 from support.kubelet import EXITED, RUNNING, Kubelet, Pod, running
 from support.stack import Stack, until
@@ -45,25 +46,7 @@ def kubelet(engine: Containerd) -> Iterator[Kubelet]:
         yield kubelet
 
 
-COUNT = "i=0; while :; do i=$((i+1)); echo $i >>/work/count; sleep 0.05; done"
-
-
-def numbers(path: Path) -> list[int]:
-    """The complete lines of a file, each of which must be the next number."""
-    text = path.read_text() if path.exists() else ""
-    found = [int(line) for line in text[: text.rfind("\n") + 1].split()]
-    assert found == list(range(1, len(found) + 1))
-    return found
-
-
-def counts(path: Path, beyond: int = 5) -> int:
-    """Wait until it counts beyond a number; return how far it came."""
-    until(lambda: len(numbers(path)) > beyond, saying=f"{path} counts beyond {beyond}")
-    return len(numbers(path))
-
-
-def restored(stack: Stack, checkpoint_id: str) -> int:
-    return stack.types(checkpoint_id).count("incarnation.restore-chosen")
+COUNT = counting("/work/count")
 
 
 def kill(stack: Stack, container: str) -> None:

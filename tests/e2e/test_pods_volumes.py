@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.containerd import Containerd
+from support.counting import counting, counts, restored
 from support.cri import Cri
 from support.kubelet import Kubelet, Pod, running
 from support.stack import Stack, until
@@ -34,30 +35,8 @@ def kubelet(engine: Containerd) -> Iterator[Kubelet]:
         yield kubelet
 
 
-def counting(path: str) -> str:
-    return f"i=0; while :; do i=$((i+1)); echo $i >>{path}; sleep 0.05; done"
-
-
 HELD = "exec 7>>/work/held; i=0; while :; do i=$((i+1)); echo $i >&7; sleep 0.05; done"
 """Counts into a file that stays open."""
-
-
-def numbers(path: Path) -> list[int]:
-    """The complete lines of a file, each of which must be the next number."""
-    text = path.read_text() if path.exists() else ""
-    found = [int(line) for line in text[: text.rfind("\n") + 1].split()]
-    assert found == list(range(1, len(found) + 1))
-    return found
-
-
-def counts(path: Path, beyond: int = 5) -> int:
-    """Wait until it counts beyond a number; return how far it came."""
-    until(lambda: len(numbers(path)) > beyond, saying=f"{path} counts beyond {beyond}")
-    return len(numbers(path))
-
-
-def restored(stack: Stack, checkpoint_id: str) -> int:
-    return stack.types(checkpoint_id).count("incarnation.restore-chosen")
 
 
 @pytest.mark.parametrize("memory", [False, True], ids=["disk", "memory"])

@@ -13,8 +13,6 @@ from support.kube import BIN, Cluster, command, until
 
 NAMESPACE = "woodfrog-system"
 RELEASE = "woodfrog"
-_LEFT_BEHIND = "/var/lib/woodfrog"
-"""Where a node's journal and captures stay, so that installing again goes on."""
 
 
 def footprint(cluster: Cluster, node: str) -> str:
