@@ -262,7 +262,7 @@ class Worker:
         try:
             await self._restorer.started(container_id)
         except (OSError, sqlite3.Error) as problem:  # the next sweep sees that it runs
-            await _log.awarning("a start could not be noted", container_id=container_id, error=repr(problem))
+            await _log.awarning("a start could not be noted", container_id=container_id, error=problem)
 
     async def _answer(self, ask: LocalAsk) -> LocalAnswer:
         match ask:

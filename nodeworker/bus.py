@@ -136,7 +136,7 @@ class Bus:
                         headers=headers,
                     )
                 except (nats.errors.Error, OSError) as problem:
-                    await _log.awarning("a report waits", report_id=str(report.report_id), error=repr(problem))
+                    await _log.awarning("a report waits", report_id=str(report.report_id), error=problem)
                     await asyncio.sleep(wait_seconds)
                     wait_seconds = min(2 * wait_seconds, _RETRY_LIMIT_SECONDS)
                     self._doubt = True
@@ -178,7 +178,7 @@ class Bus:
             except (nats.errors.Error, OSError, wire.MalformedMessageError) as problem:
                 # Nobody is there, and new reports wait in the stream for whoever comes; or whoever is there has no time.
                 self._doubt = self._doubt and isinstance(problem, nats.errors.NoRespondersError)
-                await _log.adebug("nobody vouched for reports", error=repr(problem))
+                await _log.adebug("nobody vouched for reports", error=problem)
                 return False
             self._doubt = False
             await asyncio.to_thread(self._journal.let_go, vouched.settled)
@@ -209,7 +209,7 @@ class Bus:
                 try:
                     await self._client.publish(subjects.heartbeats(self._node), wire.encode(self._heartbeat()))
                 except (nats.errors.Error, OSError) as problem:
-                    await _log.awarning("no sign of life could be given", error=repr(problem))
+                    await _log.awarning("no sign of life could be given", error=problem)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _take_commands(self, obey: Obey) -> None:
@@ -234,7 +234,7 @@ class Bus:
                 finally:
                     await subscription.unsubscribe()
             except (nats.errors.Error, OSError) as problem:
-                await _log.adebug("no commands can be taken", error=repr(problem))
+                await _log.adebug("no commands can be taken", error=problem)
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _fetch_commands(self, subscription: JetStreamContext.PullSubscription, obey: Obey) -> None:
@@ -274,7 +274,7 @@ class Bus:
         try:
             await message.ack()
         except (nats.errors.Error, OSError) as problem:
-            await _log.awarning("a command could not be acknowledged", error=repr(problem))
+            await _log.awarning("a command could not be acknowledged", error=problem)
 
     async def _show_progress(self, message: Msg) -> None:
         while True:
@@ -282,7 +282,7 @@ class Bus:
             try:
                 await message.in_progress()
             except (nats.errors.Error, OSError) as problem:
-                await _log.awarning("progress could not be shown", error=repr(problem))
+                await _log.awarning("progress could not be shown", error=problem)
 
     async def resolve(self, ask: Callable[[int], ResolveRequest]) -> Resolution:
         """Ask how a container shall start until somebody answers; the caller bounds the time.
@@ -300,7 +300,7 @@ class Bus:
                     )
                     answer: Resolution = wire.decode(reply.data, Resolution)
                 except (nats.errors.Error, OSError, wire.MalformedMessageError) as problem:
-                    await _log.awarning("nobody answered how to start a container", error=repr(problem))
+                    await _log.awarning("nobody answered how to start a container", error=problem)
                 else:
                     return answer
             await asyncio.sleep(_RETRY_SECONDS)

@@ -137,7 +137,7 @@ class Copies:
                 shutil.rmtree(spool.work, ignore_errors=True)
                 self._enter(spool.folder, folder)
         except Exception as problem:  # noqa: BLE001 -- the snapshot is stored; nothing here may make that look otherwise
-            _log.info("no local copy is kept", snapshot_id=snapshot_id, error=repr(problem))
+            _log.info("no local copy is kept", snapshot_id=snapshot_id, error=problem)
         spool.remove()
 
     def find(self, key: CheckpointKey, snapshot_id: SnapshotId, manifest_digest: str) -> Copy | None:

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict
 
 
 def configure(level: str = "info") -> None:
@@ -20,6 +24,7 @@ def configure(level: str = "info") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
             structlog.processors.EventRenamer("msg"),
+            _name_errors,
             structlog.processors.dict_tracebacks,
             structlog.processors.JSONRenderer(),
         ],
@@ -27,3 +32,11 @@ def configure(level: str = "info") -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _name_errors(_logger: object, _level: str, fields: EventDict) -> EventDict:
+    """Write an error as its class and what it says: many say nothing in their ``repr``, or nothing else than a number in their ``str``."""
+    return {
+        name: f"{type(value).__name__}: {value}".removesuffix(": ") if isinstance(value, BaseException) else value
+        for name, value in fields.items()
+    }

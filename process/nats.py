@@ -85,7 +85,7 @@ class _LastingClient(Client):
             try:
                 await super()._attempt_reconnect()
             except Exception as problem:  # noqa: BLE001 - the task would end with it, and nobody would connect any more
-                await _log.awarning("a reconnection failed in an unforeseen way", error=repr(problem))
+                await _log.awarning("a reconnection failed in an unforeseen way", error=problem)
             else:
                 return
             await asyncio.sleep(_RECONNECT_SECONDS)
@@ -110,7 +110,7 @@ async def connect(
     """
 
     async def on_error(problem: Exception) -> None:
-        await _log.awarning("nats error", error=repr(problem))
+        await _log.awarning("nats error", error=problem)
 
     async def on_disconnect() -> None:
         await _log.awarning("nats disconnected")

@@ -87,7 +87,7 @@ class Answering:
             if message.reply:
                 await self._client.publish(message.reply, reply)
         except (*BROKER_ERRORS, LeaseLapsedError) as problem:
-            await _log.awarning("an answer could not be sent", subject=message.subject, error=repr(problem))
+            await _log.awarning("an answer could not be sent", subject=message.subject, error=problem)
         finally:
             self._in_flight.release()
 
@@ -120,7 +120,7 @@ async def flushed(client: Client) -> None:
     try:
         await client.flush(_FLUSH_SECONDS)
     except BROKER_ERRORS as problem:
-        await _log.awarning("the broker went away while listening began", error=repr(problem))
+        await _log.awarning("the broker went away while listening began", error=problem)
 
 
 def malformed(problem: str) -> Refusal:

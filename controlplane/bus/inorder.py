@@ -83,7 +83,7 @@ class InOrder:
                     await self.close()
             except (*BROKER_ERRORS, LostOnTheWayError) as problem:
                 await _log.awarning(
-                    "consuming starts over", stream=self._stream, error=repr(problem), pause_seconds=pause_seconds
+                    "consuming starts over", stream=self._stream, error=problem, pause_seconds=pause_seconds
                 )
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)

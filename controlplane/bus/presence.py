@@ -104,7 +104,7 @@ class Presence:
             try:
                 await self._client.publish(reply, wire.encode(vouched))
             except BROKER_ERRORS as problem:
-                await _log.awarning("a worker could not be answered", node=heartbeat.node, error=repr(problem))
+                await _log.awarning("a worker could not be answered", node=heartbeat.node, error=problem)
 
     async def _welcome(self) -> None:
         """Bring the signs of life of lost nodes in."""
@@ -161,7 +161,7 @@ class Presence:
             async with asyncio.timeout(_SETTLE_SECONDS):
                 await (await self._intake.enqueue(asked, actor="controlplane"))
         except (LogUnavailableError, UndecidableError, TimeoutError) as problem:
-            await _log.awarning("not decided; it comes up again", input=type(asked).__name__, error=repr(problem))
+            await _log.awarning("not decided; it comes up again", input=type(asked).__name__, error=problem)
 
 
 def read_heartbeat(subject: str, data: bytes) -> Heartbeat:

@@ -112,7 +112,7 @@ class Relay:
                     end_if_cancelled()
                     cursor = await self._publish_next(cursor)
             except (*BROKER_ERRORS, _OutOfStepError, LogUnavailableError, LeaseLapsedError) as problem:
-                await _log.awarning("the relay starts over", error=repr(problem), pause_seconds=pause_seconds)
+                await _log.awarning("the relay starts over", error=problem, pause_seconds=pause_seconds)
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
 

@@ -3,6 +3,9 @@
 A stream is made with one copy, which is all that a single server can keep, by whoever first finds it missing. Where
 there are several servers, this gives it more once they can be given, and again after the broker was wiped. Copies that an operator
 gave are never taken away.
+
+A server copies no stream that is written behind, and changes no stream's way of writing. AUDIT was made so for a single server; it
+gives way to an empty one that is copied, and the relay fills that from the log, as after a wiped broker.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Final
 
 import structlog
 from nats.js import JetStreamContext
+from nats.js.api import PersistMode
 from nats.js.errors import NotFoundError
 
 from controlplane.bus.streams import BROKER_ERRORS
@@ -30,7 +34,7 @@ async def keep_replicated(jetstream: JetStreamContext, replicas: int) -> None:
         try:
             whole = [await _replicate(jetstream, stream, replicas) for stream in _STREAMS]
         except BROKER_ERRORS as problem:
-            await _log.awarning("streams cannot be given their copies yet", error=repr(problem))
+            await _log.awarning("streams cannot be given their copies yet", error=problem)
             whole = [False]
         await asyncio.sleep(_LOOK_SECONDS if all(whole) else _SOON_SECONDS)
 
@@ -42,6 +46,11 @@ async def _replicate(jetstream: JetStreamContext, stream: str, replicas: int) ->
         return False
     if (found.config.num_replicas or 1) >= replicas:
         return True
-    await jetstream.update_stream(found.config.evolve(num_replicas=replicas))
+    wanted = found.config.evolve(num_replicas=replicas)
+    if stream == subjects.AUDIT_STREAM and found.config.persist_mode == PersistMode.ASYNC:  # nats-py leaves it a string
+        await jetstream.delete_stream(stream)
+        await jetstream.add_stream(wanted.evolve(persist_mode=None))
+    else:
+        await jetstream.update_stream(wanted)
     await _log.ainfo("stream given copies", stream=stream, replicas=replicas)
     return True

@@ -103,7 +103,7 @@ class Decisions(Answering):
                 if await self._taken_in.reached(wanted, _CATCH_UP_SECONDS):
                     return
         except BROKER_ERRORS as problem:
-            await _log.awarning("REPORTS cannot be looked at", node=request.node, error=repr(problem))
+            await _log.awarning("REPORTS cannot be looked at", node=request.node, error=problem)
         await _log.awarning(
             "resolving without the asker's last reports",
             node=request.node,

@@ -52,7 +52,7 @@ class Vouching:
             settled = {report for report in asked if event_id(str(report), 0) in recorded}
             settled |= await self._refused(set(asked) - settled)
         except (*BROKER_ERRORS, LogUnavailableError) as problem:
-            await _log.awarning("nobody can vouch for reports now", error=repr(problem))
+            await _log.awarning("nobody can vouch for reports now", error=problem)
             return None
         missing = [report for report in asked if report not in settled] if level else []
         if missing:

@@ -101,7 +101,7 @@ class AuthCallout:
             if answer is not None and message.reply:
                 await client.publish(message.reply, answer)
         except (NatsError, OSError) as problem:
-            await _log.awarning("an answer could not be sent", error=repr(problem))
+            await _log.awarning("an answer could not be sent", error=problem)
         except Exception:  # noqa: BLE001 - one question must not end the answers to all others; the server gives up on it
             await _log.aexception("a connection could not be judged")
         finally:

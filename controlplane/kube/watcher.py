@@ -156,7 +156,7 @@ class Watcher:
                     headers={nats.js.api.Header.MSG_ID.value: event.message_id},
                 )
             except BROKER_ERRORS as problem:
-                await _log.awarning("a pod's news waits for the broker", pod=event.pod, error=repr(problem))
+                await _log.awarning("a pod's news waits for the broker", pod=event.pod, error=problem)
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
                 try:

@@ -150,4 +150,4 @@ class Election:
             async with asyncio.timeout(_RELEASE_SECONDS):
                 await self._store.replace(held, holder="", duration_seconds=self._duration_seconds)
         except (LeaseUnavailableError, TimeoutError) as problem:
-            await _log.awarning("the lease could not be given back", error=repr(problem))
+            await _log.awarning("the lease could not be given back", error=problem)

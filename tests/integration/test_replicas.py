@@ -11,12 +11,15 @@ from pathlib import Path
 
 import nats
 import pytest
+from nats.aio.client import Client
 from support.servers import NATS_SERVER, ControlPlaneProcess
-from support.worker import eventually
+from support.worker import Worker, audit_follows_the_log, eventually
 
 from protocol import subjects
 
-pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
+_STREAMS = (subjects.REPORTS_STREAM, subjects.PODS_STREAM, subjects.COMMANDS_STREAM, subjects.AUDIT_STREAM)
+
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(240)]
 
 
 def free_ports(count: int) -> list[int]:
@@ -46,7 +49,20 @@ def servers(tmp_path: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
             process.wait(10)
 
 
-async def test_streams_have_three_copies_and_outlive_a_server(
+async def copied(client: Client, to: int) -> bool:
+    """Whether every stream and consumer is led by somebody, and ``to`` other servers hold all that the leader holds."""
+    jetstream = client.jetstream()
+    found = [
+        one
+        for stream in _STREAMS
+        for one in [await jetstream.stream_info(stream), *await jetstream.consumers_info(stream)]
+    ]
+    groups = [one.cluster for one in found if one.cluster is not None]
+    followers = [[peer for peer in group.replicas or [] if peer.current and not peer.offline] for group in groups]
+    return all(group.leader for group in groups) and {len(each) for each in followers} == {to}
+
+
+async def test_streams_get_three_copies_and_outlive_a_server_with_all_that_they_held(
     servers: dict[str, subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     first, second, third = servers
@@ -54,19 +70,14 @@ async def test_streams_have_three_copies_and_outlive_a_server(
     try:
         await asyncio.to_thread(plane.start)
         async with await nats.connect(third) as client:
-            streams = client.jetstream()
-            for stream in (subjects.REPORTS_STREAM, subjects.COMMANDS_STREAM, subjects.AUDIT_STREAM):
+            worker = Worker(client)
+            await worker.register()
 
-                async def whole(stream: str = stream) -> bool:
-                    return (await streams.stream_info(stream)).config.num_replicas == 3
-
-                await eventually(whole, saying=f"{stream} has three copies")
-
-            async def taken() -> bool:
-                return bool(await streams.publish(f"{subjects.PREFIX}.reports.n", b"{}", timeout=2))
-
-            await eventually(taken, saying="reports are taken")
+            await eventually(lambda: copied(client, to=2), saying="every stream has its copies", seconds=60)
+            await audit_follows_the_log(client, 1)
             servers[first].kill()
-            await eventually(taken, saying="they are taken without one server")
+            await eventually(lambda: copied(client, to=1), saying="the others lead on", seconds=60)
+            await worker.run_container("a")
+            await audit_follows_the_log(client, 3)
     finally:
         plane.close()
