@@ -263,7 +263,17 @@ def snapshots(
 def nodes(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
     """List nodes."""
     columns = shown(
-        "node", "status", "registered_at", "kernel_release", "criu_version", "runc_version", "cgroup_version"
+        "node",
+        "status",
+        "registered_at",
+        "kernel_release",
+        "criu_version",
+        "runc_version",
+        "cgroup_version",
+        "gpu_count",
+        "gpu_models",
+        "gpu_memory_bytes",
+        "gpu_driver",
     )
     _listing("nodes", columns, "no worker has registered", state_dir, output, None)
 

@@ -25,6 +25,7 @@ from controlplane.log.schema import (
     nodes,
     snapshots,
 )
+from protocol import wire
 from protocol.commands import DumpCommand
 from protocol.events import (
     AnyEvent,
@@ -56,10 +57,11 @@ from protocol.events import (
     UnknownEvent,
     event_type,
 )
+from protocol.facts import NodeFacts
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey
 
-VERSION = 1
+VERSION = 2
 """Raise it when the fold or its tables change: tables folded by another version are rebuilt (:mod:`generations`)."""
 
 _DumpEvent = DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed
@@ -321,13 +323,25 @@ def _fold_node(rows: Rows, record: Recorded, event: NodeEvent) -> None:
             row |= {"boot_id": event.boot_id, "registered_at": at, "architecture": facts.architecture}
             row |= {"kernel_release": facts.kernel_release, "page_size_bytes": facts.page_size_bytes}
             row |= {"cgroup_version": facts.cgroup_version, "cpu_model": facts.cpu_model}
-            row |= {"criu_version": facts.criu_version, "runc_version": facts.runc_version}
+            row |= {"criu_version": facts.criu_version, "runc_version": facts.runc_version, **_gpu_fields(facts)}
         case NodeLost():
             row |= {"status": "lost", "lost_at": at, "silent_seconds": event.silent_seconds}
         case NodeReturned():
             row |= {"status": "ready", "returned_at": at}
         case NodeEnding() | NodeSpared():
             pass  # it goes on being as ready, or as lost, as it was
+
+
+def _gpu_fields(facts: NodeFacts) -> Fields:
+    models = dict.fromkeys(gpu.model for gpu in facts.gpus if gpu.model)
+    memory_bytes = [gpu.memory_bytes for gpu in facts.gpus if gpu.memory_bytes is not None]
+    return {
+        "gpu_driver": facts.gpu_driver,
+        "gpu_count": len(facts.gpus),
+        "gpu_models": ", ".join(models) or None,
+        "gpu_memory_bytes": sum(memory_bytes) if memory_bytes else None,
+        "gpus": wire.encode(facts.gpus).decode() if facts.gpus else None,
+    }
 
 
 def project(connection: Connection, records: Sequence[Recorded], generation: int, recall: Recall | None = None) -> None:

@@ -99,7 +99,7 @@ def query(
     """Read a view: the newest ``limit`` rows that fit, oldest first.
 
     Moments are text as :func:`controlplane.log.schema.utc_text` writes it; ``data`` and ``metadata`` of ``events`` are the
-    JSON objects as they were written, not upcast: this is what auditors compare.
+    JSON objects as they were written, not upcast: this is what auditors compare. ``gpus`` of ``nodes`` is JSON, too.
 
     Raises:
         ViewFilterError: if the view's rows have no key, or no command.
@@ -143,7 +143,7 @@ def count_streams(connection: Connection) -> int:
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, datetime):
         return utc_text(value)
-    if name in {"data", "metadata"}:
+    if name in {"data", "metadata", "gpus"} and value is not None:
         return msgspec.json.decode(value)
     return value
 

@@ -329,6 +329,11 @@ nodes = Table(
     Column("cpu_model", Text),
     Column("criu_version", Text),
     Column("runc_version", Text),
+    Column("gpu_driver", Text),
+    Column("gpu_count", Integer),
+    Column("gpu_models", Text),
+    Column("gpu_memory_bytes", BigInteger),
+    Column("gpus", Text),
 )
 
 commands = Table(

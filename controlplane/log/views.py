@@ -163,6 +163,15 @@ _ALL = (
         ("cpu_model", TEXT, "Model name of the CPU."),
         ("criu_version", TEXT, "Version of CRIU."),
         ("runc_version", TEXT, "Version of runc."),
+        ("gpu_driver", TEXT, "Version of the NVIDIA driver; NULL if there is none."),
+        ("gpu_count", INTEGER, "How many NVIDIA GPUs NVML lists; 0 if it lists none, or the node has no driver."),
+        ("gpu_models", TEXT, "Models of its GPUs, each once, joined by `, `; NULL if there is none."),
+        ("gpu_memory_bytes", BIG, "Memory of all its GPUs together; NULL if there is none."),
+        (
+            "gpus",
+            TEXT,
+            "JSON array of GPUs in the PCI bus's order: `uuid`, `model`, `compute_capability`, `memory_bytes`, `mig`, `persistence`, `minor`, each where known; NULL if there is none.",
+        ),
     ),
     _view(
         "commands",

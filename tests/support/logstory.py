@@ -33,7 +33,7 @@ from protocol.events import (
     StartDeferred,
     Trigger,
 )
-from protocol.facts import ContainerFacts, NodeFacts
+from protocol.facts import ContainerFacts, GpuFacts, NodeFacts
 from protocol.failures import Failure
 from protocol.ids import (
     CheckpointKey,
@@ -91,7 +91,14 @@ def stored(name: str, incarnation: IncarnationNumber, node: NodeName, command_id
 
 def story() -> list[NewEvent]:
     """One key's life: cold start, a commanded dump, a failed one, stop, a restore that fails once, a node that is lost."""
-    facts = NodeFacts(architecture="x86_64", kernel_release="6.18", page_size_bytes=4096, criu_version="4.1.1")
+    facts = NodeFacts(
+        architecture="x86_64",
+        kernel_release="6.18",
+        page_size_bytes=4096,
+        criu_version="4.1.1",
+        gpu_driver="580.65.06",
+        gpus=(GpuFacts("GPU-1", "NVIDIA H100 80GB HBM3", "9.0", 80 << 30, mig=False, minor=0),),
+    )
     one, two = {"key": KEY, "incarnation": ONE}, {"key": KEY, "incarnation": TWO}
     command = DumpCommand(
         command_id=CommandId("command-1"),

@@ -169,6 +169,16 @@ async def test_events_survive_every_way_up_and_down(empty_database: Database) ->
     assert empty_database.sql("SELECT * FROM streams") == [("a", 7, "x")]
 
 
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+async def test_whoever_may_read_a_view_may_read_it_after_it_got_more_columns(empty_database: Database) -> None:
+    await upgrade(empty_database.url, "0004")
+    empty_database.sql("GRANT SELECT ON nodes TO PUBLIC")
+    await upgrade(empty_database.url)
+    assert empty_database.sql(
+        "SELECT relacl::text LIKE '%{=r/%' OR relacl::text LIKE '%,=r/%' FROM pg_class WHERE relname = 'nodes'"
+    ) == [(True,)]
+
+
 async def test_migrating_again_keeps_the_events(database: Database, log: EventLog) -> None:
     await log.append([opened("a")], epoch=await log.take_lead())
     await upgrade(database.url)

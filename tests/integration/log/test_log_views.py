@@ -11,11 +11,13 @@ import pytest
 from support.databases import Database
 from support.logstory import KEY, new, opened, put_one_aside, story
 
-from controlplane.log import EventLog, ViewFilterError, generations
+from controlplane.log import EventLog, NewEvent, ViewFilterError, generations
 from controlplane.log.schema import PROJECTIONS
 from controlplane.log.upcast import UPCASTS
 from controlplane.log.views import CONTRACT
-from protocol.ids import CheckpointKey, CommandId
+from protocol.events import NodeLost, NodeRegistered
+from protocol.facts import GpuFacts, NodeFacts
+from protocol.ids import CheckpointKey, CommandId, NodeName, WorkerId
 from protocol.requests import View
 
 Sql = Callable[..., list[tuple[object, ...]]]
@@ -88,6 +90,55 @@ async def test_nodes_and_commands_show_how_they_stand(written: EventLog) -> None
         ("command-1", "succeeded", "20261123T210000Z-00000000", None),
         ("command-2", "failed", "20261123T210010Z-00000001", "disk-full"),
     ]
+
+
+GPU = ("gpu_driver", "gpu_count", "gpu_models", "gpu_memory_bytes", "gpus")
+
+
+def registered(node: str, facts: NodeFacts) -> NewEvent:
+    return new(NodeRegistered(node=NodeName(node), worker_id=WorkerId(f"{node}-1"), boot_id="boot", facts=facts))
+
+
+async def test_a_node_shows_its_gpus_and_a_node_without_any_shows_none(log: EventLog) -> None:
+    h100, l4 = (
+        GpuFacts("GPU-1", "NVIDIA H100", "9.0", 80 << 30, mig=False, minor=0),
+        GpuFacts("GPU-2", "NVIDIA L4"),
+    )
+    nodes = [
+        registered("a", NodeFacts(gpu_driver="580.65.06", gpus=(h100, msgspec.structs.replace(h100, uuid="GPU-3")))),
+        registered("b", NodeFacts(gpu_driver="570.1", gpus=(h100, l4))),
+        registered("c", NodeFacts(gpu_driver="550.1")),
+        registered("d", NodeFacts()),
+        new(NodeLost(node=NodeName("e"), worker_id=WorkerId("e-1"), silent_seconds=1.0)),
+    ]
+    await log.append(nodes, epoch=await log.take_lead())
+    of_h100 = {"model": "NVIDIA H100", "compute_capability": "9.0", "memory_bytes": 80 << 30, "mig": False, "minor": 0}
+    two = [{"uuid": "GPU-1", **of_h100}, {"uuid": "GPU-3", **of_h100}]
+    assert only(await log.query("nodes"), *GPU) == [
+        ("580.65.06", 2, "NVIDIA H100", 160 << 30, two),
+        ("570.1", 2, "NVIDIA H100, NVIDIA L4", 80 << 30, [two[0], {"uuid": "GPU-2", "model": "NVIDIA L4"}]),
+        ("550.1", 0, None, None, None),
+        (None, 0, None, None, None),
+        (None, None, None, None, None),
+    ]
+    await log.append([registered("a", NodeFacts())], epoch=await log.take_lead())
+    assert only((await log.query("nodes"))[-1:], "node", *GPU) == [("a", None, 0, None, None, None)]
+
+
+async def test_rows_that_were_written_before_gpus_were_shown_show_them_once_the_log_was_opened(
+    log: EventLog, database: Database
+) -> None:
+    await log.append(story(), epoch=await log.take_lead())
+    shown = only(await log.query("nodes"), *GPU)
+    await log.close()
+    database.sql("UPDATE node_states SET gpu_driver = NULL, gpu_count = NULL, gpu_models = NULL, gpus = NULL")
+    database.sql("UPDATE projection_state SET version = 1")
+    again = await EventLog.open(database.url)
+    try:
+        await again.refreshed()
+        assert only(await again.query("nodes"), *GPU) == shown
+    finally:
+        await again.close()
 
 
 async def test_the_events_of_one_key_or_one_command_can_be_asked_for(written: EventLog) -> None:
