@@ -164,7 +164,7 @@ class ControlPlane:
         epoch: Epoch,
     ) -> None:
         ingest = Ingest(client, loop, self._metrics.counting(partial(letters.put_aside, epoch=epoch)))
-        decisions = Decisions(client, loop, ingest.taken_in, election.check)
+        decisions = Decisions(client, loop, ingest.taken_in, loop.stirrings, election.check)
         decisions.on_resolved = self._metrics.resolved
         self._metrics.leads(loop)
         relay = Relay(

@@ -24,6 +24,7 @@ import structlog
 from controlplane import statecopy
 from controlplane.bus.intake import Settled, UndecidableError
 from controlplane.bus.progress import Progress
+from controlplane.bus.stirrings import Stirrings
 from controlplane.domain.decide import decide
 from controlplane.domain.evolve import Replay, evolve
 from controlplane.domain.inputs import Decision, Input, PodSeen, Policy, ReportReceived
@@ -106,6 +107,8 @@ class DecisionLoop:
         """The position up to which events are in the log *and* in :attr:`open_commands`."""
         self.open_commands: dict[CommandId, CommandIssued] = {}
         """Commands issued and not finished, in the order of the log."""
+        self.stirrings = Stirrings()
+        """Told of every event that is in the log *and* in the state."""
         self.on_appended: Callable[[Sequence[AnyEvent], float], None] = lambda _events, _seconds: None
         """Called with events that are in the log now, and the seconds that it took to write them."""
 
@@ -313,10 +316,12 @@ class DecisionLoop:
     async def _append(self, events: list[NewEvent]) -> None:
         began = time.monotonic()
         recorded = await self._log.append(events, epoch=self._epoch)
-        self.on_appended([one.event for one in recorded], time.monotonic() - began)
+        appended = [one.event for one in recorded]
+        self.on_appended(appended, time.monotonic() - began)
         faultpoints.reach("app.after-append")
         for one in recorded:
             _follow_commands(self.open_commands, one.event)
+        self.stirrings.tell(appended)
         await self.committed.set(max(one.position for one in recorded))
 
     async def _reload(self) -> None:

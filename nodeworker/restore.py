@@ -51,7 +51,7 @@ from protocol.local import (
 from protocol.requests import Refusal, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 _log = structlog.get_logger(component="restore")
-_POLL_SECONDS: Final = 0.5
+_ASK_EVERY_SECONDS: Final = 0.5
 _CONTAINER_ID = re.compile(r"[\w+.-]+", re.ASCII)
 """What runc itself allows (validateID in libcontainer/factory_linux.go), ``.`` and ``..`` apart."""
 
@@ -202,10 +202,12 @@ class Restorer:
                 asyncio.get_running_loop().time() + self._settings.create_limit_seconds - (time.monotonic() - began)
             ):
                 while True:
+                    asked_at = time.monotonic()
                     resolution = await self._bus.resolve(self._question(record))
                     if isinstance(resolution, WaitFor):
                         reason = f"it waits for {resolution.waiting_for}"
-                        await asyncio.sleep(_POLL_SECONDS)
+                        # The control plane holds the question for a while, unless it has too many to hold.
+                        await asyncio.sleep(_ASK_EVERY_SECONDS - (time.monotonic() - asked_at))
                         continue
                     if isinstance(resolution, Refusal):
                         await asyncio.to_thread(self._journal.forget_container, record.container_id)

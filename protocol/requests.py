@@ -54,7 +54,7 @@ class StartCold(_Answer, frozen=True, tag="cold"):
 
 
 class WaitFor(_Answer, frozen=True, tag="wait"):
-    """Ask again soon, and no later than ``until``."""
+    """Ask again soon, and no later than ``until``. The control plane has held the question for a moment before it said so."""
 
     incarnation: IncarnationNumber
     waiting_for: str

@@ -18,17 +18,22 @@ from nats.aio.msg import Msg
 from controlplane.bus.answering import DECIDE_SECONDS, Answering, Reply, malformed
 from controlplane.bus.intake import Intake, UndecidableError
 from controlplane.bus.progress import Progress
+from controlplane.bus.stirrings import Stirrings
 from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS
 from controlplane.domain.inputs import CheckpointAsked, Input, ResolveAsked, SnapshotAsked
 from controlplane.log.eventlog import EventLog
 from protocol import subjects, wire
 from protocol.ids import CheckpointKey, CommandId, check_id
-from protocol.requests import CheckpointRequest, QueryRequest, ResolveRequest, Rows, SnapshotRequest
+from protocol.requests import CheckpointRequest, QueryRequest, ResolveRequest, Rows, SnapshotRequest, WaitFor
 
 _log = structlog.get_logger(component="services")
 
 _CATCH_UP_SECONDS: Final = 10.0
 """How long a resolve waits for the asker's own reports before it is answered without them."""
+_HOLD_SECONDS: Final = 3.0
+"""How long the question of a start that has to wait is held; a node worker that is told to wait asks again."""
+_MOST_HELD: Final = 256
+"""Of the requests in flight; who comes beyond is told at once to ask again."""
 _MOST_ROWS: Final = 10_000
 _QUEUE_GROUP: Final = "controlplane"
 
@@ -60,8 +65,15 @@ class Decisions(Answering):
     them as well, but cannot answer any, since its lease has lapsed and the log refuses its decisions.
     """
 
-    def __init__(self, client: Client, intake: Intake, taken_in: Progress, check_lease: Callable[[], None]) -> None:
-        """``taken_in`` is the REPORTS sequence up to which reports are in the log."""
+    def __init__(
+        self,
+        client: Client,
+        intake: Intake,
+        taken_in: Progress,
+        stirrings: Stirrings,
+        check_lease: Callable[[], None],
+    ) -> None:
+        """``taken_in`` is the REPORTS sequence up to which reports are in the log, ``stirrings`` is told what comes there."""
         answerers = {
             subjects.RESOLVE_ALL: self._resolve,
             subjects.CHECKPOINT: self._checkpoint,
@@ -71,8 +83,10 @@ class Decisions(Answering):
         self._jetstream = client.jetstream(timeout=REQUEST_SECONDS)
         self._intake = intake
         self._taken_in = taken_in
+        self._stirrings = stirrings
+        self._held = 0
         self.on_resolved: Callable[[float], None] = lambda _seconds: None
-        """Called with the seconds that a worker's question was under way here, once it is answered."""
+        """Called with the seconds that it took to decide about a worker's question; held ones count each time."""
 
     async def _resolve(self, message: Msg) -> Reply:
         request: ResolveRequest = wire.decode(message.data, ResolveRequest)
@@ -80,11 +94,32 @@ class Decisions(Answering):
         check_id(request.node, "node")
         if message.subject != subjects.resolve(request.node):
             return malformed(f"node {request.node!r} may not ask over {message.subject} - at `$.node`")
+        hold_until = asyncio.get_running_loop().time() + _HOLD_SECONDS
         began = time.monotonic()
         await self._catch_up(request)
-        reply = await self._decided(ResolveAsked(request, f"resolve/{uuid.uuid4()}"), actor=f"worker/{request.node}")
-        self.on_resolved(time.monotonic() - began)
-        return reply
+        while True:
+            with self._stirrings.of(request.key) as stirred:
+                asked = ResolveAsked(request, f"resolve/{uuid.uuid4()}")
+                reply = await self._decided(asked, actor=f"worker/{request.node}")
+                self.on_resolved(time.monotonic() - began)
+                if not isinstance(reply, WaitFor) or not await self._worth_another_look(stirred, hold_until):
+                    return reply
+            began = time.monotonic()
+
+    async def _worth_another_look(self, stirred: asyncio.Event, hold_until: float) -> bool:
+        """Wait until something happened, which may end the wait that a start was told of; not for long."""
+        if self._held >= _MOST_HELD:
+            return False
+        self._held += 1
+        try:
+            async with asyncio.timeout_at(hold_until):
+                return await stirred.wait()
+        except TimeoutError:
+            return False
+        except asyncio.CancelledError:
+            return False  # we are ending: what is known so far is a better answer than none
+        finally:
+            self._held -= 1
 
     async def _catch_up(self, request: ResolveRequest) -> None:
         """Wait until the asker's own reports are taken in, so that it does not overtake its own words."""

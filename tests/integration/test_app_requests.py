@@ -67,6 +67,21 @@ async def test_a_resolve_takes_the_askers_own_last_words_into_account(worker: Wo
     assert snapshot_name(99) in answer.waiting_for
 
 
+async def test_a_start_that_has_to_wait_is_answered_as_soon_as_what_it_waits_for_is_there(worker: Worker) -> None:
+    await worker.run_container("c1")
+    await worker.say(worker.dump_started(snapshot_name(1), final=True))
+    asked = asyncio.create_task(worker.resolve("c2"))
+
+    async def deferred() -> bool:
+        return any(row["type"] == "incarnation.start-deferred" for row in await query(worker.client, "events", key=KEY))
+
+    await eventually(deferred, saying="the start is told to wait")
+    assert not asked.done()
+    await worker.say(worker.captured(snapshot_name(1)), worker.stored(snapshot_name(1)))
+    answer = await asked
+    assert isinstance(answer, RestoreFrom), "one question was enough"
+
+
 async def test_a_resolve_waits_until_reports_sent_before_it_are_taken_in(
     client: Client, worker: Worker, control_plane: ControlPlaneProcess
 ) -> None:
