@@ -13,24 +13,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final
 
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import FetchTimeoutError, NotFoundError
+from nats.js.errors import NotFoundError
 
 from controlplane.bus.ending import end_if_cancelled
+from controlplane.bus.pull import Pull
 from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS, ensure_streams
 
 _log = structlog.get_logger(component="inorder")
 
 _BATCH: Final = 256
-_FETCH_SECONDS: Final = 2.0
-_FETCH_HEARTBEAT_SECONDS: Final = 0.5
 _ACK_WAIT_SECONDS: Final = 30.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
@@ -55,7 +52,7 @@ class InOrder:
         self._durable = durable
         self._subjects = subjects
         self._description = description
-        self._subscription: JetStreamContext.PullSubscription | None = None
+        self._pull: Pull | None = None
         self._previous = 0
         self._broken = False
 
@@ -129,19 +126,18 @@ class InOrder:
                 ),
             )
         self._previous, self._broken = floor, False
-        self._subscription = await self._jetstream.pull_subscribe_bind(consumer=self._durable, stream=self._stream)
+        self._pull = await Pull(self._client, self._stream, self._durable, batch=_BATCH).open()
         await _log.ainfo("consuming", stream=self._stream, after=floor, consumer_made=missing)
         return floor
 
     async def close(self) -> None:
-        """Let go of the subscription, connected or not: one that came back with the connection would be sent messages."""
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            with suppress(*BROKER_ERRORS):  # the client is closing, and takes all its subscriptions along
-                await subscription.unsubscribe()
+        """Let go of the consumer."""
+        pull, self._pull = self._pull, None
+        if pull is not None:
+            await pull.close()
 
     async def fetch(self) -> list[Msg]:
-        """Wait some seconds for messages; answer those that came, which may be none. They must be settled before the next call.
+        """Wait some time for messages; answer those that came, which may be none. They must be settled before the next call.
 
         Of what was handed out before, some may come again.
 
@@ -149,17 +145,11 @@ class InOrder:
             LostOnTheWayError: what comes next is not known to be next.
             nats.errors.Error: the broker or the consumer is away.
         """
-        assert self._subscription is not None
+        assert self._pull is not None
         if self._broken:
             raise LostOnTheWayError(f"{self._stream}, behind sequence {self._previous}")
-        try:
-            messages = await self._subscription.fetch(
-                _BATCH, timeout=_FETCH_SECONDS, heartbeat=_FETCH_HEARTBEAT_SECONDS
-            )
-        except FetchTimeoutError:  # nothing to take, and the broker said so
-            return []
         whole: list[Msg] = []
-        for message in messages:
+        for message in await self._pull.take():
             if not await self._follows(message):
                 self._broken = True
                 break
