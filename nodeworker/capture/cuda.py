@@ -4,7 +4,8 @@ Before the freeze every CUDA process is locked, then every one is checkpointed: 
 and it holds no device, so CRIU dumps it like any other. Locks come first for all, since a process may wait on its GPU for
 the work of another. If anything fails, everything is set back, and the workload runs as before. After a dump that leaves
 the workload running, and after a restore, all are restored before the first is unlocked. What a process needs is told by its
-state in the driver, so each of this can be done again by a worker that starts anew.
+state in the driver, so each of this can be done again by a worker that starts anew. Processes are stepped at once, but for those
+of a job, which may share GPU memory: these one after the other, in one order at every step (``cuda_processes.lanes_of``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +38,7 @@ _AT_ONCE: Final = 16
 _NEWCOMER_ROUNDS: Final = 3
 _RESUME_TRIES: Final = 3
 _RETRY_SECONDS: Final = 0.5
+_LEAST_LOCK_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +80,10 @@ class Cuda:
             gpu.refuse_without_means(self._node, str(problem))
             raise AssertionError from problem
         try:
-            usage, cuda_pids = self._driver.usage(), self._find(pids)
+            usage = self._driver.usage()
         except DriverError as problem:
-            told = gpu.explain_driver_error(
-                "look at", state.pid, str(problem), driver=self._node.gpu_driver, processes=1
-            )
-            raise FailureError(told) from problem
+            raise self._unseen(state.pid, problem) from problem
+        cuda_pids = self._find(pids)
         using = {pid: usage.bytes_by_pid[str(pid)] for pid in pids if str(pid) in usage.bytes_by_pid}
         memory = state.cgroup_paths.get("memory")
         found = gpu.Preflight(
@@ -115,7 +116,8 @@ class Cuda:
             wanted = plan.pids
             for _ in range(_NEWCOMER_ROUNDS):
                 note((*locked, *wanted))
-                self._all("lock", wanted, plan, lambda pid: self._driver.lock(pid, self._lock_seconds))
+                deadline = time.monotonic() + self._lock_seconds
+                self._all("lock", wanted, plan, partial(self._lock, deadline=deadline))
                 locked = (*locked, *wanted)
                 # A process may have begun with CUDA meanwhile; one that has is found in the next round.
                 wanted = tuple(pid for pid in self._find(plan.freezer.pids()) if pid not in locked)
@@ -162,13 +164,7 @@ class Cuda:
         Raises:
             FailureError: when some process cannot go on.
         """
-        try:
-            pids = self._find(state.freezer.pids())
-        except DriverError as problem:
-            told = gpu.explain_driver_error(
-                "look at", state.pid, str(problem), driver=self._node.gpu_driver, processes=1
-            )
-            raise FailureError(told) from problem
+        pids = self._find(state.freezer.pids())
         self._bring_back(pids, pairs, alone=True)
         return pids
 
@@ -177,11 +173,27 @@ class Cuda:
         self._driver.close()
 
     def _find(self, pids: Iterable[int]) -> tuple[int, ...]:
-        return tuple(pid for pid in pids if self._driver.restore_thread(pid) is not None)
+        found = []
+        for pid in pids:
+            try:
+                if self._driver.restore_thread(pid) is not None:
+                    found.append(pid)
+            except DriverError as problem:
+                raise self._unseen(pid, problem) from problem
+        return tuple(found)
+
+    def _unseen(self, pid: int, problem: DriverError) -> FailureError:
+        driver = self._node.gpu_driver
+        return FailureError(gpu.explain_driver_error("look at", pid, str(problem), driver=driver, processes=1))
+
+    def _lock(self, pid: int, deadline: float) -> None:
+        """Lock within what is left until ``deadline``: processes of a job wait for one another."""
+        left = deadline - time.monotonic()
+        self._driver.lock(pid, max(left, min(_LEAST_LOCK_SECONDS, self._lock_seconds)))
 
     def _all(self, step: str, pids: Sequence[int], plan: GpuPlan, act: Callable[[int], None]) -> None:
-        """Do a step of all processes at once, and raise what the first that failed says."""
-        problems = _at_once(pids, act)
+        """Do a step of all processes, and raise what the first that failed says."""
+        problems = _at_once(pids, act, to_the_end=False)
         for pid, problem in problems.items():
             if not isinstance(problem, DriverError):
                 raise problem
@@ -196,11 +208,10 @@ class Cuda:
         began = time.monotonic()
         left: dict[int, BaseException] = {}
         for attempt in range(_RESUME_TRIES):
-            failed = _at_once(pids, lambda pid: self._restore(pid, pairs, alone=alone))
+            failed = _at_once(pids, lambda pid: self._restore(pid, pairs, alone=alone), to_the_end=True)
             restored = time.monotonic()
-            left = failed | _at_once(
-                [pid for pid in pids if pid not in failed], lambda pid: self._unlock(pid, alone=alone)
-            )
+            back = [pid for pid in pids if pid not in failed]
+            left = failed | _at_once(back, lambda pid: self._unlock(pid, alone=alone), to_the_end=True)
             left = {pid: problem for pid, problem in left.items() if Path(f"/proc/{pid}").exists()}
             if not left:
                 _log.info(
@@ -253,15 +264,25 @@ def with_gpus(facts: NodeFacts, driver: DriverProcess) -> NodeFacts:
     return msgspec.structs.replace(facts, gpu_driver=inventory.driver, gpus=inventory.gpus)
 
 
-def _at_once(pids: Sequence[int], act: Callable[[int], None]) -> dict[int, BaseException]:
-    """Act on all processes in threads, and answer what went wrong with which."""
+def _at_once(pids: Sequence[int], act: Callable[[int], None], *, to_the_end: bool) -> dict[int, BaseException]:
+    """Act on all processes, lane by lane in threads, and answer what went wrong with which.
+
+    ``to_the_end``: whether the rest of a lane has its turn when one of it fails.
+    """
     problems: dict[int, BaseException] = {}
-    if not pids:
-        return problems
-    with ThreadPoolExecutor(min(len(pids), _AT_ONCE)) as threads:
-        futures = {pid: threads.submit(act, pid) for pid in pids}
-    for pid, future in futures.items():
-        problem = future.exception()
-        if problem is not None:
-            problems[pid] = problem
+
+    def go(lane: tuple[int, ...]) -> None:
+        for pid in lane:
+            try:
+                act(pid)
+            except BaseException as problem:  # noqa: BLE001 -- the caller is told of it
+                problems[pid] = problem
+                if not to_the_end:
+                    return
+
+    lanes = cuda_processes.lanes_of(pids)
+    if lanes:
+        with ThreadPoolExecutor(min(len(lanes), _AT_ONCE)) as threads:
+            for done in [threads.submit(go, lane) for lane in lanes]:
+                done.result()
     return problems

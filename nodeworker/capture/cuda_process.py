@@ -34,7 +34,6 @@ _PACKAGES: Final = Path(__file__).parents[2]
 _THREADS: Final = 64
 _SHORT_SECONDS: Final = 30.0
 """For what only asks: the first call initializes the driver, which takes seconds without persistence mode."""
-_LOCK_GRACE_SECONDS: Final = 10.0
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -139,7 +138,10 @@ def serve(descriptor: int, folder: str, prefer: str) -> None:
 
 
 class DriverProcess:
-    """The process from outside: a driver (the port ``Driver``) whose every call ends in time. Any thread may call."""
+    """The process from outside: a driver (the port ``Driver``) whose every call ends in time. Any thread may call.
+
+    A lock is given ``lock_grace_seconds`` beyond its own bound, every other step ``step_seconds``.
+    """
 
     def __init__(
         self,
@@ -147,11 +149,13 @@ class DriverProcess:
         *,
         prefer: str = "",
         step_seconds: float = 300.0,
+        lock_grace_seconds: float = 10.0,
         environment: Mapping[str, str] = {},
     ) -> None:
         self._folder = folder
         self._prefer = prefer
         self._step_seconds = step_seconds
+        self._lock_grace_seconds = lock_grace_seconds
         self._environment = environment
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -192,7 +196,7 @@ class DriverProcess:
 
     def lock(self, pid: int, timeout_seconds: float) -> None:
         """As the port says."""
-        self._call(timeout_seconds + _LOCK_GRACE_SECONDS, "lock", pid, timeout_seconds=timeout_seconds)
+        self._call(timeout_seconds + self._lock_grace_seconds, "lock", pid, timeout_seconds=timeout_seconds)
 
     def checkpoint(self, pid: int) -> None:
         """As the port says."""

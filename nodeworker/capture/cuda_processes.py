@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nodeworker.capture.freezer import Freezer
-from nodeworker.domain.gpu import DEVICE_NODES, Traces
+from nodeworker.domain.gpu import DEVICE_NODES, JOB_VARIABLE, Traces
 
 _NCCL_THREADS: Final = "NCCL "
 """How NCCL's threads are called, such as ``NCCL Service 0`` (proxy.cc: ncclSetThreadName)."""
@@ -32,9 +32,33 @@ def _trace(pid: int) -> Traces:
         pid=pid,
         name=_text(folder / "comm").strip() or "?",
         holds_device=_opens_device(folder) or f" {DEVICE_NODES}" in _text(folder / "maps"),
-        environment=dict(pair.partition("=")[::2] for pair in _text(folder / "environ").split("\0") if pair),
+        environment=_environment(folder),
         nccl_threads=_runs_nccl(folder),
     )
+
+
+def lanes_of(pids: Collection[int]) -> tuple[tuple[int, ...], ...]:
+    """Say which processes the driver may be asked about at once: those of different lanes, and of one lane one at a time.
+
+    Processes that were started as a job (``cuda-checkpoint --launch-job``) may share GPU memory and are one lane. The driver wants
+    them back in the order in which they were checkpointed, so they are sorted by what a restore does not change: their pids as
+    they see them themselves. Whatever job it is: a container with two of them only takes longer.
+    """
+    members = [pid for pid in pids if JOB_VARIABLE in _environment(Path(f"/proc/{pid}"))]
+    alone = ((pid,) for pid in pids if pid not in members)
+    return (*((tuple(sorted(members, key=_inner_pid)),) if members else ()), *alone)
+
+
+def _inner_pid(pid: int) -> int:
+    for line in _text(Path(f"/proc/{pid}/status")).splitlines():
+        if line.startswith("NSpid:"):
+            return int(line.split()[-1])
+    return pid
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """The environment that a process was started with; what it set for itself later cannot be seen."""
+    return dict(pair.partition("=")[::2] for pair in _text(folder / "environ").split("\0") if pair)
 
 
 def _opens_device(folder: Path) -> bool:

@@ -25,8 +25,12 @@ TOOL_DRIVER: Final = (550,)
 API_DRIVER: Final = (570,)
 """The first driver with cuCheckpointProcess* and a bounded lock."""
 IPC_DRIVER: Final = (610,)
+"""The first driver that checkpoints memory shared by CUDA IPC, of processes that were started as one job."""
+JOB_VARIABLE: Final = "CUDA_CHECKPOINT_JOB_FILE"
+"""What ``cuda-checkpoint --launch-job`` gives to the processes of a job: they join it when they begin with CUDA."""
 HOST_MARGIN_BYTES: Final = 256 << 20
 DEVICE_NODES: Final = "/dev/nvidia"
+_AS_A_JOB: Final = "start the container's program by `cuda-checkpoint --launch-job`"
 _NODE: Final = re.compile(r"/dev/nvidia(\d+)")
 _VISIBLE: Final = "NVIDIA_VISIBLE_DEVICES"
 _BY_MOUNTS: Final = "/var/run/nvidia-container-devices"
@@ -141,6 +145,8 @@ NCCL_SETTINGS: Final = {
     "NCCL_IB_DISABLE": "1",
 }
 """With these NCCL keeps to transports that leave nothing in the driver that cannot be checkpointed (NVIDIA's own advice)."""
+NCCL_WITHOUT_IPC: Final = ("NCCL_P2P_DISABLE", "1")
+"""Without cuMem*, several processes on one node reach each other's GPUs by CUDA IPC (NCCL's P2P transport), unless this forbids it."""
 
 
 def refuse_without_means(node: NodeFacts, problem: str | None) -> None:
@@ -177,7 +183,7 @@ def refuse_before_lock(node: NodeFacts, found: Preflight) -> None:
     _refuse_mps(found)
     _refuse_held_devices(found)
     _refuse_hooked_mounts(found)
-    _refuse_nccl(found)
+    _refuse_nccl(node, found)
     if found.free_host_bytes is not None and found.gpu_bytes + HOST_MARGIN_BYTES > found.free_host_bytes:
         raise FailureError(
             Failure(
@@ -245,19 +251,28 @@ def _refuse_hooked_mounts(found: Preflight) -> None:
         )
 
 
-def _refuse_nccl(found: Preflight) -> None:
-    for trace in found.traces:
-        if not (trace.nccl_threads and trace.pid in found.cuda_pids):
+def _refuse_nccl(node: NodeFacts, found: Preflight) -> None:
+    talking = [trace for trace in found.traces if trace.nccl_threads and trace.pid in found.cuda_pids]
+    ipc_works = node.gpu_driver is not None and driver_order(node.gpu_driver) >= IPC_DRIVER
+    for trace in talking:
+        wanted = dict(NCCL_SETTINGS)
+        if len(talking) > 1 and not (ipc_works and JOB_VARIABLE in trace.environment):
+            wanted |= (NCCL_WITHOUT_IPC,)
+        missing = [f"{name}={value}" for name, value in wanted.items() if trace.environment.get(name) != value]
+        if not missing:
             continue
-        missing = [f"{name}={value}" for name, value in NCCL_SETTINGS.items() if trace.environment.get(name) != value]
-        if missing:
-            raise FailureError(
-                Failure(
-                    "gpu-nccl",
-                    f"process {trace.pid} ({trace.name}) has an NCCL communicator whose transports the driver cannot checkpoint",
-                    f"Set {' '.join(missing)} in the container, or suspend the communicator (ncclCommSuspend) before the dump.",
-                )
+        advice = (
+            f"Set {' '.join(missing)} in the container, or suspend the communicator (ncclCommSuspend) before the dump."
+        )
+        if "=".join(NCCL_WITHOUT_IPC) in missing:
+            advice += f" In place of {NCCL_WITHOUT_IPC[0]}: driver 610 or newer, and {_AS_A_JOB}."
+        raise FailureError(
+            Failure(
+                "gpu-nccl",
+                f"process {trace.pid} ({trace.name}) has an NCCL communicator whose transports the driver cannot checkpoint",
+                advice,
             )
+        )
 
 
 def explain_driver_error(
@@ -265,11 +280,9 @@ def explain_driver_error(
 ) -> Failure:
     """Say what it means that the driver refused a step of one process; everything was set back before this is told."""
     cause = f"the driver could not {step} process {pid}: {error}"
-    old_for_ipc = driver is None or driver_order(driver) < IPC_DRIVER
+    shared = _shared_memory_hint(driver, traces) if processes > 1 else None
     if error.startswith("CUDA_ERROR_NOT_SUPPORTED"):
-        hints = ["managed (unified) memory"]
-        if processes > 1:
-            hints.append("CUDA IPC between processes, for which driver 610 is the least" if old_for_ipc else "CUDA IPC")
+        hints = ["managed (unified) memory", *([] if shared is None else [shared])]
         if any(trace.nccl_threads for trace in traces):
             hints.append("NVLS or another transport of NCCL")
         advice = f"The driver cannot checkpoint {', '.join(hints)}: use cudaMalloc, and shared memory in place of IPC."
@@ -281,5 +294,16 @@ def explain_driver_error(
         return Failure("gpu-out-of-memory", cause, advice)
     if error.startswith(("CUDA_ERROR_NOT_READY", "timeout")):
         advice = "Work on the GPU did not end in time: long kernels, or processes that wait for each other. Try again."
+        if shared is not None and step == "checkpoint":
+            advice = f"The driver may hang over {shared}; else try again."
         return Failure("gpu-timeout", cause, advice)
     return Failure("gpu-driver", cause, "The worker's log and the kernel's (lines with NVRM) may tell more; try again.")
+
+
+def _shared_memory_hint(driver: str | None, traces: Collection[Traces]) -> str:
+    """What several processes may share on their GPUs that this driver cannot checkpoint as they were started."""
+    if driver is None or driver_order(driver) < IPC_DRIVER:
+        return "CUDA IPC between processes, for which driver 610 is the least"
+    if any(JOB_VARIABLE in trace.environment for trace in traces):
+        return "memory that a job's processes share otherwise than by cuIpcGetMemHandle (for NCCL: NCCL_CUMEM_ENABLE=0)"
+    return f"CUDA IPC between processes that are no job ({_AS_A_JOB})"

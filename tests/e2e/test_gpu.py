@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
-from support.gpu import INSIDE, A, B, FakeGpus, built, nvidia_runtime, state_of
+from support.gpu import INSIDE, A, B, C, FakeGpus, built, nvidia_runtime, state_of
 from support.lone_runtime import eventually
 from support.node import Counting, Node, running_node
 from support.real_gpu import WORKLOADS
@@ -54,11 +54,24 @@ async def client(node: Node) -> AsyncIterator[Client]:
     await connection.close()
 
 
-def container(node: Node, gpus: FakeGpus, *minors: int, command: str = COUNT) -> Counting:
+def container(
+    node: Node,
+    gpus: FakeGpus,
+    *minors: int,
+    command: str = COUNT,
+    library: str | None = None,
+    limit_bytes: int | None = None,
+) -> Counting:
+    """A container with GPUs; ``library``: at which path it has the driver's library, ``limit_bytes``: of its memory."""
     made = Counting(node, command)
     path = made.bundle / "config.json"
     config = json.loads(path.read_text())
     gpus.into(config, *minors)
+    if library is not None:
+        bound = {"type": "bind", "options": ["bind", "ro"], "source": str(built() / "libcuda.so.1")}
+        config["mounts"].append({"destination": library, **bound})
+    if limit_bytes is not None:
+        config["linux"].setdefault("resources", {})["memory"] = {"limit": limit_bytes}
     path.write_text(json.dumps(config))
     return made
 
@@ -304,6 +317,53 @@ async def test_a_snapshot_of_two_gpus_does_not_go_into_a_container_with_one(
     assert len(gpus.calls()) == calls
 
 
+LIBRARY = "/usr/lib/libcuda.so.580.65.06"
+
+
+@pytest.mark.parametrize(
+    ("changes", "library", "reason"),
+    [
+        ({"model": "NVIDIA A100"}, LIBRARY, "it was taken on a GPU of model NVIDIA H100 80GB HBM3"),
+        ({"memory_bytes": 40 << 30}, LIBRARY, "the new container's has 40960 MiB"),
+        ({"mig": True}, LIBRARY, "is in MIG mode"),
+        ({"driver": "575.57"}, LIBRARY, "driver 575.57 is older than 580.65.06"),
+        ({}, "/usr/lib/libcuda.so.590.44", f"the new container has no driver library at {LIBRARY}"),
+    ],
+    ids=["another model", "less memory", "slices", "an older driver", "other driver files"],
+)
+async def test_a_snapshot_that_does_not_fit_the_gpus_is_passed_over_with_the_reason_before_anything_is_tried(
+    node: Node, gpus: FakeGpus, client: Client, changes: dict[str, Any], library: str, reason: str
+) -> None:
+    node.start_worker(**gpus.environment)
+    first = container(node, gpus, 0, library=LIBRARY)
+    first.run()
+    await asyncio.to_thread(stop, first)
+    await history(client, "checkpoint_history", status="valid")
+    calls = len(gpus.calls())
+    node.stop_worker()
+    gpus.have((0, C), **changes)
+    node.start_worker(**gpus.environment)
+    second = container(node, gpus, 0, library=library)
+    await asyncio.to_thread(second.run)
+    (row,) = await history(client, "restore_history", choice="cold", incarnation=2)
+    assert reason in row["reason"]
+    assert row["failed_restores"] == 0
+    assert len(gpus.calls()) == calls
+
+
+async def test_too_little_host_memory_for_what_lies_on_the_gpu_is_refused_before_anything_is_locked(
+    node: Node, gpus: FakeGpus, client: Client
+) -> None:
+    node.start_worker(**gpus.environment)
+    running = container(node, gpus, 0, limit_bytes=200 << 20)
+    running.run()
+    await checkpoint(node, client)
+    (row,) = await history(client, "checkpoint_history", status="failed")
+    assert (row["failure_code"], row["failure_stage"]) == ("gpu-host-memory", "preflight")
+    assert gpus.calls() == []
+    counts_on(running)
+
+
 def chained(node: Node, gpus: FakeGpus, *runtimes: str) -> dict[str, str]:
     """Make nvidia-container-runtime the node's runtime; answers the worker's environment."""
     runtime = nvidia_runtime(node.folder, gpus, *runtimes)
@@ -373,3 +433,86 @@ async def test_the_programs_for_a_real_gpu_go_on_on_the_stand_in(node: Node, gpu
     second = container(node, gpus, 1, command=command)
     await asyncio.to_thread(second.run)
     counts_on(second)
+    if mode == "two":
+        eventually(lambda: len(second.numbers("numbers.2")) > len(first.numbers("numbers.2")), "the other counts on")
+        assert second.has_counted_without_a_gap("numbers.2")
+
+
+IPC_DRIVER = "610.57.04"
+
+
+def sharing(node: Node, gpus: FakeGpus, minor: int, *, as_a_job: bool) -> Counting:
+    """Two processes, of which one counts in the other's GPU memory."""
+    words = [f"{INSIDE}/cuda-checkpoint", "--launch-job"] if as_a_job else []
+    words += [sys.executable, str(WORKLOADS / "on_gpu.py"), "ipc", "/numbers"]
+    return container(node, gpus, minor, command=f"LD_LIBRARY_PATH={INSIDE} exec {shlex.join(words)}")
+
+
+def order(gpus: FakeGpus, since: int = 0) -> list[tuple[str, int, str]]:
+    """The calls, with each process's pid as the container sees it."""
+    return [(step, inner_pid(pid), result) for step, pid, result in gpus.calls()[since:]]
+
+
+def inner_pid(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))
+
+
+def one_after_the_other(steps: list[str], pids: list[int]) -> list[tuple[str, int, str]]:
+    return [(step, pid, result) for step in steps for pid in pids for result in ("begins", "0")]
+
+
+async def test_processes_of_a_job_that_share_gpu_memory_are_stepped_one_at_a_time_in_one_order_and_go_on(
+    node: Node, gpus: FakeGpus, client: Client
+) -> None:
+    gpus.have((0, A), (1, B), driver=IPC_DRIVER)
+    node.start_worker(**gpus.environment)
+    first = sharing(node, gpus, 0, as_a_job=True)
+    first.run()
+    first.until(5)
+    await checkpoint(node, client)
+    await history(client, "checkpoint_history", status="valid")
+    calls = order(gpus)
+    pids = sorted({pid for _, pid, _ in calls})
+    assert len(pids) == 2
+    assert calls == one_after_the_other([*DUMPED, *BACK], pids)
+    counts_on(first)
+
+    await asyncio.to_thread(stop, first)
+    before = len(gpus.calls())
+    second = sharing(node, gpus, 1, as_a_job=True)
+    await asyncio.to_thread(second.run)
+    assert order(gpus, before) == one_after_the_other(BACK, pids)
+    counts_on(second)
+    assert (gpus.memory(A), gpus.memory(B) > 0) == (0, True)
+    assert second.count() > first.count()
+    assert second.has_counted_without_a_gap("numbers.2")
+
+    await asyncio.to_thread(stop, second)
+    third = sharing(node, gpus, 0, as_a_job=True)
+    await asyncio.to_thread(third.run)
+    counts_on(third)
+
+
+@pytest.mark.parametrize(
+    ("driver", "as_a_job", "advice"),
+    [
+        ("580.65.06", True, "driver 610 is the least"),
+        (IPC_DRIVER, False, "cuda-checkpoint --launch-job"),
+    ],
+    ids=["before 610", "no job"],
+)
+async def test_gpu_memory_that_processes_share_fails_the_dump_where_the_driver_cannot_take_it_along(
+    node: Node, gpus: FakeGpus, client: Client, driver: str, as_a_job: bool, advice: str
+) -> None:
+    gpus.have((0, A), driver=driver)
+    node.start_worker(**gpus.environment)
+    running = sharing(node, gpus, 0, as_a_job=as_a_job)
+    running.run()
+    running.until(5)
+    await checkpoint(node, client)
+    (row,) = await history(client, "checkpoint_history", status="failed")
+    assert row["failure_code"] == "gpu-unsupported"
+    assert advice in row["failure_advice"]
+    assert cuda_states(running) == {"R"}
+    counts_on(running)

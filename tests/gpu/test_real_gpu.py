@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,8 +21,10 @@ from support.worker import ask, query
 from support.worker import eventually as eventually_async
 
 from nodeworker.capture.cuda_process import DriverProcess
+from nodeworker.domain.gpu import IPC_DRIVER
 from process.nats import connect
 from protocol import subjects
+from protocol.facts import driver_order
 from protocol.ids import CheckpointKey
 from protocol.requests import CheckpointRequest, CommandAccepted, Refusal
 
@@ -71,13 +74,33 @@ def test_nvidias_driver_keeps_the_contract(driver: DriverProcess, results: Resul
         case(driver, pid, results.gpus)
 
 
-@pytest.mark.parametrize(
-    "mode", ["add", "features", "two"], ids=["vector addition", "pinned, streams, graph", "two processes"]
-)
+@pytest.mark.parametrize("mode", ["add", "features"], ids=["vector addition", "pinned, streams, graph"])
 def test_a_program_goes_on_in_the_next_container(node: Node, results: Results, mode: str) -> None:
     first = OnGpu(node, mode)
     first.begin()
     went_on(node, first, OnGpu(node, mode))
+
+
+def test_two_processes_on_one_gpu_go_on_in_the_next_container(node: Node, results: Results) -> None:
+    first, second = OnGpu(node, "two"), OnGpu(node, "two")
+    first.begin()
+    first.second_counts_on()
+    went_on(node, first, second)
+    second.second_counts_on()
+
+
+def test_processes_of_a_job_that_share_gpu_memory_go_on_in_the_next_container(node: Node, results: Results) -> None:
+    launcher = shutil.which("cuda-checkpoint")
+    if driver_order(results.machine["driver"]) < IPC_DRIVER:
+        pytest.skip("the driver is older than 610, which is the first that checkpoints CUDA IPC")
+    if launcher is None:
+        pytest.skip("cuda-checkpoint, which starts a job, is not in PATH")
+    words = [launcher, "--launch-job", sys.executable, str(WORKLOADS / "on_gpu.py"), "ipc", "/numbers"]
+    first, second = (OnGpu(node, "", command=shlex.join(words)) for _ in range(2))
+    first.begin()
+    first.second_counts_on()
+    went_on(node, first, second)
+    second.second_counts_on()
 
 
 def test_the_seeds_workload_goes_on_in_the_next_container(node: Node, results: Results, tmp_path: Path) -> None:

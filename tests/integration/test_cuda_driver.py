@@ -21,7 +21,7 @@ from nodeworker.capture.cuda_driver import DriverError, ToolDriver, open_driver
 from nodeworker.capture.cuda_process import DriverProcess
 from nodeworker.capture.freezer import Freezer
 from nodeworker.domain.gpu import CudaState
-from protocol.facts import NodeFacts
+from protocol.facts import ContainerFacts, GpuFacts, NodeFacts
 from protocol.failures import FailureError
 
 TOOL = """#!{python}
@@ -261,3 +261,92 @@ def test_a_process_that_failed_in_the_driver_is_lost_and_the_other_goes_on(
         gpus.have((0, A), (1, B))
         cuda.resume((first.pid, second.pid))
         assert (state_of(first.pid), state_of(second.pid)) == ("R", "R")
+
+
+@pytest.mark.parametrize(
+    ("version", "way"),
+    [
+        ("555.42", "cuda-checkpoint"),
+        ("565.57.01", "cuda-checkpoint"),
+        ("570.86.10", "cuda-bindings"),
+        ("610.57", "cuda-bindings"),
+    ],
+)
+def test_the_drivers_version_says_by_which_way_it_is_called(tmp_path: Path, version: str, way: str) -> None:
+    node = FakeGpus(tmp_path / "gpus", (0, A), driver=version)
+    path = f"{tool(tmp_path / 'bin').parent}:{os.environ['PATH']}"
+    driver = DriverProcess(built(), environment=node.environment | {"PATH": path})
+    try:
+        assert driver.name == way
+    finally:
+        driver.close()
+
+
+def test_without_nvidias_bindings_the_library_is_called_by_ctypes(
+    gpus: FakeGpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in gpus.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    assert open_driver("580.65.06", built() / "libcuda.so.1", None).name == "ctypes"
+
+
+class Two(NoCgroup):
+    """Of two processes; its path ends in their pids."""
+
+    __slots__ = ()
+
+    def pids(self) -> tuple[int, ...]:
+        return tuple(map(int, self.path.name.split("+")))
+
+
+@pytest.mark.parametrize("step", ["lock", "checkpoint"])
+def test_a_step_that_hangs_for_one_process_ends_in_time_and_both_run_on(gpus: FakeGpus, step: str) -> None:
+    driver = DriverProcess(built(), step_seconds=1.0, lock_grace_seconds=0.5, environment=gpus.environment)
+    try:
+        with counting(gpus, 0) as first, counting(gpus, 0) as second:
+            pids = (first.pid, second.pid)
+            gpus.fail(step, "vector_add", "hang", once=True)
+            cuda = Cuda(driver, NodeFacts(gpu_driver="580.1"), lock_seconds=0.5)
+            began = time.monotonic()
+            with pytest.raises(FailureError) as raised:
+                cuda.suspend(GpuPlan(Two(Path(f"/{first.pid}+{second.pid}"), 2), pids, 0, ()), lambda _: None)
+            assert raised.value.failure.code == "gpu-timeout"
+            assert time.monotonic() - began < 20
+            assert [state_of(pid) for pid in pids] == ["R", "R"]
+    finally:
+        driver.close()
+
+
+def test_a_driver_that_cannot_be_asked_who_uses_cuda_fails_a_dump_in_words(
+    gpus: FakeGpus, driver: DriverProcess
+) -> None:
+    class Broken(NoCgroup):
+        __slots__ = ()
+
+        def pids(self) -> tuple[int, ...]:
+            driver.close()
+            (gpus.folder / "node").unlink()
+            return super().pids()
+
+    with counting(gpus, 0) as running:
+        cuda = Cuda(driver, NodeFacts(gpu_driver="580.1"), lock_seconds=5)
+        with pytest.raises(FailureError) as raised:
+            cuda.suspend(GpuPlan(Broken(Path(f"/{running.pid}"), 2), (running.pid,), 0, ()), lambda _: None)
+        assert raised.value.failure.code.startswith("gpu-")
+
+
+@pytest.mark.parametrize(("libraries", "target", "code"), [("", A, "gpu-unfit"), ("nowhere", B, "gpu-means-missing")])
+def test_a_worker_refuses_a_snapshot_that_does_not_fit_whatever_the_control_plane_chose(
+    libraries: str, target: str, code: str
+) -> None:
+    there = NodeFacts(gpu_driver="580.1", gpus=(GpuFacts(B, "NVIDIA H100"),))
+    here = NodeFacts(gpu_driver="580.1", gpus=(GpuFacts(A, "NVIDIA L4"), GpuFacts(B, "NVIDIA H100")))
+    driver = DriverProcess(built() / libraries)
+    cuda = Cuda(driver, here, lock_seconds=5)
+    with pytest.raises(FailureError) as raised:
+        cuda.refuse_restore(there, ContainerFacts(gpus=(B,)), ContainerFacts(gpus=(target,)))
+    assert raised.value.failure.code == code
+    Cuda(DriverProcess(built()), here, lock_seconds=5).refuse_restore(
+        there, ContainerFacts(gpus=(B,)), ContainerFacts(gpus=(B,))
+    )

@@ -44,6 +44,7 @@ def built() -> Path:
         subprocess.run(older, check=True)
     program = [*compiler, str(SOURCES / "vector_add.c"), str(folder / "libcuda.so.1"), f"-Wl,-rpath,{INSIDE}"]
     subprocess.run([*program, "-o", folder / "vector_add"], check=True)
+    subprocess.run([*compiler, str(SOURCES / "launch_job.c"), "-o", folder / "cuda-checkpoint"], check=True)
     return folder
 
 

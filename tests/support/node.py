@@ -134,9 +134,9 @@ class Counting(Container):
     def cold(self, _ask: object = None) -> CreateCold:
         raise AssertionError("the real worker answers here")
 
-    def numbers(self) -> list[int]:
+    def numbers(self, name: str = "numbers") -> list[int]:
         """The complete lines written so far."""
-        path = self.upper / "numbers"
+        path = self.upper / name
         text = path.read_text() if path.exists() else ""
         return [int(line) for line in text[: text.rfind("\n") + 1].split()]
 
@@ -148,9 +148,9 @@ class Counting(Container):
         """Wait until it counted to ``count``."""
         eventually(lambda: self.count() >= count, f"it counts to {count}")
 
-    def has_counted_without_a_gap(self) -> bool:
+    def has_counted_without_a_gap(self, name: str = "numbers") -> bool:
         """Whether every number is there once, in order."""
-        numbers = self.numbers()
+        numbers = self.numbers(name)
         return numbers == list(range(1, len(numbers) + 1))
 
 

@@ -63,6 +63,12 @@ class OnGpu(Counting):
         eventually(lambda: self.count() >= reached + 10, "it counts on", FIRST_SECONDS)
         assert self.has_counted_without_a_gap()
 
+    def second_counts_on(self) -> None:
+        """Let the second process count on without a gap."""
+        reached = len(self.numbers("numbers.2"))
+        eventually(lambda: len(self.numbers("numbers.2")) >= reached + 10, "the second counts on", FIRST_SECONDS)
+        assert self.has_counted_without_a_gap("numbers.2")
+
     def end(self) -> None:
         """The stop signal, which dumps, and ``delete``."""
         done = subprocess.run(

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from nodeworker.domain.gpu import (
+    JOB_VARIABLE,
     NCCL_SETTINGS,
     Preflight,
     Traces,
@@ -81,6 +82,34 @@ def test_a_live_communicator_needs_its_settings_and_is_told_which() -> None:
 
 
 @pytest.mark.parametrize(
+    ("driver", "environment", "advised"),
+    [
+        ("580.1", {}, "Set NCCL_P2P_DISABLE=1 in the container"),
+        ("580.1", {JOB_VARIABLE: "/job"}, "In place of NCCL_P2P_DISABLE: driver 610 or newer"),
+        ("610.1", {}, "cuda-checkpoint --launch-job"),
+        ("580.1", {"NCCL_P2P_DISABLE": "1"}, None),
+        ("610.1", {"NCCL_P2P_DISABLE": "1"}, None),
+        ("610.1", {JOB_VARIABLE: "/job"}, None),
+    ],
+)
+def test_communicators_of_several_processes_use_ipc_which_needs_610_and_a_job(
+    driver: str, environment: dict[str, str], advised: str | None
+) -> None:
+    traces = tuple(
+        Traces(pid, "python", holds_device=True, environment=NCCL_SETTINGS | environment, nccl_threads=True)
+        for pid in (7, 9)
+    )
+    found = msgspec.structs.replace(FINE, traces=traces, cuda_pids=frozenset({7, 9}))
+    node = msgspec.structs.replace(NODE, gpu_driver=driver)
+    if advised is None:
+        refuse_before_lock(node, found)
+        return
+    failure = refused(found, node).failure
+    assert failure.code == "gpu-nccl"
+    assert advised in failure.advice
+
+
+@pytest.mark.parametrize(
     ("driver", "problem", "code"),
     [
         ("545.29", None, "gpu-driver-old"),
@@ -102,7 +131,7 @@ def test_a_node_with_the_means_is_not_refused() -> None:
     ("error", "driver", "processes", "code", "said"),
     [
         ("CUDA_ERROR_NOT_SUPPORTED", "580.1", 2, "gpu-unsupported", "driver 610 is the least"),
-        ("CUDA_ERROR_NOT_SUPPORTED", "610.1", 2, "gpu-unsupported", "CUDA IPC:"),
+        ("CUDA_ERROR_NOT_SUPPORTED", "610.1", 2, "gpu-unsupported", "cuda-checkpoint --launch-job"),
         ("CUDA_ERROR_NOT_SUPPORTED", "580.1", 1, "gpu-unsupported", "managed (unified) memory:"),
         ("CUDA_ERROR_OUT_OF_MEMORY", "580.1", 1, "gpu-out-of-memory", "host memory"),
         ("CUDA_ERROR_NOT_READY", "580.1", 1, "gpu-timeout", "long kernels"),
@@ -115,6 +144,20 @@ def test_a_drivers_refusal_is_explained(error: str, driver: str | None, processe
     assert failure.code == code
     assert said in failure.advice
     assert error in failure.cause
+
+
+def test_a_job_whose_memory_cannot_be_taken_along_is_told_of_what_is_left_to_be_the_reason() -> None:
+    member = msgspec.structs.replace(TRAINER, environment={JOB_VARIABLE: "/job"})
+    failure = explain_driver_error(
+        "checkpoint", 7, "CUDA_ERROR_NOT_SUPPORTED", driver="610.1", processes=2, traces=(member,)
+    )
+    assert "otherwise than by cuIpcGetMemHandle" in failure.advice
+
+
+def test_a_checkpoint_that_hangs_over_several_processes_may_be_one_of_shared_memory() -> None:
+    failure = explain_driver_error("checkpoint", 7, "timeout: nothing", driver="610.1", processes=2)
+    assert failure.code == "gpu-timeout"
+    assert "cuda-checkpoint --launch-job" in failure.advice
 
 
 def test_nccl_is_named_where_it_was_seen() -> None:

@@ -99,6 +99,10 @@ def add(path: str, size: int) -> None:
         piece = min(1 << 30, size - 4 * words)
         held.append(gpu.allocate(piece))
         size -= piece
+    count(gpu, data, words, path)
+
+
+def count(gpu: Gpu, data: ctypes.c_uint64, words: int, path: str) -> None:
     while True:
         gpu.add_one(data, words)
         write(path, same(gpu.read(data, words)))
@@ -137,6 +141,32 @@ def two(path: str, size: int) -> None:
     add(path, size)
 
 
+class IpcHandle(ctypes.Structure):
+    """CUipcMemHandle."""
+
+    _fields_ = (("reserved", ctypes.c_ubyte * 64),)
+
+
+def ipc(path: str, size: int) -> None:
+    """A second process counts in memory that is this one's, by CUDA IPC; this one counts in other memory (FILE.2)."""
+    gpu = Gpu()
+    handle = IpcHandle()
+    gpu("cuIpcGetMemHandle", ctypes.byref(handle), gpu.allocate(4 * WORDS))
+    words = [sys.executable, __file__, "borrow", path, str(size), bytes(handle).hex()]
+    subprocess.Popen(words, close_fds=False)  # the file of the job that both are in must stay open
+    count(gpu, gpu.allocate(4 * WORDS), WORDS, f"{path}.2")
+
+
+def borrow(path: str, size: int) -> None:
+    """The second process of ``ipc``."""
+    gpu = Gpu()
+    handle = IpcHandle.from_buffer_copy(bytes.fromhex(sys.argv[4]))
+    data = ctypes.c_uint64()
+    gpu("cuIpcOpenMemHandle_v2", ctypes.byref(data), handle, 1)
+    count(gpu, data, WORDS, path)
+
+
 if __name__ == "__main__":
     mode, file, *rest = sys.argv[1:]
-    {"add": add, "features": features, "two": two}[mode](file, int(rest[0]) if rest else 4 * WORDS)
+    act = {"add": add, "features": features, "two": two, "ipc": ipc, "borrow": borrow}[mode]
+    act(file, int(rest[0]) if rest else 4 * WORDS)

@@ -8,6 +8,10 @@
  * $FAKE_CUDA_DIR holds: node (first line "driver V", then "minor uuid memory-bytes capability mig persistence model"),
  * gpu/UUID/TOKEN-N (memory), requests/TOKEN and replies/TOKEN, calls (a line for each call from outside), and faults (lines
  * "STEP PROCESS-NAME RESULT [once]"; RESULT is an error's number, "hang", "delay=SECONDS" or "crash").
+ *
+ * Memory shared by CUDA IPC is checkpointed from driver 610 on, of processes that $CUDA_CHECKPOINT_JOB_FILE makes a job. A job's
+ * processes are stepped one at a time, all are locked before the first is checkpointed, and they come back in the order in
+ * which they were checkpointed; the job's file holds what they know of one another (NVIDIA/cuda-checkpoint, 610 features).
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -20,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -30,7 +35,9 @@ enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEV
 enum { MAX_GPUS = 16, MAX_BLOCKS = 64 };
 
 struct gpu { int minor; char uuid[64]; long long memory; int major_capability, minor_capability, mig, persistence; char model[64]; };
-struct block { int used; char uuid[64]; size_t size; char *held; int number; };
+struct block { int used; char uuid[64]; size_t size; char *held; int number, exported; char foreign[24]; };
+struct job { int count; struct { char token[9], state; int place; } members[MAX_GPUS]; };
+static const int ipc_driver = 610;
 
 static int initialized;
 static struct gpu gpus[MAX_GPUS];
@@ -95,7 +102,49 @@ static void close_devices(void) { while (device_count > 0) close(devices[--devic
 static const char *block_path(char *path, struct block *b) {
     char name[32];
     snprintf(name, sizeof name, "%s-%d", token, b->number);
-    return in_dir(path, "gpu/%s/%s", b->uuid, name);
+    if (!*b->foreign) return in_dir(path, "gpu/%s/%s", b->uuid, name);
+    for (int i = 0; i < gpu_count; i++) if (!access(in_dir(path, "gpu/%s/%s", gpus[i].uuid, b->foreign), F_OK)) break;
+    return path;
+}
+
+/* ---- the job ---- */
+
+static int open_job(struct job *job) {
+    const char *path = getenv("CUDA_CHECKPOINT_JOB_FILE");
+    int fd = path && *path ? open(path, O_RDWR | O_CLOEXEC) : -1;
+    memset(job, 0, sizeof *job);
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB)) { close(fd); return -2; }
+    if (fd >= 0 && pread(fd, job, sizeof *job, 0) < 0) { close(fd); return -1; }
+    return fd;
+}
+
+static void close_job(int fd, struct job *job) {
+    if (pwrite(fd, job, sizeof *job, 0) != sizeof *job) abort();
+    close(fd);
+}
+
+static int shares_memory(void) {
+    for (int i = 0; i < MAX_BLOCKS - MAX_GPUS; i++) if (blocks[i].used && (blocks[i].exported || *blocks[i].foreign)) return 1;
+    return 0;
+}
+
+/* What the job says to a step of this process. */
+static int step_in_job(struct job *job, char step) {
+    int me = 0, done = 0;
+    while (me < job->count && strcmp(job->members[me].token, token)) me++;
+    if (me == job->count) return UNKNOWN;
+    for (int i = 0; i < job->count; i++) {
+        char its = job->members[i].state;
+        int before = job->members[i].place && job->members[i].place < job->members[me].place;
+        if (step == 'c' && its == 'R') return ILLEGAL_STATE; /* not all are locked */
+        if (step == 'r' && before && its == 'C') return ILLEGAL_STATE;
+        if (step == 'u' && before && its != 'R') return ILLEGAL_STATE;
+        done += its == 'C';
+    }
+    if (step == 'c') job->members[me].place = done + 1;
+    if (step == 'u') job->members[me].place = 0;
+    job->members[me].state = step == 'c' ? 'C' : step == 'u' ? 'R' : 'L';
+    return OK;
 }
 
 static int move(struct block *b, int out) {
@@ -147,7 +196,7 @@ static int do_restore(char *pairs) {
         next[i] = g - gpus;
     }
     for (int i = 0; i < MAX_BLOCKS - MAX_GPUS; i++) {
-        if (!blocks[i].used) continue;
+        if (!blocks[i].used || *blocks[i].foreign) continue;
         for (int j = 0; j < mine_count; j++)
             if (!strcmp(blocks[i].uuid, blocks[MAX_BLOCKS - 1 - j].uuid)) {
                 if (used_on(target[j], NULL) + (long long)blocks[i].size > gpus[next[j]].memory) return OUT_OF_MEMORY;
@@ -158,12 +207,12 @@ static int do_restore(char *pairs) {
     memcpy(mine, next, sizeof mine);
     for (int i = 0; i < mine_count; i++) strcpy(blocks[MAX_BLOCKS - 1 - i].uuid, target[i]);
     if (open_devices()) { close_devices(); return NO_DEVICE; }
-    for (int i = 0; i < MAX_BLOCKS - MAX_GPUS; i++) if (blocks[i].used && move(&blocks[i], 0)) return UNKNOWN;
+    for (int i = 0; i < MAX_BLOCKS - MAX_GPUS; i++) if (blocks[i].used && !*blocks[i].foreign && move(&blocks[i], 0)) return UNKNOWN;
     enter('L');
     return OK;
 }
 
-static int obey(char *order) {
+static int obey_alone(char *order) {
     if (!strncmp(order, "lock ", 5)) {
         if (state != 'R') return ILLEGAL_STATE;
         long limit = atol(order + 5);
@@ -174,7 +223,7 @@ static int obey(char *order) {
         pthread_mutex_unlock(&guard);
     } else if (!strncmp(order, "checkpoint", 10)) {
         if (state != 'L') return ILLEGAL_STATE;
-        for (int i = 0; i < MAX_BLOCKS - MAX_GPUS; i++) if (blocks[i].used && move(&blocks[i], 1)) { enter('F'); return UNKNOWN; }
+        for (int i = 0; i < MAX_BLOCKS - MAX_GPUS; i++) if (blocks[i].used && !*blocks[i].foreign && move(&blocks[i], 1)) { enter('F'); return UNKNOWN; }
         for (int i = 0; i < mine_count; i++) strcpy(blocks[MAX_BLOCKS - 1 - i].uuid, gpus[mine[i]].uuid);
         close_devices();
         enter('C');
@@ -185,6 +234,19 @@ static int obey(char *order) {
         enter('R');
     }
     return OK;
+}
+
+static int obey(char *order) {
+    struct job job, next;
+    int fd = open_job(&job), result = OK;
+    if (fd == -2) return ILLEGAL_STATE; /* another process of the job is in the middle of a step */
+    if (*order == 'c' && shares_memory() && (fd < 0 || atoi(driver_version) < ipc_driver)) result = NOT_SUPPORTED;
+    next = job;
+    if (fd >= 0) pause_ms(10);
+    if (fd >= 0 && result == OK) result = step_in_job(&next, *order);
+    if (result == OK) result = obey_alone(order);
+    if (fd >= 0) close_job(fd, result == OK ? &next : &job);
+    return result;
 }
 
 static void *restore_thread(void *nothing) {
@@ -225,6 +287,14 @@ int fakeUseGpu(void) {
     if (!random || fread(&seed, sizeof seed, 1, random) != 1) return UNKNOWN;
     fclose(random);
     snprintf(token, sizeof token, "%08x", seed);
+    struct job job;
+    int fd;
+    while ((fd = open_job(&job)) == -2) pause_ms(1);
+    if (fd >= 0) {
+        strcpy(job.members[job.count].token, token);
+        job.members[job.count++].state = 'R';
+        close_job(fd, &job);
+    }
     started = 1;
     return pthread_create(&thread, NULL, restore_thread, NULL) ? UNKNOWN : OK;
 }
@@ -244,6 +314,7 @@ int fakeAlloc(int device, size_t size, int *number) {
     while (i < MAX_BLOCKS - MAX_GPUS && blocks[i].used) i++;
     struct gpu *g = &gpus[mine[device]];
     if (i < MAX_BLOCKS - MAX_GPUS && used_on(g->uuid, NULL) + (long long)size <= g->memory) {
+        memset(&blocks[i], 0, sizeof blocks[i]);
         blocks[i].used = 1; blocks[i].size = size; blocks[i].number = i;
         strcpy(blocks[i].uuid, g->uuid);
         int fd = open(block_path(path, &blocks[i]), O_RDWR | O_CREAT | O_EXCL, 0600);
@@ -326,6 +397,32 @@ int cuMemcpyDtoH_v2(void *to, uint64_t address, size_t size) {
     int fd = open(block_path(path, &blocks[number_of(address)]), O_RDONLY);
     int result = fd >= 0 && pread(fd, to, size, 0) == (ssize_t)size ? OK : UNKNOWN;
     if (fd >= 0) close(fd);
+    pthread_mutex_unlock(&guard);
+    return result;
+}
+
+struct ipc_handle { char name[64]; };
+
+int cuIpcGetMemHandle(struct ipc_handle *handle, uint64_t address) {
+    struct block *b = &blocks[number_of(address)];
+    memset(handle, 0, sizeof *handle);
+    snprintf(handle->name, sizeof handle->name, "%s-%d", token, b->number);
+    b->exported = 1;
+    return OK;
+}
+
+int cuIpcOpenMemHandle_v2(uint64_t *address, struct ipc_handle handle, unsigned flags) {
+    char path[512];
+    struct stat found;
+    int i = 0;
+    (void)flags;
+    begin();
+    while (i < MAX_BLOCKS - MAX_GPUS && blocks[i].used) i++;
+    memset(&blocks[i], 0, sizeof blocks[i]);
+    snprintf(blocks[i].foreign, sizeof blocks[i].foreign, "%.23s", handle.name);
+    int result = stat(block_path(path, &blocks[i]), &found) ? INVALID_VALUE : OK;
+    blocks[i].used = result == OK; blocks[i].size = found.st_size; blocks[i].number = i;
+    *address = address_of(i);
     pthread_mutex_unlock(&guard);
     return result;
 }
