@@ -243,10 +243,13 @@ def _silent(state: State, silence: NodeSilent) -> Decision:
 def _heard(state: State, heartbeat: Heartbeat) -> Decision:
     """Take a lost node back; and register a worker that the log does not know, for a heartbeat says all that it takes.
 
-    Without that, a worker that outlives a lost log would be answered and never believed until somebody restarts it.
+    Without that, a worker that outlives a lost log would be answered and never believed until somebody restarts it. One that
+    is thought to be an earlier life, while the one that is thought to live has fallen silent, is the one that lives: the word of
+    an earlier life may come after the first sign of life of a later one.
     """
     node = state.nodes.get(heartbeat.node)
-    if node is None or heartbeat.worker_id not in {node.worker_id, *node.earlier_workers}:
+    other = node is None or heartbeat.worker_id != node.worker_id
+    if node is None or (other and (node.lost or heartbeat.worker_id not in node.earlier_workers)):
         registered = NodeRegistered(
             node=heartbeat.node, worker_id=heartbeat.worker_id, boot_id=heartbeat.boot_id, facts=heartbeat.facts
         )

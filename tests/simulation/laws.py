@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from controlplane.domain import Decision, Input, Policy, ResolveAsked, State, evolve
+from controlplane.domain import Decision, Input, ResolveAsked, SnapshotAsked, State, evolve
+from protocol.commands import DeleteCommand, DumpCommand
 from protocol.events import (
     ColdStartChosen,
     CommandFinished,
@@ -29,19 +30,26 @@ from protocol.events import (
     RestoreFailed,
     RestoreStage,
     SnapshotCaptured,
+    SnapshotDeleted,
+    SnapshotExpired,
     SnapshotInvalidated,
+    SnapshotPinned,
     SnapshotStored,
     SnapshotSuperseded,
+    SnapshotUnpinned,
     StartDeferred,
 )
 from protocol.facts import ContainerFacts, NodeFacts, misfit
 from protocol.failures import CONDEMNING_CODES
 from protocol.ids import CheckpointKey
-from protocol.requests import Refusal, RestoreFrom, StartCold, WaitFor
+from protocol.reports import Report
+from protocol.requests import Noted, Refusal, RestoreFrom, StartCold, WaitFor
 
 from .fabric import LawBrokenError
+from .keeping import Keeping
+from .people import HANDOVER_SECONDS
 
-OVER = SnapshotSuperseded | SnapshotInvalidated | DumpFailed
+OVER = SnapshotSuperseded | SnapshotInvalidated | DumpFailed | SnapshotExpired | SnapshotDeleted
 
 
 @dataclass
@@ -56,8 +64,9 @@ class Snapshot:
     taken_on: NodeFacts
     taken_from: ContainerFacts
     digest: str
+    stored_bytes: int = 1
     content: str = "unwritten"
-    """``unwritten``, ``good``, ``corrupt`` or ``missing``."""
+    """``unwritten``, ``good``, ``corrupt``, ``missing``, or ``deleted`` by a worker that was told to."""
     told: bool = False
     """Whether its worker's journal says that it is stored."""
 
@@ -93,6 +102,7 @@ def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one
     order: dict[str, tuple[int, int]] = {}
     begun: dict[str, Any] = {}
     over, tried, written = set[str](), set[str](), dict[str, SnapshotStored]()
+    pinned = set[str]()
     for e, position in log:
         if isinstance(e, DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed):
             order.setdefault(e.snapshot_id, (e.incarnation, position))
@@ -101,6 +111,10 @@ def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one
             written[e.snapshot_id] = e
         elif isinstance(e, OVER):
             over.add(e.snapshot_id)
+        elif isinstance(e, SnapshotPinned):
+            pinned.add(e.snapshot_id)
+        elif isinstance(e, SnapshotUnpinned):
+            pinned.discard(e.snapshot_id)
         elif isinstance(e, RestoreChosen | ColdStartChosen):
             answered.add(e.incarnation)
         elif isinstance(e, ContainerStarted | DumpStarted):
@@ -113,12 +127,14 @@ def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one
             answered.discard(e.incarnation)
             if e.failure.code in CONDEMNING_CODES:
                 over.add(e.snapshot_id)
-            here = (e.node, opened[e.incarnation].container) == (me.node, me.container)
+            here = (e.node, opened[e.incarnation].container.image) == (me.node, me.container.image)
             if e.incarnation == number or (here and e.stage is not RestoreStage.FETCH):
                 tried.add(e.snapshot_id)
-    if now < until and _runs_on(log, ahead, opened, number, lost, facts):
-        return "wait"
-    for snapshot in sorted(order, key=order.__getitem__, reverse=True):
+    runs_on = now < until and _runs_on(log, ahead, opened, number, lost, facts)
+    walk = sorted(order, key=order.__getitem__, reverse=True)
+    for snapshot in [one for one in walk if one in pinned] + [one for one in walk if one not in pinned]:
+        if runs_on and snapshot not in pinned:
+            return "wait"
         event = written.get(snapshot)
         if snapshot in over | tried:
             continue
@@ -129,7 +145,7 @@ def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one
             return snapshot
         if order[snapshot][0] >= ahead and now < until and (where == me.node or not lost[where]):
             return "wait"
-    return None
+    return "wait" if runs_on else None
 
 
 def _runs_on(
@@ -155,7 +171,8 @@ def _runs_on(
         return False
     if misfit(facts[where], opened[before].container, facts[me.node], me.container):
         return False
-    issued = [(place, e.command.command_id) for place, e in about if isinstance(e, CommandIssued)]
+    asked = [(place, e.command) for place, e in about if isinstance(e, CommandIssued)]
+    issued = [(place, command.command_id) for place, command in asked if isinstance(command, DumpCommand)]
     finished = {e.command_id for _, e in about if isinstance(e, CommandFinished)}
     return any(command not in finished for _, command in issued) or not any(place > mine for place, _ in issued)
 
@@ -163,9 +180,11 @@ def _runs_on(
 class Laws:
     """Watches every event and every answer, and follows the log as a standby does."""
 
-    def __init__(self, truth: Truth, policy: Policy) -> None:
+    def __init__(self, truth: Truth) -> None:
         self.truth = truth
-        self.policy = policy
+        self.keeping = Keeping()
+        self.set_aside: set[str] = set()
+        """Snapshots that somebody asked to be invalidated."""
         self.standby = State()
         self.log: list[Event] = []
         self.of_key: dict[CheckpointKey, list[Told]] = {}
@@ -178,9 +197,11 @@ class Laws:
         self.deferred: dict[tuple[CheckpointKey, int], StartDeferred] = {}
         self.choices: dict[tuple[CheckpointKey, int], tuple[str | None, int]] = {}
 
-    def recorded(self, event: Event, at: datetime) -> None:  # noqa: C901 -- one case for each kind of event
+    def recorded(self, event: Event, at: datetime) -> None:  # noqa: C901, PLR0912 -- one case for each kind of event
         """Check an event against the log before it, and take it in."""
         position = len(self.log)
+        if not isinstance(event, NodeRegistered | NodeLost | NodeReturned):
+            self.keeping.recorded(event, at, position)
         match event:
             case NodeRegistered():
                 self.lost[event.node], self.facts[event.node] = False, event.facts
@@ -211,10 +232,19 @@ class Laws:
 
     def decided(self, given: Input, decision: Decision, now: datetime) -> None:
         """Check an answer against the log that it was given from."""
-        if decision.rejected is not None and not self.truth.tainted and "is long over" not in decision.rejected:
+        if decision.rejected is not None and not self.truth.tainted and not self._too_late(given, decision.rejected):
             raise LawBrokenError(f"a true word was not believed: {decision.rejected}: {given}")
+        if isinstance(given, SnapshotAsked) and not isinstance(decision.answer, Noted | Refusal):
+            raise LawBrokenError(f"a wish was not answered: {given}: {decision.answer}")
         if isinstance(given, ResolveAsked):
             self._answered(given.request.key, decision.answer, now)
+
+    def _too_late(self, given: Input, why: str) -> bool:
+        """Whether a word may be refused: it is of a start long forgotten, or of a deletion that was given up before."""
+        report: Report | None = getattr(given, "report", None)
+        if report is not None and isinstance(report.event, SnapshotDeleted):
+            return report.event.command_id in self.finished
+        return "is long over" in why
 
     def stepped(self, state: State) -> None:
         """Compare the live state with what the log alone says."""
@@ -254,12 +284,14 @@ class Laws:
         """Compare with every snapshot that was valid before the start asked, in the order in which they were really taken."""
         start, opened = self.opened[event.key, event.incarnation]
         told = [told for told, _ in self.of_key[event.key]]
-        gone = {one.snapshot_id for one in told if isinstance(one, SnapshotSuperseded)}
+        gone = {one.snapshot_id for one in told if isinstance(one, SnapshotSuperseded | SnapshotExpired)}
         gone |= {
             one.snapshot_id
             for one in told
             if isinstance(one, RestoreFailed) and (one.incarnation == event.incarnation or one.node == start.node)
         }
+        if chosen in self.keeping.of(event.key).pinned:
+            return  # somebody wants to go back
         floor = self._order(chosen) if chosen is not None else (0, 0)
         for name, stored in self.stored_at.items():
             snapshot = self.truth.snapshots[name]
@@ -284,12 +316,14 @@ class Laws:
     def _deferred(self, event: StartDeferred, at: datetime) -> None:
         if (event.key, event.incarnation) in self.deferred:
             raise LawBrokenError(f"the wait of incarnation {event.incarnation} began twice")
-        if event.until > at + timedelta(seconds=self.policy.handover_seconds):
+        if event.until > at + timedelta(seconds=HANDOVER_SECONDS):
             raise LawBrokenError(f"a wait beyond its bound: {event} at {at}")
         self.deferred[event.key, event.incarnation] = event
 
     def _invalidated(self, event: SnapshotInvalidated) -> None:
-        """A snapshot is condemned on proof, or on two nodes' word."""
+        """A snapshot is condemned on proof, on two nodes' word, or because somebody wants it."""
+        if event.snapshot_id in self.set_aside:
+            return
         failures = [
             told
             for told, _ in self.of_key[event.key]
@@ -306,7 +340,13 @@ class Laws:
         if command in self.finished:
             raise LawBrokenError(f"command {command} ended twice")
         self.finished.add(command)
-        if event.outcome is Outcome.SUCCEEDED and command not in self.truth.stored_for:
+        if event.outcome is not Outcome.SUCCEEDED:
+            return
+        asked = self.issued[command].command
+        if isinstance(asked, DeleteCommand):
+            if self.truth.snapshots[asked.snapshot_id].content != "deleted":
+                raise LawBrokenError(f"command {command} is said to have removed what is still there")
+        elif command not in self.truth.stored_for:
             raise LawBrokenError(f"command {command} is said to have succeeded and stored nothing")
 
     def _answered(self, key: CheckpointKey, answer: Any, now: datetime) -> None:

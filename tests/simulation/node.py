@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from uuid import UUID
 
-from protocol.commands import Command
+from protocol.commands import Command, DeleteCommand, DumpCommand
 from protocol.events import (
     CommandFinished,
     ContainerEnded,
@@ -27,6 +27,7 @@ from protocol.events import (
     RestoreFailed,
     RestoreStage,
     SnapshotCaptured,
+    SnapshotDeleted,
     SnapshotStored,
     Trigger,
 )
@@ -46,6 +47,7 @@ _EXPIRED = Failure("command-expired", "the deadline is over", "Ask again.")
 _DUMP_FAILED = Failure("criu-error", "CRIU could not dump", "Look at its log.")
 _RESTORE_FAILED = Failure("criu-error", "CRIU could not restore", "Look at its log.")
 _STORE_AWAY = Failure("store-unavailable", "the store does not answer", "Bring it back.")
+_STORE_REFUSED = Failure("store-refused", "the store did not remove it", "It is tried again.")
 
 
 @dataclass
@@ -130,7 +132,8 @@ class Node:
         self.answers: list[tuple[str, int, Resolution, int]] = []
         self.asked: dict[str, int] = {}
         """The number of the question that each container's start waits for; lost with the worker."""
-        self.obeying: set[str] = set()
+        self.restoring: dict[str, tuple[RestoreFrom, int]] = {}
+        """Containers whose restore has begun, and what they were told; lost with the worker."""
         self.number = 0
         self.asked_at = self.beat_at = 0.0
 
@@ -179,7 +182,7 @@ class Node:
     def kill_worker(self) -> None:
         self.alive = False
         self.asked.clear()
-        self.obeying.clear()
+        self.restoring.clear()
 
     def reboot(self) -> None:
         """Lose everything but the journal."""
@@ -209,9 +212,12 @@ class Node:
     def ask(self, name: str, moment: float) -> None:
         """Ask how a container shall start, if everything said before was confirmed."""
         container = self.containers[name]
-        if not self.works or container.phase != "creating" or self.journal.outbox:
+        if not self.works or container.phase != "creating" or self.journal.outbox or name in self.restoring:
             return
         entry = self.journal.containers.setdefault(name, Entry(container.key))
+        if entry.key != container.key:
+            self._ended(name, entry)
+            return
         if entry.phase not in {"creating", "created"}:
             self._ended(name, entry)
             return
@@ -246,15 +252,21 @@ class Node:
                 self._created(container, entry, None, told_at)
             case RestoreFrom():
                 entry.incarnation = answer.incarnation
-                self._restore(container, entry, answer, told_at)
+                self.restoring[name] = (answer, told_at)
 
-    def _restore(self, container: Container, entry: Entry, answer: RestoreFrom, told_at: int) -> None:
+    def restore(self, name: str) -> None:
+        """Bring a restore that has begun to its end, good or bad."""
+        answer, told_at = self.restoring.pop(name)
+        container, entry = self.containers[name], self.journal.containers.get(name)
+        if container.phase != "creating" or entry is None:
+            return  # it was deleted meanwhile
         content = self.truth.snapshots[answer.snapshot_id].content
         dice = self.chance.random()
         if content == "unwritten":
             raise LawBrokenError(f"{answer.snapshot_id} is to be restored and was never stored")
         if content != "good":
-            failure, stage = Failure(f"snapshot-{content}", "it is not whole", "Use an older one."), RestoreStage.FETCH
+            code = "snapshot-corrupt" if content == "corrupt" else "snapshot-missing"
+            failure, stage = Failure(code, "it is not whole", "Use an older one."), RestoreStage.FETCH
         elif dice < 0.06:
             failure, stage = _STORE_AWAY, RestoreStage.FETCH
         elif dice < 0.16:
@@ -302,6 +314,7 @@ class Node:
     def _ended(self, name: str, entry: Entry) -> None:
         del self.journal.containers[name]
         self.asked.pop(name, None)
+        self.restoring.pop(name, None)
         if entry.incarnation:
             about = {"key": entry.key, "incarnation": entry.incarnation, "node": self.name}
             self.report(ContainerEnded(**about, container_id=ContainerId(name)))
@@ -321,8 +334,9 @@ class Node:
         dump = Dump(name, container, container.key, entry.incarnation, final, command, self.boot)
         self.journal.dumps[name] = dump
         self.truth.snapshots[name] = Snapshot(
-            container.key, entry.incarnation, container.dumps, self.name, self.facts, container.facts, f"digest-{name}"
-        )
+            container.key, entry.incarnation, container.dumps, self.name, self.facts, container.facts, f"digest-{name}",
+            stored_bytes=self.chance.randint(1, 3),
+        )  # fmt: skip
         if command is not None:
             self.truth.executions[command] = self.truth.executions.get(command, 0) + 1
         about = {"key": dump.key, "incarnation": dump.incarnation, "snapshot_id": name, "node": self.name}
@@ -371,7 +385,7 @@ class Node:
                 node=self.name,
                 manifest_digest=snapshot.digest,
                 raw_bytes=1,
-                stored_bytes=1,
+                stored_bytes=snapshot.stored_bytes,
                 store_seconds=0.1,
                 taken_on=self.facts,
                 taken_from=snapshot.taken_from,
@@ -402,6 +416,9 @@ class Node:
         if self.chance.random() < 0.03:
             self.kill_worker()  # between taking a command and beginning it
             return False
+        if isinstance(command, DeleteCommand):
+            return self._delete(command, clock)
+        assert isinstance(command, DumpCommand)
         container = self.containers.get(command.container_id)
         entry = self.journal.containers.get(command.container_id)
         failure: Failure | None = _REFUSED
@@ -413,6 +430,26 @@ class Node:
             return False
         self._close(name, Outcome.FAILED)
         self.report(self._finished(command, failure))
+        return True
+
+    def _delete(self, command: DeleteCommand, clock: datetime) -> bool:
+        """Remove a snapshot's bytes; what is gone already is as good as removed now."""
+        failure: Failure | None = None
+        if clock > command.deadline:
+            failure = _EXPIRED
+        elif self.chance.random() < 0.06:
+            failure = _STORE_REFUSED
+        if failure is not None:
+            self._close(command.command_id, Outcome.FAILED)
+            self.report(self._finished(command, failure))
+            return True
+        self.truth.snapshots[command.snapshot_id].content = "deleted"
+        if self.chance.random() < 0.08:
+            self.kill_worker()  # the bytes are gone, and nobody knows
+            return False
+        self._close(command.command_id, Outcome.SUCCEEDED)
+        about = {"key": command.key, "incarnation": command.incarnation, "snapshot_id": command.snapshot_id}
+        self.report(SnapshotDeleted(**about, node=self.name, command_id=command.command_id))
         return True
 
     def _close(self, command: str, outcome: Outcome) -> None:

@@ -16,25 +16,26 @@ from functools import partial
 from itertools import accumulate
 from random import Random
 
-from controlplane.domain import CheckpointAsked, Decision, NodeHeard, Policy, ResolveAsked
+import msgspec
+
+from controlplane.domain import CheckpointAsked, Decision, NodeHeard, ResolveAsked, SnapshotAsked
 from protocol.events import CommandIssued
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import CheckpointRequest
 
 from .fabric import Broker, LawBrokenError, Log, LogAwayError, StaleLeadError
+from .healing import heal
 from .laws import Laws, Truth
 from .node import Ask, Container, Node, clock_of
+from .people import own_interval_seconds, policy_of, wish
 from .plane import CATCH_UP_SECONDS, Pending, Plane
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
-POLICY = Policy(handover_seconds=20.0)
-KEYS = [CheckpointKey("lab", "default", "trainer"), CheckpointKey("lab", "default", "server")]
+KEYS = [CheckpointKey("lab", "default", "trainer"), CheckpointKey("lab", "web", "server")]
 NEW_CPU = NodeFacts(architecture="x86_64", cpu_features=("avx512f", "sse2"))
 OLD_CPU = NodeFacts(architecture="x86_64", cpu_features=("sse2",))
 IMAGES = [ContainerFacts(image="job:1"), ContainerFacts(image="job:2")]
-HEALING_ROUNDS = 120
-HEALING_SECONDS = 2.0
 BEAT_SECONDS = 2.0
 REPLY_SECONDS = 15.0
 
@@ -50,13 +51,14 @@ class World:
         self.step = 0
         self.given = 0
         self.truth = Truth()
-        self.laws = Laws(self.truth, POLICY)
+        self.laws = Laws(self.truth)
         self.log = Log()
         self.broker = Broker()
         self.skew_seconds = 0.0
-        self.plane = Plane(self.log, self.broker, POLICY, self.laws, 0.0)
-        self.old_plane: Plane | None = None
         self.keys = KEYS[: self.chance.choice((1, 1, 2))]
+        self.policy = policy_of(self.chance, self.keys)
+        self.replace_plane()
+        self.old_plane: Plane | None = None
         self.nodes = [
             Node(name, facts, self.truth, self.chance, self.say)
             for name, facts in (("a", NEW_CPU), ("b", NEW_CPU), ("c", OLD_CPU))
@@ -72,10 +74,11 @@ class World:
             (self.ask, 25),
             (self.take_question, 25),
             (self.hear_answer, 30),
+            (self.go_on_restoring, 25),
             (self.start_container, 25),
             (self.go_on_dumping, 30),
             (self.wait, 3),
-            (self.watch, 5),
+            (self.watch, 12),
             (self.relay, 5),
             (self.obey, 15),
             (self.create, 3),
@@ -83,6 +86,7 @@ class World:
             (self.stop_container, 2),
             (self.end_container, 0.5),
             (self.ask_for_checkpoint, 4),
+            (self.wish, 7),
             (self.start_worker, 10),
             (self.reconnect, 3),
             (self.boot_up, 5),
@@ -98,6 +102,7 @@ class World:
             (self.fail_over, 0.6),
             (self.old_plane_acts, 3),
             (self.skew_clocks, 0.5),
+            (self.change_policy, 1),
             (self.corrupt_store, 0.8),
             (self.wipe_broker, 0.3),
         ]
@@ -134,7 +139,7 @@ class World:
         """
         for _ in range(steps):
             self.live()
-        self.heal()
+        heal(self)
 
     def live(self) -> None:
         """Let one thing happen, and check the laws."""
@@ -176,19 +181,24 @@ class World:
         except LogAwayError:
             self.say(f"control plane: the log was away ({mishap})")
             return True
-        if self.trace is not None:
-            for event in self.laws.log[before:]:
-                self.say(f"log {before + 1}: {event}")
-                before += 1
-            for pending, decision in outcomes:
-                if decision.answer is not None or decision.rejected is not None:
-                    self.say(f"decided {pending.given.source}: {decision.answer or decision.rejected}")
+        self.tell(before, outcomes)
         if dice > 0.98:
             self.say("control plane: killed between the log and the answers")
             self.replace_plane()
         else:
             plane.settle(outcomes)
         return True
+
+    def tell(self, before: int, outcomes: list[tuple[Pending, Decision]]) -> None:
+        """Put into the trace what was decided, and what the log holds of it behind ``before``."""
+        if self.trace is None:
+            return
+        for event in self.laws.log[before:]:
+            self.say(f"log {before + 1}: {event}")
+            before += 1
+        for pending, decision in outcomes:
+            if decision.answer is not None or decision.rejected is not None:
+                self.say(f"decided {pending.given.source}: {decision.answer or decision.rejected}")
 
     def feed(self) -> bool:
         return self.plane.feed(self.chance.randint(1, 4))
@@ -199,7 +209,8 @@ class World:
 
     def replace_plane(self) -> None:
         """A new process: what it knows is what the log says, and its clock may be another machine's."""
-        self.plane = Plane(self.log, self.broker, POLICY, self.laws, self.seconds)
+        self.laws.keeping.policy = self.policy
+        self.plane = Plane(self.log, self.broker, self.policy, self.laws, self.seconds)
 
     def kill_plane(self) -> bool:
         self.say("control plane: killed and started again")
@@ -209,7 +220,7 @@ class World:
     def fail_over(self) -> bool:
         self.say("control plane: another takes the lead; the old one does not know yet")
         self.old_plane = self.plane
-        self.skew_seconds = self.chance.uniform(-3.0, 3.0)
+        self.skew_seconds = self.chance.uniform(-1.0, 1.0) * self.chance.choice((3.0, 3.0, 40.0))
         self.replace_plane()
         return True
 
@@ -231,10 +242,14 @@ class World:
             raise LawBrokenError("one that had lost the lead wrote to the log")
         return True
 
+    @property
+    def relaying(self) -> bool:
+        return self.broker.relayed < len(self.laws.log)
+
     def relay(self) -> bool:
         """Publish the next events; killed behind a command, it sends that command again."""
         broker = self.broker
-        if not self._relaying:
+        if not self.relaying:
             return False
         for event in self.laws.log[broker.relayed : broker.relayed + 8]:
             if isinstance(event, CommandIssued) and event.command.command_id in self.plane.state.commands:
@@ -265,6 +280,7 @@ class World:
             if node.linked:
                 while node.answers:
                     node.answered(*node.answers.pop(0))
+        self.go_on_restoring()
         self.start_container()
         return self.go_on_dumping() or decided
 
@@ -378,6 +394,8 @@ class World:
         again = used and self.chance.random() < 0.15
         name = self.chance.choice(used) if again else f"c{self.source('')}"
         facts = node.containers[name].facts if again else IMAGES[self.chance.random() < 0.05]
+        if not again:
+            facts = msgspec.structs.replace(facts, interval_seconds=own_interval_seconds(self.chance))
         self.say(f"{node.name}: {name} is to be created as {key.id} from {facts.image}")
         node.create(Container(name, key, facts))
 
@@ -429,6 +447,22 @@ class World:
         self.check_start(container)
         return True
 
+    def go_on_restoring(self) -> bool:
+        """A restore comes to its end; what it reads must be there, unless a newer start has taken its place long ago."""
+        begun = [(node, name) for node in self.nodes if node.works for name in node.restoring]
+        if not begun:
+            return False
+        self.restore(*self.chance.choice(begun))
+        return True
+
+    def restore(self, node: Node, name: str) -> None:
+        answer, _ = node.restoring[name]
+        key = node.containers[name].key
+        newest = max(self.laws.keeping.of(key).opened_at)
+        if self.truth.snapshots[answer.snapshot_id].content == "deleted" and answer.incarnation == newest:
+            raise LawBrokenError(f"{answer.snapshot_id} was deleted while {name} on {node.name} was restored from it")
+        node.restore(name)
+
     def check_start(self, container: Container) -> None:
         choice = self.laws.choices.get((container.key, container.incarnation))
         if choice is None or choice[0] != container.restored_from:
@@ -459,6 +493,29 @@ class World:
         name = self.source("checkpoint")
         request = CheckpointRequest(key, self.chance.choice((2.0, 10.0, 30.0)))
         self.plane.queue.append(Pending(CheckpointAsked(request, CommandId(name), name), lambda _: None))
+        return True
+
+    def wish(self) -> bool:
+        """Somebody wants a snapshot pinned, unpinned, set aside or deleted."""
+        known = [(name, snapshot.key) for name, snapshot in self.truth.snapshots.items()]
+        if not known:
+            return False
+        request = wish(self.chance, known)
+        if request.wish == "invalidate":
+            self.laws.set_aside.add(request.snapshot_id)
+        elif request.wish == "delete":
+            self.laws.keeping.wanted_gone.add(request.snapshot_id)
+            if request.force:
+                self.laws.keeping.forced.add(request.snapshot_id)
+        self.say(f"somebody wants {request.snapshot_id}: {request.wish}{' by force' if request.force else ''}")
+        self.plane.queue.append(Pending(SnapshotAsked(request, self.source("wish")), lambda _: None))
+        return True
+
+    def change_policy(self) -> bool:
+        """Somebody configures the control plane anew, for which it is started again."""
+        self.policy = policy_of(self.chance, self.keys)
+        self.say(f"control plane: started again with {self.policy}")
+        self.replace_plane()
         return True
 
     # Harm
@@ -548,103 +605,3 @@ class World:
         self.truth.tainted |= bool(lost)
         self.say(f"broker: wiped, with {len(lost)} reports that nobody will say again")
         return True
-
-    # The end
-
-    def heal(self) -> None:
-        """Let everything come to its end: nothing breaks any more, and time passes for longer than any bound.
-
-        Raises:
-            LawBrokenError: if something is still waiting.
-        """
-        self.say("from here on everything heals")
-        self.chance = _NoHarm(~self.seed)  # type: ignore[assignment]
-        self.old_plane = None
-        for node in self.nodes:
-            node.chance = self.chance
-            node.linked = True
-            node.up = not node.gone
-        for _ in range(HEALING_ROUNDS):
-            self.step += 1
-            self.seconds += HEALING_SECONDS
-            for node in self.nodes:
-                self._heal(node)
-            while self.plane.feed(256) or self.plane.queue:
-                self.plane.settle(self.plane.commit(256, self.plane_now))
-            self.relay()
-            self.plane.watch(self.seconds, self.source("watch"))
-            self.check()
-            if not self.restless():
-                break
-        else:
-            raise LawBrokenError(f"no rest after {HEALING_ROUNDS * HEALING_SECONDS:g} s: {self.restless()}")
-        self.check_end()
-
-    def _heal(self, node: Node) -> None:  # noqa: C901 -- one line for each thing that may be under way
-        if node.gone:
-            return
-        node.now = clock_of(node, self.moment)
-        if not node.alive:
-            node.start_worker()
-        node.sweep()
-        while node.answers:
-            node.answered(*node.answers.pop(0))
-        for name, container in list(node.containers.items()):
-            if container.phase == "creating":
-                node.ask(name, self.seconds)
-            elif container.phase == "created":
-                node.start(container)
-                self.check_start(container)
-        for dump in list(node.journal.dumps.values()):
-            node.go_on(dump)
-        for command in list(self.broker.commands.get(node.name, ())):
-            if node.obey(command, node.now):
-                self.broker.commands[node.name].remove(command)
-        while node.journal.outbox:
-            node.journal.sequence = self.broker.take(node.journal.outbox.popleft())
-        while node.asks:
-            self.plane.queue.append(self.pending_ask(node, node.asks.popleft()))
-        self.hear(node)
-
-    def restless(self) -> list[str]:
-        """Name what has not come to its end."""
-        here = [node for node in self.nodes if not node.gone]
-        waiting = [f"command {command}" for command in self.plane.state.commands]
-        waiting += [f"dump {dump}" for node in here for dump in node.journal.dumps]
-        waiting += [f"start of {container}" for _, container in self.live_ones("creating", "created")]
-        waiting += [f"{len(node.journal.outbox)} words of {node.name}" for node in here if node.journal.outbox]
-        known = self.plane.state.nodes
-        waiting += [
-            f"the loss of {node.name}"
-            for node in self.nodes
-            if node.gone and node.name in known and not known[node.name].lost
-        ]
-        unread = self.broker.last - self.broker.floor
-        return waiting + ([f"{unread} reports"] if unread else []) + (["the relay"] if self._relaying else [])
-
-    @property
-    def _relaying(self) -> bool:
-        return self.broker.relayed < len(self.laws.log)
-
-    def check_end(self) -> None:
-        """Compare what is known in the end with what is true."""
-        if self.log.fold() != self.plane.state:
-            raise LawBrokenError("the log folded from its start is not the live state")
-        if self.laws.finished != set(self.laws.issued):
-            raise LawBrokenError("a command has no end")
-        if self.truth.tainted:
-            return
-        gone = {node.name for node in self.nodes if node.gone}
-        for name, snapshot in self.truth.snapshots.items():
-            if snapshot.told and snapshot.node not in gone and name not in self.laws.stored_at:
-                raise LawBrokenError(f"{name} was stored and the log does not know")
-
-
-class _NoHarm(Random):
-    """Chance, once nothing goes wrong any more: every dice falls well, and names are as random as before."""
-
-    def random(self) -> float:
-        return 0.99
-
-    def getrandbits(self, bits: int, /) -> int:
-        return super().getrandbits(bits)

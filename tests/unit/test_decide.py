@@ -473,9 +473,20 @@ class TestNodes:
     def test_a_late_word_of_an_earlier_life_neither_registers_it_again_nor_brings_the_node_back(self) -> None:
         world = World("a")
         world.register("a", worker="second")
-        world.silent("a", worker="second")
         assert world.heard("a", worker="worker-a") == Decision()
+        world.silent("a", worker="second")
         assert world.register("a") == Decision()
+        assert world.state.nodes["a"].lost
+
+    def test_a_worker_whose_earlier_lifes_word_came_after_its_own_sign_of_life_is_not_lost_for_ever(self) -> None:
+        world = World("a")
+        world.silent("a")
+        world.heard("a", worker="third")
+        world.register("a", worker="second")  # said while nobody listened, and confirmed only now
+        assert world.register("a", worker="third") == Decision()
+        world.silent("a", worker="second")
+        assert types(world.heard("a", worker="third")) == ["node.registered"]
+        assert (world.state.nodes["a"].worker_id, world.state.nodes["a"].lost) == ("third", False)
 
     def test_a_heartbeat_registers_a_worker_that_the_log_does_not_know(self) -> None:
         world = World()

@@ -1,0 +1,161 @@
+"""The end of a world: nothing breaks any more, and what was begun must come to its end, while what recurs must go on.
+
+First everything is left as it is configured, and each container that is to be dumped every so often must be dumped again.
+Then nobody wants dumps any more, and the world must come to rest: no start, no dump, no command and no deletion is left open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+from .fabric import LawBrokenError
+from .node import Node, clock_of
+from .people import quiet
+
+if TYPE_CHECKING:
+    from .world import World
+
+ROUNDS = 150
+ROUND_SECONDS = 2.0
+IDLE_ROUND_SECONDS = 20.0
+"""How long a round is if nothing can happen but that a time comes."""
+SOME_DUMPS = 5
+"""How many dumps of a container are waited for in one world of three: more of them than most policies keep."""
+
+
+def heal(world: World) -> None:
+    """Let everything come to its end.
+
+    Raises:
+        LawBrokenError: if something is still waiting after longer than any bound, or what is known is not what is true.
+    """
+    world.say("from here on everything heals")
+    world.chance = _NoHarm(~world.seed)
+    world.old_plane = None
+    world.skew_seconds = 0.0
+    for node in world.nodes:
+        node.chance = world.chance
+        node.skew_seconds = 0.0
+        node.linked = True
+        node.up = not node.gone
+    world.laws.keeping.scheduled.clear()
+    if not world.truth.tainted:
+        wanted = 1 if world.seed % 3 else SOME_DUMPS
+        _play_until(world, lambda: _starting(world) + _not_dumped(world, wanted))
+    world.say("from here on nobody wants dumps")
+    world.policy = quiet(world.policy)
+    world.replace_plane()
+    for node, container in world.live_ones("creating", "created", "running"):
+        if container.facts.interval_seconds:
+            node.end(container)
+    _play_until(world, lambda: _under_way(world) + world.laws.keeping.left_over(world.plane_now))
+    _check_end(world)
+
+
+def _play_until(world: World, waiting: Callable[[], list[str]]) -> None:
+    began = world.seconds
+    for _ in range(ROUNDS):
+        world.step += 1
+        world.seconds += ROUND_SECONDS if _under_way(world) else IDLE_ROUND_SECONDS
+        for node in world.nodes:
+            _heal(world, node)
+        while world.plane.feed(256) or world.plane.queue:
+            before = len(world.log.records)
+            outcomes = world.plane.commit(256, world.plane_now)
+            world.tell(before, outcomes)
+            world.plane.settle(outcomes)
+        while world.relaying:
+            world.relay()
+        world.plane.watch(world.seconds, world.source("watch"))
+        world.check()
+        if not waiting():
+            return
+    raise LawBrokenError(f"no rest after {world.seconds - began:g} s: {waiting()}")
+
+
+def _heal(world: World, node: Node) -> None:  # noqa: C901 -- one line for each thing that may be under way
+    if node.gone:
+        return
+    node.now = clock_of(node, world.moment)
+    if not node.alive:
+        node.start_worker()
+    node.sweep()
+    while node.answers:
+        node.answered(*node.answers.pop(0))
+    for name in list(node.restoring):
+        world.restore(node, name)
+    for name, container in list(node.containers.items()):
+        if container.phase == "creating":
+            node.ask(name, world.seconds)
+        elif container.phase == "created":
+            node.start(container)
+            world.check_start(container)
+    for dump in list(node.journal.dumps.values()):
+        node.go_on(dump)
+    for command in list(world.broker.commands.get(node.name, ())):
+        if node.obey(command, node.now):
+            world.broker.commands[node.name].remove(command)
+    while node.journal.outbox:
+        node.journal.sequence = world.broker.take(node.journal.outbox.popleft())
+    while node.asks:
+        world.plane.queue.append(world.pending_ask(node, node.asks.popleft()))
+    world.hear(node)
+
+
+def _starting(world: World) -> list[str]:
+    return [f"start of {container}" for _, container in world.live_ones("creating", "created")]
+
+
+def _not_dumped(world: World, wanted: int) -> list[str]:
+    """Name the running containers that are to be dumped every so often and were not so often since everything began to heal."""
+    keeping = world.laws.keeping
+    return [
+        f"a dump of {container}"
+        for _, container in world.live_ones("running")
+        if container.incarnation == max(keeping.of(container.key).opened_at)
+        and keeping.interval_seconds(container.key, container.incarnation) > 0
+        and keeping.scheduled[container.key, container.incarnation] < wanted
+    ]
+
+
+def _under_way(world: World) -> list[str]:
+    """Name what has not come to its end."""
+    here = [node for node in world.nodes if not node.gone]
+    waiting = [f"command {command}" for command in world.plane.state.commands]
+    waiting += [f"dump {dump}" for node in here for dump in node.journal.dumps]
+    waiting += _starting(world)
+    waiting += [f"{len(node.journal.outbox)} words of {node.name}" for node in here if node.journal.outbox]
+    known = world.plane.state.nodes
+    waiting += [
+        f"the loss of {node.name}"
+        for node in world.nodes
+        if node.gone and node.name in known and not known[node.name].lost
+    ]
+    unread = world.broker.last - world.broker.floor
+    return waiting + ([f"{unread} reports"] if unread else []) + (["the relay"] if world.relaying else [])
+
+
+def _check_end(world: World) -> None:
+    """Compare what is known in the end with what is true."""
+    if world.log.fold() != world.plane.state:
+        raise LawBrokenError("the log folded from its start is not the live state")
+    if world.laws.finished != set(world.laws.issued):
+        raise LawBrokenError("a command has no end")
+    if world.truth.tainted:
+        return
+    gone = {node.name for node in world.nodes if node.gone}
+    for name, snapshot in world.truth.snapshots.items():
+        if snapshot.told and snapshot.node not in gone and name not in world.laws.stored_at:
+            raise LawBrokenError(f"{name} was stored and the log does not know")
+
+
+class _NoHarm(Random):
+    """Chance, once nothing goes wrong any more: every dice falls well, and names are as random as before."""
+
+    def random(self) -> float:
+        return 0.99
+
+    def getrandbits(self, bits: int, /) -> int:
+        return super().getrandbits(bits)

@@ -1,0 +1,291 @@
+"""What must hold of pins, retention, deletions and schedules, told from the log alone and from what is true of the bytes.
+
+Nothing here asks the domain what it thinks: which snapshot is the latest, which are in use and which a policy keeps is found
+out anew from the events before, so that a rule left out there is missed here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from controlplane.domain import Policy
+from protocol.commands import DeleteCommand, DumpCommand
+from protocol.events import (
+    ColdStartChosen,
+    CommandFinished,
+    CommandIssued,
+    ContainerEnded,
+    ContainerStarted,
+    DumpFailed,
+    DumpStarted,
+    IncarnationOpened,
+    KeyEvent,
+    RestoreChosen,
+    RestoreFailed,
+    SnapshotCaptured,
+    SnapshotDeleted,
+    SnapshotExpired,
+    SnapshotInvalidated,
+    SnapshotPinned,
+    SnapshotStored,
+    SnapshotSuperseded,
+    SnapshotUnpinned,
+)
+from protocol.facts import ContainerFacts
+from protocol.ids import CheckpointKey
+
+from .fabric import LawBrokenError
+
+
+@dataclass
+class Stored:
+    """A snapshot in the log, from ``snapshot.stored`` on."""
+
+    incarnation: int
+    order: int
+    """Where the log first mentions it."""
+    at: datetime
+    stored_bytes: int
+    missed: set[int]
+    """Later starts that had their answer already."""
+    usable: bool = True
+    """Whether nothing was said that rules it out for ever."""
+    expired: bool = False
+    delete_after: datetime | None = None
+    deleted: bool = False
+    unusable_since: datetime | None = None
+
+
+@dataclass
+class Kept:
+    """What the log says of one key."""
+
+    snapshots: dict[str, Stored] = field(default_factory=dict)
+    first_mention: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of every dump: its incarnation, and where the log first mentions it."""
+    in_flight: dict[str, int] = field(default_factory=dict)
+    pinned: set[str] = field(default_factory=set)
+    opened_at: dict[int, datetime] = field(default_factory=dict)
+    containers: dict[int, ContainerFacts] = field(default_factory=dict)
+    told: dict[int, str | None] = field(default_factory=dict)
+    """Starts that have an answer which was not withdrawn; ``None`` is a cold start."""
+    begun: set[int] = field(default_factory=set)
+    """Starts that have begun to run, or have ended."""
+    dumps_asked_at: dict[int, datetime] = field(default_factory=dict)
+    open_dumps: dict[str, int] = field(default_factory=dict)
+    failed_in_a_row: dict[int, int] = field(default_factory=dict)
+
+    def in_use(self, at: datetime, grace_seconds: float) -> set[str]:
+        """Name what containers were told to go on from and may still be reading."""
+        newest = max(self.opened_at, default=0)
+        recent = newest and at < self.opened_at[newest] + timedelta(seconds=grace_seconds)
+        return {
+            name
+            for number, name in self.told.items()
+            if name and number not in self.begun and (number == newest or recent)
+        }
+
+    def newest_first(self) -> list[str]:
+        """Name what a start could go on from, pins apart: stored, not ruled out, and not too late."""
+        good = [name for name, one in self.snapshots.items() if one.usable and not one.missed]
+        return sorted(
+            good, key=lambda name: (self.snapshots[name].incarnation, self.snapshots[name].order), reverse=True
+        )
+
+
+class Keeping:
+    """Watches what becomes of snapshots once they are stored, and when dumps are asked for."""
+
+    def __init__(self) -> None:
+        self.policy = Policy()
+        self.keys: dict[CheckpointKey, Kept] = {}
+        self.deletes: dict[str, DeleteCommand] = {}
+        self.scheduled = Counter[tuple[CheckpointKey, int]]()
+        """How many dumps of a start were stored that a schedule had asked for; cleared by whoever wants to see it again."""
+        self.wanted_gone: set[str] = set()
+        """Snapshots that somebody asked to be deleted."""
+        self.forced: set[str] = set()
+        """Those of them that somebody wanted gone at any cost."""
+        self._commands: dict[str, DumpCommand] = {}
+
+    def of(self, key: CheckpointKey) -> Kept:
+        """Find what the log says of a key."""
+        return self.keys.setdefault(key, Kept())
+
+    def recorded(self, event: KeyEvent, at: datetime, position: int) -> None:  # noqa: C901, PLR0912 -- one case for each kind
+        """Check an event against those before, and take it in."""
+        key = self.of(event.key)
+        match event:
+            case IncarnationOpened():
+                key.opened_at[event.incarnation] = at
+                key.containers[event.incarnation] = event.container
+            case RestoreChosen():
+                self._chosen(key, event)
+                key.told[event.incarnation] = event.snapshot_id
+            case ColdStartChosen():
+                key.told[event.incarnation] = None
+            case RestoreFailed():
+                key.told.pop(event.incarnation, None)
+                for stored in key.snapshots.values():
+                    stored.missed.discard(event.incarnation)
+            case ContainerStarted() | ContainerEnded():
+                key.begun.add(event.incarnation)
+            case DumpStarted() | SnapshotCaptured():
+                if isinstance(event, DumpStarted):
+                    key.begun.add(event.incarnation)
+                key.first_mention.setdefault(event.snapshot_id, (event.incarnation, position))
+                key.in_flight.setdefault(event.snapshot_id, event.incarnation)
+            case DumpFailed():
+                key.in_flight.pop(event.snapshot_id, None)
+            case SnapshotStored():
+                self._stored(key, event, at, position)
+            case SnapshotSuperseded() | SnapshotInvalidated():
+                stored = self._settled(key, event.snapshot_id)
+                stored.usable, stored.unusable_since = False, at
+            case SnapshotPinned():
+                if not (stored := self._settled(key, event.snapshot_id)).usable or stored.expired:
+                    raise LawBrokenError(f"pinned although it can never be chosen: {event}")
+                key.pinned.add(event.snapshot_id)
+            case SnapshotUnpinned():
+                key.pinned.discard(event.snapshot_id)
+            case SnapshotExpired():
+                self._expired(key, event, at)
+            case SnapshotDeleted():
+                stored = self._settled(key, event.snapshot_id)
+                if not stored.expired or stored.deleted or event.snapshot_id in key.pinned:
+                    raise LawBrokenError(f"deleted what was not to go, or went before: {event}")
+                stored.deleted = True
+            case CommandIssued(command=DeleteCommand()):
+                self._delete_issued(key, event.command, at)
+            case CommandIssued(command=DumpCommand()):
+                self._dump_issued(key, event.command)
+            case CommandFinished():
+                self._finished(key, event)
+            case _:
+                pass
+
+    def interval_seconds(self, name: CheckpointKey, number: int) -> float:
+        """Say how often a start is to be dumped: its own word, or the most specific one of the policy."""
+        own = self.of(name).containers[number].interval_seconds
+        if own is not None:
+            return own
+        schedule = self.policy.schedule
+        for said in (schedule.ids.get((name.namespace, name.id)), schedule.namespaces.get(name.namespace)):
+            if said is not None:
+                return said
+        return schedule.default_seconds
+
+    def left_over(self, at: datetime) -> list[str]:
+        """Name what shall go and is still there, or is kept although a policy that counts does not keep it."""
+        expired = [
+            name
+            for key in self.keys.values()
+            for name, stored in key.snapshots.items()
+            if stored.expired and not stored.deleted
+        ]
+        return expired + self._not_kept(at)
+
+    def _chosen(self, key: Kept, event: RestoreChosen) -> None:
+        stored = key.snapshots.get(event.snapshot_id)
+        if stored is None or not stored.usable:
+            raise LawBrokenError(f"chosen although it was not stored, or was ruled out: {event}")
+
+    def _settled(self, key: Kept, name: str) -> Stored:
+        if name not in key.snapshots:
+            raise LawBrokenError(f"{name} was never stored, and is spoken of as if it were")
+        return key.snapshots[name]
+
+    def _stored(self, key: Kept, event: SnapshotStored, at: datetime, position: int) -> None:
+        key.in_flight.pop(event.snapshot_id, None)
+        _, order = key.first_mention.setdefault(event.snapshot_id, (event.incarnation, position))
+        missed = {number for number in key.told if number > event.incarnation}
+        key.snapshots[event.snapshot_id] = Stored(event.incarnation, order, at, event.stored_bytes, missed)
+
+    def _expired(self, key: Kept, event: SnapshotExpired, at: datetime) -> None:
+        """What expires is neither pinned nor in use, nor the latest unless somebody insists; and a policy says so, or a person."""
+        name = event.snapshot_id
+        stored = self._settled(key, name)
+        if name in key.pinned:
+            raise LawBrokenError(f"a pinned snapshot expires: {event}")
+        if name in key.in_use(at, self.policy.retention.grace_seconds):
+            raise LawBrokenError(f"a snapshot expires from which a container is being restored: {event}")
+        ranked = key.newest_first()
+        if ranked[:1] == [name] and name not in self.forced:
+            raise LawBrokenError(f"the latest valid snapshot expires: {event}")
+        if name not in self.wanted_gone:
+            self._expired_by_policy(key, event, stored, at)
+        stored.expired, stored.usable = True, False
+        stored.delete_after = min(stored.delete_after or event.delete_after, event.delete_after)
+
+    def _expired_by_policy(self, key: Kept, event: SnapshotExpired, stored: Stored, at: datetime) -> None:
+        retention = self.policy.retention
+        by_id = retention.ids.get((event.key.namespace, event.key.id))
+        keep = by_id or retention.namespaces.get(event.key.namespace) or retention.default
+        if (keep.last, keep.seconds, keep.bytes) == (None, None, None):
+            raise LawBrokenError(f"no policy holds, and a snapshot expires: {event}")
+        if not stored.usable:
+            since = stored.unusable_since
+            if since is not None and at - since < timedelta(seconds=retention.unusable_seconds):
+                raise LawBrokenError(f"a snapshot expires before its time, unusable since {since}: {event}")
+            return
+        if stored.missed:
+            raise LawBrokenError(f"a snapshot expires that may yet be the latest: {event}")
+        newer = [one for one in key.newest_first() if one not in key.pinned]
+        newer = newer[: newer.index(event.snapshot_id)]
+        counted = keep.last is not None or keep.seconds is not None
+        among = keep.last is not None and len(newer) < keep.last
+        young = keep.seconds is not None and at - stored.at < timedelta(seconds=keep.seconds)
+        room = (
+            keep.bytes is None
+            or sum(key.snapshots[one].stored_bytes for one in newer) + stored.stored_bytes <= keep.bytes
+        )
+        if (not counted or among or young) and room:
+            raise LawBrokenError(f"a snapshot expires that the policy keeps: {event} under {keep}, behind {newer}")
+
+    def _delete_issued(self, key: Kept, command: DeleteCommand, at: datetime) -> None:
+        stored = self._settled(key, command.snapshot_id)
+        if not stored.expired or stored.deleted or command.snapshot_id in key.pinned:
+            raise LawBrokenError(f"what is not to go is to be deleted: {command}")
+        if stored.delete_after is None or at < stored.delete_after:
+            raise LawBrokenError(f"it is to be deleted before its time, {stored.delete_after}: {command}")
+        if command.snapshot_id in key.in_use(at, self.policy.retention.grace_seconds):
+            raise LawBrokenError(f"what a container is being restored from is to be deleted: {command}")
+        if any(command.snapshot_id == other.snapshot_id for other in self.deletes.values()):
+            raise LawBrokenError(f"two are to delete one snapshot at once: {command}")
+        self.deletes[command.command_id] = command
+
+    def _dump_issued(self, key: Kept, command: DumpCommand) -> None:
+        number = command.incarnation
+        if command.scheduled:
+            if number in key.open_dumps.values() or number in key.in_flight.values():
+                raise LawBrokenError(f"a second dump of one container at a time: {command}")
+            if number != max(key.opened_at) or number not in key.begun:
+                raise LawBrokenError(f"a schedule asks for a dump of what does not run: {command}")
+            interval = timedelta(seconds=self.interval_seconds(command.key, number))
+            before = key.dumps_asked_at.get(number)
+            if not interval or (before is not None and command.issued_at < before + interval):
+                raise LawBrokenError(f"a schedule asks too soon, {interval} after {before}: {command}")
+        key.dumps_asked_at[number] = command.issued_at
+        key.open_dumps[command.command_id] = number
+        self._commands[command.command_id] = command
+
+    def _finished(self, key: Kept, event: CommandFinished) -> None:
+        self.deletes.pop(event.command_id, None)
+        key.open_dumps.pop(event.command_id, None)
+        command = self._commands.get(event.command_id)
+        if command is not None and command.scheduled and event.outcome == "succeeded":
+            self.scheduled[event.key, event.incarnation] += 1
+
+    def _not_kept(self, at: datetime) -> list[str]:
+        over = []
+        for name, key in self.keys.items():
+            retention = self.policy.retention
+            keep = retention.ids.get((name.namespace, name.id)) or retention.namespaces.get(name.namespace)
+            keep = keep or retention.default
+            if keep.last is not None and keep.seconds is None:
+                unpinned = [one for one in key.newest_first() if one not in key.pinned]
+                used = key.in_use(at, retention.grace_seconds)
+                over += [one for one in unpinned[keep.last :] if one not in used]
+        return over
