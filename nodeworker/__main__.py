@@ -1,6 +1,6 @@
 """``python -m nodeworker``: serve this node until SIGTERM or Ctrl-C.
 
-Exit codes: 0 told to stop, 1 died (the log says of what), 2 a setting is wrong.
+Exit codes: 0 told to stop, or a new life is to look at the node's new GPU driver, 1 died (the log says of what), 2 a setting is wrong.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class Worker:
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     async def run(self) -> None:
-        """Serve until cancelled.
+        """Serve until cancelled, or until the node's GPU driver is another: whoever keeps workers starts the next.
 
         Raises:
             FailureError: if runc or CRIU is missing or CRIU is too old, or another worker uses the same state directory.
@@ -210,10 +210,7 @@ class Worker:
                     await _log.ainfo(
                         "node worker ready", node=settings.node, worker_id=self._worker_id, socket=str(settings.socket)
                     )
-                    while True:
-                        await asyncio.sleep(_SWEEP_SECONDS)
-                        await self._sweep()
-                        await asyncio.to_thread(copies.prune)
+                    await self._keep_house(copies)
                 finally:
                     tells.close()
                     await self._end(server, obedience, bus)
@@ -222,6 +219,15 @@ class Worker:
                         pages.cancel()
         finally:
             await _log.ainfo("node worker stopped", worker_id=self._worker_id)
+
+    async def _keep_house(self, copies: Copies) -> None:
+        """Look after what nobody asks for, until the node's GPU driver is another one: a new life registers with that."""
+        while not await asyncio.to_thread(lambda: self._cuda.driver_changed):
+            await asyncio.sleep(_SWEEP_SECONDS)
+            await self._sweep()
+            await asyncio.to_thread(copies.prune)
+            await asyncio.to_thread(self._cuda.rest)
+        await _log.awarning("this node's NVIDIA driver has come, gone or changed: a new life begins")
 
     def _show_pages(self, group: asyncio.TaskGroup, metrics: Metrics) -> asyncio.Task[None] | None:
         address = self._settings.http_address

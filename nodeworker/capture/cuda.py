@@ -35,6 +35,8 @@ from protocol.failures import Failure, FailureError
 
 _log = structlog.get_logger(component="cuda")
 _AT_ONCE: Final = 16
+_IDLE_SECONDS: Final = 120.0
+"""Longer than a dump and the next one wait for each other where it matters, short enough for who replaces a driver."""
 _NEWCOMER_ROUNDS: Final = 3
 _RESUME_TRIES: Final = 3
 _RETRY_SECONDS: Final = 0.5
@@ -167,6 +169,15 @@ class Cuda:
         pids = self._find(state.freezer.pids())
         self._bring_back(pids, pairs, alone=True)
         return pids
+
+    @property
+    def driver_changed(self) -> bool:
+        """Whether what this node's facts say of its driver is true no more, so that the worker should begin anew."""
+        return self._driver.has_changed
+
+    def rest(self) -> None:
+        """Let the driver go while nobody needs it."""
+        self._driver.rest(_IDLE_SECONDS)
 
     def close(self) -> None:
         """Let the driver go."""

@@ -36,10 +36,23 @@ FOLDERS: Final = (
 """Where distributions, the GPU operator's driver container and GKE put the driver's libraries."""
 _ARGUMENT_BYTES: Final = 64
 _STATES: Final = (CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED, CudaState.FAILED)
-_TOOL_SECONDS: Final = 600
+_TOOL_SECONDS: Final = 600.0
+_TOOL_LOCK_GRACE_SECONDS: Final = 5.0
+"""Less than what a lock is waited for from outside, so that the tool is ended first."""
 
 GpuPairs = Sequence[tuple[str, str]]
 """UUIDs: a checkpointed GPU, and the one to restore it onto."""
+
+
+KERNEL_MODULE: Final = Path("/sys/module/nvidia/version")
+"""Of the module that is loaded; nothing is there where none is."""
+
+
+def presence(folder: Path | None) -> tuple[bool, str | None]:
+    """Say whether the libraries are there, and which version of the kernel's module; both come and go while a node runs."""
+    with suppress(OSError):
+        return find_library(NVML_LIBRARY, folder) is not None, KERNEL_MODULE.read_text().strip()
+    return find_library(NVML_LIBRARY, folder) is not None, None
 
 
 class DriverError(Exception):
@@ -266,9 +279,10 @@ class ToolDriver:
 
     def __init__(self, tool: str) -> None:
         self._tool = tool
-        self._has_actions = "--action" in self._say("--help", fine=(0, 1, 255))
+        help_text = self._say("--help", fine=(0, 1, 255))
+        self._has_actions, self._has_timeout = "--action" in help_text, "--timeout" in help_text
 
-    def _say(self, *words: str, fine: tuple[int, ...] = (0,)) -> str:
+    def _say(self, *words: str, fine: tuple[int, ...] = (0,), limit_seconds: float = _TOOL_SECONDS) -> str:
         try:
             done = subprocess.run(
                 [self._tool, *words],
@@ -276,10 +290,14 @@ class ToolDriver:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=_TOOL_SECONDS,
+                timeout=limit_seconds,
                 check=False,
             )
-        except (OSError, subprocess.TimeoutExpired) as problem:
+        except subprocess.TimeoutExpired as problem:
+            raise DriverError(
+                f"timeout: {words[0]} of {self._tool} did not end within {limit_seconds:g} s"
+            ) from problem
+        except OSError as problem:
             raise DriverError(f"{self._tool} did not answer: {problem}") from problem
         said = f"{done.stdout}{done.stderr}".strip()
         if done.returncode not in fine:
@@ -318,7 +336,11 @@ class ToolDriver:
     def lock(self, pid: int, timeout_seconds: float) -> None:
         """As :class:`Driver` says."""
         if self._has_actions:
-            self._say("--action", "lock", "--pid", str(pid), "--timeout", str(_milliseconds(timeout_seconds)))
+            bound = ("--timeout", str(_milliseconds(timeout_seconds))) if self._has_timeout else ()
+            # A tool without that option waits for ever; ended by us, it leaves the process as it was, or locked.
+            self._say(
+                "--action", "lock", "--pid", str(pid), *bound, limit_seconds=timeout_seconds + _TOOL_LOCK_GRACE_SECONDS
+            )
 
     def checkpoint(self, pid: int) -> None:
         """As :class:`Driver` says."""

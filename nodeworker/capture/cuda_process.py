@@ -1,20 +1,23 @@
-"""The driver in a process of its own, which lives as long as the worker: initialized once, and expendable.
+"""The driver in a process of its own, which stays while it is needed: initialized once for many calls, and expendable.
 
 A start of NVIDIA's tool for each step costs seconds, most of them in initializing the driver, so whoever calls it must
 stay. But libcuda and NVML can crash, and can hang where nothing interrupts them; in the worker that would end every dump
 on the node, or hold a thread for ever. So a small process holds them. It answers one line of JSON for each, in any order,
 over a socket, each call in a thread; it is killed when a call does not end in time, and started again with the next one.
-Whatever it was doing in another process is then up to the driver's own state machine, which is asked afterwards.
+Whatever it was doing in another process is then up to the driver's own state machine, which is asked afterwards. When nothing is
+asked of it for a while it is ended, too: it keeps the kernel's module in use, which whoever upgrades the driver must unload.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -162,11 +165,18 @@ class DriverProcess:
         self._connection: socket.socket | None = None
         self._waiting: dict[int, Future[Any]] = {}
         self._numbers = 0
+        self._used = 0.0
+        self._presence = cuda_driver.presence(folder)
 
     @property
     def is_there(self) -> bool:
         """Whether this node has the driver's libraries at all; without them nothing is ever started."""
         return cuda_driver.find_library(cuda_driver.NVML_LIBRARY, self._folder) is not None
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether the node has got another driver since this was made, or its first, or has none any more."""
+        return cuda_driver.presence(self._folder) != self._presence
 
     @property
     def name(self) -> str:
@@ -210,6 +220,12 @@ class DriverProcess:
         """As the port says."""
         self._call(self._step_seconds, "unlock", pid)
 
+    def rest(self, after_seconds: float) -> None:
+        """End the process if nothing was asked of it for so long: while it lives the kernel's module cannot be replaced."""
+        with self._guard:
+            if self._connection is not None and not self._waiting and time.monotonic() - self._used >= after_seconds:
+                self._end("nothing was asked of it")
+
     def close(self) -> None:
         """End the process."""
         with self._guard:
@@ -222,6 +238,7 @@ class DriverProcess:
             request = Request(self._numbers, call, pid, **words)
             future: Future[Any] = Future()
             self._waiting[request.number] = future
+            self._used = time.monotonic()
             try:
                 connection.sendall(msgspec.json.encode(request) + b"\n")
             except OSError as problem:
@@ -260,6 +277,7 @@ class DriverProcess:
                 reply = msgspec.json.decode(line, type=Reply)
                 with self._guard:
                     future = self._waiting.pop(reply.number, None)
+                    self._used = time.monotonic()
                 if future is not None and reply.error is not None:
                     future.set_exception(DriverError(reply.error))
                 elif future is not None:
@@ -276,7 +294,9 @@ class DriverProcess:
             self._connection.close()
             self._connection = None
         if self._process is not None:
-            self._process.kill()
+            # With all that it started: a tool left behind could end its step after the process was set back.
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
         waiting, self._waiting = self._waiting, {}

@@ -19,6 +19,7 @@ _NCCL_THREADS: Final = "NCCL "
 _HOOKED: Final = ("/libcuda.so", "/libnvidia-", "/nvidia-smi")
 """What the old hook always mounts, and CDI names in the bundle. A CDI hook may cover /proc/driver/nvidia/params by itself."""
 _UNLIMITED_BYTES: Final = 1 << 60
+_FILE_PAGES: Final = ("active_file", "inactive_file")
 
 
 def traces_of(pids: Iterable[int]) -> tuple[Traces, ...]:
@@ -90,7 +91,10 @@ def mounts_runc_made(config: Mapping[str, Any]) -> frozenset[str]:
 
 
 def free_host_bytes(freezer: Freezer, memory_cgroup: Path | None) -> int | None:
-    """What the GPUs' content may take of host memory: what the node has free, and what the container's limit leaves."""
+    """What the GPUs' content may take of host memory: what the node has free, and what the container's limit leaves.
+
+    Cached files count as free, as in MemAvailable: a container that has read its model from files is at its limit by them alone.
+    """
     available = _meminfo_bytes("MemAvailable:")
     limits = [] if available is None else [available]
     folder = memory_cgroup or (freezer.path if freezer.version == 2 else None)
@@ -99,8 +103,16 @@ def free_host_bytes(freezer: Freezer, memory_cgroup: Path | None) -> int | None:
             with suppress(OSError, ValueError):
                 most = int((folder / limit).read_text())
                 if most < _UNLIMITED_BYTES:
-                    limits.append(max(0, most - int((folder / used).read_text())))
+                    taken = int((folder / used).read_text()) - _cached_bytes(folder)
+                    limits.append(max(0, most - taken))
     return min(limits) if limits else None
+
+
+def _cached_bytes(memory_cgroup: Path) -> int:
+    """Pages of files, which the kernel gives back before a limit is reached. Version 1 tells of children in ``total_`` lines."""
+    lines = dict(line.split()[:2] for line in _text(memory_cgroup / "memory.stat").splitlines() if " " in line)
+    names = [name for name in _FILE_PAGES if f"total_{name}" in lines]
+    return sum(int(lines.get(f"total_{name}" if names else name, 0)) for name in _FILE_PAGES)
 
 
 def _meminfo_bytes(name: str) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
-from support.gpu import INSIDE, A, B, C, FakeGpus, built, nvidia_runtime, state_of
+from support.gpu import DRIVER, INSIDE, A, B, C, FakeGpus, built, nvidia_runtime, state_of
 from support.lone_runtime import eventually
 from support.node import Counting, Node, running_node
 from support.real_gpu import WORKLOADS
@@ -361,6 +362,31 @@ async def test_too_little_host_memory_for_what_lies_on_the_gpu_is_refused_before
     (row,) = await history(client, "checkpoint_history", status="failed")
     assert (row["failure_code"], row["failure_stage"]) == ("gpu-host-memory", "preflight")
     assert gpus.calls() == []
+    counts_on(running)
+
+
+async def test_a_driver_that_is_installed_later_is_found_by_the_workers_next_life(
+    node: Node, gpus: FakeGpus, client: Client, tmp_path: Path
+) -> None:
+    later = tmp_path / "driver"
+    later.mkdir()
+    environment = gpus.environment | {"WOODFROG_NVIDIA_LIBRARIES": str(later)}
+    node.start_worker(**environment)
+    running = container(node, gpus, 0)
+    running.run()
+    for library in built().glob("*.so.1"):
+        shutil.copy(library, later)
+    assert await asyncio.to_thread(node.wait_for_end) == 0
+    counts_on(running)
+    node.start_worker(**environment)
+
+    async def known() -> bool:
+        (row,) = await query(client, "nodes")
+        return bool(row["gpu_count"] == 2 and row["gpu_driver"] == DRIVER)
+
+    await eventually_async(known, saying="the node's GPUs are known")
+    await checkpoint(node, client)
+    await history(client, "checkpoint_history", status="valid")
     counts_on(running)
 
 

@@ -16,6 +16,7 @@ from support.cuda_contract import CASES, Case
 from support.gpu import A, B, FakeGpus, built, counting, state_of
 from support.lone_runtime import eventually
 
+from nodeworker.capture import cuda_driver
 from nodeworker.capture.cuda import Cuda, GpuPlan, with_gpus
 from nodeworker.capture.cuda_driver import DriverError, ToolDriver, open_driver
 from nodeworker.capture.cuda_process import DriverProcess
@@ -350,3 +351,66 @@ def test_a_worker_refuses_a_snapshot_that_does_not_fit_whatever_the_control_plan
     Cuda(DriverProcess(built()), here, lock_seconds=5).refuse_restore(
         there, ContainerFacts(gpus=(B,)), ContainerFacts(gpus=(B,))
     )
+
+
+def test_a_driver_that_nobody_needs_is_let_go_and_comes_back_when_it_is_needed(
+    gpus: FakeGpus, driver: DriverProcess, process: int
+) -> None:
+    assert driver.state(process) is CudaState.RUNNING
+    held = driver._process
+    assert held is not None
+    driver.rest(60)
+    assert held.poll() is None, "it was needed a moment ago"
+    driver.rest(0)
+    assert held.poll() is not None
+    assert driver.state(process) is CudaState.RUNNING
+
+
+def test_a_driver_that_comes_or_goes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, libraries = tmp_path / "version", tmp_path / "lib"
+    libraries.mkdir()
+    monkeypatch.setattr(cuda_driver, "KERNEL_MODULE", module)
+    none = DriverProcess(libraries)
+    assert not none.has_changed
+    (libraries / "libnvidia-ml.so.1").touch()
+    assert none.has_changed
+    module.write_text("580.65.06\n")
+    some = DriverProcess(libraries)
+    assert not some.has_changed
+    module.write_text("580.95.05\n")
+    assert some.has_changed
+
+
+STUCK = """#!/bin/sh
+case "$*" in
+--help) echo "--action --get-state --get-restore-tid" ;;
+*) echo $$ >{folder}/stuck; exec sleep 600 ;;
+esac
+"""
+
+
+def test_a_tool_that_hangs_is_ended_with_the_process_that_called_it(tmp_path: Path) -> None:
+    node = FakeGpus(tmp_path / "gpus", (0, A), driver="560.35")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "cuda-checkpoint").write_text(STUCK.format(folder=folder))
+    (folder / "cuda-checkpoint").chmod(0o755)
+    path = f"{folder}:{os.environ['PATH']}"
+    driver = DriverProcess(built(), step_seconds=0.5, environment=node.environment | {"PATH": path})
+    with pytest.raises(DriverError, match="timeout"):
+        driver.checkpoint(os.getpid())
+    stuck = int((folder / "stuck").read_text())
+    eventually(lambda: not Path(f"/proc/{stuck}/exe").exists(), "the tool is gone")
+
+
+def test_a_tool_that_knows_no_bound_of_a_lock_is_ended_when_it_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_driver, "_TOOL_LOCK_GRACE_SECONDS", 0.2)
+    path = tmp_path / "cuda-checkpoint"
+    path.write_text(STUCK.format(folder=tmp_path))
+    path.chmod(0o755)
+    with pytest.raises(DriverError, match="timeout: --action"):
+        ToolDriver(str(path)).lock(os.getpid(), 0.3)
+    stuck = int((tmp_path / "stuck").read_text())
+    eventually(lambda: not Path(f"/proc/{stuck}/exe").exists(), "the tool is gone")

@@ -45,6 +45,17 @@ def test_the_containers_own_limit_says_how_much_host_memory_is_left_for_its_gpus
     assert free_host_bytes(Freezer(tmp_path, 2), tmp_path) == 0
 
 
+@pytest.mark.parametrize("prefix", ["", "total_"])
+def test_files_that_the_kernel_caches_are_no_reason_to_refuse(tmp_path: Path, prefix: str) -> None:
+    (tmp_path / "memory.max").write_text(f"{100 * MIB}\n")
+    (tmp_path / "memory.current").write_text(f"{99 * MIB}\n")
+    lines = {f"{prefix}active_file": 20 * MIB, f"{prefix}inactive_file": 40 * MIB, "shmem": 7 * MIB}
+    if prefix:
+        lines |= {"active_file": 1, "inactive_file": 1}
+    (tmp_path / "memory.stat").write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
+    assert free_host_bytes(Freezer(tmp_path, 2), None) == 61 * MIB
+
+
 def test_without_a_limit_the_nodes_free_memory_counts(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n")
     found = free_host_bytes(Freezer(tmp_path, 2), None)

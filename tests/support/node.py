@@ -94,6 +94,13 @@ class Node:
         assert self._process.wait(STEPS_SECONDS) == -signal.SIGKILL
         self._process = None
 
+    def wait_for_end(self) -> int:
+        """Wait until the worker ends by itself; answers its exit code."""
+        assert self._process is not None
+        code = self._process.wait(STEPS_SECONDS)
+        self._process = None
+        return code
+
     def stop_worker(self) -> int:
         """End the worker with SIGTERM; answers its exit code."""
         assert self._process is not None
