@@ -14,7 +14,7 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, Dialect, bindparam, select, update
 
 from controlplane.log import chain, generations, projections, statements
 from controlplane.log.read import record_of
@@ -87,7 +87,13 @@ Answer = list[Recorded] | EventConflictError | ExpectedVersionError | StaleEpoch
 
 
 def append(
-    connection: Connection, requests: Sequence[Request], *, recorded_at: datetime, upcasts: Upcasts, recall: Recall
+    connection: Connection,
+    requests: Sequence[Request],
+    *,
+    recorded_at: datetime,
+    upcasts: Upcasts,
+    recall: Recall,
+    looking: bool = True,
 ) -> list[Answer]:
     """Append batches in the writing transaction that ``connection`` is in, as if each had come alone, in their order.
 
@@ -95,20 +101,25 @@ def append(
     recorded already with the same stream and payload is answered with that record and written no second time; its metadata and
     times are not compared, because a repeated decision has later ones. The expected versions are those before the batch;
     they are not asked for if nothing of the batch is new. If the transaction is rolled back, ``recall`` must forget.
+
+    Not ``looking`` takes every event for a new one, as nearly all are; nothing may be ``expected`` then. One that is recorded already makes the database refuse
+    (:data:`~controlplane.log.engine.CONTRADICTIONS`), and the batches come again, this time looking.
     """
     ((position, epoch),) = statements.plain(connection.dialect, _LOCK_HEAD).run(connection)
     recall.begin(position, epoch)
-    known = recorded_before(connection, [one.event_id for request in requests for one in request.batch], upcasts)
+    event_ids = [one.event_id for request in requests for one in request.batch] if looking else []
+    known = recorded_before(connection, event_ids, upcasts)
     page = _Page(position, epoch, known, _ends(connection, requests, recall.ends), recorded_at)
     answers = [page.take(request) for request in requests]
     if page.recorded:
-        page.write(connection)
+        writes = [page.write(connection.dialect)]
+        generation = generations.writable(connection)
+        if generation is not None:
+            writes += projections.project(connection, page.recorded, generation, recall)
+        statements.write(connection, writes)
         statements.plain(connection.dialect, _MOVE_HEAD).run(
             connection, leading=epoch, new_position=page.recorded[-1].position
         )
-        generation = generations.writable(connection)
-        if generation is not None:
-            projections.project(connection, page.recorded, generation, recall)
         page.tell_ends(recall.ends)
         recall.end(page.recorded[-1].position, epoch)
     faultpoints.reach("log.append.before-commit")
@@ -163,13 +174,11 @@ class _Page:
             ends.pop(record.stream, None)
             ends[record.stream] = self._ends[record.stream]
 
-    def write(self, connection: Connection) -> None:
-        """Write the events; triggers keep their ids and the ends of their streams."""
-        insertion = statements.insertion(connection.dialect, events)
-        text = UtcTime.is_text(connection.dialect)
+    def write(self, dialect: Dialect) -> statements.Write:
+        """Tell how the events are written; triggers keep their ids and the ends of their streams."""
+        text = UtcTime.is_text(dialect)
         recorded_at = self._recorded_text if text else self._recorded_at
-        insertion.run_stored(
-            connection,
+        return statements.insertion(dialect, events).of_stored(
             [
                 (
                     record.position,

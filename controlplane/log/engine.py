@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, func, make_url, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from controlplane.log.records import LogFullError, LogSchemaError, LogUnavailableError
@@ -36,6 +36,8 @@ _CHECKPOINT_PAGES = 32_768
 """Pages in the write-ahead log (128 MiB) after which whoever commits brings the rest of them to their places (:func:`write_back`)."""
 _WRITES = "woodfrog_writes"
 _BARE = "woodfrog_bare"
+CONTRADICTIONS = (sqlite3.IntegrityError, IntegrityError)
+"""What a transaction raises, on a connection's bare driver and otherwise, if a row contradicts what is there."""
 _MIGRATION_LOCK = 0x776F6F6466726F67
 """An arbitrary number that nothing else in the database should use: "woodfrog" in ASCII."""
 _PG_DISK_FULL = "53100"

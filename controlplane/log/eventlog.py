@@ -18,8 +18,9 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from controlplane.log import append, chain, comparison, copies, generations, read
+from controlplane.log.append import Answer, Request
 from controlplane.log.database import Database
-from controlplane.log.engine import make_ready
+from controlplane.log.engine import CONTRADICTIONS, make_ready
 from controlplane.log.recall import Recall
 from controlplane.log.records import LogUnavailableError, NewEvent, Recorded, utc_now
 from controlplane.log.upcast import UPCASTS, Upcasts
@@ -45,7 +46,7 @@ class EventLog:
         self._database = database
         self._clock = clock
         self._upcasts = upcasts
-        self._waiting: deque[tuple[append.Request, asyncio.Future[list[Recorded]]]] = deque()
+        self._waiting: deque[tuple[Request, asyncio.Future[list[Recorded]]]] = deque()
         self._committing: asyncio.Task[None] | None = None
         self._grown = asyncio.Condition()
         self._heard_of = Position(0)
@@ -99,7 +100,7 @@ class EventLog:
         prepared = [append.Prepared.of(new) for new in batch]
 
         future: asyncio.Future[list[Recorded]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((append.Request(prepared, epoch, expected or {}), future))
+        self._waiting.append((Request(prepared, epoch, expected or {}), future))
         if self._committing is None or self._committing.done():
             self._committing = asyncio.create_task(self._commit_waiting())
         recorded = await future
@@ -110,20 +111,15 @@ class EventLog:
     async def _commit_waiting(self) -> None:
         """Commit what waits, together, until nothing does: the more wait, the less each pays for the disk's sync."""
         while self._waiting:
-            taken: list[tuple[append.Request, asyncio.Future[list[Recorded]]]] = []
+            taken: list[tuple[Request, asyncio.Future[list[Recorded]]]] = []
             events = 0
             while self._waiting and events < _TOGETHER_EVENTS:
                 taken.append(self._waiting.popleft())
                 events += len(taken[-1][0].batch)
             requests = [request for request, _ in taken]
 
-            def act(connection: Connection, requests: list[append.Request] = requests) -> list[append.Answer]:
-                return append.append(
-                    connection, requests, recorded_at=self._clock(), upcasts=self._upcasts, recall=self._recall
-                )
-
             try:
-                answers: Sequence[append.Answer | Exception] = await self._database.write(act)
+                answers: Sequence[Answer | Exception] = await self._commit(requests)
             except Exception as problem:  # noqa: BLE001 - it is handed to those who wait
                 self._recall.forget()
                 answers = [problem] * len(taken)
@@ -134,6 +130,23 @@ class EventLog:
                     future.set_exception(answer)
                 else:
                     future.set_result(answer)
+
+    async def _commit(self, requests: Sequence[Request]) -> list[Answer]:
+        def act(connection: Connection, *, looking: bool) -> list[Answer]:
+            return append.append(
+                connection,
+                requests,
+                recorded_at=self._clock(),
+                upcasts=self._upcasts,
+                recall=self._recall,
+                looking=looking,
+            )
+
+        try:
+            return await self._database.write(partial(act, looking=any(request.expected for request in requests)))
+        except CONTRADICTIONS:
+            self._recall.forget()
+            return await self._database.write(partial(act, looking=True))
 
     async def take_lead(self) -> Epoch:
         """Begin a new leadership; every earlier epoch is fenced off from now on."""

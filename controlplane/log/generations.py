@@ -78,7 +78,7 @@ def build(connection: Connection, upcasts: Upcasts) -> bool:
         return False  # another process was quicker
     last = head - position <= SLICE_EVENTS
     while records := read.read(connection, Position(position), SLICE_EVENTS, upcasts):
-        projections.project(connection, records, building)
+        statements.write(connection, projections.project(connection, records, building))
         position = records[-1].position
         if not last:
             break

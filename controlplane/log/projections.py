@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Table
 
 from controlplane.log.recall import Recall
 from controlplane.log.records import Recorded
-from controlplane.log.rows import Fields, RowKey, empty, key_of, load, save
+from controlplane.log.rows import Fields, RowKey, empty, key_of, load, writes
 from controlplane.log.schema import (
     PROJECTIONS,
     commands,
@@ -25,6 +25,7 @@ from controlplane.log.schema import (
     nodes,
     snapshots,
 )
+from controlplane.log.statements import Write
 from protocol import wire
 from protocol.commands import DumpCommand
 from protocol.events import (
@@ -344,8 +345,10 @@ def _gpu_fields(facts: NodeFacts) -> Fields:
     }
 
 
-def project(connection: Connection, records: Sequence[Recorded], generation: int, recall: Recall | None = None) -> None:
-    """Take events into one generation of the tables, in the transaction that ``connection`` is in."""
+def project(
+    connection: Connection, records: Sequence[Recorded], generation: int, recall: Recall | None = None
+) -> list[Write]:
+    """Take events into one generation of the tables: read what must be known and tell what is to be written."""
     needed: dict[Table, dict[RowKey, None]] = {table: {} for table in PROJECTIONS}
     for record in records:
         for table, key in touched(record.event):
@@ -360,10 +363,12 @@ def project(connection: Connection, records: Sequence[Recorded], generation: int
         rows.tables[table] = {key: row.copy() for key, row in found.items()}
     for record in records:
         fold(rows, record)
+    found_writes: list[Write] = []
     for table, written in rows.tables.items():
-        save(connection, table, known[table], written, generation)
+        found_writes += writes(connection.dialect, table, known[table], written, generation)
         if recall is not None and needed[table]:
             recalled = recall.rows(table, generation)
             for key, row in written.items():
                 recalled.pop(key, None)
                 recalled[key] = row
+    return found_writes

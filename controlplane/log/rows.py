@@ -14,10 +14,12 @@ from itertools import compress
 from operator import is_not, itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Dialect, Table
 
 from controlplane.log import statements
+from controlplane.log.engine import takes_columns
 from controlplane.log.schema import GENERATION
+from controlplane.log.statements import Write
 
 RowKey = tuple[Any, ...]
 """Values of a table's primary key, in its columns' order."""
@@ -68,14 +70,14 @@ def load(connection: Connection, table: Table, keys: Collection[RowKey], generat
     return found
 
 
-def save(
-    connection: Connection,
+def writes(
+    dialect: Dialect,
     table: Table,
     known: Mapping[RowKey, Fields],
     rows: Mapping[RowKey, Fields],
     generation: int,
-) -> None:
-    """Write rows: insert those that were not ``known``, update of the others what is not as it was known."""
+) -> list[Write]:
+    """Tell what is to be written: rows that were not ``known``, and of the others what is not as it was known."""
     new: list[Fields] = []
     old: list[Fields] = []
     changed: set[str] = set()
@@ -86,12 +88,16 @@ def save(
         elif before != row:
             changed.update(compress(row, map(is_not, row.values(), before.values())))
             old.append(row)
+    if takes_columns(dialect):  # one statement more costs more there than unchanged columns
+        new, old = [*new, *old], []
+    found = []
     if new:
-        insertion = statements.insertion(connection.dialect, table)
-        insertion.run(connection, _tuples(insertion.names, new, generation))
+        insertion = statements.insertion(dialect, table, replacing=takes_columns(dialect))
+        found.append(insertion.of(_tuples(insertion.names, new, generation)))
     if old:
-        change = statements.change(connection.dialect, table, tuple(sorted(changed)))
-        change.run(connection, _tuples(change.names, old, generation))
+        change = statements.change(dialect, table, tuple(sorted(changed)))
+        found.append(change.of(_tuples(change.names, old, generation)))
+    return found
 
 
 def _tuples(names: tuple[str, ...], rows: Collection[Fields], generation: int) -> list[RowKey]:

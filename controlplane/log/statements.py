@@ -6,12 +6,14 @@ every call, which costs more than SQLite itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     BindParameter,
     Boolean,
@@ -40,27 +42,42 @@ _PREPARED = 1024
 _KEYS_A_QUERY = 256
 """How many keys one SELECT asks for at most; times the columns of a key, this must fit a statement's parameters."""
 _KEYS_LEAST = 8
+_PARAMETER = re.compile(r"\$(\d+)")
+
+
+class Write(msgspec.Struct, frozen=True):
+    """Rows to be written by one statement; never none."""
+
+    sql: str
+    rows: list[Values]
 
 
 class Insertion:
-    """Insert rows, given as tuples in the order of ``names``."""
+    """Insert rows, given as tuples in the order of ``names``.
 
-    def __init__(self, dialect: Dialect, table: Table) -> None:
+    ``replacing``, where rows travel as arrays: one that is there under the same primary key takes the given values instead.
+    """
+
+    def __init__(self, dialect: Dialect, table: Table, *, replacing: bool = False) -> None:
         compiled = _compiled(insert(table).compile(dialect=dialect))
-        self._sql = compiled.string
         self.names = tuple(compiled.positiontup or ())
+        self._sql = compiled.string
+        self._writers = _writers(dialect, table, self.names)
         if takes_columns(dialect):
             names = ", ".join(_quoted(dialect, self.names))
             self._sql = f"INSERT INTO {table.name} ({names}) SELECT * FROM {_columns(dialect, table, self.names)}"  # noqa: S608 - our own names
-        self._writers = _writers(dialect, table, self.names)
+        if replacing:
+            keys = [column.name for column in table.primary_key]
+            sets = ", ".join(f"{it} = excluded.{it}" for it in _quoted(dialect, set(self.names) - set(keys)))
+            self._sql += f" ON CONFLICT ({', '.join(_quoted(dialect, keys))}) DO UPDATE SET {sets}"
 
-    def run(self, connection: Connection, rows: Iterable[Values]) -> None:
+    def of(self, rows: Iterable[Values]) -> Write:
         """Insert all of them."""
-        self.run_stored(connection, _converted(rows, self._writers))
+        return self.of_stored(_converted(rows, self._writers))
 
-    def run_stored(self, connection: Connection, rows: list[Values]) -> None:
+    def of_stored(self, rows: list[Values]) -> Write:
         """Insert rows whose moments are already in the form in which the database stores them (:class:`~controlplane.log.schema.UtcTime`)."""
-        _run_each(connection, self._sql, rows)
+        return Write(self._sql, rows)
 
 
 class Change:
@@ -76,22 +93,38 @@ class Change:
         compiled = _compiled(statement.compile(dialect=dialect))
         self._sql = compiled.string
         self.names = tuple(name.removeprefix("the_") for name in compiled.positiontup or ())
-        if takes_columns(dialect):
-            sets = ", ".join(f"{name} = given.{name}" for name in _quoted(dialect, changed))
-            same = " AND ".join(f"{table.name}.{name} = given.{name}" for name in _quoted(dialect, keys))
-            given = f"{_columns(dialect, table, self.names)} AS given ({', '.join(_quoted(dialect, self.names))})"
-            self._sql = f"UPDATE {table.name} SET {sets} FROM {given} WHERE {same}"  # noqa: S608 - our own names
         self._writers = _writers(dialect, table, self.names)
 
-    def run(self, connection: Connection, rows: Iterable[Values]) -> None:
+    def of(self, rows: Iterable[Values]) -> Write:
         """Change all of them; no row may be named twice."""
-        _run_each(connection, self._sql, _converted(rows, self._writers))
+        return Write(self._sql, _converted(rows, self._writers))
+
+
+def write(connection: Connection, writes: Sequence[Write]) -> None:
+    """Write rows of several tables, of which no two writes touch the same row.
+
+    Where each statement is a journey to a server, all of them travel as one.
+    """
+    if not writes:
+        return
+    driver = bare_driver(connection)
+    if driver is not None:
+        for one in writes:
+            driver.executemany(one.sql, one.rows)
+    elif takes_columns(connection.dialect):
+        columns = [tuple(zip(*one.rows, strict=True)) for one in writes]
+        sql = _together(tuple([(one.sql, len(given)) for one, given in zip(writes, columns, strict=True)]))
+        connection.exec_driver_sql(sql, tuple(chain.from_iterable(columns)))
+    else:
+        for one in writes:
+            connection.exec_driver_sql(one.sql, one.rows)
 
 
 class Lookup:
     """Find whole rows by the values of one unique list of columns; rows come as tuples in the order of the table's columns.
 
     Several columns are joined with a table of the wanted values: for ``(a, b) IN (VALUES …)`` SQLite reads the whole table.
+    PostgreSQL, which knows little of a young table, reads it whole for any join: ``LATERAL … OFFSET 0`` leaves it the index only.
     """
 
     def __init__(self, dialect: Dialect, table: Table, by: Sequence[str], count: int) -> None:
@@ -101,8 +134,9 @@ class Lookup:
         if self._takes_columns:
             same = " AND ".join(f"{table.name}.{name} = wanted.{name}" for name in _quoted(dialect, by))
             wanted_keys = f"{_columns(dialect, table, by)} AS wanted ({', '.join(_quoted(dialect, by))})"
-            found = ", ".join(f"{table.name}.{name}" for name in _quoted(dialect, table.columns.keys()))
-            self._sql = f"SELECT {found} FROM {wanted_keys} JOIN {table.name} ON {same}"  # noqa: S608 - our own names
+            one = f"SELECT * FROM {table.name} WHERE {same} OFFSET 0"  # noqa: S608 - our own names
+            found = ", ".join(f"found.{name}" for name in _quoted(dialect, table.columns.keys()))
+            self._sql = f"SELECT {found} FROM {wanted_keys} CROSS JOIN LATERAL ({one}) AS found"  # noqa: S608
             return
         if len(columns) == 1:
             wanted: BindParameter[Any] = bindparam("keys", value=[None] * count, expanding=True)
@@ -199,16 +233,22 @@ def _run(connection: Connection, sql: str, given: Values) -> Sequence[Sequence[A
     return result.all() if result.returns_rows else []
 
 
-def _run_each(connection: Connection, sql: str, rows: list[Values]) -> None:
-    if not rows:
-        return
-    driver = bare_driver(connection)
-    if driver is not None:
-        driver.executemany(sql, rows)
-    elif takes_columns(connection.dialect):
-        connection.exec_driver_sql(sql, tuple(zip(*rows, strict=True)))
-    else:
-        connection.exec_driver_sql(sql, rows)
+@lru_cache(_PREPARED)
+def _together(statements: tuple[tuple[str, int], ...]) -> str:
+    """Make one statement of several, each with the number of its parameters, which are counted on."""
+    before = 0
+    counted = []
+    for sql, count in statements:
+        counted.append(_counted_on(sql, before))
+        before += count
+    *first, last = counted
+    if not first:
+        return last
+    return f"WITH {', '.join(f'write_{number} AS ({sql})' for number, sql in enumerate(first))} {last}"
+
+
+def _counted_on(sql: str, before: int) -> str:
+    return _PARAMETER.sub(lambda found: f"${int(found[1]) + before}", sql)
 
 
 def _quoted(dialect: Dialect, names: Iterable[str]) -> list[str]:
