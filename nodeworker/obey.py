@@ -20,7 +20,7 @@ from nodeworker.storing import Storer
 from nodeworker.threads import in_daemon_thread
 from process import faultpoints
 from protocol.commands import Command, DeleteCommand, DumpCommand, PrefetchCommand
-from protocol.events import CommandFinished, Outcome, SnapshotDeleted
+from protocol.events import CommandFinished, ContainerEnded, Outcome, ReportedEvent, SnapshotDeleted
 from protocol.failures import Failure, FailureError
 from protocol.ids import CommandId
 
@@ -75,8 +75,19 @@ class Obedience:
         # Behind a stop that waits for its turn a command waits, too: refused, it would have a successor go on without that last dump.
         refused = self._objection(command, container, busy=self._dumper.is_dumping(command.container_id))
         if refused is not None or container is None:
-            finished = self._finished(command, refused)
-            await asyncio.to_thread(self._journal.finish_command, command.command_id, refused, finished)
+            told: list[ReportedEvent] = [self._finished(command, refused)]
+            if (
+                container is None
+            ):  # the log believes that it runs: its end fell into a time without a worker, or without its journal
+                told.append(
+                    ContainerEnded(
+                        key=command.key,
+                        incarnation=command.incarnation,
+                        node=command.node,
+                        container_id=command.container_id,
+                    )
+                )
+            await asyncio.to_thread(self._journal.finish_command, command.command_id, refused, *told)
             return
         try:
             snapshot_id = await self._dumper.checkpoint(container, command)

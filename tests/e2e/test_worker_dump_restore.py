@@ -376,3 +376,25 @@ async def test_an_end_that_nobody_could_tell_is_noticed_when_the_worker_returns(
         return [row for row in await query(client, "restore_history", key=KEY) if row["ended_at"]]
 
     await eventually_async(ended, saying="the end is told")
+
+
+async def test_an_end_that_the_worker_never_knew_of_is_noticed_when_a_dump_is_asked_for(
+    node: Node, client: Client
+) -> None:
+    node.start_worker()
+    container = Counting(node)
+    container.run()
+    eventually(lambda: node.ask(ask="containers")["containers"][0]["state"] == "running", "its start is told")
+    assert node.stop_worker() == 0
+    node.runtime.runc.delete(node.runtime.root, container.id, force=True)
+    for file in node.state.glob("journal*"):
+        file.unlink()
+    node.start_worker()
+    await accepted(client)
+
+    async def ended() -> list[dict[str, Any]]:
+        return [row for row in await query(client, "restore_history", key=KEY) if row["ended_at"]]
+
+    await eventually_async(ended, saying="the end is told")
+    answer = await ask(client, subjects.CHECKPOINT, CheckpointRequest(key=KEY), Refusal)
+    assert answer.failure.code == "not-running", answer
