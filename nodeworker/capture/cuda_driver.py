@@ -32,8 +32,9 @@ FOLDERS: Final = (
     "/run/nvidia/driver/usr/lib64",
     "/run/nvidia/driver/usr/lib/aarch64-linux-gnu",
     "/home/kubernetes/bin/nvidia/lib64",
+    "/usr/local/nvidia/lib64",
 )
-"""Where distributions, the GPU operator's driver container and GKE put the driver's libraries."""
+"""Where distributions, the GPU operator's driver container, GKE and images for containers put the driver's libraries."""
 _ARGUMENT_BYTES: Final = 64
 _STATES: Final = (CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED, CudaState.FAILED)
 _TOOL_SECONDS: Final = 600.0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from support import real_gpu
 from support.node import Node, running_node
-from support.real_gpu import Results
+from support.real_gpu import Results, libraries
 
 from nodeworker.capture.cuda_process import DriverProcess
 
@@ -23,9 +23,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.fixture(scope="session")
 def driver() -> Iterator[DriverProcess]:
-    if not Path("/dev/nvidiactl").exists():
-        pytest.fail("there is no NVIDIA GPU here: /dev/nvidiactl is missing", pytrace=False)
-    made = DriverProcess()
+    if not real_gpu.CONTROL.exists():
+        pytest.fail(f"there is no NVIDIA GPU here: {real_gpu.CONTROL} is missing", pytrace=False)
+    made = DriverProcess(libraries())
     yield made
     made.close()
 

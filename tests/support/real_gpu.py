@@ -17,12 +17,15 @@ from typing import Any
 
 import pytest
 
+from nodeworker.capture.cuda_driver import CUDA_LIBRARY, find_library
 from nodeworker.capture.cuda_process import DriverProcess
 from support.gpu_report import Steps, fixed_seconds, table
 from support.lone_runtime import eventually
 from support.node import Counting, Node
 
 RESULT = Path(__file__).parents[2] / "build/gpu/result.json"
+CONTROL = Path("/dev/nvidiactl")
+"""The device node that every NVIDIA driver has."""
 WORKLOADS = Path(__file__).parents[1] / "gpu/workloads"
 FIRST_SECONDS = 60.0
 """How long the driver may take until a program's first number: it compiles, and initializes the GPU without persistence mode."""
@@ -39,6 +42,32 @@ def devices() -> list[dict[str, Any]]:
     return found
 
 
+def libraries() -> Path | None:
+    """Where the driver's libraries are, if not where everybody looks."""
+    named = os.environ.get("WOODFROG_NVIDIA_LIBRARIES")
+    return Path(named) if named else None
+
+
+def driver_folder() -> Path:
+    """Where the driver's libraries are."""
+    library = find_library(CUDA_LIBRARY, libraries())
+    assert library is not None, "name the folder of the driver's libraries in WOODFROG_NVIDIA_LIBRARIES"
+    return library.parent
+
+
+def driver_mounts(folder: Path) -> list[dict[str, Any]]:
+    """The driver's files that are not in the root file system, of which the containers here are made."""
+    root = Path("/").stat().st_dev
+    found = (
+        path for path in sorted(folder.glob("lib*.so*")) if path.name.startswith(("libcuda.", "libnvidia-", "libnv"))
+    )
+    return [
+        {"destination": str(path), "source": str(path.resolve()), "type": "bind", "options": ["bind", "ro"]}
+        for path in found
+        if path.is_file() and path.stat().st_dev != root
+    ]
+
+
 class OnGpu(Counting):
     """A container that counts on the GPU."""
 
@@ -48,6 +77,9 @@ class OnGpu(Counting):
         path = self.bundle / "config.json"
         config = json.loads(path.read_text())
         config["linux"]["devices"] = devices()
+        folder = driver_folder()
+        config["mounts"] += driver_mounts(folder)
+        config["process"]["env"].append(f"LD_LIBRARY_PATH={folder}")
         path.write_text(json.dumps(config))
 
     def begin(self) -> None:
@@ -97,7 +129,8 @@ def compiled(folder: Path) -> Path:
 def bare(folder: Path, size: int) -> Iterator[int]:
     """The counting program outside of any container."""
     words = [sys.executable, str(WORKLOADS / "on_gpu.py"), "add", str(folder / "bare"), str(size)]
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
+    environment = os.environ | {"LD_LIBRARY_PATH": str(driver_folder())}
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, env=environment)
     try:
         eventually((folder / "bare").exists, "it counts", FIRST_SECONDS)
         yield process.pid
@@ -109,15 +142,21 @@ def bare(folder: Path, size: int) -> Iterator[int]:
 def bare_seconds(pid: int, driver: DriverProcess) -> float:
     """Lock, checkpoint, restore and unlock by hand: with NVIDIA's tool where there is one, else through the API."""
     tool = shutil.which("cuda-checkpoint")
+    if tool is None:
+        return seconds_by_api(pid, driver)
     began = time.monotonic()
-    if tool is not None:
-        for action in ("lock", "checkpoint", "restore", "unlock"):
-            subprocess.run([tool, "--action", action, "--pid", str(pid)], check=True, timeout=600)
-    else:
-        driver.lock(pid, 60)
-        driver.checkpoint(pid)
-        driver.restore(pid, ())
-        driver.unlock(pid)
+    for action in ("lock", "checkpoint", "restore", "unlock"):
+        subprocess.run([tool, "--action", action, "--pid", str(pid)], check=True, timeout=600)
+    return time.monotonic() - began
+
+
+def seconds_by_api(pid: int, driver: DriverProcess) -> float:
+    """The same without the tool."""
+    began = time.monotonic()
+    driver.lock(pid, 60)
+    driver.checkpoint(pid)
+    driver.restore(pid, ())
+    driver.unlock(pid)
     return time.monotonic() - began
 
 
