@@ -13,6 +13,7 @@ else) takes no more of them than its disk takes syncs. AUDIT holds nothing that 
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 import nats.errors
@@ -136,3 +137,9 @@ async def ensure_streams(jetstream: JetStreamContext) -> None:
                     raise
             else:
                 await _log.ainfo("stream made", stream=configuration.name)
+
+
+async def forget_audit(jetstream: JetStreamContext) -> None:
+    """Delete AUDIT, so that a control plane on another log may fill it; whoever reads it makes their consumers anew."""
+    with contextlib.suppress(NotFoundError):
+        await jetstream.delete_stream(subjects.AUDIT_STREAM)

@@ -53,6 +53,12 @@ def database_url(text: str) -> URL:
     return url.set(drivername=_ASYNC_DRIVERS.get(url.drivername, url.drivername))
 
 
+def is_there(text: str) -> bool:
+    """Tell whether there is a database to open: SQLite makes a missing file without a word. Of a server only connecting tells."""
+    url = database_url(text)
+    return url.get_backend_name() != "sqlite" or (url.database is not None and Path(url.database).is_file())
+
+
 def open_engine(text: str) -> AsyncEngine:
     """Make the engine for a database URL; nothing is connected yet."""
     url = database_url(text)

@@ -81,6 +81,10 @@ class ArchiveError(FailureError):
     """A segment cannot be archived; nothing of it was removed from the table."""
 
 
+class MoveRefusedError(FailureError):
+    """A log cannot be carried over into another database; what came over already is a beginning of it."""
+
+
 class ArchivedRangeError(FailureError):
     """Events were asked for that have been archived: they are in files, no longer in the table."""
 
