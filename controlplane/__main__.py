@@ -91,9 +91,9 @@ def main() -> int:
         _log.error("a setting is wrong", error=str(problem))
         return 2
     except Exception as problem:  # noqa: BLE001 - the last word of a process that is dying of it
-        for failure in _failures(problem):
-            _log.error("the control plane ends", code=failure.failure.code, error=str(failure))
         _log.exception("the control plane died")
+        for failure in _failures(problem):  # last, where `kubectl describe pod` looks for a reason
+            _log.error("the control plane ends", code=failure.failure.code, error=str(failure))
         return 1
     if act is _serve:
         _log.info("the control plane has stopped")

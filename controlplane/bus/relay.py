@@ -172,9 +172,10 @@ class Relay:
                 Failure(
                     code="audit-of-another-log",
                     cause=f"the stream AUDIT ends at position {position} with an event that this database does not hold there",
-                    advice="The database was replaced, or restored from a backup older than the stream. Check "
-                    "WOODFROG_DATABASE_URL and WOODFROG_NATS_URL; if the database is right, delete the stream AUDIT and it "
-                    "is filled again from the database.",
+                    advice="Check WOODFROG_DATABASE_URL and WOODFROG_NATS_URL. If the log was to come along into this database, carry it "
+                    "over: `python -m controlplane move URL`. If this database is to be the truth from now on, because it begins anew or "
+                    "was put back from a backup, run `python -m controlplane forget-audit`: AUDIT is then filled from it, and "
+                    "snapshots that only the other log knows are not used.",
                 )
             )
         return int(held.get(COMMANDS_SEQUENCE_HEADER, "0"))

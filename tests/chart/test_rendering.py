@@ -105,12 +105,40 @@ def test_a_worker_is_told_how_many_dumps_at_once_only_if_somebody_says_so(values
         ({"controlplane": {"runAsUser": 0}}, "/controlplane/runAsUser"),
         ({"images": {"node": {"digest": "sha256:12"}}}, "/images/node/digest"),
         ({"logLevel": "loud"}, "/logLevel"),
+        ({"database": {"existingSecret": "d", "moveFromSqlite": True}}, "no installation here whose log is in SQLite"),
+        (
+            {"database": {"existingSecret": "d", "moveFromSqlite": True, "sqlite": {"volume": "emptyDir"}}},
+            "nothing that could be carried over",
+        ),
         ({"surprise": True}, "surprise"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(values: Values, word: str) -> None:
     with pytest.raises(RefusedError, match=word):
         render(values)
+
+
+def test_servers_of_which_there_are_several_prefer_different_nodes_and_make_do_with_one() -> None:
+    for kind, component in (("Deployment", "controlplane"), ("StatefulSet", "nats")):
+        name = f"woodfrog-{component}"
+        (preferred,) = one(render(EVERYTHING), kind, name)["spec"]["template"]["spec"]["affinity"][
+            "podAntiAffinity"
+        ].items()
+        assert preferred[0] == "preferredDuringSchedulingIgnoredDuringExecution"
+        (term,) = preferred[1]
+        assert term["podAffinityTerm"]["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] == component
+        assert "affinity" not in one(render(), kind, name)["spec"]["template"]["spec"]
+
+
+def test_a_log_is_moved_by_the_owner_on_the_node_where_it_lies_before_the_roles_get_their_rights() -> None:
+    pod = one(render(MATRIX["from sqlite to postgresql"]), "Job", "woodfrog-migrate")["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"kubernetes.io/hostname": "n1"}
+    assert {"name": "log", "hostPath": {"path": "/srv/log", "type": "DirectoryOrCreate"}} in pod["volumes"]
+    (container,) = pod["containers"]
+    assert container["command"][-1] == (
+        "python3 -m controlplane move sqlite+aiosqlite:////var/lib/woodfrog/log.db && python3 -m controlplane.log.roles --apply"
+    )
+    assert container["env"][0]["valueFrom"]["secretKeyRef"]["name"] == "owner"
 
 
 def test_the_schema_knows_every_value_and_no_other() -> None:

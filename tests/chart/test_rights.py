@@ -76,7 +76,7 @@ def test_folders_of_the_host_are_mounted_for_the_log_alone(values: dict[str, obj
         for volume in pod.get("volumes", [])
         if "hostPath" in volume
     }
-    assert mounted <= {("Deployment/woodfrog-controlplane", "log")}
+    assert mounted <= {("Deployment/woodfrog-controlplane", "log"), ("Job/woodfrog-migrate", "log")}
 
 
 @pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)

@@ -41,6 +41,9 @@ MATRIX: dict[str, Values] = {
     "everything": EVERYTHING,
     "one password for all nodes": {"nats": {"nodeTokens": False}},
     "sqlite on a host": {"database": {"sqlite": {"volume": "hostPath", "hostPath": {"path": "/srv/log", "node": "n1"}}}},
+    "from sqlite to postgresql": {**EXTERNAL, "database": {
+        "existingSecret": "database", "migrationSecret": "owner", "moveFromSqlite": True,
+        "sqlite": {"volume": "hostPath", "hostPath": {"path": "/srv/log", "node": "n1"}}}},
     "sqlite in memory of the pod": {"database": {"sqlite": {"volume": "emptyDir"}}, "nats": {"volume": "emptyDir"}},
     "store on a claim": {"store": {"type": "persistentVolumeClaim", "persistentVolumeClaim": {"existingClaim": "c"},
                                    "encryption": {"existingSecret": "k", "existingSecretKey": "mine"}}},

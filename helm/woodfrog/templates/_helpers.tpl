@@ -86,6 +86,19 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
+{{/* Pods of a component on different nodes, as far as there are nodes. Call with (list $ "component"). */}}
+{{- define "woodfrog.apart" -}}
+affinity:
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 100
+        podAffinityTerm:
+          topologyKey: kubernetes.io/hostname
+          labelSelector:
+            matchLabels:
+              {{- include "woodfrog.selector" . | nindent 14 }}
+{{- end }}
+
 {{- define "woodfrog.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: {{ . }}
@@ -220,6 +233,39 @@ persistentVolumeClaim
 {{- end -}}
 {{- end }}
 
+{{/* Whether a log in SQLite is to be carried over into PostgreSQL: "yes", or nothing once that is done. */}}
+{{- define "woodfrog.sqlite.moves" -}}
+{{- if and .Values.database.existingSecret .Values.database.moveFromSqlite -}}
+{{- $there := lookup "apps/v1" "Deployment" .Release.Namespace (printf "%s-controlplane" (include "woodfrog.fullname" .)) | default dict -}}
+{{- $kept := dig "metadata" "annotations" "woodfrog.io/log-volume" "" $there -}}
+{{- $volume := include "woodfrog.sqlite.volume" . -}}
+{{- if and (not $there) (eq "auto" .Values.database.sqlite.volume) -}}
+{{- fail "database.moveFromSqlite: there is no installation here whose log is in SQLite. For the first installation leave the value out; where Helm cannot look at the cluster, say by database.sqlite where the log lies" -}}
+{{- end -}}
+{{- if and $kept (gt (int $there.spec.replicas) 0) -}}
+{{- fail (printf "database.moveFromSqlite: the control plane still writes to SQLite. Stop it, then upgrade: kubectl scale deployment/%s --replicas=0 -n %s" $there.metadata.name .Release.Namespace) -}}
+{{- end -}}
+{{- if and (or $kept (ne "auto" .Values.database.sqlite.volume)) (eq "emptyDir" $volume) -}}
+{{- fail "database.moveFromSqlite: the log is on an emptyDir, which goes with its pod: there is nothing that could be carried over" -}}
+{{- end -}}
+{{- if or $kept (ne "auto" .Values.database.sqlite.volume) -}}yes{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* The volume on which SQLite's log lies. */}}
+{{- define "woodfrog.sqlite.source" -}}
+{{- if eq "hostPath" (include "woodfrog.sqlite.volume" .) -}}
+hostPath:
+  path: {{ .Values.database.sqlite.hostPath.path }}
+  type: DirectoryOrCreate
+{{- else if eq "persistentVolumeClaim" (include "woodfrog.sqlite.volume" .) -}}
+persistentVolumeClaim:
+  claimName: {{ default (printf "%s-log" (include "woodfrog.fullname" .)) .Values.database.sqlite.existingClaim }}
+{{- else -}}
+emptyDir: {}
+{{- end -}}
+{{- end }}
+
 {{/* What holds NATS's streams: persistentVolumeClaim or emptyDir. Once chosen, an upgrade keeps to it. */}}
 {{- define "woodfrog.nats.volume" -}}
 {{- $said := .Values.nats.volume -}}
@@ -284,6 +330,10 @@ persistentVolumeClaim
 {{- end -}}
 {{- end }}
 
+{{- define "woodfrog.sqlite.url" -}}
+sqlite+aiosqlite:////var/lib/woodfrog/log.db
+{{- end }}
+
 {{- define "woodfrog.controlplane.databaseEnv" -}}
 - name: WOODFROG_DATABASE_URL
 {{- if .Values.database.existingSecret }}
@@ -292,7 +342,7 @@ persistentVolumeClaim
       name: {{ .Values.database.existingSecret }}
       key: {{ .Values.database.existingSecretKey }}
 {{- else }}
-  value: sqlite+aiosqlite:////var/lib/woodfrog/log.db
+  value: {{ include "woodfrog.sqlite.url" . }}
 {{- end }}
 {{- end }}
 
