@@ -230,6 +230,37 @@ async def test_a_control_plane_on_another_database_does_not_continue_a_foreign_a
     assert await stored_messages(client, subjects.AUDIT_STREAM) == held
 
 
+async def test_told_to_forget_it_a_control_plane_begins_anew_where_another_log_was_published(
+    client: Client,
+    worker: Worker,
+    control_plane: ControlPlaneProcess,
+    make_control_plane: Callable[..., ControlPlaneProcess],
+) -> None:
+    assert control_plane.stop() == 0
+    other = make_control_plane()
+    other.spawn("forget-audit")
+    assert other.wait() == 0
+    other.start()
+    await worker.register()
+    await audit_follows_the_log(client, 1)
+
+
+async def test_a_control_plane_on_a_log_that_was_carried_over_goes_on_where_the_old_one_was(
+    client: Client,
+    worker: Worker,
+    control_plane: ControlPlaneProcess,
+    make_control_plane: Callable[..., ControlPlaneProcess],
+) -> None:
+    assert control_plane.stop() == 0
+    other = make_control_plane()
+    other.spawn("move", f"sqlite:///{control_plane.database}")
+    assert other.wait() == 0
+    other.start()
+    command_id = await checkpoint(client)
+    await audit_follows_the_log(client, 5)
+    assert await commands_sent(client) == [command_id]
+
+
 async def test_a_control_plane_started_before_its_broker_waits_for_it(
     nats_server: NatsServer, control_plane: ControlPlaneProcess, client: Client
 ) -> None:

@@ -116,12 +116,12 @@ class ControlPlaneProcess:
         self.spawn(fault=fault)
         wait_for(lambda: self._alive() and len(self.lines("control plane ready")) > before, saying="it is ready")
 
-    def spawn(self, *, fault: str | None = None) -> None:
-        """Start it and do not wait."""
+    def spawn(self, *verb: str, fault: str | None = None) -> None:
+        """Start it, or one of its verbs, and do not wait."""
         environment = self._environment | ({"WOODFROG_FAULT": fault} if fault else {})
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._prefix, sys.executable, "-m", "controlplane"],
+                [*self._prefix, sys.executable, "-m", "controlplane", *verb],
                 stdout=log, stderr=log, env=environment, cwd=Path(__file__).parents[2],
             )  # fmt: skip
 
