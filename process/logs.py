@@ -1,7 +1,8 @@
 """One JSON object a line on standard error: ``ts``, ``level``, ``msg``, ``component`` and whatever the caller bound.
 
 ``structlog.get_logger(component=...)`` names the component; structlog keeps the name ``logger`` for itself.
-Payloads never appear: a log line may name a snapshot, not show its memory.
+Payloads never appear: a log line may name a snapshot, not show its memory. Nor do the local variables of a traceback, which
+structlog shows by default: settings are among them, and in them the passwords of the database and of NATS.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict
@@ -25,7 +27,7 @@ def configure(level: str = "info") -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
             structlog.processors.EventRenamer("msg"),
             _name_errors,
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

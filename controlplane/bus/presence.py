@@ -4,7 +4,8 @@ Neither the nodes' clocks nor timestamps in messages are asked, so no clock chan
 believed only if this process could have heard: while it is cut off from the broker, or was itself stopped, nobody's silence
 counts, because declaring every node lost at once would start replacements from older snapshots all over the cluster.
 
-A heartbeat is never recorded; only a worker's silence and its return are decided upon and become events.
+A heartbeat is never recorded; only a worker's silence and its return are decided upon and become events. So is a worker that the log
+does not know though it has been heard for a while: one that registered with a log that was lost, or replaced by another.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ _log = structlog.get_logger(component="presence")
 _FLUSH_SECONDS: Final = 2
 _SETTLE_SECONDS: Final = 10.0
 _LONGEST_QUEUE: Final = 10_000
+_STRANGE_SECONDS: Final = 5.0
+"""So long a worker may be heard before its own report of its registration has arrived."""
 
 Vouch = Callable[[Sequence[UUID]], Awaitable[Vouched | None]]
 """Says what became of reports, as :meth:`controlplane.bus.vouching.Vouching.vouch`."""
@@ -67,6 +70,7 @@ class Presence:
         self._period_seconds = min(1.0, lost_seconds / 5)
         self._clock = clock
         self._heard_at: dict[tuple[NodeName, WorkerId], float] = {}
+        self._strange_since: dict[tuple[NodeName, WorkerId], float] = {}
         self._heartbeats: asyncio.Queue[Heartbeat] = asyncio.Queue(_LONGEST_QUEUE)
 
     async def run(self) -> None:
@@ -88,11 +92,20 @@ class Presence:
             await _log.awarning("heartbeat refused", subject=message.subject, reason=str(problem))
             return
         self._heard_at[heartbeat.node, heartbeat.worker_id] = self._clock()
-        known = self._roll().get(heartbeat.node)
-        if known is not None and known.lost and not self._heartbeats.full():
+        if self._is_news(heartbeat) and not self._heartbeats.full():
             self._heartbeats.put_nowait(heartbeat)
         if message.reply and heartbeat.confirmed and not self._asked.full():
             self._asked.put_nowait((message.reply, heartbeat))
+
+    def _is_news(self, heartbeat: Heartbeat) -> bool:
+        """Whether it may have to be decided upon: from a lost node, or for a while from a worker that the log does not know."""
+        worker = heartbeat.node, heartbeat.worker_id
+        known = self._roll().get(heartbeat.node)
+        if known is not None and heartbeat.worker_id in {known.worker_id, *known.earlier_workers}:
+            self._strange_since.pop(worker, None)
+            return known.lost
+        now = self._clock()
+        return now - self._strange_since.setdefault(worker, now) >= _STRANGE_SECONDS
 
     async def _answer(self) -> None:
         """Tell workers, one after the other, which of their reports they need not keep; one that is not told asks again."""
@@ -135,6 +148,7 @@ class Presence:
         for gone in self._heard_at.keys() - registered:
             if self._clock() - self._heard_at[gone] > self._lost_seconds:
                 del self._heard_at[gone]
+                self._strange_since.pop(gone, None)
         for node, known in list(roll.items()):
             now, worker_id = self._clock(), known.worker_id
             silent_seconds = now - self._heard_at.setdefault((node, worker_id), now)

@@ -86,6 +86,17 @@ async def test_a_lost_node_that_is_heard_of_again_returns(client: Client, contro
     assert [kind for kind, _ in await node_events(client)][:3] == ["node.registered", "node.lost", "node.returned"]
 
 
+async def test_a_worker_that_registered_with_a_log_that_was_lost_is_registered_by_its_signs_of_life(
+    client: Client, control_plane: ControlPlaneProcess
+) -> None:
+    worker = Worker(client)
+    async with beating(worker):
+        await until_event(client, "node.registered")
+        await worker.run_container("c1")
+        await checkpoint(client)
+    assert [kind for kind, _ in await node_events(client)] == ["node.registered"]
+
+
 async def test_a_worker_that_fell_silent_while_the_control_plane_was_down_is_lost_after_its_return(
     client: Client, control_plane: ControlPlaneProcess
 ) -> None:

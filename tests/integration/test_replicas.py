@@ -27,26 +27,45 @@ def free_ports(count: int) -> list[int]:
         return [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
 
 
+class Servers:
+    """Three servers of one cluster, or the first of them alone, each with files of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._routes = free_ports(3)
+        self._ports = free_ports(3)
+        self.urls = [f"nats://127.0.0.1:{port}" for port in self._ports]
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, place: int, *, alone: bool = False) -> None:
+        """Start one of them."""
+        config = self._folder / f"{place}.conf"
+        store = f'jetstream {{ store_dir: "{self._folder / str(place)}" }}'
+        text = f'server_name: s{place}\nlisten: "127.0.0.1:{self._ports[place]}"\n{store}\n'
+        if not alone:
+            peers = ", ".join(f'"nats://127.0.0.1:{each}"' for each in self._routes)
+            text += f'cluster {{ name: c, listen: "127.0.0.1:{self._routes[place]}", routes: [{peers}] }}\n'
+        config.write_text(text)
+        with (self._folder / f"{place}.log").open("ab") as log:
+            self._running[place] = subprocess.Popen([NATS_SERVER, "-c", config], stdout=log, stderr=log)
+
+    def kill(self, place: int) -> None:
+        """Kill one of them."""
+        process = self._running.pop(place)
+        process.kill()
+        process.wait(10)
+
+    def close(self) -> None:
+        """Kill all that run."""
+        for place in list(self._running):
+            self.kill(place)
+
+
 @pytest.fixture
-def servers(tmp_path: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """The servers by their URLs."""
-    clients, routes = free_ports(3), free_ports(3)
-    running = {}
-    for place, (port, route) in enumerate(zip(clients, routes, strict=True)):
-        config = tmp_path / f"{place}.conf"
-        peers = ", ".join(f'"nats://127.0.0.1:{each}"' for each in routes)
-        config.write_text(
-            f'server_name: s{place}\nlisten: "127.0.0.1:{port}"\njetstream {{ store_dir: "{tmp_path / str(place)}" }}\n'
-            f'cluster {{ name: c, listen: "127.0.0.1:{route}", routes: [{peers}] }}\n'
-        )
-        with (tmp_path / f"{place}.log").open("wb") as log:
-            running[f"nats://127.0.0.1:{port}"] = subprocess.Popen([NATS_SERVER, "-c", config], stdout=log, stderr=log)
-    try:
-        yield running
-    finally:
-        for process in running.values():
-            process.kill()
-            process.wait(10)
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    found = Servers(tmp_path)
+    yield found
+    found.close()
 
 
 async def copied(client: Client, to: int) -> bool:
@@ -63,9 +82,11 @@ async def copied(client: Client, to: int) -> bool:
 
 
 async def test_streams_get_three_copies_and_outlive_a_server_with_all_that_they_held(
-    servers: dict[str, subprocess.Popen[bytes]], tmp_path: Path
+    servers: Servers, tmp_path: Path
 ) -> None:
-    first, second, third = servers
+    for place in range(3):
+        servers.start(place)
+    _, second, third = servers.urls
     plane = ControlPlaneProcess(tmp_path, second, WOODFROG_STREAM_REPLICAS="3", WOODFROG_NODE_LOST_SECONDS="600")
     try:
         await asyncio.to_thread(plane.start)
@@ -75,9 +96,37 @@ async def test_streams_get_three_copies_and_outlive_a_server_with_all_that_they_
 
             await eventually(lambda: copied(client, to=2), saying="every stream has its copies", seconds=60)
             await audit_follows_the_log(client, 1)
-            servers[first].kill()
+            servers.kill(0)
             await eventually(lambda: copied(client, to=1), saying="the others lead on", seconds=60)
             await worker.run_container("a")
             await audit_follows_the_log(client, 3)
+    finally:
+        plane.close()
+
+
+async def test_a_server_that_gets_two_beside_it_keeps_its_disk_and_the_log_fills_all_three(
+    servers: Servers, tmp_path: Path
+) -> None:
+    servers.start(0, alone=True)
+    first, second, _ = servers.urls
+    plane = ControlPlaneProcess(tmp_path, first, WOODFROG_NODE_LOST_SECONDS="600")
+    try:
+        await asyncio.to_thread(plane.start)
+        async with await nats.connect(first) as client:
+            worker = Worker(client)
+            await worker.register()
+            await worker.run_container("a")
+            await audit_follows_the_log(client, 4)
+    finally:
+        plane.close()
+    servers.kill(0)
+    for place in range(3):
+        servers.start(place)
+    plane = ControlPlaneProcess(tmp_path, second, WOODFROG_STREAM_REPLICAS="3", WOODFROG_NODE_LOST_SECONDS="600")
+    try:
+        await asyncio.to_thread(plane.start)
+        async with await nats.connect(first) as client:
+            await eventually(lambda: copied(client, to=2), saying="every stream has its copies", seconds=60)
+            await audit_follows_the_log(client, 4)
     finally:
         plane.close()

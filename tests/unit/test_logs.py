@@ -36,3 +36,19 @@ def test_an_error_is_told_with_its_kind_and_its_words(
     structlog.get_logger(component="x").warning("it failed", error=problem)
     line = json.loads(capsys.readouterr().err)
     assert (line["msg"], line["error"]) == ("it failed", said)
+
+
+def test_a_traceback_says_where_and_never_what_variables_held(capsys: pytest.CaptureFixture[str]) -> None:
+    def connect(_url: str) -> None:
+        raise ConnectionError("nobody is there")
+
+    logs.configure()
+    try:
+        connect("postgresql://owner:secret@db/woodfrog")
+    except ConnectionError:
+        structlog.get_logger(component="x").exception("it died")
+    text = capsys.readouterr().err
+    (told,) = json.loads(text)["exception"]
+    assert told["exc_value"] == "nobody is there"
+    assert [frame["name"] for frame in told["frames"]][-1] == "connect"
+    assert "secret" not in text
