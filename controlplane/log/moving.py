@@ -163,12 +163,12 @@ def _put(connection: Connection, rows: Rows) -> None:
     if head != rows[0]["position"] - 1:
         raise _refused("somebody else writes to the new database at the same time", _STOP)
     insertion = statements.insertion(connection.dialect, events)
-    insertion.run(connection, [tuple(row[name] for name in insertion.names) for row in rows])
-    connection.execute(update(log_head).values(position=rows[-1]["position"]))
+    writes = [insertion.of([tuple(row[name] for name in insertion.names) for row in rows])]
     generation = generations.writable(connection)
     assert generation is not None
     records = [read.record_of([row[name] for name in _COLUMNS], UPCASTS) for row in rows]
-    projections.project(connection, records, generation)
+    statements.write(connection, writes + projections.project(connection, records, generation))
+    connection.execute(update(log_head).values(position=rows[-1]["position"]))
 
 
 def _letters(connection: Connection) -> Rows:
