@@ -62,8 +62,12 @@ from protocol.facts import NodeFacts
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey
 
-VERSION = 2
-"""Raise it when the fold or its tables change: tables folded by another version are rebuilt (:mod:`generations`)."""
+VERSION = 1
+"""Raise it when the fold or its tables change: tables folded by another version are rebuilt (:mod:`generations`).
+
+A log with archived events cannot be rebuilt. So where only columns are added whose values stand in an event that a row points
+at, a migration fills them in, and the version stays.
+"""
 
 _DumpEvent = DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed
 _SnapshotEvent = (

@@ -236,6 +236,35 @@ async def test_a_worker_killed_while_gpus_are_put_aside_brings_them_back_in_its_
     assert row["failure_code"] == "worker-restarted"
 
 
+@pytest.mark.parametrize("step", ["restore", "unlock"])
+async def test_a_worker_killed_while_a_restored_container_gets_its_gpu_back_goes_on_with_that_in_its_next_life(
+    node: Node, gpus: FakeGpus, client: Client, step: str
+) -> None:
+    node.runtime.write(worker_wait_seconds=30)
+    node.start_worker(**gpus.environment)
+    first = container(node, gpus, 0)
+    first.run()
+    await asyncio.to_thread(stop, first)
+    await history(client, "checkpoint_history", status="valid")
+    gpus.fail(step, "vector_add", "delay=3", once=True)
+    second = container(node, gpus, 1)
+    creating = asyncio.create_task(asyncio.to_thread(second.create))
+    await asyncio.to_thread(
+        eventually,
+        lambda: (step, "begins") in [(name, result) for name, _, result in gpus.calls()],
+        "the step begins",
+        40,
+    )
+    node.kill_worker()
+    node.start_worker(**gpus.environment)
+    assert await creating == 0, second.said()
+    assert cuda_states(second) == {"R"}
+    assert second.call("start", second.id).returncode == 0
+    counts_on(second)
+    assert gpus.memory(B) > 0
+    await history(client, "restore_history", choice="restored", incarnation=2)
+
+
 async def test_a_gpu_that_cannot_take_its_content_back_starts_the_container_from_the_snapshot_before_or_cold(
     node: Node, gpus: FakeGpus, client: Client
 ) -> None:

@@ -94,6 +94,13 @@ class Node:
         assert self._process.wait(STEPS_SECONDS) == -signal.SIGKILL
         self._process = None
 
+    def kill_worker(self) -> None:
+        """End the worker with SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(STEPS_SECONDS)
+        self._process = None
+
     def wait_for_end(self) -> int:
         """Wait until the worker ends by itself; answers its exit code."""
         assert self._process is not None

@@ -12,6 +12,7 @@ from support.databases import Database
 from support.logstory import KEY, new, opened, put_one_aside, story
 
 from controlplane.log import EventLog, NewEvent, ViewFilterError, generations
+from controlplane.log.migrate import downgrade, upgrade
 from controlplane.log.schema import PROJECTIONS
 from controlplane.log.upcast import UPCASTS
 from controlplane.log.views import CONTRACT
@@ -125,18 +126,21 @@ async def test_a_node_shows_its_gpus_and_a_node_without_any_shows_none(log: Even
     assert only((await log.query("nodes"))[-1:], "node", *GPU) == [("a", None, 0, None, None, None)]
 
 
-async def test_rows_that_were_written_before_gpus_were_shown_show_them_once_the_log_was_opened(
+async def test_nodes_that_registered_before_gpus_were_shown_show_them_once_the_database_is_migrated(
     log: EventLog, database: Database
 ) -> None:
-    await log.append(story(), epoch=await log.take_lead())
-    shown = only(await log.query("nodes"), *GPU)
+    l4 = GpuFacts("GPU-2", 'NVIDIA L4 "ü"')
+    more = registered("c", NodeFacts(gpu_driver="570.1", gpus=(l4, msgspec.structs.replace(l4, uuid="GPU-3"))))
+    lost = new(NodeLost(node=NodeName("e"), worker_id=WorkerId("e-1"), silent_seconds=1.0))
+    await log.append([*story(), more, registered("d", NodeFacts()), lost], epoch=await log.take_lead())
+    shown = only(await log.query("nodes"), "node", *GPU)
     await log.close()
-    database.sql("UPDATE node_states SET gpu_driver = NULL, gpu_count = NULL, gpu_models = NULL, gpus = NULL")
-    database.sql("UPDATE projection_state SET version = 1")
+    await downgrade(database.url, "0004")
+    await upgrade(database.url)
     again = await EventLog.open(database.url)
     try:
-        await again.refreshed()
-        assert only(await again.query("nodes"), *GPU) == shown
+        assert only(await again.query("nodes"), "node", *GPU) == shown
+        assert await again.differences() == ()
     finally:
         await again.close()
 
