@@ -2,27 +2,35 @@
 
 Each container is dumped once, and left running: it may be stopped in an orderly way yet, and is then dumped again. Only so many
 at a time, because all of them at once would share one disk and one network and none might be done in time. Those that were
-told to end come last: their own stop has them dumped.
+told to end are left alone: their own stop has them dumped. Since a drain tells them so in the second after its cordon, nothing is
+done for a moment after the notice: a dump begun then would only hold up the one that counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from controlplane.domain.pods import ending_until
 from controlplane.domain.state import Incarnation, KeyState, State
 from protocol.commands import DumpCommand
 from protocol.ids import CheckpointKey, NodeName
 
+SETTLING = timedelta(seconds=3)
+"""How long after the notice nothing is dumped. The shortest notice that a cloud gives of a node's end is 30 s."""
+
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 def to_be_dumped(
-    state: State, share: Iterable[tuple[CheckpointKey, KeyState]], dumps_per_node: int
+    state: State, share: Iterable[tuple[CheckpointKey, KeyState]], now: datetime, dumps_per_node: int
 ) -> Iterator[tuple[CheckpointKey, Incarnation]]:
     """Choose, of some keys, the containers on ending nodes whose turn has come: whoever has most to lose first."""
-    ending = {name for name, node in state.nodes.items() if node.ending_since is not None and not node.lost}
+    ending = {
+        name
+        for name, node in state.nodes.items()
+        if node.ending_since is not None and now >= node.ending_since + SETTLING and not node.lost
+    }
     if not ending:
         return
     free = dict.fromkeys(ending, dumps_per_node)

@@ -36,7 +36,7 @@ def upkeep(state: State, tick: Tick, now: datetime, policy: Policy) -> Decision:
             break
     deadline = now + timedelta(seconds=policy.schedule.dump_seconds)
     asked = {event.key for event in events if isinstance(event, CommandIssued)}
-    for name, start in to_be_dumped(state, _share(state, tick.turn), policy.dumps_per_node):
+    for name, start in to_be_dumped(state, _share(state, tick.turn), now, policy.dumps_per_node):
         if name not in asked:
             events.append(demand(name, start, _command_id(tick.source, f"{name}/ending"), now, deadline))
     return Decision(events=tuple(events))

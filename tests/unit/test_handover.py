@@ -9,6 +9,7 @@ import pytest
 from support.world import KEY, World, types
 
 from controlplane.domain import NodeSeen, PodSeen, Policy
+from controlplane.domain.emptying import SETTLING
 from protocol.commands import DumpCommand, PrefetchCommand
 from protocol.events import (
     CommandFinished,
@@ -298,7 +299,9 @@ class TestWhatElseIsSeen:
 
 class TestANodeThatIsAboutToEnd:
     def announce(self, world: World, ending: str | None) -> list[str]:
-        return types(world.give(NodeSeen(NodeName("a"), ending, world.source())))
+        told = types(world.give(NodeSeen(NodeName("a"), ending, world.source())))
+        world.now += SETTLING
+        return told
 
     def test_what_runs_there_is_dumped_once_and_left_running(self) -> None:
         world = running()
@@ -332,9 +335,16 @@ class TestANodeThatIsAboutToEnd:
 
     def test_a_pod_that_was_told_to_end_is_left_to_its_stop(self) -> None:
         world = running()
-        seen(world, Terminating(why=Why.DRAINED))
         self.announce(world, "drain")
+        seen(world, Terminating(why=Why.DRAINED))
         assert types(world.later(1)) == []
+
+    def test_a_pod_that_is_told_to_end_a_moment_after_the_notice_is_left_to_its_stop(self) -> None:
+        world = running()
+        world.give(NodeSeen(NodeName("a"), "drain", world.source()))
+        assert types(world.later(1)) == []
+        seen(world, Terminating(why=Why.DRAINED))
+        assert types(world.later(SETTLING.total_seconds())) == []
 
     def test_a_node_that_is_spared_is_dumped_again_at_the_next_notice(self) -> None:
         world = running()
