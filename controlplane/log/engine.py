@@ -161,8 +161,14 @@ def _set_sqlite_up(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
-    if not options.get(_BARE, False):  # the journal mode cannot be changed within a transaction
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(_WRITES, False) else "BEGIN")
+    if options.get(_BARE, False):  # the journal mode cannot be changed within a transaction
+        return
+    sql = "BEGIN IMMEDIATE" if options.get(_WRITES, False) else "BEGIN"
+    driver = bare_driver(connection)
+    if driver is None:
+        connection.exec_driver_sql(sql)
+    else:
+        driver.execute(sql)
 
 
 @asynccontextmanager

@@ -55,7 +55,6 @@ from protocol.events import (
     SnapshotSuperseded,
     SnapshotUnpinned,
     StartDeferred,
-    UnknownEvent,
     event_type,
 )
 from protocol.facts import NodeFacts
@@ -107,6 +106,10 @@ _STATUS_AFTER: dict[type[_SnapshotEvent], str] = {
 
 _SNAPSHOT_EVENTS = frozenset(get_args(_SnapshotEvent))
 _START_EVENTS = frozenset(get_args(_StartEvent))
+_NODE_EVENTS = frozenset(get_args(NodeEvent))
+_OF_A_COMMAND = CommandIssued, CommandFinished
+_ABOUT_A_COMMAND = CommandFinished, DumpStarted
+_MAY_TELL_A_FAILURE = DumpFailed, RestoreFailed, CommandFinished
 _RANK = {status: rank for rank, status in enumerate(_FORWARD)}
 
 
@@ -116,6 +119,10 @@ def _is_of_snapshot(event: AnyEvent) -> TypeGuard[_SnapshotEvent]:
 
 def _is_of_start(event: AnyEvent) -> TypeGuard[_StartEvent]:
     return type(event) in _START_EVENTS
+
+
+def _is_of_node(event: AnyEvent) -> TypeGuard[NodeEvent]:
+    return type(event) in _NODE_EVENTS
 
 
 class Rows:
@@ -137,41 +144,36 @@ class Rows:
 
 def touched(event: AnyEvent) -> list[tuple[Table, RowKey]]:
     """Tell which rows must be known before ``event`` is folded."""
-    if isinstance(event, UnknownEvent):
-        return []
-    if isinstance(event, NodeEvent):
-        return [(nodes, (event.node,))]
     found: list[tuple[Table, RowKey]] = []
     if _is_of_snapshot(event):
         found.append((snapshots, (*_parts(event.key), event.snapshot_id)))
-    if _is_of_start(event):
+    elif _is_of_start(event):
         found.append((incarnations, (*_parts(event.key), event.incarnation)))
-    if isinstance(event, CommandIssued):
+    elif _is_of_node(event):
+        found.append((nodes, (event.node,)))
+    elif isinstance(event, CommandIssued):
         found.append((commands, (event.command.command_id,)))
-    elif isinstance(event, CommandFinished | DumpStarted) and event.command_id is not None:
+    if isinstance(event, _ABOUT_A_COMMAND) and event.command_id is not None:
         found.append((commands, (event.command_id,)))
     return found
 
 
 def fold(rows: Rows, record: Recorded) -> None:
-    """Take one event into the rows."""
+    """Take one event into the rows. One that a newer release wrote is folded when that comes to run."""
     event = record.event
-    if isinstance(event, UnknownEvent):
-        return  # a newer release wrote it and folds it when it comes to run
-    if isinstance(event, NodeEvent):
-        _fold_node(rows, record, event)
-        return
     if _is_of_snapshot(event):
         _fold_snapshot(rows, record, event)
     elif _is_of_start(event):
         _fold_start(rows, record, event)
-    elif isinstance(event, CommandIssued | CommandFinished):
+    elif _is_of_node(event):
+        _fold_node(rows, record, event)
+    elif isinstance(event, _OF_A_COMMAND):
         _fold_command(rows, record, event)
     if isinstance(event, DumpStarted) and event.command_id is not None:
         asked = rows.get(commands, (event.command_id,))
         if asked is not None:
             asked["snapshot_id"] = event.snapshot_id
-    if isinstance(event, DumpFailed | RestoreFailed | CommandFinished) and event.failure is not None:
+    if isinstance(event, _MAY_TELL_A_FAILURE) and event.failure is not None:
         _fold_failure(rows, record, event, event.failure)
 
 

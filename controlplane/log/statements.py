@@ -1,7 +1,7 @@
 """Statements prepared once for a table and a database, and run on plain tuples.
 
-SQLAlchemy writes the SQL, with the database's own placeholders and types; what is left out is its work for every row and
-every call, which costs more than SQLite itself.
+What an append runs is written here, of the names and types that SQLAlchemy knows: it would take milliseconds to put one such
+statement together, of which there are dozens, and its work for every row and every call costs more than SQLite itself.
 """
 
 from __future__ import annotations
@@ -15,21 +15,13 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import (
-    BindParameter,
     Boolean,
     ClauseElement,
     Column,
     Connection,
     Dialect,
     Table,
-    and_,
-    bindparam,
-    insert,
-    select,
-    update,
-    values,
 )
-from sqlalchemy import column as sql_column
 from sqlalchemy.sql.compiler import Compiled, SQLCompiler
 
 from controlplane.log.engine import bare_driver, takes_columns
@@ -53,23 +45,24 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Insertion:
-    """Insert rows, given as tuples in the order of ``names``.
+    """Insert rows, given as tuples in the order of the table's columns.
 
     ``replacing``, where rows travel as arrays: one that is there under the same primary key takes the given values instead.
     """
 
     def __init__(self, dialect: Dialect, table: Table, *, replacing: bool = False) -> None:
-        compiled = _compiled(insert(table).compile(dialect=dialect))
-        self.names = tuple(compiled.positiontup or ())
-        self._sql = compiled.string
+        self.names = tuple(table.columns.keys())
         self._writers = _writers(dialect, table, self.names)
+        names = _quoted(dialect, self.names)
         if takes_columns(dialect):
-            names = ", ".join(_quoted(dialect, self.names))
-            self._sql = f"INSERT INTO {table.name} ({names}) SELECT * FROM {_columns(dialect, table, self.names)}"  # noqa: S608 - our own names
+            given = f"SELECT * FROM {_columns(dialect, table, self.names)}"  # noqa: S608 - our own names, here and below
+        else:
+            given = f"VALUES ({_marks(len(names))})"
+        self._sql = f"INSERT INTO {table.name} ({', '.join(names)}) {given}"
         if replacing:
-            keys = [column.name for column in table.primary_key]
-            sets = ", ".join(f"{it} = excluded.{it}" for it in _quoted(dialect, set(self.names) - set(keys)))
-            self._sql += f" ON CONFLICT ({', '.join(_quoted(dialect, keys))}) DO UPDATE SET {sets}"
+            keys = _quoted(dialect, table.primary_key.columns.keys())
+            sets = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
+            self._sql += f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}"
 
     def of(self, rows: Iterable[Values]) -> Write:
         """Insert all of them."""
@@ -81,19 +74,15 @@ class Insertion:
 
 
 class Change:
-    """Set columns of rows found by primary key; tuples are in the order of ``names``, where a key's column is a key."""
+    """Set columns of rows found by primary key, row by row; tuples are in the order of ``names``, the key last."""
 
     def __init__(self, dialect: Dialect, table: Table, changed: Sequence[str]) -> None:
-        keys = [column.name for column in table.primary_key]
-        statement = (
-            update(table)
-            .where(*(table.c[name] == bindparam(f"the_{name}") for name in keys))
-            .values({name: bindparam(f"the_{name}") for name in changed})
-        )
-        compiled = _compiled(statement.compile(dialect=dialect))
-        self._sql = compiled.string
-        self.names = tuple(name.removeprefix("the_") for name in compiled.positiontup or ())
+        keys = table.primary_key.columns.keys()
+        self.names = (*changed, *keys)
         self._writers = _writers(dialect, table, self.names)
+        sets = ", ".join(f"{name} = ?" for name in _quoted(dialect, changed))
+        same = " AND ".join(f"{name} = ?" for name in _quoted(dialect, keys))
+        self._sql = f"UPDATE {table.name} SET {sets} WHERE {same}"  # noqa: S608
 
     def of(self, rows: Iterable[Values]) -> Write:
         """Change all of them; no row may be named twice."""
@@ -128,25 +117,23 @@ class Lookup:
     """
 
     def __init__(self, dialect: Dialect, table: Table, by: Sequence[str], count: int) -> None:
-        columns = [table.c[name] for name in by]
         self._readers = readers(dialect, table)
         self._takes_columns = takes_columns(dialect)
-        if self._takes_columns:
-            same = " AND ".join(f"{table.name}.{name} = wanted.{name}" for name in _quoted(dialect, by))
-            wanted_keys = f"{_columns(dialect, table, by)} AS wanted ({', '.join(_quoted(dialect, by))})"
-            one = f"SELECT * FROM {table.name} WHERE {same} OFFSET 0"  # noqa: S608 - our own names
-            found = ", ".join(f"found.{name}" for name in _quoted(dialect, table.columns.keys()))
-            self._sql = f"SELECT {found} FROM {wanted_keys} CROSS JOIN LATERAL ({one}) AS found"  # noqa: S608
+        keys, found = _quoted(dialect, by), _quoted(dialect, table.columns.keys())
+        if not self._takes_columns and len(keys) == 1:
+            self._sql = f"SELECT {', '.join(found)} FROM {table.name} WHERE {keys[0]} IN ({_marks(count)})"  # noqa: S608
             return
-        if len(columns) == 1:
-            wanted: BindParameter[Any] = bindparam("keys", value=[None] * count, expanding=True)
-            statement = select(table).where(columns[0].in_(wanted))
-        else:
-            blank = [tuple(bindparam(None, type_=each.type) for each in columns) for _ in range(count)]
-            keys = values(*(sql_column(f"the_{each.name}", each.type) for each in columns)).data(blank).cte("wanted")
-            fits = and_(*(each == keys.c[f"the_{each.name}"] for each in columns))
-            statement = select(table).join_from(keys, table, fits)
-        self._sql = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True}).string
+        same = " AND ".join(f"{table.name}.{name} = wanted.{name}" for name in keys)
+        if self._takes_columns:
+            wanted = f"{_columns(dialect, table, by)} AS wanted ({', '.join(keys)})"
+            one = f"SELECT * FROM {table.name} WHERE {same} OFFSET 0"  # noqa: S608
+            columns = ", ".join(f"found.{name}" for name in found)
+            self._sql = f"SELECT {columns} FROM {wanted} CROSS JOIN LATERAL ({one}) AS found"  # noqa: S608
+            return
+        rows = ", ".join([f"({_marks(len(keys))})"] * count)
+        columns = ", ".join(f"{table.name}.{name}" for name in found)
+        wanted = f"WITH wanted ({', '.join(keys)}) AS (VALUES {rows})"
+        self._sql = f"{wanted} SELECT {columns} FROM wanted JOIN {table.name} ON {same}"  # noqa: S608
 
     def run(self, connection: Connection, keys: Sequence[Values]) -> list[Values]:
         """Find the rows of up to as many keys as the statement was made for; of any number where arrays are taken."""
@@ -249,6 +236,10 @@ def _together(statements: tuple[tuple[str, int], ...]) -> str:
 
 def _counted_on(sql: str, before: int) -> str:
     return _PARAMETER.sub(lambda found: f"${int(found[1]) + before}", sql)
+
+
+def _marks(count: int) -> str:
+    return ", ".join(["?"] * count)
 
 
 def _quoted(dialect: Dialect, names: Iterable[str]) -> list[str]:
