@@ -2,15 +2,16 @@
 SHELL := /bin/sh
 bin := .venv/bin
 usual := not long and not cluster and not gpu
+loops := long and not cluster
 
-.PHONY: help setup demo test test-containers test-others retest e2e retest-e2e faults lint unit gpu bench bench-cluster images lock clean
+.PHONY: help setup demo test test-containers test-others retest e2e retest-e2e faults faults-kills faults-others retest-faults lint unit gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
 	@echo "make test    set up, then run every check and every test"
 	@echo "make retest  what failed in make test, once more"
 	@echo "make e2e     install on the cluster that KUBECONFIG names, and kill what can be killed there"
-	@echo "make faults  the tests that kill for minutes"
+	@echo "make faults  the tests that kill for minutes (retest-faults: what failed there, once more)"
 	@echo "make gpu     the tests on a real NVIDIA GPU; what they find goes into build/gpu/result.json"
 	@echo "make lint    ruff, mypy and the import contracts only"
 	@echo "make unit    the quick tests only: no root, no servers"
@@ -59,8 +60,19 @@ e2e: setup
 retest-e2e: setup
 	$(bin)/pytest -o cache_dir=.pytest_cache/cluster -m cluster $(failed)
 
+# Two halves at once here as well: in one the broker is away for minutes, which costs nothing, while the timed tests of the other run.
 faults: setup
-	$(bin)/pytest -m "long and not cluster"
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target faults-kills faults-others
+
+faults-kills: setup
+	$(bin)/pytest -o cache_dir=.pytest_cache/kills -m "$(loops)" tests/faults
+
+faults-others: setup
+	$(bin)/pytest -o cache_dir=.pytest_cache/other-loops -m "$(loops)" --ignore=tests/faults
+
+retest-faults: setup
+	$(bin)/pytest -o cache_dir=.pytest_cache/kills -m "$(loops)" $(failed) tests/faults || [ $$? = 5 ]
+	$(bin)/pytest -o cache_dir=.pytest_cache/other-loops -m "$(loops)" $(failed) --ignore=tests/faults || [ $$? = 5 ]
 
 gpu: setup
 	$(bin)/pytest -m gpu tests/gpu

@@ -121,7 +121,7 @@ async def test_a_tailing_reader_misses_nothing(database: Database, monkeypatch: 
 async def test_a_tailing_reader_misses_nothing_of_fifty_thousand(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await overlap(database, monkeypatch, events=50_400, batch=7)
+    await overlap(database, monkeypatch, events=50_400, batch=14)
 
 
 async def test_without_the_guard_a_tailing_reader_misses_events(postgres_server: PostgresServer) -> None:
