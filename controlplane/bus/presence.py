@@ -39,6 +39,9 @@ _SETTLE_SECONDS: Final = 10.0
 _LONGEST_QUEUE: Final = 10_000
 _STRANGE_SECONDS: Final = 5.0
 """So long a worker may be heard before its own report of its registration has arrived."""
+MOST_REPORTS: Final = 500
+"""How many of the reports that a question names are looked up."""
+_MOST_REPORTS_AT_ONCE: Final = 5000
 
 Vouch = Callable[[Sequence[UUID]], Awaitable[Vouched | None]]
 """Says what became of reports, as :meth:`controlplane.bus.vouching.Vouching.vouch`."""
@@ -108,16 +111,28 @@ class Presence:
         return now - self._strange_since.setdefault(worker, now) >= _STRANGE_SECONDS
 
     async def _answer(self) -> None:
-        """Tell workers, one after the other, which of their reports they need not keep; one that is not told asks again."""
+        """Tell workers which of their reports they need not keep, all that wait at once; one that is not told asks again."""
         while True:
-            reply, heartbeat = await self._asked.get()
-            vouched = None if self._vouch is None else await self._vouch(heartbeat.confirmed)
+            questions = [await self._asked.get()]
+            named = sum(len(heartbeat.confirmed) for _, heartbeat in questions)
+            while named < _MOST_REPORTS_AT_ONCE and not self._asked.empty():
+                questions.append(self._asked.get_nowait())
+                named += len(questions[-1][1].confirmed)
+            every = [report for _, heartbeat in questions for report in heartbeat.confirmed[:MOST_REPORTS]]
+            vouched = None if self._vouch is None else await self._vouch(every)
             if vouched is None:
                 continue
-            try:
-                await self._client.publish(reply, wire.encode(vouched))
-            except BROKER_ERRORS as problem:
-                await _log.awarning("a worker could not be answered", node=heartbeat.node, error=problem)
+            settled, missing = set(vouched.settled), set(vouched.missing)
+            for reply, heartbeat in questions:
+                asked = heartbeat.confirmed[:MOST_REPORTS]
+                answer = Vouched(
+                    tuple(report for report in asked if report in settled),
+                    tuple(report for report in asked if report in missing),
+                )
+                try:
+                    await self._client.publish(reply, wire.encode(answer))
+                except BROKER_ERRORS as problem:
+                    await _log.awarning("a worker could not be answered", node=heartbeat.node, error=problem)
 
     async def _welcome(self) -> None:
         """Bring the signs of life of lost nodes in."""

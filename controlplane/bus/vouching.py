@@ -25,9 +25,8 @@ from protocol.reports import Vouched
 
 _log = structlog.get_logger(component="vouching")
 
-_CATCH_UP_SECONDS: Final = 4.0
-MOST_REPORTS: Final = 500
-"""How many of the reports that a question names are looked up."""
+_CATCH_UP_SECONDS: Final = 2.0
+"""With those of the questions before it, less than a worker waits for an answer."""
 
 PutAsideBefore = Callable[[Iterable[UUID]], Awaitable[set[UUID]]]
 """Tells which of the reports were refused; raises as :meth:`controlplane.log.deadletters.DeadLetters.hold`."""
@@ -42,21 +41,34 @@ class Vouching:
         self._refused = refused
         self._taken_in = taken_in
 
-    async def vouch(self, named: Sequence[UUID]) -> Vouched | None:
-        """Say what became of the reports; ``None`` while that cannot be known."""
-        asked = named[:MOST_REPORTS]
+    async def vouch(self, asked: Sequence[UUID]) -> Vouched | None:
+        """Say what became of the reports, of however many questions; ``None`` while that cannot be known.
+
+        Only if there are reports of which nothing is known is the broker asked, and waited for.
+        """
         try:
-            held = (await self._jetstream.stream_info(subjects.REPORTS_STREAM)).state.last_seq
-            level = await self._taken_in.reached(held, _CATCH_UP_SECONDS)
-            recorded = await self._log.recorded([event_id(str(report), 0) for report in asked])
-            settled = {report for report in asked if event_id(str(report), 0) in recorded}
-            settled |= await self._refused(set(asked) - settled)
+            settled = await self._settled(asked)
+            unknown = [report for report in asked if report not in settled]
+            level = bool(unknown) and await self._level()
+            if level:
+                settled |= await self._settled(unknown)
         except (*BROKER_ERRORS, LogUnavailableError) as problem:
             await _log.awarning("nobody can vouch for reports now", error=problem)
             return None
-        missing = [report for report in asked if report not in settled] if level else []
+        missing = [report for report in unknown if report not in settled] if level else []
         if missing:
             await _log.awarning(
                 "confirmed reports are missing and are asked for again", reports=list(map(str, missing))
             )
         return Vouched(tuple(settled), tuple(missing))
+
+    async def _settled(self, reports: Sequence[UUID]) -> set[UUID]:
+        ids = {report: event_id(str(report), 0) for report in reports}
+        held = await self._log.held(list(ids.values()))
+        settled = {report for report, event in ids.items() if event in held}
+        return settled | await self._refused(ids.keys() - settled)
+
+    async def _level(self) -> bool:
+        """Take in what REPORTS holds now; False if that takes too long."""
+        held = (await self._jetstream.stream_info(subjects.REPORTS_STREAM)).state.last_seq
+        return await self._taken_in.reached(held, _CATCH_UP_SECONDS)

@@ -260,6 +260,12 @@ def check_lead(connection: Connection, epoch: Epoch) -> None:
         raise StaleEpochError(epoch, Epoch(current))
 
 
+def held_before(connection: Connection, event_ids: Sequence[str]) -> set[UUID]:
+    """Find those of the ids under which an event was recorded, whether it has been archived since or not."""
+    wanted = [(event_id,) for event_id in sorted(set(event_ids))]
+    return {UUID(str(event_id)) for event_id, _ in statements.find(connection, taken_ids, ("event_id",), wanted)}
+
+
 def recorded_before(connection: Connection, event_ids: Sequence[str], upcasts: Upcasts) -> dict[UUID, Recorded]:
     """Find those of the events that are in the log, by their ids.
 

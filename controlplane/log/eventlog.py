@@ -180,6 +180,11 @@ class EventLog:
         wanted = [str(event_id) for event_id in event_ids]
         return await self._database.read(lambda connection: append.recorded_before(connection, wanted, self._upcasts))
 
+    async def held(self, event_ids: Sequence[UUID]) -> set[UUID]:
+        """Find those of the ids that the log knows, archived events included, without reading what happened."""
+        wanted = [str(event_id) for event_id in event_ids]
+        return await self._database.read(lambda connection: append.held_before(connection, wanted))
+
     async def head(self) -> Position:
         """Tell the position of the newest event, 0 if there is none."""
         position = await self._database.read(read.head)

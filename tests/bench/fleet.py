@@ -3,6 +3,8 @@
 Nothing is dumped or restored; what is real is every message: heartbeats, reports through JetStream with their
 confirmations, and the questions how containers shall start. An id *moves*: it is dumped for good on its node, and another node asks
 how to start it and is told to restore. A move is seven events of the log, four reports before the question and one after it.
+
+Like workers, nodes keep the reports that were confirmed, and ask now and then which of them the log holds.
 """
 
 from __future__ import annotations
@@ -49,12 +51,15 @@ from protocol.ids import (
     SnapshotId,
     WorkerId,
 )
-from protocol.reports import Heartbeat, Report
+from protocol.reports import Heartbeat, Report, Vouched
 from protocol.requests import Resolution, ResolveRequest, RestoreFrom
 
 CLUSTER: Final = "scale"
 EVENTS_A_MOVE: Final = 7
 HEARTBEAT_SECONDS: Final = 2.0
+VOUCH_SECONDS: Final = 22.5
+"""How often a worker asks on average, see :mod:`nodeworker.bus`."""
+_VOUCH_REPLY_SECONDS: Final = 6.0
 _WAIT_SECONDS: Final = 30.0
 FACTS: Final = NodeFacts(
     architecture="x86_64",
@@ -89,6 +94,11 @@ class Told(msgspec.Struct):
     wrong: list[str]
     seconds: float
     heartbeats: int
+    questions: int = 0
+    """How often a node asked which of its reports the log holds."""
+    unanswered: int = 0
+    settled: int = 0
+    missing: int = 0
 
 
 def key_of(number: int) -> CheckpointKey:
@@ -129,6 +139,8 @@ class Fleet:
         self._free = list(range(ids))
         self._rng = random.Random(1)
         self._moves: set[asyncio.Task[None]] = set()
+        self._kept: list[set[UUID]] = [set() for _ in range(nodes)]
+        self._asking: set[asyncio.Task[None]] = set()
         self.told = Told([], [], 0, 0, [], 0.0, 0)
 
     async def beat(self) -> None:
@@ -149,6 +161,36 @@ class Fleet:
             self.told.heartbeats += due - sent
             sent = due
             await asyncio.sleep(0.01)
+
+    async def have_reports_vouched_for(self) -> None:
+        """Let every node that keeps reports ask what became of them, one after the other, until cancelled."""
+        begin = time.monotonic()
+        asked = 0
+        while True:
+            due = int((time.monotonic() - begin) / VOUCH_SECONDS * self._nodes)
+            for number in range(asked, due):
+                if self._kept[number % self._nodes]:
+                    task = asyncio.create_task(self._ask_for_vouchers(number % self._nodes))
+                    self._asking.add(task)
+                    task.add_done_callback(self._asking.discard)
+            asked = due
+            await asyncio.sleep(0.01)
+
+    async def _ask_for_vouchers(self, number: int) -> None:
+        named = tuple(self._kept[number])
+        heartbeat = Heartbeat(node_of(number), worker_of(number), "boot", FACTS, confirmed=named)
+        self.told.questions += 1
+        try:
+            reply = await self._client.request(
+                subjects.heartbeats(heartbeat.node), wire.encode(heartbeat), timeout=_VOUCH_REPLY_SECONDS
+            )
+        except nats.errors.Error:
+            self.told.unanswered += 1
+            return
+        vouched: Vouched = wire.decode(reply.data, Vouched)
+        self._kept[number].difference_update(vouched.settled)
+        self.told.settled += len(vouched.settled)
+        self.told.missing += len(vouched.missing)
 
     async def live(self, seconds: float, events_a_second: float) -> None:
         """Move ids at random at the given rate for so long; then wait for the moves that are under way."""
@@ -223,6 +265,7 @@ class Fleet:
             sequence = (await confirmed).seq
         said = f"{event_type(event)} of {stream_of(event)} at {report.at:%H:%M:%S.%f}"
         self.told.reports.append((report.report_id, said))
+        self._kept[node].add(report.report_id)
         return sequence
 
     async def _ask(self, number: int, place: Place, sequence: int) -> Resolution:
@@ -237,24 +280,27 @@ class Fleet:
         return answer
 
 
-async def run(url: str, nodes: int, ids: int, seconds: float, events_a_second: float) -> Told:
+async def run(url: str, nodes: int, ids: int, seconds: float, events_a_second: float, *, vouch: bool) -> Told:
     """Beat until there is a line to read, then live, and tell."""
     client = await nats.connect(url, name="fleet", pending_size=64 << 20, max_outstanding_pings=100)
     fleet = Fleet(client, nodes, ids)
-    beating = asyncio.create_task(fleet.beat())
+    running = [asyncio.create_task(fleet.beat())]
     try:
         await asyncio.to_thread(sys.stdin.readline)
+        if vouch:
+            running.append(asyncio.create_task(fleet.have_reports_vouched_for()))
         await fleet.live(seconds, events_a_second)
     finally:
-        beating.cancel()
+        for task in running:
+            task.cancel()
     await client.drain()
     return fleet.told
 
 
 def main() -> None:
     """Do as told by the arguments; write what is told to the file named last."""
-    url, nodes, ids, seconds, events_a_second, path = sys.argv[1:]
-    told = asyncio.run(run(url, int(nodes), int(ids), float(seconds), float(events_a_second)))
+    url, nodes, ids, seconds, events_a_second, vouch, path = sys.argv[1:]
+    told = asyncio.run(run(url, int(nodes), int(ids), float(seconds), float(events_a_second), vouch=vouch == "True"))
     Path(path).write_bytes(wire.encode(told))
 
 

@@ -6,7 +6,7 @@ from node to node. Afterwards everything that was confirmed must be in the log, 
 what follows from it, and AUDIT must hold every event. All processes share the machine's processors, so the
 time that a question takes is measured where it was asked, everything included.
 
-``python tests/bench/scale.py [--seconds 60] [--nodes 5000] [--ids 50000] [--rate 1000] [--url postgresql://…]``
+``python tests/bench/scale.py [--seconds 60] [--nodes 5000] [--ids 50000] [--rate 1000] [--url postgresql://…] [--no-vouch]``
 """
 
 from __future__ import annotations
@@ -171,6 +171,7 @@ class Measured(NamedTuple):
     quiet: tuple[Usage, Usage]
     living: tuple[Usage, Usage]
     broker: tuple[Usage, Usage]
+    fleet: tuple[Usage, Usage]
     most_memory_mib: float
     settle_seconds: float
 
@@ -180,14 +181,14 @@ def measure(folder: Path, url: str, given: argparse.Namespace) -> Measured:
     for nats_url, broker, plane in processes_started(folder, url):
         answers = folder / "told.json"
         script = str(ROOT / "tests/bench/fleet.py")
-        settings = (given.nodes, given.ids, given.seconds, given.rate)
+        settings = (given.nodes, given.ids, given.seconds, given.rate, given.vouch)
         command = [sys.executable, script, nats_url, *map(str, settings), str(answers)]
         with subprocess.Popen(command, stdin=subprocess.PIPE) as fleet:
             ready = asyncio.run(until_audited(nats_url, url, 900))
             print(f"up, with {given.nodes} command queues and the log in AUDIT, after {ready:.1f} s", flush=True)
             quiet = Usage.of(plane.pid)
             time.sleep(QUIET_SECONDS)
-            begin, broker_begin = Usage.of(plane.pid), Usage.of(broker.pid)
+            begin, broker_begin, fleet_begin = map(Usage.of, (plane.pid, broker.pid, fleet.pid))
             assert fleet.stdin is not None
             fleet.stdin.write(b"live\n")
             fleet.stdin.close()
@@ -197,10 +198,11 @@ def measure(folder: Path, url: str, given: argparse.Namespace) -> Measured:
                 time.sleep(0.5)
                 memory = max(memory, Usage.of(plane.pid).memory_mib)
                 if time.monotonic() < deadline:
-                    end, broker_end = Usage.of(plane.pid), Usage.of(broker.pid)
+                    end, broker_end, fleet_end = map(Usage.of, (plane.pid, broker.pid, fleet.pid))
         told: Told = wire.decode(answers.read_bytes(), Told)
         settle = asyncio.run(until_audited(nats_url, url, SETTLE_SECONDS))
-        return Measured(told, ready, (quiet, begin), (begin, end), (broker_begin, broker_end), memory, settle)
+        living, brokers, fleets = (begin, end), (broker_begin, broker_end), (fleet_begin, fleet_end)
+        return Measured(told, ready, (quiet, begin), living, brokers, fleets, memory, settle)
     raise AssertionError
 
 
@@ -212,7 +214,8 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def explain(given: argparse.Namespace, found: Measured, bare_mib: float) -> None:
     """Print what a node and an id cost, and what ten times as much would need."""
-    quiet, living, broker = (each[1].cores_since(each[0]) for each in (found.quiet, found.living, found.broker))
+    spent = (found.quiet, found.living, found.broker, found.fleet)
+    quiet, living, broker, fleet = (after.cores_since(before) for before, after in spent)
     grown_mib = found.most_memory_mib - bare_mib
     events = len(found.told.reports) + 2 * found.told.moves
     rate = events / found.told.seconds
@@ -246,6 +249,12 @@ def explain(given: argparse.Namespace, found: Measured, bare_mib: float) -> None
         f"{broker * 10:.1f} cores: three nodes",
     )
     Console(width=150).print(table)
+    told = found.told
+    print(
+        f"of {os.cpu_count()} processors the control plane had {living:.2f}, the broker {broker:.2f}, the simulated nodes {fleet:.2f}; "
+        f"{told.questions / told.seconds:.0f} questions a second about {told.settled} reports that were settled, "
+        f"{told.missing} missing and {told.unanswered} questions without an answer"
+    )
 
 
 def main() -> int:
@@ -256,6 +265,9 @@ def main() -> int:
     arguments.add_argument("--rate", type=float, default=1000)
     arguments.add_argument("--seconds", type=float, default=60)
     arguments.add_argument("--url")
+    arguments.add_argument(
+        "--no-vouch", dest="vouch", action="store_false", help="nodes do not ask about their reports"
+    )
     given = arguments.parse_args()
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     bare_mib = bare_memory_mib()
