@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, func, make_url, select
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from controlplane.log.records import LogFullError, LogSchemaError, LogUnavailableError
 from protocol.failures import Failure
@@ -29,6 +32,8 @@ BUSY_TIMEOUT_SECONDS = 10.0
 _IDLE_TRANSACTION_SECONDS = 5.0
 """How long a transaction may wait for its process on PostgreSQL: a leader that is stopped in the middle of one would otherwise
 keep the log locked, and no standby could take over."""
+_TRUSTED_SECONDS = 0.05
+"""How long an idle connection is taken to be there still. If it is not, one transaction is refused as unavailable."""
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 _CACHED_STATEMENTS = 512
 _CACHE_KIB = 64 << 10
@@ -36,6 +41,7 @@ _CHECKPOINT_PAGES = 32_768
 """Pages in the write-ahead log (128 MiB) after which whoever commits brings the rest of them to their places (:func:`write_back`)."""
 _WRITES = "woodfrog_writes"
 _BARE = "woodfrog_bare"
+_RETURNED = "woodfrog_returned"
 CONTRADICTIONS = (sqlite3.IntegrityError, IntegrityError)
 """What a transaction raises, on a connection's bare driver and otherwise, if a row contradicts what is there."""
 _MIGRATION_LOCK = 0x776F6F6466726F67
@@ -68,12 +74,14 @@ def open_engine(text: str) -> AsyncEngine:
             "lock_timeout": f"{int(BUSY_TIMEOUT_SECONDS * 1000)}",
             "idle_in_transaction_session_timeout": f"{int(_IDLE_TRANSACTION_SECONDS * 1000)}",
         }
-        return create_async_engine(
+        engine = create_async_engine(
             url,
             isolation_level="READ COMMITTED",
-            pool_pre_ping=True,
             connect_args={"server_settings": settings, "timeout": BUSY_TIMEOUT_SECONDS},
         )
+        event.listen(engine.sync_engine, "checkin", _note_return)
+        event.listen(engine.sync_engine, "checkout", partial(_ping, engine.dialect))
+        return engine
     engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
     event.listen(engine.sync_engine, "connect", _set_sqlite_up)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
@@ -157,6 +165,20 @@ def _set_sqlite_up(connection: Any, _record: Any) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _note_return(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info[_RETURNED] = time.monotonic()
+
+
+def _ping(dialect: Dialect, connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+    """Have a connection that lay idle replaced if its server has gone. SQLAlchemy would ask before each use, in three journeys."""
+    if time.monotonic() - record.info.get(_RETURNED, time.monotonic()) < _TRUSTED_SECONDS:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as problem:
+        raise InvalidatePoolError from problem
 
 
 def _begin_sqlite(connection: Connection) -> None:
