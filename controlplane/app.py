@@ -93,7 +93,7 @@ class ControlPlane:
     async def _stand_by(self) -> None:
         settings = self._settings
         async with AsyncExitStack() as stack:
-            log = await EventLog.open(settings.database_url)
+            log = await EventLog.open(settings.database_url, archive=settings.log_archive)
             stack.push_async_callback(log.close)
             api = None
             if settings.kubernetes or settings.lease == "kubernetes":
@@ -182,7 +182,7 @@ class ControlPlane:
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(loop.run())
-            group.create_task(log.refreshed())
+            group.create_task(_tell_of_stale_views(log))
             if self._settings.stream_replicas > 1:
                 jetstream = client.jetstream(timeout=REQUEST_SECONDS)
                 group.create_task(keep_replicated(jetstream, self._settings.stream_replicas))
@@ -195,6 +195,12 @@ class ControlPlane:
             await decisions.listening.wait()
             await _log.ainfo("control plane ready", cluster=self._settings.cluster, position=loop.committed.value)
             self.ready.set()
+
+
+async def _tell_of_stale_views(log: EventLog) -> None:
+    failure = await log.refreshed()
+    if failure is not None:
+        await _log.aerror("the views cannot be rebuilt", code=failure.code, cause=failure.cause, advice=failure.advice)
 
 
 async def _lease(settings: Settings, api: KubernetesApi | None, stack: AsyncExitStack) -> LeaseStore:

@@ -30,7 +30,14 @@ from controlplane.domain.evolve import Replay, evolve
 from controlplane.domain.inputs import Decision, Input, PodSeen, Policy, ReportReceived
 from controlplane.domain.state import KeyState, NodeState, State
 from controlplane.log.eventlog import EventLog
-from controlplane.log.records import EventConflictError, LogUnavailableError, Metadata, NewEvent, StaleEpochError
+from controlplane.log.records import (
+    ArchivedRangeError,
+    EventConflictError,
+    LogUnavailableError,
+    Metadata,
+    NewEvent,
+    StaleEpochError,
+)
 from controlplane.statecopy import Folded
 from process import faultpoints
 from protocol.events import (
@@ -43,6 +50,7 @@ from protocol.events import (
     SnapshotDeleted,
     SnapshotStored,
 )
+from protocol.failures import Failure
 from protocol.ids import CheckpointKey, CommandId, Epoch, NodeName, Position, event_id
 
 _log = structlog.get_logger(component="loop")
@@ -117,7 +125,21 @@ class DecisionLoop:
 
         Raises:
             LogUnavailableError: if it cannot be read.
+            ArchivedRangeError: if it would have to be folded from events that are archived, and their files are not at hand.
+            ArchiveUnusableError: if these files are not what was archived.
         """
+        try:
+            await self._fold()
+        except ArchivedRangeError as problem:
+            raise ArchivedRangeError(
+                Failure(
+                    code="log-archived",
+                    cause=f"no copy of the state is there that this version can go on from, and {problem.failure.cause}",
+                    advice="Set WOODFROG_LOG_ARCHIVE to the directory of the archive's files; or run the version that ran before.",
+                )
+            ) from problem
+
+    async def _fold(self) -> None:
         with _no_collections():
             position, folded = await self._newest_copy()
             self._copied = position

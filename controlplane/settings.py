@@ -26,6 +26,8 @@ class Settings(msgspec.Struct, frozen=True):
 
     database_url: str
     """``WOODFROG_DATABASE_URL``: SQLAlchemy's URL of the event log, e.g. ``sqlite+aiosqlite:////var/lib/woodfrog/log.db``."""
+    log_archive: Path | None = None
+    """``WOODFROG_LOG_ARCHIVE``: the directory of the files of archived events; none if it is not set."""
     nats_url: str = "nats://127.0.0.1:4222"
     """``WOODFROG_NATS_URL``."""
     nats_seed_file: Path | None = None
@@ -87,12 +89,14 @@ class Settings(msgspec.Struct, frozen=True):
         except InvalidIdError as problem:
             raise InvalidSettingError(str(problem)) from problem
         policy_file = environment.get("WOODFROG_POLICY_FILE", "")
+        log_archive = environment.get("WOODFROG_LOG_ARCHIVE", "")
         try:
             policies = read_policies(policy_file) if policy_file else Policies()
         except InvalidPolicyError as problem:
             raise InvalidSettingError(f"WOODFROG_POLICY_FILE: {problem}") from problem
         return cls(
             database_url=database_url,
+            log_archive=Path(log_archive) if log_archive else None,
             nats_url=environment.get("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
             nats_seed_file=Path(seed_file) if seed_file else None,
             nats_callout_dir=Path(callout_dir) if callout_dir else None,

@@ -11,6 +11,7 @@ from controlplane.log.records import (
     ArchivedEventError,
     ArchivedRangeError,
     ArchiveError,
+    ArchiveUnusableError,
     EventConflictError,
     ExpectedVersionError,
     LogFullError,
@@ -26,6 +27,7 @@ from controlplane.log.records import (
 
 __all__ = [
     "ArchiveError",
+    "ArchiveUnusableError",
     "ArchivedEventError",
     "ArchivedRangeError",
     "DeadLetter",

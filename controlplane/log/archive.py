@@ -24,10 +24,11 @@ import zstandard
 from blake3 import blake3
 from sqlalchemy import Connection, delete, insert, select, text
 
-from controlplane.log import chain
+from controlplane.log import chain, filed
 from controlplane.log.database import Database
 from controlplane.log.engine import make_ready
-from controlplane.log.read import record_of
+from controlplane.log.filed import FORMAT, MOMENTS, UNREADABLE, Segment, rows_of
+from controlplane.log.read import record_of_row
 from controlplane.log.records import ArchiveError, Recorded
 from controlplane.log.schema import archived_heads, archived_segments, events, log_head, utc_text
 from controlplane.log.upcast import UPCASTS, Upcasts
@@ -35,31 +36,13 @@ from process import faultpoints
 from protocol.failures import Failure
 from protocol.ids import Position
 
-FORMAT: Final = "woodfrog-events/1"
 SEGMENT_POSITIONS: Final = 100_000
 """Positions in a segment on SQLite; on PostgreSQL it is the partition's size."""
 
 _PAGE: Final = 1000
-_MOMENTS: Final = ("occurred_at", "recorded_at")
-_COLUMNS: Final = tuple(events.columns.keys())
 _encode = msgspec.json.Encoder().encode
 
 Heads = dict[str, tuple[int, str]]
-
-
-class Segment(msgspec.Struct, frozen=True):
-    """One archived range; ``file`` is a name within the archive's folder."""
-
-    first_position: int
-    last_position: int
-    file: str
-    file_bytes: int
-    file_digest: str
-    heads_digest: str
-    first_recorded_at: datetime
-    last_recorded_at: datetime
-    archived_at: datetime
-    hash: str
 
 
 class Archive:
@@ -91,7 +74,7 @@ class Archive:
 
     async def segments(self) -> list[Segment]:
         """List what is archived, oldest first."""
-        return await self._database.read(_segments)
+        return await self._database.read(filed.segments)
 
     async def archive(self, through: Position, *, segment_positions: int = SEGMENT_POSITIONS) -> list[Segment]:
         """Archive every whole segment up to position ``through``; the newest event always stays.
@@ -106,7 +89,7 @@ class Archive:
         done: list[Segment] = []
         while True:
             size = await self._database.read(_segment_size) or segment_positions
-            known = await self._database.read(_segments)
+            known = await self._database.read(filed.segments)
             first = known[-1].last_position + 1 if known else 1
             last = first + size - 1
             head = await self._database.read(lambda connection: connection.scalar(select(log_head.c.position)) or 0)
@@ -125,8 +108,8 @@ class Archive:
 
     def recorded(self, segment: Segment, upcasts: Upcasts = UPCASTS) -> Iterator[Recorded]:
         """Read a segment's events, for a fold from position 1."""
-        for row in _rows_of(self._folder / segment.file):
-            yield record_of(tuple(row[name] for name in _COLUMNS), upcasts)
+        for row in filed.verified_rows(self._folder, segment):
+            yield record_of_row(row, upcasts)
 
     async def _archive_one(self, first: int, last: int, previous: str) -> Segment:
         name = f"events-{first:012d}-{last:012d}.jsonl.zst"
@@ -176,11 +159,6 @@ def _segment_size(connection: Connection) -> int | None:
     return int(connection.execute(text("SELECT events_in_partition()")).scalar_one())
 
 
-def _segments(connection: Connection) -> list[Segment]:
-    rows = connection.execute(select(archived_segments).order_by(archived_segments.c.first_position)).mappings()
-    return [Segment(**{str(name): value for name, value in row.items()}) for row in rows]
-
-
 def _heads(connection: Connection) -> Heads:
     return {row.stream: (row.version, row.hash) for row in connection.execute(select(archived_heads))}
 
@@ -206,7 +184,7 @@ def _write(
                         raise _refusal(chain.Problem(row["position"], what))
                     heads[row["stream"]] = (row["version"], row["hash"])
                     position = row["position"]
-                    out.write(_encode({**row, **{name: utc_text(row[name]) for name in _MOMENTS}}) + b"\n")
+                    out.write(_encode({**row, **{name: utc_text(row[name]) for name in MOMENTS}}) + b"\n")
                 moments += [rows[0]["recorded_at"], rows[-1]["recorded_at"]]
         raw.flush()
         os.fsync(raw.fileno())
@@ -219,36 +197,17 @@ def _write(
     return heads, (moments[0], moments[-1])
 
 
-def _rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-        lines = _lines(stream)
-        header = msgspec.json.decode(next(lines, b"{}"))
-        if header.get("format") != FORMAT:
-            raise ValueError(f"it does not begin as {FORMAT} does")
-        for line in lines:
-            row = msgspec.json.decode(line)
-            yield {**row, **{name: datetime.fromisoformat(row[name]) for name in _MOMENTS}}
-
-
-def _lines(stream: zstandard.ZstdDecompressionReader) -> Iterator[bytes]:
-    rest = b""
-    while block := stream.read(1 << 20):
-        *whole, rest = (rest + block).split(b"\n")
-        yield from whole
-    if rest:
-        yield rest
-
-
 def _check(path: Path, first: int, last: int, heads: Heads, wanted: Heads | None) -> Iterator[chain.Problem]:
     """Read a file back and follow its chains on from ``heads``, which are moved to the file's end."""
     position = first - 1
     try:
-        for row in _rows_of(path):
-            for what in chain.row_problems(row, position, heads):
-                yield chain.Problem(row["position"], f"{path.name}: {what}")
-            heads[row["stream"]] = (row["version"], row["hash"])
-            position = row["position"]
-    except (OSError, ValueError, LookupError, zstandard.ZstdError) as problem:
+        with path.open("rb") as file:
+            for row in rows_of(file):
+                for what in chain.row_problems(row, position, heads):
+                    yield chain.Problem(row["position"], f"{path.name}: {what}")
+                heads[row["stream"]] = (row["version"], row["hash"])
+                position = row["position"]
+    except UNREADABLE as problem:
         yield chain.Problem(position + 1, f"{path.name} cannot be read: {problem}")
         return
     if position != last:

@@ -123,7 +123,7 @@ def verify(connection: Connection) -> Verification:
     segments = (
         connection.execute(select(archived_segments).order_by(archived_segments.c.first_position)).mappings().all()
     )
-    problems = list(_segment_problems(segments, ends))
+    problems = [*segment_problems(segments), *_heads_problems(segments, ends)]
     archived = segments[-1]["last_position"] if segments else 0
     count, last = 0, archived
     while len(problems) < _MAX_PROBLEMS:
@@ -144,7 +144,8 @@ def verify(connection: Connection) -> Verification:
     return Verification(events=count, problems=tuple(problems[:_MAX_PROBLEMS]), archived=archived)
 
 
-def _segment_problems(segments: Sequence[Mapping[Any, Any]], heads: Mapping[str, tuple[int, str]]) -> Iterator[Problem]:
+def segment_problems(segments: Sequence[Mapping[Any, Any]]) -> Iterator[Problem]:
+    """Tell what is wrong with the rows of ``archived_segments``, given in order."""
     last, previous = 0, FIRST
     for row in segments:
         if row["first_position"] != last + 1:
@@ -152,6 +153,10 @@ def _segment_problems(segments: Sequence[Mapping[Any, Any]], heads: Mapping[str,
         if row["hash"] != segment_link(previous, row):
             yield Problem(row["first_position"], "the row of this archived segment is not as it was written")
         last, previous = row["last_position"], row["hash"]
+
+
+def _heads_problems(segments: Sequence[Mapping[Any, Any]], heads: Mapping[str, tuple[int, str]]) -> Iterator[Problem]:
+    last = segments[-1]["last_position"] if segments else 0
     if heads_digest(heads) != (segments[-1]["heads_digest"] if segments else heads_digest({})):
         yield Problem(last, "the heads of the archived chains are not as they were written")
 

@@ -21,11 +21,14 @@ _PAGE: Final = 1000
 _MOST_PROBLEMS: Final = 100
 
 
-def differences(connection: Connection, upcasts: Upcasts) -> tuple[Problem, ...]:
+def differences(connection: Connection, upcasts: Upcasts, folded: Rows, position: Position) -> tuple[Problem, ...]:
     """Name every row that is not what a fold of the whole log gives; at most a hundred.
+
+    ``folded`` is what a fold up to ``position`` gave, and is gone on with.
 
     Raises:
         UnreadableEventError: an event cannot be read.
+        ArchivedRangeError: events behind ``position`` have been archived.
     """
     state = connection.execute(select(projection_state.c.version, projection_state.c.generation)).one()
     if state.version != projections.VERSION:
@@ -33,11 +36,7 @@ def differences(connection: Connection, upcasts: Upcasts) -> tuple[Problem, ...]
             f"the tables were folded by version {state.version}, this is {projections.VERSION}: they are to be rebuilt"
         )
         return (Problem(0, what),)
-    folded, position = Rows(), Position(0)
     while records := read.read(connection, position, _PAGE, upcasts):
-        if position == 0 and records[0].position != 1:
-            what = f"events before position {records[0].position} are not here: the tables cannot be folded again"
-            return (Problem(0, what),)
         for record in records:
             projections.fold(folded, record)
         position = records[-1].position

@@ -11,21 +11,32 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from controlplane.log import append, chain, comparison, copies, generations, read
+from controlplane.log import append, chain, comparison, copies, generations, projections, read
 from controlplane.log.append import Answer, Request
 from controlplane.log.database import Database
 from controlplane.log.engine import CONTRADICTIONS, make_ready
+from controlplane.log.projections import Rows
 from controlplane.log.recall import Recall
-from controlplane.log.records import LogUnavailableError, NewEvent, Recorded, utc_now
+from controlplane.log.records import (
+    ArchivedRangeError,
+    ArchiveUnusableError,
+    LogUnavailableError,
+    NewEvent,
+    Recorded,
+    utc_now,
+)
 from controlplane.log.upcast import UPCASTS, Upcasts
+from controlplane.log.whole import WholeLog
 from process import faultpoints
 from protocol.events import AnyEvent
+from protocol.failures import Failure
 from protocol.ids import CheckpointKey, CommandId, Epoch, Position, Version
 from protocol.requests import View
 
@@ -42,8 +53,11 @@ class EventLog:
     :class:`~controlplane.log.records.LogFullError` if its disk is full), after which it may simply be tried again.
     """
 
-    def __init__(self, database: Database, *, clock: Callable[[], datetime], upcasts: Upcasts) -> None:
+    def __init__(
+        self, database: Database, *, clock: Callable[[], datetime], upcasts: Upcasts, archive: Path | None = None
+    ) -> None:
         self._database = database
+        self._whole = WholeLog(database, archive)
         self._clock = clock
         self._upcasts = upcasts
         self._waiting: deque[tuple[Request, asyncio.Future[list[Recorded]]]] = deque()
@@ -51,15 +65,25 @@ class EventLog:
         self._grown = asyncio.Condition()
         self._heard_of = Position(0)
         self._recall = Recall()
-        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[Failure | None] | None = None
 
     @property
     def _engine(self) -> AsyncEngine:
         return self._database.engine
 
     @classmethod
-    async def open(cls, url: str, *, clock: Callable[[], datetime] = utc_now, upcasts: Upcasts = UPCASTS) -> Self:
+    async def open(
+        cls,
+        url: str,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        upcasts: Upcasts = UPCASTS,
+        archive: Path | None = None,
+    ) -> Self:
         """Open a migrated database; ``clock`` gives ``recorded_at``.
+
+        With ``archive``, the directory of the archive's files, archived events are read from there wherever the log is read
+        in order; without, whoever needs one is refused (:class:`~controlplane.log.records.ArchivedRangeError`).
 
         Projections that were written by another version of the code are rebuilt from then on, beside appends and readers;
         :meth:`refreshed` waits for that.
@@ -67,7 +91,7 @@ class EventLog:
         Raises:
             LogSchemaError: if the database was not migrated (:func:`controlplane.log.migrate.upgrade`).
         """
-        log = cls(Database(url), clock=clock, upcasts=upcasts)
+        log = cls(Database(url), clock=clock, upcasts=upcasts, archive=archive)
         try:
             await make_ready(log._engine)
             await log.head()
@@ -165,15 +189,27 @@ class EventLog:
 
         Raises:
             UnreadableEventError: if an event is damaged.
+            ArchivedRangeError: if the events there are archived, and their files are not at hand.
+            ArchiveUnusableError: if these files are not what was archived.
         """
-        return await self._database.read(lambda connection: read.read(connection, after, limit, self._upcasts))
+        return await self._whole.in_order(
+            after,
+            limit,
+            lambda connection: read.read(connection, after, limit, self._upcasts),
+            lambda rows: [read.record_of_row(row, self._upcasts) for row in rows],
+        )
 
     async def tell(self, after: Position, limit: int) -> tuple[Position, list[tuple[AnyEvent, datetime]]]:
         """Read as :meth:`read` does, but only what a fold asks for: each event and when it occurred.
 
         Answers the position of the last one, too (``after`` if there is none). Raises as :meth:`read` does.
         """
-        return await self._database.read(lambda connection: read.tell(connection, after, limit, self._upcasts))
+        return await self._whole.in_order(
+            after,
+            limit,
+            lambda connection: read.tell(connection, after, limit, self._upcasts),
+            lambda rows: (Position(rows[-1]["position"]), read.tell_rows(rows, self._upcasts)),
+        )
 
     async def recorded(self, event_ids: Sequence[UUID]) -> dict[UUID, Recorded]:
         """Find those of the events that are in the log, by their ids: how a redelivered report is recognised."""
@@ -254,33 +290,66 @@ class EventLog:
         return await self._database.read(chain.verify)
 
     async def differences(self) -> tuple[chain.Problem, ...]:
-        """Name every row behind the views that is not what follows from the events; none if all is well."""
-        return await self._database.read(lambda connection: comparison.differences(connection, self._upcasts))
+        """Name every row behind the views that is not what follows from the events; none if all is well.
+
+        Raises as :meth:`read` does.
+        """
+        folded, position = Rows(), Position(0)
+        await self._whole.learn()
+        while page := await self._filed(position):
+            for record in page:
+                projections.fold(folded, record)
+            position = page[-1].position
+        return await self._database.read(
+            lambda connection: comparison.differences(connection, self._upcasts, folded, position)
+        )
 
     async def count_streams(self) -> int:
         """Tell how many streams have events."""
         return await self._database.read(read.count_streams)
 
     async def rows(self, after: Position, limit: int) -> list[dict[str, Any]]:
-        """Read up to ``limit`` rows of ``events`` behind a position, in order, as :meth:`query` gives them."""
-        return await self._database.read(lambda connection: read.rows(connection, after, limit))
+        """Read up to ``limit`` rows of ``events`` behind a position, in order, as :meth:`query` gives them.
+
+        Raises as :meth:`read` does.
+        """
+        return await self._whole.in_order(
+            after,
+            limit,
+            lambda connection: read.rows(connection, after, limit),
+            lambda rows: [read.plain(row) for row in rows],
+        )
 
     async def rebuild(self) -> None:
-        """Fold the projections anew from the first event, beside appends; views show the old rows until the end."""
-        await self._database.write(generations.begin)
-        while await self._database.write(lambda connection: generations.build(connection, self._upcasts)):
+        """Fold the projections anew from the first event, beside appends; views show the old rows until the end.
+
+        Raises:
+            UnreadableEventError: if an event is damaged.
+            ArchivedRangeError: if events are archived and their files are not at hand; nothing was begun.
+            ArchiveUnusableError: if these files are not what was archived; the rebuild goes on when they are.
+        """
+        through = await self._whole.learn()
+        await self._database.write(lambda connection: generations.begin(connection, through))
+        while await self._build():
             pass  # an append that waits has its turn between two slices
         while await self._database.write(generations.sweep):
             pass
 
-    async def refreshed(self) -> None:
+    async def _build(self) -> bool:
+        position = await self._database.read(generations.built)
+        page = [] if position is None else await self._filed(position)
+        return await self._database.write(lambda connection: generations.build(connection, self._upcasts, page))
+
+    async def refreshed(self) -> Failure | None:
         """Wait until projections of another version of the code are rebuilt; at once if there were none.
+
+        Answers why they could not be, if that takes files of the archive that are not at hand or damaged. Everything else goes
+        on; the views stand still if another version folded them.
 
         Raises:
             UnreadableEventError: if the log cannot be folded.
         """
-        if self._refreshing is not None:
-            await asyncio.shield(self._refreshing)
+        return None if self._refreshing is None else await asyncio.shield(self._refreshing)
 
     async def close(self) -> None:
         """Give back every connection. A rebuild under way goes on when the log is next opened."""
@@ -289,16 +358,23 @@ class EventLog:
             await asyncio.wait({self._refreshing})
         if self._committing is not None:
             await asyncio.wait({self._committing})
+        self._whole.close()
         await self._database.close()
 
-    async def _refresh(self) -> None:
+    async def _refresh(self) -> Failure | None:
         while True:
             try:
                 await self.rebuild()
             except LogUnavailableError:
                 await asyncio.sleep(_RETRY_SECONDS)
+            except (ArchivedRangeError, ArchiveUnusableError) as problem:
+                return await self._database.read(partial(generations.not_rebuilt, why=problem.failure))
             else:
-                return
+                return None
+
+    async def _filed(self, after: Position) -> list[Recorded]:
+        rows = await self._whole.filed_page(after, generations.SLICE_EVENTS)
+        return [read.record_of_row(row, self._upcasts) for row in rows]
 
     async def _hear_of(self, position: Position) -> None:
         if position > self._heard_of:

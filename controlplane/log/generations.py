@@ -11,13 +11,16 @@ nothing else. The views then stand still until the rebuild that opening the log 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import Connection, Table, bindparam, delete, select, update
 
-from controlplane.log import projections, read, statements
+from controlplane.log import filed, projections, read, statements
+from controlplane.log.records import Recorded
 from controlplane.log.schema import PROJECTIONS, log_head, projection_state
 from controlplane.log.upcast import Upcasts
+from protocol.failures import Failure
 from protocol.ids import Position
 
 SLICE_EVENTS: Final = 500
@@ -53,10 +56,20 @@ def writable(connection: Connection) -> int | None:
     return int(generation) if version == projections.VERSION else None
 
 
-def begin(connection: Connection) -> None:
-    """Begin a rebuild, unless one by this version of the fold is under way: then that is gone on with."""
-    (_, shown, building, version, _), *_ = statements.plain(connection.dialect, _LOCK_STATE).run(connection)
-    if building is None or version != projections.VERSION:
+def begin(connection: Connection, filed_through: int = 0) -> None:
+    """Begin a rebuild, unless one by this version of the fold is under way: then that is gone on with.
+
+    ``filed_through`` is the newest position that can be read from files.
+
+    Raises:
+        ArchivedRangeError: archived events would have to be folded whose files are not at hand; nothing was begun.
+    """
+    (_, shown, building, version, position), *_ = statements.plain(connection.dialect, _LOCK_STATE).run(connection)
+    new = building is None or version != projections.VERSION
+    archived = filed.through(connection)
+    if archived > max(filed_through, 0 if new else position):
+        raise read.archived(1 if new else position + 1, archived)
+    if new:
         statements.plain(connection.dialect, _BUILD).run(
             connection,
             new_generation=max(shown, building or 0) + 1,
@@ -65,8 +78,19 @@ def begin(connection: Connection) -> None:
         )
 
 
-def build(connection: Connection, upcasts: Upcasts) -> bool:
-    """Fold one slice more; answer whether a rebuild is still under way. The slice that reaches the head ends it."""
+def built(connection: Connection) -> Position | None:
+    """Tell up to which position the rebuild under way has folded; ``None`` if there is none by this version."""
+    (_, _, building, version, position), *_ = statements.plain(connection.dialect, _STATE).run(connection)
+    return None if building is None or version != projections.VERSION else Position(position)
+
+
+def build(connection: Connection, upcasts: Upcasts, page: Sequence[Recorded] = ()) -> bool:
+    """Fold one slice more; answer whether a rebuild is still under way. The slice that reaches the head ends it.
+
+    ``page`` is a slice that comes from files. It is left alone if another process was quicker.
+    """
+    if page:
+        return _build_filed(connection, page)
     head = read.head(connection)
     (_, _, building, version, position), *_ = statements.plain(connection.dialect, _STATE).run(connection)
     if building is None or version != projections.VERSION:
@@ -91,6 +115,18 @@ def build(connection: Connection, upcasts: Upcasts) -> bool:
     return not last
 
 
+def _build_filed(connection: Connection, page: Sequence[Recorded]) -> bool:
+    (_, _, building, version, position), *_ = statements.plain(connection.dialect, _LOCK_STATE).run(connection)
+    if building is None or version != projections.VERSION:
+        return False
+    if position == page[0].position - 1:
+        statements.write(connection, projections.project(connection, page, building))
+        statements.plain(connection.dialect, _BUILD).run(
+            connection, new_generation=building, new_version=version, new_position=page[-1].position
+        )
+    return True
+
+
 def sweep(connection: Connection) -> bool:
     """Delete some rows that are neither shown nor being built; answer whether there may be more."""
     (_, shown, building, _, _), *_ = statements.plain(connection.dialect, _LOCK_STATE).run(connection)
@@ -102,6 +138,21 @@ def stale(connection: Connection) -> bool:
     """Tell whether a rebuild is needed, or was begun and not ended."""
     (version, _, building, _, _), *_ = statements.plain(connection.dialect, _STATE).run(connection)
     return version != projections.VERSION or building is not None
+
+
+def not_rebuilt(connection: Connection, why: Failure) -> Failure:
+    """Say what it means that no rebuild can be had."""
+    shown = (
+        "another version folded the tables behind the views, which stand still where that version stopped"
+        if writable(connection) is None
+        else "a rebuild of the tables behind the views cannot be ended; they are up to date all the same"
+    )
+    return Failure(
+        code="views-not-rebuilt",
+        cause=f"{shown}: {why.cause}",
+        advice="Set WOODFROG_LOG_ARCHIVE to the directory of the archive's files and start the control plane again; "
+        "or run `woodfrog log rebuild --archive DIR` where they are.",
+    )
 
 
 def _sweep(connection: Connection, table: Table, kept: set[int]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -25,6 +25,7 @@ _READ_HEAD: Final = select(log_head.c.position)
 _READ_PAGE: Final = (
     select(events).where(events.c.position > bindparam("after")).order_by(events.c.position).limit(bindparam("count"))
 )
+_COLUMNS: Final = tuple(events.columns.keys())
 _TOLD: Final = (events.c.position, events.c.type, events.c.schema_version, events.c.data, events.c.occurred_at)
 _TELL_PAGE: Final = (
     select(*_TOLD).where(events.c.position > bindparam("after")).order_by(events.c.position).limit(bindparam("count"))
@@ -64,13 +65,18 @@ def tell(
 
 def _check_first(rows: Sequence[Sequence[Any]], after: Position) -> None:
     if rows and rows[0][0] != after + 1:
-        raise ArchivedRangeError(
-            Failure(
-                code="log-archived",
-                cause=f"the events from position {after + 1} to {rows[0][0] - 1} are no longer in the table",
-                advice="Read them from the archive's files, or begin behind them.",
-            )
+        raise archived(after + 1, rows[0][0] - 1)
+
+
+def archived(first: int, last: int) -> ArchivedRangeError:
+    """Say that events are to be read which are in files that are not at hand."""
+    return ArchivedRangeError(
+        Failure(
+            code="log-archived",
+            cause=f"the events from position {first} to {last} are no longer in the table",
+            advice="Name the directory of the archive's files: WOODFROG_LOG_ARCHIVE, or --archive on the command line.",
         )
+    )
 
 
 def record_of(row: Sequence[Any], upcasts: Upcasts) -> Recorded:
@@ -91,6 +97,16 @@ def record_of(row: Sequence[Any], upcasts: Upcasts) -> Recorded:
         recorded_at,
         link,
     )
+
+
+def record_of_row(row: Mapping[str, Any], upcasts: Upcasts) -> Recorded:
+    """Do as :func:`record_of`, with a row that has names."""
+    return record_of([row[name] for name in _COLUMNS], upcasts)
+
+
+def tell_rows(rows: Sequence[Mapping[str, Any]], upcasts: Upcasts) -> list[tuple[AnyEvent, datetime]]:
+    """Make of rows what :func:`tell` makes of the table's."""
+    return [(upcasts.read(row["type"], row["schema_version"], row["data"]), row["occurred_at"]) for row in rows]
 
 
 def query(
@@ -121,18 +137,23 @@ def query(
         if "command_id" not in table.c:
             raise _no_such_filter(view, "command")
         statement = statement.where(table.c.command_id == command_id)
-    rows = [
-        {name: _plain(name, value) for name, value in row.items()} for row in connection.execute(statement).mappings()
-    ]
+    rows = [plain(row) for row in connection.execute(statement).mappings()]
     rows.reverse()
     return rows
 
 
 def rows(connection: Connection, after: Position, limit: int) -> list[dict[str, Any]]:
-    """Read the rows of ``events`` behind a position, in order, as :func:`query` gives them."""
+    """Read the rows of ``events`` behind a position, in order, as :func:`query` gives them. Raises as :func:`read` does."""
     table = CONTRACT["events"].table
     found = connection.execute(select(table).where(table.c.position > after).order_by(table.c.position).limit(limit))
-    return [{name: _plain(name, value) for name, value in row.items()} for row in found.mappings()]
+    rows = found.mappings().all()
+    _check_first([(row["position"],) for row in rows[:1]], after)
+    return [plain(row) for row in rows]
+
+
+def plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Make a row fit for JSON, as :func:`query` says."""
+    return {name: _plain(name, value) for name, value in row.items()}
 
 
 def count_streams(connection: Connection) -> int:

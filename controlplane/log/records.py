@@ -86,7 +86,11 @@ class MoveRefusedError(FailureError):
 
 
 class ArchivedRangeError(FailureError):
-    """Events were asked for that have been archived: they are in files, no longer in the table."""
+    """Events were asked for that have been archived: they are in files that are not at hand, no longer in the table."""
+
+
+class ArchiveUnusableError(FailureError):
+    """A file of archived events that was to be read is not there, or not the one that was archived."""
 
 
 class ExpectedVersionError(Exception):

@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.archives import make_partitions_small
 from support.databases import Database, PostgresDatabase, PostgresServer, SqliteFile, in_thread
+from support.logstory import opened
 
-from controlplane.log import EventLog
+from controlplane.log import EventLog, NewEvent
+from controlplane.log.archive import Archive
 from controlplane.log.migrate import upgrade
 
 
@@ -75,3 +78,28 @@ async def log(open_log: Callable[[], Awaitable[EventLog]]) -> EventLog:
 def sql(database: Database) -> Callable[..., list[tuple[object, ...]]]:
     """Talk to the database as somebody else does: another connection, the plain driver."""
     return database.sql
+
+
+@pytest.fixture
+async def small(database: Database, log: EventLog) -> EventLog:
+    make_partitions_small(database)
+    return log
+
+
+@pytest.fixture
+async def told(small: EventLog) -> list[NewEvent]:
+    """35 events of three streams, appended."""
+    told = [opened("abc"[number % 3], number) for number in range(1, 36)]
+    epoch = await small.take_lead()
+    for start in range(0, 35, 7):
+        await small.append(told[start : start + 7], epoch=epoch)
+    return told
+
+
+@pytest.fixture
+async def archive(database: Database, tmp_path: Path) -> AsyncIterator[Archive]:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    archive = await Archive.open(database.url, folder)
+    yield archive
+    await archive.close()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.archives import SEGMENT_EVENTS
 from support.databases import Database, PostgresDatabase
 from support.logstory import opened
 
@@ -23,49 +24,11 @@ from controlplane.log.migrate import downgrade
 from process import faultpoints
 from protocol.ids import Position
 
-SIZE = 10
 Sql = Callable[..., list[tuple[object, ...]]]
 
 
-def make_partitions_small(database: Database) -> None:
-    """Let a segment be ten events, before there are any."""
-    if database.engine == "postgresql":
-        database.sql("DROP TABLE events_000000")
-        database.sql("DROP TABLE events_000001")
-        database.sql(
-            f"CREATE OR REPLACE FUNCTION events_in_partition() RETURNS bigint LANGUAGE sql IMMUTABLE "
-            f"AS 'SELECT {SIZE}::bigint'"
-        )
-        database.sql("SELECT make_events_partition(number) FROM generate_series(0, 1) AS number")
-
-
-@pytest.fixture
-async def small(database: Database, log: EventLog) -> EventLog:
-    make_partitions_small(database)
-    return log
-
-
-@pytest.fixture
-async def told(small: EventLog) -> list[NewEvent]:
-    """35 events of three streams, appended."""
-    told = [opened("abc"[number % 3], number) for number in range(1, 36)]
-    epoch = await small.take_lead()
-    for start in range(0, 35, 7):
-        await small.append(told[start : start + 7], epoch=epoch)
-    return told
-
-
-@pytest.fixture
-async def archive(database: Database, tmp_path: Path) -> AsyncIterator[Archive]:
-    folder = tmp_path / "archive"
-    folder.mkdir()
-    archive = await Archive.open(database.url, folder)
-    yield archive
-    await archive.close()
-
-
 async def take_away(archive: Archive, through: int = 35) -> list[Segment]:
-    return await archive.archive(Position(through), segment_positions=SIZE)
+    return await archive.archive(Position(through), segment_positions=SEGMENT_EVENTS)
 
 
 async def test_whole_segments_go_and_the_rest_stays_and_all_is_proved(
