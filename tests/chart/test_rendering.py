@@ -130,6 +130,12 @@ def test_servers_of_which_there_are_several_prefer_different_nodes_and_make_do_w
         assert "affinity" not in one(render(), kind, name)["spec"]["template"]["spec"]
 
 
+def test_a_rolling_update_of_nats_waits_until_each_server_holds_what_the_others_hold() -> None:
+    for values, path in ((EVERYTHING, "/healthz"), ({}, "/healthz?js-enabled-only=true")):
+        (server,) = one(render(values), "StatefulSet", "woodfrog-nats")["spec"]["template"]["spec"]["containers"]
+        assert server["startupProbe"]["httpGet"]["path"] == path
+
+
 def test_a_log_is_moved_by_the_owner_on_the_node_where_it_lies_before_the_roles_get_their_rights() -> None:
     pod = one(render(MATRIX["from sqlite to postgresql"]), "Job", "woodfrog-migrate")["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {"kubernetes.io/hostname": "n1"}
