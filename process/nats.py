@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import nats.errors
 import structlog
@@ -99,7 +100,7 @@ async def connect(
     token_file: Path | None = None,
     inbox_prefix: str = _INBOX_PREFIX,
 ) -> Client:
-    """Connect to ``url`` (credentials may be part of it) and keep reconnecting until it is closed by whoever asked for it.
+    """Connect to ``url`` (credentials may be part of it, for all servers of a cluster) and keep reconnecting until it is closed by whoever asked for it.
 
     ``name`` shows in the server's connection list. The first connection is retried as well, so that start order does not
     matter. ``seed_file`` holds the nkey seed of who connects, ``token_file`` a token that the server has somebody check; both
@@ -129,8 +130,13 @@ async def connect(
             except InvalidSeedError as problem:  # it was there at the beginning, and may be there again
                 raise SeedUnreadableError(str(problem)) from problem
 
+    address = urlsplit(url)
     await client.connect(
         servers=[url],
+        user=address.username
+        if address.password
+        else None,  # nats-py keeps what an URL says from servers that it hears of
+        password=address.password or None,
         name=name,
         error_cb=on_error,
         disconnected_cb=on_disconnect,

@@ -136,6 +136,10 @@ def test_a_rolling_update_of_nats_waits_until_each_server_holds_what_the_others_
         assert server["startupProbe"]["httpGet"]["path"] == path
 
 
+def test_clients_are_never_told_the_addresses_of_pods() -> None:
+    assert "no_advertise: true" in one(render(EVERYTHING), "ConfigMap", "woodfrog-nats")["data"]["nats.conf"]
+
+
 def test_a_log_is_moved_by_the_owner_on_the_node_where_it_lies_before_the_roles_get_their_rights() -> None:
     pod = one(render(MATRIX["from sqlite to postgresql"]), "Job", "woodfrog-migrate")["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {"kubernetes.io/hostname": "n1"}

@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from support.servers import NATS_SERVER, ControlPlaneProcess
 from support.worker import Worker, audit_follows_the_log, eventually
 
+from process.nats import connect
 from protocol import subjects
 
 _STREAMS = (subjects.REPORTS_STREAM, subjects.PODS_STREAM, subjects.COMMANDS_STREAM, subjects.AUDIT_STREAM)
@@ -32,6 +33,8 @@ class Servers:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.more = ""
+        """More configuration, for each of them."""
         self._routes = free_ports(3)
         self._ports = free_ports(3)
         self.urls = [f"nats://127.0.0.1:{port}" for port in self._ports]
@@ -41,7 +44,7 @@ class Servers:
         """Start one of them."""
         config = self._folder / f"{place}.conf"
         store = f'jetstream {{ store_dir: "{self._folder / str(place)}" }}'
-        text = f'server_name: s{place}\nlisten: "127.0.0.1:{self._ports[place]}"\n{store}\n'
+        text = f'server_name: s{place}\nlisten: "127.0.0.1:{self._ports[place]}"\n{store}\n{self.more}\n'
         if not alone:
             peers = ", ".join(f'"nats://127.0.0.1:{each}"' for each in self._routes)
             text += f'cluster {{ name: c, listen: "127.0.0.1:{self._routes[place]}", routes: [{peers}] }}\n'
@@ -130,3 +133,25 @@ async def test_a_server_that_gets_two_beside_it_keeps_its_disk_and_the_log_fills
             await audit_follows_the_log(client, 4)
     finally:
         plane.close()
+
+
+async def test_whoever_has_a_password_is_let_in_by_servers_that_it_only_heard_of(servers: Servers) -> None:
+    servers.more = "authorization { user: control, password: secret }"
+    for place in range(3):
+        servers.start(place)
+    client = await connect(servers.urls[0].replace("//", "//control:secret@"), name="test")
+    try:
+
+        async def knows_the_others() -> bool:
+            return len(client.discovered_servers) == 2
+
+        async def is_with_another() -> bool:
+            return client.is_connected and client.connected_url is not None and client.connected_url.netloc != first
+
+        await eventually(knows_the_others, saying="it has heard of the other servers", seconds=30)
+        assert client.connected_url is not None
+        first = client.connected_url.netloc
+        servers.kill(0)
+        await eventually(is_with_another, saying="another server lets it in", seconds=15)
+    finally:
+        await client.close()
