@@ -143,7 +143,7 @@ async def test_whoever_has_a_password_is_let_in_by_servers_that_it_only_heard_of
     try:
 
         async def knows_the_others() -> bool:
-            return len(client.discovered_servers) == 2
+            return len(client.discovered_servers) >= 2  # its own is among them, without the password
 
         async def is_with_another() -> bool:
             return client.is_connected and client.connected_url is not None and client.connected_url.netloc != first
