@@ -6,31 +6,36 @@ that records it in ``archived_segments`` with the digest of its file. What remai
 chain stood at the segment's end, so a verification of the table begins there and still proves that no position is missing; with the
 files at hand, :meth:`Archive.verify` proves the rest from position 1.
 
-Whoever folds from position 1 needs the files from then on, so no event may be archived that no copy of the folded state covers:
-``through`` is the caller's word for that. Archiving takes the rights of the tables' owner, which the control plane's role lacks.
+Whoever folds from position 1 needs the files from then on (:mod:`controlplane.log.whole`). So that nobody has to in everyday life, no
+event is archived that no copy of the folded state covers, nor while the tables behind the views are to be folded anew; both are
+settled in the transaction that removes, which holds the head of the log: a control plane may lead meanwhile, and waits for it as
+for another append. Archiving takes the rights of the tables' owner, which the control plane's role lacks.
+
+A file's name has a part of its digest, so that nobody who archives the same events at the same time, or once more after an
+interruption, ever replaces a file by another one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 import msgspec
 import zstandard
-from blake3 import blake3
-from sqlalchemy import Connection, delete, insert, select, text
+from sqlalchemy import Connection, delete, func, insert, select, text
 
-from controlplane.log import chain, filed
+from controlplane.log import chain, copies, filed, generations
 from controlplane.log.database import Database
 from controlplane.log.engine import make_ready
-from controlplane.log.filed import FORMAT, MOMENTS, UNREADABLE, Segment, rows_of
+from controlplane.log.filed import FORMAT, MOMENTS, UNREADABLE, Segment, digest, rows_of
 from controlplane.log.read import record_of_row
 from controlplane.log.records import ArchiveError, Recorded
-from controlplane.log.schema import archived_heads, archived_segments, events, log_head, utc_text
+from controlplane.log.schema import archived_heads, archived_segments, events, log_head, projection_state, utc_text
 from controlplane.log.upcast import UPCASTS, Upcasts
 from process import faultpoints
 from protocol.failures import Failure
@@ -40,9 +45,22 @@ SEGMENT_POSITIONS: Final = 100_000
 """Positions in a segment on SQLite; on PostgreSQL it is the partition's size."""
 
 _PAGE: Final = 1000
+_NAME_DIGITS: Final = 16
+_OWNER: Final = (
+    "SELECT pg_get_userbyid(relowner), pg_has_role(relowner, 'MEMBER') FROM pg_class WHERE oid = 'events'::regclass"
+)
 _encode = msgspec.json.Encoder().encode
 
 Heads = dict[str, tuple[int, str]]
+
+
+class Due(msgspec.Struct, frozen=True):
+    """A segment that may be archived."""
+
+    first_position: int
+    last_position: int
+    first_recorded_at: datetime
+    last_recorded_at: datetime
 
 
 class Archive:
@@ -76,26 +94,43 @@ class Archive:
         """List what is archived, oldest first."""
         return await self._database.read(filed.segments)
 
-    async def archive(self, through: Position, *, segment_positions: int = SEGMENT_POSITIONS) -> list[Segment]:
+    async def due(
+        self,
+        *,
+        through: Position | None = None,
+        before: datetime | None = None,
+        segment_positions: int = SEGMENT_POSITIONS,
+    ) -> list[Due]:
+        """List the whole segments, not archived yet, that end at ``through`` and were recorded ``before``; the newest event stays."""
+        return await self._database.read(lambda connection: list(_due(connection, through, before, segment_positions)))
+
+    async def covered(self, form: str) -> Position:
+        """Tell up to which position a copy of the state of this ``form`` covers the log, 0 if there is none."""
+        return await self._database.read(lambda connection: copies.covered(connection, form))
+
+    async def archive(
+        self, through: Position, *, form: str, segment_positions: int = SEGMENT_POSITIONS
+    ) -> list[Segment]:
         """Archive every whole segment up to position ``through``; the newest event always stays.
 
-        If it is killed, a file may be left that no row speaks of; the next time it is written anew.
+        ``form`` names the copies of the state that the control plane can read: one must cover all that goes. If it is killed, a file
+        may be left that no row speaks of; the next time it is written anew.
 
         Raises:
-            ArchiveError: a segment is not as it was written; nothing of it was removed.
+            ArchiveError: a segment is not as it was written, not covered, or may not be removed; nothing of it was.
             LogUnavailableError: the database cannot be used, or readers held the table for too long.
             OSError: the file cannot be written.
         """
+        wanted = await self.due(through=through, segment_positions=segment_positions)
+        if not wanted:
+            return []
+        await self._database.read(lambda connection: _check_allowed(connection, wanted[-1].last_position, form))
         done: list[Segment] = []
-        while True:
-            size = await self._database.read(_segment_size) or segment_positions
-            known = await self._database.read(filed.segments)
-            first = known[-1].last_position + 1 if known else 1
-            last = first + size - 1
-            head = await self._database.read(lambda connection: connection.scalar(select(log_head.c.position)) or 0)
-            if last > through or last >= head:
-                return done
-            done.append(await self._archive_one(first, last, known[-1].hash if known else chain.FIRST))
+        for one in wanted:
+            known = await self.segments()
+            previous = known[-1].hash if known else chain.FIRST
+            done.append(await self._archive_one(one.first_position, one.last_position, previous, form))
+        return done
 
     async def verify(self) -> chain.Verification:
         """Check every archived file and then the table: together, every event from position 1 to the newest."""
@@ -111,46 +146,59 @@ class Archive:
         for row in filed.verified_rows(self._folder, segment):
             yield record_of_row(row, upcasts)
 
-    async def _archive_one(self, first: int, last: int, previous: str) -> Segment:
-        name = f"events-{first:012d}-{last:012d}.jsonl.zst"
-        path = self._folder / name
+    async def _archive_one(self, first: int, last: int, previous: str, form: str) -> Segment:
         before = await self._database.read(_heads)
-        after, moments = await self._database.read(lambda connection: _write(connection, path, first, last, before))
-        problems = await asyncio.to_thread(lambda: list(_check(path, first, last, dict(before), after)))
-        if problems:
-            raise _refusal(problems[0])
-        content = await asyncio.to_thread(path.read_bytes)
-        values: dict[str, Any] = {
-            "first_position": first,
-            "last_position": last,
-            "file": name,
-            "file_bytes": len(content),
-            "file_digest": blake3(content).hexdigest(),
+        unfinished = self._folder / f"events-{first:012d}-{last:012d}.{os.getpid()}-{secrets.token_hex(4)}.unfinished"
+        try:
+            after, moments = await self._database.read(
+                lambda connection: _write(connection, unfinished, first, last, before)
+            )
+            values = await asyncio.to_thread(_place, unfinished, first, last, before, after)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        values |= {
             "heads_digest": chain.heads_digest(after),
             "first_recorded_at": moments[0],
             "last_recorded_at": moments[1],
             "archived_at": self._clock(),
         }
         values["hash"] = chain.segment_link(previous, values)
-        await self._database.write(lambda connection: _remove(connection, values, after))
+        await self._database.write(lambda connection: _remove(connection, values, after, form))
         faultpoints.reach("log.archive.after-commit")
         return Segment(**values)
 
     def _file_problems(self, segments: Iterable[Segment]) -> Iterator[chain.Problem]:
         heads: Heads = {}
         for segment in segments:
-            path = self._folder / segment.file
             try:
-                digest = blake3(path.read_bytes()).hexdigest()
+                with (self._folder / segment.file).open("rb") as file:
+                    if digest(file) != segment.file_digest:
+                        what = f"the file {segment.file} is not the one that was archived"
+                        yield chain.Problem(segment.first_position, what)
+                        return
+                    yield from _check(file, segment.file, segment.first_position, segment.last_position, heads)
             except OSError as problem:
                 yield chain.Problem(segment.first_position, f"the file {segment.file} cannot be read: {problem}")
                 return
-            if digest != segment.file_digest:
-                yield chain.Problem(segment.first_position, f"the file {segment.file} is not the one that was archived")
-                return
-            yield from _check(path, segment.first_position, segment.last_position, heads, None)
             if chain.heads_digest(heads) != segment.heads_digest:
                 yield chain.Problem(segment.last_position, f"the chains do not end as recorded behind {segment.file}")
+
+
+def _due(
+    connection: Connection, through: Position | None, before: datetime | None, segment_positions: int
+) -> Iterator[Due]:
+    size = _segment_size(connection) or segment_positions
+    head = connection.execute(select(log_head.c.position)).scalar_one()
+    first = filed.through(connection) + 1
+    most = head - 1 if through is None else min(through, head - 1)
+    while first + size - 1 <= most:
+        last = first + size - 1
+        recorded = select(func.min(events.c.recorded_at), func.max(events.c.recorded_at))
+        since, until = connection.execute(recorded.where(events.c.position.between(first, last))).one()
+        if before is not None and until is not None and until >= before:
+            return
+        yield Due(first, last, since, until)
+        first = last + 1
 
 
 def _segment_size(connection: Connection) -> int | None:
@@ -164,14 +212,13 @@ def _heads(connection: Connection) -> Heads:
 
 
 def _write(
-    connection: Connection, path: Path, first: int, last: int, before: Mapping[str, tuple[int, str]]
+    connection: Connection, unfinished: Path, first: int, last: int, before: Mapping[str, tuple[int, str]]
 ) -> tuple[Heads, tuple[datetime, datetime]]:
     """Write the file and make it durable; answer where the chains end, and the first and the last moment."""
     heads = dict(before)
     moments: list[datetime] = []
     position = first - 1
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as raw:
+    with unfinished.open("xb") as raw:
         with zstandard.ZstdCompressor(level=9, write_checksum=True).stream_writer(raw, closefd=False) as out:
             out.write(_encode({"format": FORMAT, "first_position": first, "last_position": last}) + b"\n")
             while position < last:
@@ -187,43 +234,101 @@ def _write(
                     out.write(_encode({**row, **{name: utc_text(row[name]) for name in MOMENTS}}) + b"\n")
                 moments += [rows[0]["recorded_at"], rows[-1]["recorded_at"]]
         raw.flush()
+        faultpoints.reach("log.archive.before-sync")
         os.fsync(raw.fileno())
-    unfinished.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    return heads, (moments[0], moments[-1])
+
+
+def _place(unfinished: Path, first: int, last: int, before: Heads, after: Heads) -> dict[str, Any]:
+    """Read the file back, and give it its name if it is what it should be; answer what is to be recorded of it."""
+    heads = dict(before)
+    with unfinished.open("rb") as file:
+        found = digest(file)
+        name = f"events-{first:012d}-{last:012d}-{found[:_NAME_DIGITS]}.jsonl.zst"
+        for problem in _check(file, name, first, last, heads):
+            raise _refusal(problem)
+    if heads != after:
+        raise _refusal(chain.Problem(last, f"{name} was not written as it was read"))
+    size = unfinished.stat().st_size
+    unfinished.rename(unfinished.with_name(name))
+    folder = os.open(unfinished.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
-    return heads, (moments[0], moments[-1])
+    faultpoints.reach("log.archive.file-placed")
+    return {
+        "first_position": first,
+        "last_position": last,
+        "file": name,
+        "file_bytes": size,
+        "file_digest": found,
+    }
 
 
-def _check(path: Path, first: int, last: int, heads: Heads, wanted: Heads | None) -> Iterator[chain.Problem]:
+def _check(file: BinaryIO, name: str, first: int, last: int, heads: Heads) -> Iterator[chain.Problem]:
     """Read a file back and follow its chains on from ``heads``, which are moved to the file's end."""
     position = first - 1
+    file.seek(0)
     try:
-        with path.open("rb") as file:
-            for row in rows_of(file):
-                for what in chain.row_problems(row, position, heads):
-                    yield chain.Problem(row["position"], f"{path.name}: {what}")
-                heads[row["stream"]] = (row["version"], row["hash"])
-                position = row["position"]
+        for row in rows_of(file):
+            for what in chain.row_problems(row, position, heads):
+                yield chain.Problem(row["position"], f"{name}: {what}")
+            heads[row["stream"]] = (row["version"], row["hash"])
+            position = row["position"]
     except UNREADABLE as problem:
-        yield chain.Problem(position + 1, f"{path.name} cannot be read: {problem}")
+        yield chain.Problem(position + 1, f"{name} cannot be read: {problem}")
         return
     if position != last:
-        yield chain.Problem(position, f"{path.name} ends at position {position}, not {last}")
-    if wanted is not None and wanted != heads:
-        yield chain.Problem(last, f"{path.name} was not written as it was read")
+        yield chain.Problem(position, f"{name} ends at position {position}, not {last}")
 
 
-def _remove(connection: Connection, values: Mapping[str, Any], heads: Mapping[str, tuple[int, str]]) -> None:
+def _check_allowed(connection: Connection, last: int, form: str) -> None:
+    """Make sure that the events up to position ``last`` may be removed.
+
+    Raises:
+        ArchiveError: they may not.
+    """
+    if connection.dialect.name != "sqlite":
+        owner, owns = connection.execute(text(_OWNER)).one()
+        if not owns:
+            raise ArchiveError(
+                Failure(
+                    code="archive-not-owner",
+                    cause=f"whoever removes events must own the log's tables, and {owner} does",
+                    advice="Name the database's URL as that role, by --database-url.",
+                )
+            )
+    if generations.stale(connection):
+        raise ArchiveError(
+            Failure(
+                code="archive-refused",
+                cause="the tables behind the views are to be folded from all events first, or are just now",
+                advice="Wait until the control plane of this version has done so, or run `woodfrog log rebuild`.",
+            )
+        )
+    covered = copies.covered(connection, form)
+    if covered <= last:
+        raise ArchiveError(
+            Failure(
+                code="archive-uncovered",
+                cause=f"no copy of the state that this version can read covers position {last}: "
+                + (f"the newest is of position {covered}" if covered else "there is none"),
+                advice="A control plane of this version takes one every 50,000 events, and one when it ends in an orderly way. "
+                + (
+                    f"Archive what is before position {covered}, or try again later." if covered else "Try again later."
+                ),
+            )
+        )
+
+
+def _remove(connection: Connection, values: Mapping[str, Any], heads: Mapping[str, tuple[int, str]], form: str) -> None:
     first, last = values["first_position"], values["last_position"]
     connection.execute(select(log_head.c.position).with_for_update())
-    newest = connection.execute(
-        select(archived_segments.c.last_position).order_by(archived_segments.c.last_position.desc()).limit(1)
-    ).scalar()
-    if (newest or 0) + 1 != first:
+    connection.execute(select(projection_state.c.version).with_for_update())  # no rebuild begins until this ends
+    if filed.through(connection) + 1 != first:
         raise _refusal(chain.Problem(first, "somebody else archived at the same time"))
+    _check_allowed(connection, last, form)
     connection.execute(insert(archived_segments), [dict(values)])
     connection.execute(delete(archived_heads))
     connection.execute(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from controlplane.log.schema import events, state_copies, state_copy_parts
 from protocol.ids import Position
@@ -33,6 +33,22 @@ def end(connection: Connection, position: Position, form: str, parts: int) -> No
     whole = connection.execute(select(state_copies.c.position).order_by(state_copies.c.position.desc())).scalars().all()
     for table in (state_copies, state_copy_parts):
         connection.execute(delete(table).where(table.c.position.not_in(whole[:KEPT])))
+
+
+def covered(connection: Connection, form: str) -> Position:
+    """Tell up to which position a whole copy of this form covers this log, 0 if there is none.
+
+    The event at that position itself must stay in the table: by it, a copy is known to be of this log.
+    """
+    held = select(func.count()).where(state_copy_parts.c.position == state_copies.c.position).scalar_subquery()
+    return Position(
+        connection.scalar(
+            select(func.max(state_copies.c.position))
+            .join(events, (events.c.position == state_copies.c.position) & (events.c.hash == state_copies.c.event_hash))
+            .where(state_copies.c.form == form, state_copies.c.parts == held)
+        )
+        or 0
+    )
 
 
 def newest(connection: Connection, form: str) -> tuple[Position, list[bytes]] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from support.databases import Database
 
 SEGMENT_EVENTS = 10
+FORM = "of this test"
+"""The form of the copies of the state."""
 
 
 def make_partitions_small(database: Database) -> None:

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.archives import make_partitions_small
+from support.archives import FORM, make_partitions_small
 from support.databases import Database, PostgresDatabase, PostgresServer, SqliteFile, in_thread
 from support.logstory import opened
 
 from controlplane.log import EventLog, NewEvent
 from controlplane.log.archive import Archive
 from controlplane.log.migrate import upgrade
+from protocol.ids import Position
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -93,13 +94,19 @@ async def told(small: EventLog) -> list[NewEvent]:
     epoch = await small.take_lead()
     for start in range(0, 35, 7):
         await small.append(told[start : start + 7], epoch=epoch)
+    await small.save_state(Position(35), FORM, [b"state"], epoch=epoch)
     return told
 
 
 @pytest.fixture
-async def archive(database: Database, tmp_path: Path) -> AsyncIterator[Archive]:
+def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "archive"
     folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+async def archive(database: Database, folder: Path) -> AsyncIterator[Archive]:
     archive = await Archive.open(database.url, folder)
     yield archive
     await archive.close()

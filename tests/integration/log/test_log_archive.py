@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.archives import SEGMENT_EVENTS
+from support.archives import FORM, SEGMENT_EVENTS
 from support.databases import Database, PostgresDatabase
 from support.logstory import opened
 
@@ -18,6 +19,7 @@ from controlplane.log import (
     LogUnavailableError,
     NewEvent,
     engine,
+    roles,
 )
 from controlplane.log.archive import Archive, Segment
 from controlplane.log.migrate import downgrade
@@ -28,7 +30,7 @@ Sql = Callable[..., list[tuple[object, ...]]]
 
 
 async def take_away(archive: Archive, through: int = 35) -> list[Segment]:
-    return await archive.archive(Position(through), segment_positions=SEGMENT_EVENTS)
+    return await archive.archive(Position(through), form=FORM, segment_positions=SEGMENT_EVENTS)
 
 
 async def test_whole_segments_go_and_the_rest_stays_and_all_is_proved(
@@ -53,6 +55,7 @@ async def test_the_log_goes_on_and_the_next_segment_follows(
     await take_away(archive, through=19)
     epoch = await small.take_lead()
     recorded = await small.append([opened("a", number) for number in range(36, 46)], epoch=epoch)
+    await small.save_state(Position(45), FORM, [b"state"], epoch=epoch)
     assert (recorded[0].position, recorded[-1].position) == (36, 45)
     assert [one.first_position for one in await take_away(archive, through=45)] == [11, 21, 31]
     assert (await archive.verify()).events == 45
@@ -146,6 +149,83 @@ async def test_a_death_before_the_commit_loses_nothing_and_the_next_attempt_goes
     assert len(await small.read(Position(0), 100)) == 35
     assert len(await take_away(archive)) == 3
     assert (await archive.verify()).sound
+
+
+async def test_nothing_is_archived_that_no_readable_copy_of_the_state_covers(
+    small: EventLog, told: list[NewEvent], archive: Archive, database: Database
+) -> None:
+    async def refused(through: int) -> str:
+        with pytest.raises(ArchiveError) as refusal:
+            await take_away(archive, through)
+        assert refusal.value.failure.code == "archive-uncovered"
+        assert database.sql("SELECT count(*) FROM events") == [(35,)]
+        assert await archive.segments() == []
+        return str(refusal.value)
+
+    epoch = await small.take_lead()
+    database.sql("DELETE FROM state_copies")
+    assert "there is none" in await refused(10)
+    await small.save_state(Position(20), FORM, [b"a", b"b"], epoch=epoch)
+    assert "before position 20" in await refused(30)
+    assert "covers position 20" in await refused(20)  # a copy is known to be of this log by the event at its position
+    database.sql("UPDATE state_copies SET form = 'of another version'")
+    assert "there is none" in await refused(10)
+    database.sql(f"UPDATE state_copies SET form = '{FORM}'")
+    database.sql("DELETE FROM state_copy_parts WHERE part = 1")
+    assert "there is none" in await refused(10)
+    await small.save_state(Position(21), FORM, [b"a", b"b"], epoch=epoch)
+    assert len(await take_away(archive, 20)) == 2
+    assert (await small.load_state(FORM)) == (21, [b"a", b"b"])
+
+
+async def test_a_copy_that_goes_while_a_segment_is_written_keeps_the_segment(
+    small: EventLog, told: list[NewEvent], archive: Archive, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_it(name: str) -> None:
+        if name == "log.archive.file-placed":
+            database.sql("DELETE FROM state_copies")
+
+    monkeypatch.setattr(faultpoints, "reach", lose_it)
+    with pytest.raises(ArchiveError, match="archive-uncovered"):
+        await take_away(archive)
+    assert len(await small.read(Position(0), 100)) == 35
+
+
+async def test_nothing_is_archived_while_the_tables_behind_the_views_are_to_be_folded_anew(
+    small: EventLog, told: list[NewEvent], archive: Archive, database: Database
+) -> None:
+    for what in ("version = 0", "version = 1, building_generation = 2, building_version = 1, building_position = 5"):
+        database.sql(f"UPDATE projection_state SET {what}")
+        with pytest.raises(ArchiveError, match="to be folded"):
+            await take_away(archive)
+    await small.rebuild()
+    assert len(await take_away(archive)) == 3
+
+
+async def test_two_who_archive_at_once_never_lose_a_file_that_is_recorded(
+    small: EventLog, told: list[NewEvent], archive: Archive, database: Database, folder: Path
+) -> None:
+    other = await Archive.open(database.url, folder)
+    try:
+        done = await asyncio.gather(take_away(archive), take_away(other), return_exceptions=True)
+    finally:
+        await other.close()
+    assert all(isinstance(each, list | ArchiveError | LogUnavailableError) for each in done)
+    await take_away(archive)
+    whole = await archive.verify()
+    assert (whole.sound, whole.events) == (True, 35)
+    assert not await asyncio.to_thread(lambda: list(folder.glob("*.unfinished")))
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+async def test_only_the_tables_owner_archives(
+    small: EventLog, told: list[NewEvent], tmp_path: Path, database: PostgresDatabase
+) -> None:
+    await roles.apply(database.url)
+    archive = await Archive.open(database.server.url(database.name, user=roles.CONTROLLER), tmp_path)
+    with pytest.raises(ArchiveError, match="archive-not-owner"):
+        await take_away(archive)
+    await archive.close()
 
 
 @pytest.mark.parametrize("engine_name", ["postgresql"])

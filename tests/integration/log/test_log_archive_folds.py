@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
-from support.archives import SEGMENT_EVENTS
+from support.archives import FORM, SEGMENT_EVENTS
 from support.databases import Database
 from support.logstory import opened, story
 from support.servers import ControlPlaneProcess
@@ -25,11 +25,6 @@ from protocol.ids import Position
 Open = Callable[..., Awaitable[EventLog]]
 TOLD = story()
 VIEWS = ("checkpoint_history", "latest_snapshots", "restore_history", "failures", "nodes", "commands")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "archive"
 
 
 @pytest.fixture
@@ -49,7 +44,7 @@ async def loop_on(log: EventLog) -> DecisionLoop:
 
 
 async def take_away(archive: Archive) -> int:
-    segments = await archive.archive(Position(10_000), segment_positions=SEGMENT_EVENTS)
+    segments = await archive.archive(Position(10_000), form=statecopy.form(), segment_positions=SEGMENT_EVENTS)
     assert len(segments) >= 3
     return segments[-1].last_position
 
@@ -166,7 +161,7 @@ async def test_a_log_is_read_through_its_files_in_any_pages_while_more_is_archiv
     rows = await small.rows(Position(0), 100)
     log = await open_with(database, folder)
     for through in (12, 25, 35):
-        await archive.archive(Position(through), segment_positions=SEGMENT_EVENTS)
+        await archive.archive(Position(through), form=FORM, segment_positions=SEGMENT_EVENTS)
         for limit in (1, 7, 100):
             found = []
             while page := await log.read(Position(len(found)), limit):
