@@ -4,7 +4,7 @@ bin := .venv/bin
 usual := not long and not cluster and not gpu
 loops := long and not cluster
 
-.PHONY: help setup demo test test-containers test-others retest e2e retest-e2e faults faults-kills faults-others retest-faults lint unit gpu bench bench-cluster images lock clean
+.PHONY: help setup demo test test-containers test-others retest e2e retest-e2e faults faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
@@ -38,41 +38,57 @@ lint: setup
 unit: setup
 	$(bin)/pytest tests/unit tests/property
 
-# Two halves at once: the tests that run containers wait for the machine, the others for servers.
+# Tests run in parts, each with a name, marks and places. A part that did not pass is run again by what failed in it; if that is
+# not known, because pytest itself died, then the whole of it.
+containers := containers -m "$(usual)" tests/e2e tests/faults
+others := others -m "$(usual)" --ignore=tests/e2e --ignore=tests/faults
+kills := kills -m "$(loops)" tests/faults
+outages := outages -m "$(loops)" --ignore=tests/faults
+cluster := cluster -m cluster
+
+define run
+@rm -f .pytest_cache/$(firstword $($(1)))/passed
+$(bin)/pytest -o cache_dir=.pytest_cache/$($(1))
+@touch .pytest_cache/$(firstword $($(1)))/passed
+endef
+
+define again
+[ -e .pytest_cache/$(firstword $($(1)))/passed ] || $(bin)/pytest --last-failed -o cache_dir=.pytest_cache/$($(1))
+endef
+
+# Two at once: the tests that run containers wait for the machine, the others for servers.
 test: lint
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-containers test-others
 
 test-containers: setup
-	$(bin)/pytest -o cache_dir=.pytest_cache/containers -m "$(usual)" tests/e2e tests/faults
+	$(call run,containers)
 
 test-others: setup
-	$(bin)/pytest -o cache_dir=.pytest_cache/others -m "$(usual)" --ignore=tests/e2e --ignore=tests/faults
+	$(call run,others)
 
-# Only what failed before, with the machine to itself; no failure (pytest's exit code 5) is as good as none that is left.
-failed := --last-failed --last-failed-no-failures none
 retest: lint
-	$(bin)/pytest -o cache_dir=.pytest_cache/containers -m "$(usual)" $(failed) tests/e2e tests/faults || [ $$? = 5 ]
-	$(bin)/pytest -o cache_dir=.pytest_cache/others -m "$(usual)" $(failed) --ignore=tests/e2e --ignore=tests/faults || [ $$? = 5 ]
+	$(call again,containers)
+	$(call again,others)
 
 e2e: setup
-	$(bin)/pytest -o cache_dir=.pytest_cache/cluster -m cluster
+	$(call run,cluster)
 
 retest-e2e: setup
-	$(bin)/pytest -o cache_dir=.pytest_cache/cluster -m cluster $(failed)
+	$(call again,cluster)
 
-# Two halves at once here as well: in one the broker is away for minutes, which costs nothing, while the timed tests of the other run.
+# Two at once here as well: in one the broker is away for minutes, which costs nothing, while the timed tests of the other run.
 faults: setup
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target faults-kills faults-others
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target faults-kills faults-outages
 
 faults-kills: setup
-	$(bin)/pytest -o cache_dir=.pytest_cache/kills -m "$(loops)" tests/faults
+	$(call run,kills)
 
-faults-others: setup
-	$(bin)/pytest -o cache_dir=.pytest_cache/other-loops -m "$(loops)" --ignore=tests/faults
+faults-outages: setup
+	$(call run,outages)
 
 retest-faults: setup
-	$(bin)/pytest -o cache_dir=.pytest_cache/kills -m "$(loops)" $(failed) tests/faults || [ $$? = 5 ]
-	$(bin)/pytest -o cache_dir=.pytest_cache/other-loops -m "$(loops)" $(failed) --ignore=tests/faults || [ $$? = 5 ]
+	$(call again,kills)
+	$(call again,outages)
 
 gpu: setup
 	$(bin)/pytest -m gpu tests/gpu
