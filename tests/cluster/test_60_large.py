@@ -114,17 +114,26 @@ def kill_controlplane(cluster: Cluster, pod: Object) -> None:
     cluster.kubectl("delete", "pod", name, "-n", NAMESPACE, "--force", "--grace-period=0", "--wait=false")
 
 
-@pytest.fixture(scope="session")
-def grown(cluster: Cluster, woodfrog: Installation, database: Object) -> Iterator[Grown]:
+@pytest.fixture(scope="module")
+def jobs(cluster: Cluster, woodfrog: Installation) -> Iterator[list[SeedJob]]:
+    """One Job that is to run on, and one that is to end."""
+    assert woodfrog.there
     stamp = int(time.time()) % 10**5
-    jobs = [SeedJob(cluster, f"{name}-{stamp}") for name in ("grows", "sleeps")]
-    for job in jobs:
+    made = [SeedJob(cluster, f"{name}-{stamp}") for name in ("grows", "sleeps")]
+    for job in made:
         del job.manifest["spec"]["template"]["spec"]["containers"][0]["resources"]
         job.manifest["spec"]["backoffLimit"] = 100
         job.apply()
-    for job in jobs:
+    for job in made:
         job.runs()
         job.does(20)
+    yield made
+    for job in made:
+        job.remove()
+
+
+@pytest.fixture(scope="module")
+def grown(cluster: Cluster, woodfrog: Installation, database: Object, jobs: list[SeedJob]) -> Grown:
     found = Grown(cluster, woodfrog, *jobs)
     cluster.delete("job", found.asleep.name)
     found.asleep_at = found.asleep.steps()
@@ -143,9 +152,7 @@ def grown(cluster: Cluster, woodfrog: Installation, database: Object) -> Iterato
     woodfrog.scale(0)
     woodfrog.install(**more)
     print(f"grown in {time.monotonic() - began:.1f} s")
-    yield found
-    for job in jobs:
-        job.remove()
+    return found
 
 
 def test_growing_touches_no_container_and_no_containerd(cluster: Cluster, grown: Grown) -> None:
