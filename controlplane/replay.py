@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from controlplane.domain import Policy, ResolveAsked, State, decide, evolve
+from controlplane.log.archive import Archive
 from controlplane.log.chain import Problem
 from controlplane.log.eventlog import EventLog
 from protocol.facts import ContainerFacts
@@ -27,26 +28,32 @@ class Proof(msgspec.Struct, frozen=True):
     """What proving a log found."""
 
     events: int
+    """Of how many events positions, versions and hashes were looked at."""
     streams: int
     sound: bool
     problems: tuple[Problem, ...]
+    archived: int = 0
+    """How many events are archived."""
+    whole: bool = True
+    """Whether all events were looked at, and so the tables behind the views; else the archive's files were not at hand."""
 
 
-async def verify(log: EventLog) -> Proof:
+async def verify(log: EventLog, archive: Archive | None = None) -> Proof:
     """Prove positions, versions, hash chains, and that the tables behind the views are what follows from the events.
 
-    A log that grows meanwhile is compared again: the rows of an event that came in between are no fault.
+    ``archive`` has the files of archived events, and ``log`` was opened with them; without, only what the table holds is proved. A log that grows meanwhile is compared again: the rows of an event that came in between are no fault.
     """
     await log.refreshed()
-    chain = await log.verify()
+    chain = await log.verify() if archive is None else await archive.verify()
     problems = chain.problems
-    if chain.sound:
+    whole = archive is not None or not chain.archived
+    if chain.sound and whole:
         for _ in range(_TRIES):
             before = await log.head()
             problems = await log.differences()
             if not problems or await log.head() == before:
                 break
-    return Proof(chain.events, await log.count_streams(), not problems, problems)
+    return Proof(chain.events, await log.count_streams(), not problems, problems, chain.archived, whole)
 
 
 async def state_at(log: EventLog, moment: datetime) -> State:
@@ -96,7 +103,7 @@ async def export(log: EventLog, start: int, end: int | None, write: Callable[[di
     """Give the rows of ``events`` from position ``start`` to ``end``, both included, as the view of that name has them.
 
     Raises:
-        FailureError: ``no-such-position``, if the log does not reach as far, or its beginning has been archived.
+        FailureError: ``no-such-position``, if the log does not reach as far; ``log-archived``, if they have been archived.
     """
     head = await log.head()
     last = head if end is None else Position(end)
@@ -108,7 +115,7 @@ async def export(log: EventLog, start: int, end: int | None, write: Callable[[di
         rows = await log.rows(after, min(_PAGE, last - after))
         if not rows or rows[0]["position"] != after + 1:
             cause = f"the event at position {after + 1} is not in the database"
-            raise FailureError(Failure("no-such-position", cause, "It may have been archived; export what is here."))
+            raise FailureError(Failure("no-such-position", cause, "Verify the log: `woodfrog log verify`."))
         for row in rows:
             write(row)
         after = rows[-1]["position"]

@@ -40,24 +40,34 @@ DatabaseUrl = Annotated[
         show_default="that of the state directory",
     ),
 ]
+ArchiveDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--archive",
+        help="The directory of the files of archived events.  [env: WOODFROG_LOG_ARCHIVE]",
+        envvar="WOODFROG_LOG_ARCHIVE",
+        show_default=False,
+    ),
+]
 At = Annotated[
     str | None, typer.Option("--at", help="As it was then: 2026-11-23T21:45:00Z, or without Z in local time.")
 ]
 
-_EVERYTHING = 2**31 - 1
-"""More rows than one id can have."""
-
-log = typer.Typer(help="Prove, rebuild and export the log.", no_args_is_help=True, rich_markup_mode=None)
+log = typer.Typer(help="Prove, rebuild, export and archive the log.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
+    from woodfrog import archiving  # noqa: PLC0415 - it has the options from here
+
     app.command()(history)
     app.command()(choose)
+    archiving.register(log)
     app.add_typer(log, name="log")
 
 
-def _moment(text: str, option: str) -> datetime:
+def moment_of(text: str, option: str) -> datetime:
+    """Read a moment; without an offset from UTC it is local time."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as problem:
@@ -65,7 +75,12 @@ def _moment(text: str, option: str) -> datetime:
     return moment.astimezone(UTC)
 
 
-def _url(given: str | None, state_dir: Path | None) -> str:
+def url_of(given: str | None, state_dir: Path | None) -> str:
+    """Find the log's database: the one that was named, or that of the control plane that is meant.
+
+    Raises:
+        FailureError: ``database-unknown``.
+    """
     url = given or reach_of(state_dir).database
     if url is None:
         advice = "Name it with --database-url or WOODFROG_DATABASE_URL; `woodfrog` in the control plane's pod knows it."
@@ -73,11 +88,18 @@ def _url(given: str | None, state_dir: Path | None) -> str:
     return url
 
 
-def _with_log(url: str, work: Callable[[EventLog], Awaitable[T]]) -> T:
+def directory_of(archive: Path) -> Path:
+    """Make sure that the archive's directory is there."""
+    if not archive.is_dir():
+        raise BadInputError("--archive", f"{archive} is not a directory")
+    return archive
+
+
+def _with_log(url: str, archive: Path | None, work: Callable[[EventLog], Awaitable[T]]) -> T:
     from controlplane.log.eventlog import EventLog  # noqa: PLC0415
 
     async def run() -> T:
-        log = await EventLog.open(url)
+        log = await EventLog.open(url, archive=None if archive is None else directory_of(archive))
         try:
             return await work(log)
         finally:
@@ -96,19 +118,23 @@ def history(
     checkpoint_id: Id,
     at: At = None,
     database_url: DatabaseUrl = None,
+    archive: ArchiveDir = None,
     namespace: Namespace = dev.NAMESPACE,
     state_dir: StateDir = None,
     output: Output = Form.TABLE,
 ) -> None:
     """List every event of an id, oldest first, from SQL; with --at, those that were recorded by then."""
     with telling():
-        until = None if at is None else _moment(at, "--at")
+        until = None if at is None else moment_of(at, "--at")
         key = _key(checkpoint_id, namespace, database_url, state_dir)
-        if until is None and database_url is None:
+        if until is None and database_url is None and archive is None:
             rows = ask.view(reach_of(state_dir), "events", key)
+            if rows and rows[0]["version"] > 1:
+                told = f"{rows[0]['version'] - 1} older events are not shown; with the archive's files, --archive DIR shows archived ones"
+                sys.stderr.write(f"{told}\n")
         else:
-            url = _url(database_url, state_dir)
-            rows = _with_log(url, lambda log: log.query("events", key=key, limit=_EVERYTHING))
+            url = url_of(database_url, state_dir)
+            rows = _with_log(url, archive, lambda log: log.history(key))
             rows = [row for row in rows if until is None or datetime.fromisoformat(row["recorded_at"]) <= until]
     columns: tuple[Column, ...] = (
         *shown("position", "occurred_at"),
@@ -124,6 +150,7 @@ def choose(
     node: Annotated[str, typer.Option("--node", help="The node that a container would start on.")],
     at: At = None,
     database_url: DatabaseUrl = None,
+    archive: ArchiveDir = None,
     namespace: Namespace = dev.NAMESPACE,
     state_dir: StateDir = None,
     output: Output = Form.TABLE,
@@ -132,11 +159,11 @@ def choose(
     from controlplane import replay  # noqa: PLC0415
 
     with telling():
-        moment = datetime.now(UTC) if at is None else _moment(at, "--at")
+        moment = datetime.now(UTC) if at is None else moment_of(at, "--at")
         key = _key(checkpoint_id, namespace, database_url, state_dir)
         name = NodeName(check_id(node, "--node"))
-        url = _url(database_url, state_dir)
-        answer = _with_log(url, lambda log: replay.choose_at(log, key, name, moment))
+        url = url_of(database_url, state_dir)
+        answer = _with_log(url, archive, lambda log: replay.choose_at(log, key, name, moment))
         if isinstance(answer, Refusal):
             raise FailureError(answer.failure)
     if output is Form.JSON:
@@ -153,12 +180,31 @@ def choose(
 
 
 @log.command()
-def verify(database_url: DatabaseUrl = None, state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
-    """Prove that the log is as it was written, and its tables what follows from it: positions, hash chains, projections."""
+def verify(
+    database_url: DatabaseUrl = None,
+    archive: ArchiveDir = None,
+    state_dir: StateDir = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Prove that the log is as it was written, and its tables what follows from it: positions, hash chains, projections.
+
+    With --archive, the files of archived events, too.
+    """
     from controlplane import replay  # noqa: PLC0415
+    from controlplane.log.archive import Archive  # noqa: PLC0415
+
+    async def work(log: EventLog) -> replay.Proof:
+        if archive is None:
+            return await replay.verify(log)
+        files = await Archive.open(url, archive)
+        try:
+            return await replay.verify(log, files)
+        finally:
+            await files.close()
 
     with telling():
-        found = _with_log(_url(database_url, state_dir), replay.verify)
+        url = url_of(database_url, state_dir)
+        found = _with_log(url, archive, work)
     if output is Form.JSON:
         put_json(found)
     else:
@@ -166,12 +212,16 @@ def verify(database_url: DatabaseUrl = None, state_dir: StateDir = None, output:
             sys.stdout.write(f"{f'position {problem.position}: ' if problem.position else ''}{problem.what}\n")
         verdict = "sound" if found.sound else "NOT as it was written"
         sys.stdout.write(f"{found.events} events in {found.streams} streams: {verdict}\n")
+        if not found.whole:
+            sys.stdout.write(
+                f"{found.archived} older events are archived: --archive DIR proves their files and the tables behind the views\n"
+            )
     if not found.sound:
         raise typer.Exit(1)
 
 
 @log.command()
-def rebuild(database_url: DatabaseUrl = None, state_dir: StateDir = None) -> None:
+def rebuild(database_url: DatabaseUrl = None, archive: ArchiveDir = None, state_dir: StateDir = None) -> None:
     """Make the tables behind the views anew from the events; whoever reads or writes meanwhile goes on."""
 
     async def work(log: EventLog) -> int:
@@ -179,8 +229,8 @@ def rebuild(database_url: DatabaseUrl = None, state_dir: StateDir = None) -> Non
         return await log.head()
 
     with telling():
-        url = _url(database_url, state_dir)
-        sys.stdout.write(f"rebuilt from {_with_log(url, work)} events\n")
+        url = url_of(database_url, state_dir)
+        sys.stdout.write(f"rebuilt from {_with_log(url, archive, work)} events\n")
 
 
 @log.command()
@@ -190,6 +240,7 @@ def export(
         int | None, typer.Option("--to", min=1, help="The last position.", show_default="the newest")
     ] = None,
     database_url: DatabaseUrl = None,
+    archive: ArchiveDir = None,
     state_dir: StateDir = None,
 ) -> None:
     """Write events to standard output, one JSON object a line, as rows of the view `events`."""
@@ -199,5 +250,5 @@ def export(
         sys.stdout.buffer.write(msgspec.json.encode(row) + b"\n")
 
     with telling():
-        _with_log(_url(database_url, state_dir), lambda log: replay.export(log, start, end, write))
+        _with_log(url_of(database_url, state_dir), archive, lambda log: replay.export(log, start, end, write))
         sys.stdout.buffer.flush()

@@ -104,9 +104,17 @@ class Archive:
         """List the whole segments, not archived yet, that end at ``through`` and were recorded ``before``; the newest event stays."""
         return await self._database.read(lambda connection: list(_due(connection, through, before, segment_positions)))
 
-    async def covered(self, form: str) -> Position:
-        """Tell up to which position a copy of the state of this ``form`` covers the log, 0 if there is none."""
-        return await self._database.read(lambda connection: copies.covered(connection, form))
+    async def check_allowed(self, last: Position, form: str) -> None:
+        """Make sure that everything up to position ``last`` may be archived; the events themselves are not looked at.
+
+        Raises:
+            ArchiveError: it may not, see :meth:`archive`.
+        """
+        await self._database.read(lambda connection: _check_allowed(connection, last, form))
+
+    async def copy(self, form: str) -> tuple[Position, list[bytes]] | None:
+        """Find the newest copy of the state of this ``form``."""
+        return await self._database.read(lambda connection: copies.newest(connection, form))
 
     async def archive(
         self, through: Position, *, form: str, segment_positions: int = SEGMENT_POSITIONS
@@ -124,7 +132,7 @@ class Archive:
         wanted = await self.due(through=through, segment_positions=segment_positions)
         if not wanted:
             return []
-        await self._database.read(lambda connection: _check_allowed(connection, wanted[-1].last_position, form))
+        await self.check_allowed(Position(wanted[-1].last_position), form)
         done: list[Segment] = []
         for one in wanted:
             known = await self.segments()

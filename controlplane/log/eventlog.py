@@ -42,6 +42,8 @@ from protocol.requests import View
 
 _TOGETHER_EVENTS = 1000
 """A commit takes no further batch once it has this many events."""
+_EVERYTHING = 2**31 - 1
+"""More rows than one key can have."""
 _POLL_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 
@@ -238,6 +240,18 @@ class EventLog:
         return await self._database.read(
             lambda connection: read.query(connection, view, key=key, command_id=command_id, limit=limit)
         )
+
+    async def history(self, key: CheckpointKey) -> list[dict[str, Any]]:
+        """Read every event of a key, archived ones, too, as :meth:`query` gives them. Raises as :meth:`read` does."""
+        rows = await self.query("events", key=key, limit=_EVERYTHING)
+        stream = f"checkpoint/{key}"
+        if (rows and rows[0]["version"] == 1) or not await self._database.read(
+            partial(read.is_archived, stream=stream)
+        ):
+            return rows
+        first = rows[0]["version"] if rows else None
+        earlier = [read.plain(row) for row in await self._whole.of_stream(stream)]
+        return [row for row in earlier if first is None or row["version"] < first] + rows
 
     async def save_state(self, position: Position, form: str, parts: Iterable[bytes], *, epoch: Epoch) -> None:
         """Keep a copy of the state folded up to ``position``, in parts of bytes; older copies but one are dropped.

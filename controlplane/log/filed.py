@@ -116,6 +116,16 @@ class Filed:
                     del self._readers[next(iter(self._readers))]
             return rows
 
+    def of_stream(self, stream: str) -> list[Row]:
+        """Read every archived event of one stream; all files are gone through for it. Raises as :meth:`page` does."""
+        found: list[Row] = []
+        for segment in self._segments:
+            try:
+                found.extend(verified_rows(self.folder, segment, stream=stream))
+            except UNREADABLE as problem:
+                raise _unusable(f"the file {segment.file} cannot be read: {problem}") from problem
+        return found
+
     def close(self) -> None:
         """Close what is open."""
         with self._lock:
@@ -128,8 +138,8 @@ class Filed:
                 yield from (row for row in verified_rows(self.folder, segment) if row["position"] > after)
 
 
-def verified_rows(folder: Path, segment: Segment) -> Iterator[Row]:
-    """Read a segment's file, after making sure that it is the one that was archived.
+def verified_rows(folder: Path, segment: Segment, *, stream: str | None = None) -> Iterator[Row]:
+    """Read a segment's file, or one stream's events in it, after making sure that it is the one that was archived.
 
     Raises:
         ArchiveUnusableError: it is not, or it is not there.
@@ -142,7 +152,7 @@ def verified_rows(folder: Path, segment: Segment) -> Iterator[Row]:
         if digest(file) != segment.file_digest:
             raise _unusable(f"the file {segment.file} is not the one that was archived")
         file.seek(0)
-        yield from rows_of(file)
+        yield from rows_of(file, stream=stream)
 
 
 def digest(file: BinaryIO) -> str:
@@ -153,15 +163,20 @@ def digest(file: BinaryIO) -> str:
     return found.hexdigest()
 
 
-def rows_of(raw: BinaryIO) -> Iterator[Row]:
-    """Read the rows in a segment's file, whatever they are. Raises one of :data:`UNREADABLE`."""
-    with zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-        lines = _lines(stream)
+def rows_of(raw: BinaryIO, *, stream: str | None = None) -> Iterator[Row]:
+    """Read the rows in a segment's file, or those of one stream, whatever they are. Raises one of :data:`UNREADABLE`."""
+    needle = b"" if stream is None else msgspec.json.encode(stream)
+    with zstandard.ZstdDecompressor().stream_reader(raw) as unpacked:
+        lines = _lines(unpacked)
         header = msgspec.json.decode(next(lines, b"{}"))
         if header.get("format") != FORMAT:
             raise ValueError(f"it does not begin as {FORMAT} does")
         for line in lines:
+            if needle not in line:
+                continue
             row = msgspec.json.decode(line)
+            if stream is not None and row["stream"] != stream:
+                continue
             yield {**row, **{name: datetime.fromisoformat(row[name]) for name in MOMENTS}}
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, func, select
 
 from controlplane.log import statements
 from controlplane.log.records import ArchivedRangeError, Metadata, Recorded, ViewFilterError
-from controlplane.log.schema import events, log_head, streams, utc_text
+from controlplane.log.schema import archived_heads, events, log_head, streams, utc_text
 from controlplane.log.upcast import Upcasts
 from controlplane.log.views import CONTRACT
 from protocol.events import AnyEvent
@@ -154,6 +154,11 @@ def rows(connection: Connection, after: Position, limit: int) -> list[dict[str, 
 def plain(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Make a row fit for JSON, as :func:`query` says."""
     return {name: _plain(name, value) for name, value in row.items()}
+
+
+def is_archived(connection: Connection, stream: str) -> bool:
+    """Tell whether a stream has archived events."""
+    return connection.scalar(select(archived_heads.c.version).where(archived_heads.c.stream == stream)) is not None
 
 
 def count_streams(connection: Connection) -> int:

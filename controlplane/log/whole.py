@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from controlplane.log import filed
+from controlplane.log import filed, read
 from controlplane.log.database import Database
 from controlplane.log.filed import Filed, Row
 from controlplane.log.records import ArchivedRangeError
@@ -65,6 +65,13 @@ class WholeLog:
                 if after >= await self.learn():
                     raise
         return taken(await self.filed_page(after, limit))
+
+    async def of_stream(self, stream: str) -> list[Row]:
+        """Read every archived event of one stream, from all files. Raises as :meth:`in_order` does."""
+        if self._filed is None:
+            raise read.archived(1, await self._database.read(filed.through))
+        await self.learn()
+        return await asyncio.to_thread(self._filed.of_stream, stream)
 
     def close(self) -> None:
         """Close what is open."""

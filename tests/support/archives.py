@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from controlplane.domain.inputs import Policy
+from controlplane.log import EventLog
+from controlplane.loop import DecisionLoop
 from support.databases import Database
 
 SEGMENT_EVENTS = 10
@@ -19,3 +24,8 @@ def make_partitions_small(database: Database) -> None:
             f"AS 'SELECT {SEGMENT_EVENTS}::bigint'"
         )
         database.sql("SELECT make_events_partition(number) FROM generate_series(0, 1) AS number")
+
+
+async def loop_on(log: EventLog) -> DecisionLoop:
+    """Lead."""
+    return DecisionLoop(log, epoch=await log.take_lead(), policy=Policy(), clock=lambda: datetime.now(UTC))

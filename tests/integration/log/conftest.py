@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.archives import FORM, make_partitions_small
+from support.archives import FORM, loop_on, make_partitions_small
 from support.databases import Database, PostgresDatabase, PostgresServer, SqliteFile, in_thread
-from support.logstory import opened
+from support.logstory import opened, story
 
 from controlplane.log import EventLog, NewEvent
 from controlplane.log.archive import Archive
@@ -110,3 +110,16 @@ async def archive(database: Database, folder: Path) -> AsyncIterator[Archive]:
     archive = await Archive.open(database.url, folder)
     yield archive
     await archive.close()
+
+
+@pytest.fixture
+async def storied(small: EventLog) -> EventLog:
+    """The whole story and some more, forty events together; a copy of the state covers them."""
+    told = story()
+    loop = await loop_on(small)
+    for start in range(0, len(told), 7):  # PostgreSQL has but one partition ahead
+        await small.append(told[start : start + 7], epoch=loop._epoch)
+    await small.append([opened("later", number) for number in range(1, 9)], epoch=loop._epoch)
+    await loop.load()
+    await loop._copy_state()
+    return small

@@ -4,43 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
-from support.archives import FORM, SEGMENT_EVENTS
+from support.archives import FORM, SEGMENT_EVENTS, loop_on
 from support.databases import Database
-from support.logstory import opened, story
+from support.logstory import opened
 from support.servers import ControlPlaneProcess
 
 from controlplane import statecopy
-from controlplane.domain.inputs import Policy
 from controlplane.log import ArchivedRangeError, ArchiveUnusableError, EventLog, NewEvent, projections
 from controlplane.log.archive import Archive
-from controlplane.loop import DecisionLoop
 from protocol import subjects
 from protocol.ids import Position
 
 Open = Callable[..., Awaitable[EventLog]]
-TOLD = story()
 VIEWS = ("checkpoint_history", "latest_snapshots", "restore_history", "failures", "nodes", "commands")
-
-
-@pytest.fixture
-async def archived(small: EventLog, archive: Archive) -> EventLog:
-    """The whole story and some more, of which the beginning is in files; a copy of the state covers it."""
-    loop = await loop_on(small)
-    for start in range(0, len(TOLD), 7):  # PostgreSQL has but one partition ahead
-        await small.append(TOLD[start : start + 7], epoch=loop._epoch)
-    await small.append([opened("later", number) for number in range(1, 9)], epoch=loop._epoch)
-    await loop.load()
-    await loop._copy_state()
-    return small
-
-
-async def loop_on(log: EventLog) -> DecisionLoop:
-    return DecisionLoop(log, epoch=await log.take_lead(), policy=Policy(), clock=lambda: datetime.now(UTC))
 
 
 async def take_away(archive: Archive) -> int:
@@ -67,14 +47,14 @@ async def shown(log: EventLog) -> dict[str, list[dict[str, object]]]:
 
 
 async def test_a_new_version_of_the_fold_reads_archived_events_from_their_files(
-    archived: EventLog,
+    storied: EventLog,
     archive: Archive,
     database: Database,
     folder: Path,
     open_with: Open,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = await shown(archived)
+    before = await shown(storied)
     await take_away(archive)
     monkeypatch.setattr(projections, "VERSION", projections.VERSION + 1)
     database.sql("UPDATE snapshots SET status = 'failed'")
@@ -87,14 +67,14 @@ async def test_a_new_version_of_the_fold_reads_archived_events_from_their_files(
 
 
 async def test_without_the_files_a_new_version_says_so_once_and_goes_on_with_views_that_stand_still(
-    archived: EventLog,
+    storied: EventLog,
     archive: Archive,
     database: Database,
     folder: Path,
     open_with: Open,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = await shown(archived)
+    before = await shown(storied)
     await take_away(archive)
     monkeypatch.setattr(projections, "VERSION", projections.VERSION + 1)
     log = await open_with(database, None)
@@ -117,14 +97,14 @@ async def test_without_the_files_a_new_version_says_so_once_and_goes_on_with_vie
 
 
 async def test_a_damaged_file_stops_a_rebuild_and_nothing_else_and_a_mended_one_lets_it_go_on(
-    archived: EventLog,
+    storied: EventLog,
     archive: Archive,
     database: Database,
     folder: Path,
     open_with: Open,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = await shown(archived)
+    before = await shown(storied)
     await take_away(archive)
     damaged = folder / (await archive.segments())[1].file
     content = damaged.read_bytes()
@@ -144,7 +124,7 @@ async def test_a_damaged_file_stops_a_rebuild_and_nothing_else_and_a_mended_one_
 
 
 async def test_records_of_the_archive_that_were_changed_are_not_folded_by(
-    archived: EventLog, archive: Archive, database: Database, folder: Path, open_with: Open
+    storied: EventLog, archive: Archive, database: Database, folder: Path, open_with: Open
 ) -> None:
     await take_away(archive)
     database.drop_guards()
@@ -175,14 +155,14 @@ async def test_a_log_is_read_through_its_files_in_any_pages_while_more_is_archiv
 
 
 async def test_a_new_form_of_the_state_is_folded_from_the_files_or_refused_with_advice(
-    archived: EventLog,
+    storied: EventLog,
     archive: Archive,
     database: Database,
     folder: Path,
     open_with: Open,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loop = await loop_on(archived)
+    loop = await loop_on(storied)
     await loop.load()
     await take_away(archive)
     covered = await loop_on(await open_with(database, None))
@@ -205,7 +185,7 @@ async def test_a_new_form_of_the_state_is_folded_from_the_files_or_refused_with_
 @pytest.mark.nats
 @pytest.mark.timeout(120)
 async def test_a_control_plane_leads_on_a_log_with_archived_events_whatever_version_it_is(
-    archived: EventLog,
+    storied: EventLog,
     archive: Archive,
     database: Database,
     folder: Path,
@@ -217,7 +197,7 @@ async def test_a_control_plane_leads_on_a_log_with_archived_events_whatever_vers
     without = make_control_plane(WOODFROG_DATABASE_URL=database.url)
 
     with_files.start()
-    head = await archived.head()
+    head = await storied.head()
     for _ in range(200):
         if (await client.jetstream().stream_info(subjects.AUDIT_STREAM)).state.messages >= head:
             break
