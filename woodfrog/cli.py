@@ -308,10 +308,14 @@ def why_(
     """Tell why the last start of an id was what it was, and what has happened since."""
     with telling():
         reach = reach_of(state_dir)
-        rows = ask.view(reach, "events", key_of(reach, checkpoint_id, namespace))
-    told = story.explain(rows)
+        key = key_of(reach, checkpoint_id, namespace)
+        told = story.explain(ask.view(reach, "events", key))
+        archived = told is None and past.was_started(reach, key)
     if output is Form.JSON:
         put_json(told)
+    elif archived:
+        where = f"`woodfrog history {checkpoint_id} --archive DIR` shows it, where the files are"
+        sys.stderr.write(f"the last start of {checkpoint_id} has been archived: {where}\n")
     elif told is None:
         sys.stderr.write(f"no container with the id {checkpoint_id} was ever started\n")
     else:

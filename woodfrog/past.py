@@ -25,6 +25,7 @@ from woodfrog import ask, dev, story
 from woodfrog.bundle import BadInputError
 from woodfrog.output import Column, Form, put, put_json
 from woodfrog.reach import reach_of
+from woodfrog.state import Reach
 from woodfrog.verbs import Id, Namespace, Output, StateDir, key_of, shown, telling
 
 if TYPE_CHECKING:
@@ -114,6 +115,11 @@ def _key(checkpoint_id: str, namespace: str, database_url: str | None, state_dir
     return CheckpointKey.checked(os.environ.get("WOODFROG_CLUSTER") or dev.CLUSTER, namespace, checkpoint_id)
 
 
+def was_started(reach: Reach, key: CheckpointKey) -> bool:
+    """Tell whether a container of a key ever started, though its events may be archived."""
+    return bool(ask.view(reach, "restore_history", key))
+
+
 def history(
     checkpoint_id: Id,
     at: At = None,
@@ -128,10 +134,12 @@ def history(
         until = None if at is None else moment_of(at, "--at")
         key = _key(checkpoint_id, namespace, database_url, state_dir)
         if until is None and database_url is None and archive is None:
-            rows = ask.view(reach_of(state_dir), "events", key)
-            if rows and rows[0]["version"] > 1:
-                told = f"{rows[0]['version'] - 1} older events are not shown; with the archive's files, --archive DIR shows archived ones"
-                sys.stderr.write(f"{told}\n")
+            reach = reach_of(state_dir)
+            rows = ask.view(reach, "events", key)
+            if (rows and rows[0]["version"] > 1) or (not rows and was_started(reach, key)):
+                sys.stderr.write(
+                    "older events are not shown; where the archive's files are, --archive DIR shows them\n"
+                )
         else:
             url = url_of(database_url, state_dir)
             rows = _with_log(url, archive, lambda log: log.history(key))
@@ -142,7 +150,7 @@ def history(
         ("EVENT", lambda row: row["type"]),
         ("WHAT HAPPENED", story.describe),
     )
-    put(rows, columns, output, empty=f"nothing is known of {checkpoint_id}")
+    put(rows, columns, output, empty=f"there are no events of {checkpoint_id}")
 
 
 def choose(

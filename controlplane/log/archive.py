@@ -162,6 +162,10 @@ class Archive:
                 lambda connection: _write(connection, unfinished, first, last, before)
             )
             values = await asyncio.to_thread(_place, unfinished, first, last, before, after)
+        except FileNotFoundError as problem:
+            if str(problem.filename) == str(unfinished) and self._folder.is_dir():  # swept away by whoever was quicker
+                raise _overtaken() from problem
+            raise
         finally:
             unfinished.unlink(missing_ok=True)
         values |= {
@@ -173,6 +177,7 @@ class Archive:
         values["hash"] = chain.segment_link(previous, values)
         await self._database.write(lambda connection: _remove(connection, values, after, form))
         faultpoints.reach("log.archive.after-commit")
+        await asyncio.to_thread(_sweep, self._folder, first, last)
         return Segment(**values)
 
     def _file_problems(self, segments: Iterable[Segment]) -> Iterator[chain.Problem]:
@@ -274,6 +279,12 @@ def _place(unfinished: Path, first: int, last: int, before: Heads, after: Heads)
     }
 
 
+def _sweep(folder: Path, first: int, last: int) -> None:
+    """Remove what was left by whoever began to write this segment, too, and was killed."""
+    for left in folder.glob(f"events-{first:012d}-{last:012d}.*.unfinished"):
+        left.unlink(missing_ok=True)
+
+
 def _check(file: BinaryIO, name: str, first: int, last: int, heads: Heads) -> Iterator[chain.Problem]:
     """Read a file back and follow its chains on from ``heads``, which are moved to the file's end."""
     position = first - 1
@@ -335,7 +346,7 @@ def _remove(connection: Connection, values: Mapping[str, Any], heads: Mapping[st
     connection.execute(select(log_head.c.position).with_for_update())
     connection.execute(select(projection_state.c.version).with_for_update())  # no rebuild begins until this ends
     if filed.through(connection) + 1 != first:
-        raise _refusal(chain.Problem(first, "somebody else archived at the same time"))
+        raise _overtaken()
     _check_allowed(connection, last, form)
     connection.execute(insert(archived_segments), [dict(values)])
     connection.execute(delete(archived_heads))
@@ -349,6 +360,16 @@ def _remove(connection: Connection, values: Mapping[str, Any], heads: Mapping[st
         connection.exec_driver_sql(f"ALTER TABLE events DETACH PARTITION {part}")
         connection.exec_driver_sql(f"DROP TABLE {part}")
     faultpoints.reach("log.archive.before-commit")
+
+
+def _overtaken() -> ArchiveError:
+    return ArchiveError(
+        Failure(
+            code="archive-refused",
+            cause="somebody else archived at the same time",
+            advice="Nothing was removed here; do it again to go on.",
+        )
+    )
 
 
 def _refusal(problem: chain.Problem) -> ArchiveError:

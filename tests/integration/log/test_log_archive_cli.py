@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from support.archives import SEGMENT_EVENTS, loop_on
 from support.databases import Database
 from support.logstory import KEY, NODE_A, opened
+from support.servers import ControlPlaneProcess, NatsServer
 
 from controlplane.log import EventLog
 
@@ -33,9 +35,9 @@ class Shell:
         self._folder = folder
 
     async def run(
-        self, *words: str, archive: bool = True, fault: str | None = None, code: int = 0
+        self, *words: str, archive: bool = True, fault: str | None = None, code: int = 0, **more: str
     ) -> subprocess.CompletedProcess[str]:
-        environment = dict(self._environment)
+        environment = self._environment | more
         if archive:
             environment["WOODFROG_LOG_ARCHIVE"] = str(self._folder)
         if fault is not None:
@@ -157,7 +159,7 @@ async def test_killed_anywhere_it_loses_nothing_and_goes_on_when_run_again(
     assert (proof["sound"], proof["events"], proof["archived"]) == (True, 40, 30)
     assert (await shell.run("log", "export")).stdout == before.stdout
     recorded = {name for (name,) in database.sql("SELECT file FROM archived_segments")}
-    assert recorded <= {path.name for path in await asyncio.to_thread(lambda: list(folder.iterdir()))}
+    assert recorded == {path.name for path in await asyncio.to_thread(lambda: list(folder.iterdir()))}
 
 
 async def test_a_leader_goes_on_appending_meanwhile(storied: EventLog, shell: Shell) -> None:
@@ -171,3 +173,26 @@ async def test_a_leader_goes_on_appending_meanwhile(storied: EventLog, shell: Sh
     assert len(await archiving) == 3
     proof = await shell.json("log", "verify")
     assert (proof["sound"], proof["events"], proof["archived"]) == (True, 40 + told, 30)
+
+
+@pytest.mark.nats
+async def test_what_a_control_plane_tells_of_archived_starts_is_not_that_there_were_none(
+    storied: EventLog,
+    shell: Shell,
+    database: Database,
+    folder: Path,
+    nats_server: NatsServer,
+    make_control_plane: Callable[..., ControlPlaneProcess],
+) -> None:
+    await shell.archive()
+    control_plane = make_control_plane(WOODFROG_DATABASE_URL=database.url, WOODFROG_LOG_ARCHIVE=str(folder))
+    control_plane.start()
+
+    async def ask(*words: str) -> subprocess.CompletedProcess[str]:
+        return await shell.run(*words, archive=False, WOODFROG_NATS_URL=nats_server.url, WOODFROG_DATABASE_URL="")
+
+    assert "has been archived" in (await ask("why", KEY.id)).stderr
+    told = await ask("history", KEY.id)
+    assert "older events are not shown" in told.stderr
+    assert "never started" not in (await ask("why", "later")).stderr
+    assert "was ever started" in (await ask("why", "nobody")).stderr
