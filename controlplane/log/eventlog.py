@@ -378,11 +378,12 @@ class EventLog:
     async def _refresh(self) -> Failure | None:
         while True:
             try:
-                await self.rebuild()
+                try:
+                    await self.rebuild()
+                except (ArchivedRangeError, ArchiveUnusableError) as problem:
+                    return await self._database.read(partial(generations.not_rebuilt, why=problem.failure))
             except LogUnavailableError:
                 await asyncio.sleep(_RETRY_SECONDS)
-            except (ArchivedRangeError, ArchiveUnusableError) as problem:
-                return await self._database.read(partial(generations.not_rebuilt, why=problem.failure))
             else:
                 return None
 

@@ -206,9 +206,9 @@ async def test_a_control_plane_leads_on_a_log_with_archived_events_whatever_vers
 
     database.sql("UPDATE projection_state SET version = 0")
     without.start()
-    (told,) = without.lines("the views cannot be rebuilt")
-    assert told["code"] == "views-not-rebuilt"
+    assert without.wait_for("the views cannot be rebuilt")["code"] == "views-not-rebuilt"
     without.stop()
+    assert len(without.lines("the views cannot be rebuilt")) == 1
 
     database.sql("DELETE FROM state_copies")
     without.spawn()
@@ -218,5 +218,9 @@ async def test_a_control_plane_leads_on_a_log_with_archived_events_whatever_vers
     assert "WOODFROG_LOG_ARCHIVE" in ended["error"]
 
     with_files.start()
+    for _ in range(200):
+        if database.sql("SELECT version FROM projection_state") == [(projections.VERSION,)]:
+            break
+        await asyncio.sleep(0.1)
     with_files.stop()
     assert database.sql("SELECT version FROM projection_state") == [(projections.VERSION,)]
