@@ -66,7 +66,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 def kill_one(lives: ForkServerContext, database: Database, number: int, after_seconds: float) -> list[str]:
     """Let a writer append, kill it ``after_seconds`` after it is ready, and answer what it had acknowledged."""
     heard, told = lives.Pipe(duplex=False)
-    writer = lives.Process(target=append, args=(database.url, number, told))
+    writer = lives.Process(
+        target=append, args=(database.url, number, told), daemon=True
+    )  # pytest's end waits for no other
     writer.start()
     told.close()
     with heard, open(heard.fileno(), closefd=False) as words:

@@ -96,7 +96,7 @@ async def messages(client: Client, stream: str, count: int) -> Sequence[Any]:
 
 
 def begun(lives: ForkServerContext, database: str, url: str) -> ForkServerProcess:
-    process = lives.Process(target=relay, args=(database, url))
+    process = lives.Process(target=relay, args=(database, url), daemon=True)  # pytest's end waits for no other
     process.start()
     return process
 
@@ -107,13 +107,13 @@ async def kill_again_and_again(client: Client, broker: NatsServer, lives: ForkSe
     places = set[int]()
     for kill in range(1, KILLS + 1):
         process = begun(lives, database, broker.url)
-        wanted = max(EVENTS * kill // (KILLS + 5), await held(client) + 1)
+        wanted = min(max(EVENTS * kill // (KILLS + 5), await held(client) + 1), EVENTS)
 
         async def further(wanted: int = wanted) -> bool:
             return await held(client) >= wanted
 
         await until(further, 30)
-        await asyncio.sleep(chance.uniform(0.0, 0.05))
+        await asyncio.sleep(chance.uniform(0.0, 0.02))
         if kill % 10 == 0:
             broker.kill()
         process.kill()
