@@ -1,0 +1,59 @@
+"""How long the question of a start that has to wait is held, and how many of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+from nats.aio.client import Client
+
+from controlplane.bus import services
+from controlplane.bus.intake import Intake
+from controlplane.bus.progress import Progress
+from controlplane.bus.services import Decisions
+from controlplane.bus.stirrings import Stirrings
+
+
+class _Unconnected:
+    def jetstream(self, *, timeout: float) -> None:
+        """Nothing is asked of it here."""
+
+
+@pytest.fixture
+def decisions() -> Decisions:
+    return Decisions(
+        cast("Client", _Unconnected()), cast("Intake", None), Progress(), Stirrings(), check_lease=lambda: None
+    )
+
+
+def soon(seconds: float = 60.0) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def test_what_happens_ends_the_wait_and_so_does_time(decisions: Decisions) -> None:
+    stirred = asyncio.Event()
+    assert not await decisions._worth_another_look(stirred, soon(0.01))
+    stirred.set()
+    assert await decisions._worth_another_look(stirred, soon())
+
+
+async def test_whoever_comes_beyond_those_that_are_held_is_answered_at_once(
+    decisions: Decisions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "_MOST_HELD", 1)
+    stirred = asyncio.Event()
+    held = asyncio.create_task(decisions._worth_another_look(stirred, soon()))
+    await asyncio.sleep(0)
+    assert not await decisions._worth_another_look(asyncio.Event(), soon())
+    stirred.set()
+    assert await held
+    again = asyncio.create_task(decisions._worth_another_look(stirred, soon()))
+    assert await again, "its place is free again"
+
+
+async def test_a_control_plane_that_ends_answers_what_it_knows(decisions: Decisions) -> None:
+    held = asyncio.create_task(decisions._worth_another_look(asyncio.Event(), soon()))
+    await asyncio.sleep(0)
+    held.cancel()
+    assert await held is False
