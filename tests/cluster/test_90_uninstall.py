@@ -26,4 +26,4 @@ def test_uninstalled_it_leaves_the_nodes_as_they_were_and_containers_running(
         until(lambda node=node, was=was: footprint(cluster, node) == was, 60, f"{node} is as it was")
         labels = cluster.get("node", node)["metadata"]["labels"]
         assert not [label for label in labels if label.startswith("woodfrog.io/")]
-    assert not cluster.list("pods", "app.kubernetes.io/name=woodfrog", namespace="")
+    until(lambda: not cluster.list("pods", "app.kubernetes.io/name=woodfrog", namespace=""), 90, "its pods are gone")
