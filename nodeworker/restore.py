@@ -25,6 +25,7 @@ from nodeworker.bus import Bus
 from nodeworker.capture import criu, hostname, neighbours
 from nodeworker.capture.runc import Runc
 from nodeworker.domain import wishes
+from nodeworker.domain.criu_failures import SANDBOX_GONE
 from nodeworker.domain.problems import LOCAL_COPY_BROKEN, broken_copy
 from nodeworker.failure import failure_of, refusal
 from nodeworker.fetching import Fetched, Fetcher
@@ -117,6 +118,8 @@ class Restorer:
             record = await asyncio.to_thread(self._give_up, record, live, record.applied, stage, failure)
         except FailureError as problem:
             return Refused(problem.failure)
+        if failure.code == SANDBOX_GONE:
+            return Refused(failure)
         return await self._decide(record, live)
 
     async def proved(self, ask: AskProved) -> LocalAnswer:
@@ -368,8 +371,8 @@ class Restorer:
             contents.take_out(live, self._lives.fetched(record))
         shutil.rmtree(self._lives.fetched(record), ignore_errors=True)
         record = msgspec.structs.replace(record, state=ContainerState.CREATING, applied=None, restored_from=None)
-        # A copy on this node that is broken says nothing about the snapshot: it is chosen again, and the store asked.
-        self._journal.save_container(record, *(() if failure.code == LOCAL_COPY_BROKEN else (event,)))
+        # Neither a broken copy on this node nor a pod that is gone says anything about the snapshot: it may be chosen again.
+        self._journal.save_container(record, *(() if failure.code in {LOCAL_COPY_BROKEN, SANDBOX_GONE} else (event,)))
         return record
 
     def _journal_says_applied(self, record: ContainerRecord) -> bool:

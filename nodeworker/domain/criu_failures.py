@@ -30,7 +30,16 @@ class Rule:
         return Failure(code=self.code, cause=self.cause, advice=self.advice, detail=detail)
 
 
+SANDBOX_GONE: Final = "sandbox-gone"
+"""Says nothing about the snapshot, nor about the node."""
+
 RULES: Final = (
+    Rule(
+        SANDBOX_GONE,
+        ("Requested network namespace",),
+        "the pod's sandbox ended while the container was being created: the pod is being deleted, or its sandbox is made anew",
+        "None is needed: if the pod is still wanted, it is created again, from the same snapshot.",
+    ),
     Rule(
         "disk-full",
         ("No space left on device", "Disk quota exceeded"),

@@ -328,3 +328,15 @@ async def test_an_end_is_told_once_with_its_exit_code(
     (told,) = events(journal)
     assert isinstance(told, ContainerEnded)
     assert told.exit_code == 3
+
+
+async def test_a_pod_that_is_gone_while_its_container_is_restored_is_refused_and_no_snapshot_blamed(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate, stored: RestoreFrom
+) -> None:
+    made = restorer(SayingBus(stored))
+    assert isinstance(await made.create(ask), CreateRestored)
+    said = "runc run failed: Requested network namespace /proc/256213/ns/net does not exist"
+    refused = await made.restore_failed(AskRestoreFailed(ask.container_id, said))
+    assert isinstance(refused, Refused)
+    assert refused.failure.code == "sandbox-gone"
+    assert events(journal) == []
