@@ -24,6 +24,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 
 from nodeworker.journal import Journal
 from process.nats import connect
+from process.pauses import Pauses
 from protocol import subjects, wire
 from protocol.commands import Command
 from protocol.ids import NodeName
@@ -116,7 +117,7 @@ class Bus:
 
     async def _send_reports(self) -> None:
         """Send the outbox in order, each report again and again under its id until the broker confirms it."""
-        wait_seconds = _RETRY_SECONDS
+        pauses = Pauses(_RETRY_SECONDS, _RETRY_LIMIT_SECONDS)
         while True:
             self._written.clear()
             if self._doubt:  # what was lost goes before what is new
@@ -137,12 +138,11 @@ class Bus:
                     )
                 except (nats.errors.Error, OSError) as problem:
                     await _log.awarning("a report waits", report_id=str(report.report_id), error=problem)
-                    await asyncio.sleep(wait_seconds)
-                    wait_seconds = min(2 * wait_seconds, _RETRY_LIMIT_SECONDS)
+                    await pauses.take()
                     self._doubt = True
                     self._written.set()
                     break
-                wait_seconds = _RETRY_SECONDS
+                pauses.reset()
                 await asyncio.to_thread(self._journal.confirm, place, confirmation.seq)
                 self._resent.discard(report.report_id)
                 async with self._confirmed:

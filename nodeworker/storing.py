@@ -23,6 +23,7 @@ from nodeworker.settings import Settings
 from nodeworker.store.snapshots import ManifestHeader, SnapshotStore, Stored
 from nodeworker.threads import in_daemon_thread
 from process import faultpoints
+from process.pauses import Pauses
 from protocol.events import DumpFailed, DumpStage, SnapshotCaptured, SnapshotStored
 from protocol.facts import NodeFacts
 from protocol.failures import Failure
@@ -127,7 +128,7 @@ class Storer:
         task.add_done_callback(lambda _: self._stores.pop(record.snapshot_id, None))
 
     async def _store_capture(self, record: DumpRecord) -> None:
-        wait_seconds = _RETRY_SECONDS
+        pauses = Pauses(_RETRY_SECONDS, _RETRY_LIMIT_SECONDS)
         for attempt in range(1, self._settings.store_attempts + 1):
             try:
                 await in_daemon_thread(lambda: self._put(record))
@@ -140,8 +141,7 @@ class Storer:
                     with suppress(sqlite3.Error):
                         await asyncio.to_thread(self.fail, record, DumpStage.STORE, failure)
                     return
-                await asyncio.sleep(wait_seconds)
-                wait_seconds = min(2 * wait_seconds, _RETRY_LIMIT_SECONDS)
+                await pauses.take()
             else:
                 return
 

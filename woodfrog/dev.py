@@ -23,6 +23,7 @@ import msgspec
 from nodeworker.host.criu_bundle import find_criu
 from nodeworker.runtime.install import write_runtime
 from process.lifecycle import until_signalled
+from process.pauses import Pauses
 from protocol.failures import Failure, FailureError
 from protocol.ids import NodeName
 from woodfrog import ask
@@ -65,15 +66,14 @@ class Part:
 
     async def keep(self) -> None:
         """Run it, and run it again when it ends, until cancelled; then stop it and wait for its end."""
-        pause_seconds = _FIRST_PAUSE_SECONDS
+        pauses = Pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while True:
             began = time.monotonic()
             code = await self._live()
             if time.monotonic() - began > _SETTLED_SECONDS:
-                pause_seconds = _FIRST_PAUSE_SECONDS
+                pauses.reset()
             _say(f"{self.name} ended with {code}; it is started again (its log: {self._log})")
-            await asyncio.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+            await pauses.take()
 
     async def _live(self) -> int:
         with self._log.open("ab") as log:

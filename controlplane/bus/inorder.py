@@ -11,7 +11,6 @@ next in it: if that is the message that came, nothing was lost, else the consume
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -24,6 +23,7 @@ from nats.js.errors import NotFoundError
 from controlplane.bus.ending import end_if_cancelled
 from controlplane.bus.pull import Pull
 from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS, ensure_streams
+from process.pauses import Pauses
 
 _log = structlog.get_logger(component="inorder")
 
@@ -63,7 +63,7 @@ class InOrder:
 
         ``opened`` is told, each time, the sequence up to which everything is acknowledged.
         """
-        pause_seconds = _FIRST_PAUSE_SECONDS
+        pauses = Pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 await ensure_streams(self._jetstream)
@@ -71,7 +71,7 @@ class InOrder:
                     floor = await self.open()
                     if opened is not None:
                         await opened(floor)
-                    pause_seconds = _FIRST_PAUSE_SECONDS
+                    pauses.reset()
                     while True:
                         end_if_cancelled()
                         if messages := await self.fetch():
@@ -80,10 +80,9 @@ class InOrder:
                     await self.close()
             except (*BROKER_ERRORS, LostOnTheWayError) as problem:
                 await _log.awarning(
-                    "consuming starts over", stream=self._stream, error=problem, pause_seconds=pause_seconds
+                    "consuming starts over", stream=self._stream, error=problem, pause_seconds=pauses.next_seconds
                 )
-                await asyncio.sleep(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+                await pauses.take()
 
     async def refuse(self, message: Msg, reason: str) -> None:
         """Terminate a message at the broker, which then tells the reason in its ``MSG_TERMINATED`` advisory.

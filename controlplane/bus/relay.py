@@ -37,6 +37,7 @@ from controlplane.lead.election import LeaseLapsedError
 from controlplane.log.eventlog import EventLog
 from controlplane.log.records import LogUnavailableError, Recorded
 from process import faultpoints
+from process.pauses import Pauses
 from protocol import subjects, wire
 from protocol.commands import Command
 from protocol.events import CommandIssued, NodeRegistered
@@ -101,20 +102,19 @@ class Relay:
         Raises:
             FailureError: AUDIT does not belong to this log.
         """
-        pause_seconds = _FIRST_PAUSE_SECONDS
+        pauses = Pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 await ensure_streams(self._jetstream)
                 await self._find_queues()
                 cursor = await self._resume()
-                pause_seconds = _FIRST_PAUSE_SECONDS
+                pauses.reset()
                 while True:
                     end_if_cancelled()
                     cursor = await self._publish_next(cursor)
             except (*BROKER_ERRORS, _OutOfStepError, LogUnavailableError, LeaseLapsedError) as problem:
-                await _log.awarning("the relay starts over", error=problem, pause_seconds=pause_seconds)
-                await asyncio.sleep(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+                await _log.awarning("the relay starts over", error=problem, pause_seconds=pauses.next_seconds)
+                await pauses.take()
 
     async def _resume(self) -> _Cursor:
         audit = (await self._jetstream.stream_info(subjects.AUDIT_STREAM)).state

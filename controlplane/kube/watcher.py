@@ -29,6 +29,7 @@ from controlplane.kube.listwatch import ListWatch
 from controlplane.kube.nodes import NodeView
 from controlplane.kube.pods import PodView
 from controlplane.log.records import LogUnavailableError
+from process.pauses import Pauses
 from protocol import subjects, wire
 from protocol.ids import InvalidIdError, NodeName
 from protocol.pods import Happened, PodEvent, Terminating, Why
@@ -145,7 +146,7 @@ class Watcher:
 
     async def _send(self, event: PodEvent) -> None:
         """Publish for as long as it takes: what is lost here nobody tells again."""
-        pause_seconds = _FIRST_PAUSE_SECONDS
+        pauses = Pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 await self._jetstream.publish(
@@ -157,8 +158,7 @@ class Watcher:
                 )
             except BROKER_ERRORS as problem:
                 await _log.awarning("a pod's news waits for the broker", pod=event.pod, error=problem)
-                await asyncio.sleep(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+                await pauses.take()
                 try:
                     await ensure_streams(self._jetstream)
                 except BROKER_ERRORS:
