@@ -19,6 +19,6 @@ def failure_of(problem: BaseException) -> Failure:
     return Failure("internal", f"the worker failed: {problem!r}", advice)
 
 
-def refusal(code: str, cause: str, advice: str) -> FailureError:
+def refusal(code: str, cause: str, advice: str, detail: str = "") -> FailureError:
     """Make the exception for a failure that the worker itself found."""
-    return FailureError(Failure(code, cause, advice))
+    return FailureError(Failure(code, cause, advice, detail))

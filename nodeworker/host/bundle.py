@@ -26,8 +26,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from nodeworker.failure import refusal
 from nodeworker.host import criu_bundle
-from protocol.failures import Failure, FailureError
+from protocol.failures import FailureError
 
 PROJECT: Final = Path(__file__).parents[2]
 CACHE: Final = PROJECT / "build/bundle"
@@ -89,7 +90,7 @@ def build(destination: Path, kind: str = "node", *, cache: Path = CACHE) -> str:
             ``bundle-foreign``.
     """
     if destination.exists() and not (destination / RELEASE).exists() and any(destination.iterdir()):
-        raise _failure("bundle-foreign", f"{destination} is there and is no bundle", "Name a directory that is not.")
+        raise refusal("bundle-foreign", f"{destination} is there and is no bundle", "Name a directory that is not.")
     cache.mkdir(parents=True, exist_ok=True)
     debian = _debian(cache)
     packages = _packages(cache, debian, kind)
@@ -249,13 +250,9 @@ def _run(command: Sequence[str | Path]) -> None:
         )
     except subprocess.SubprocessError as problem:
         words = (getattr(problem, "stderr", "") or getattr(problem, "stdout", "") or str(problem)).strip()[-2000:]
-        raise _failure(
+        raise refusal(
             "bundle-failed", f"{command[0]} failed while the bundle was made", "Is there a network?", words
         ) from problem
-
-
-def _failure(code: str, cause: str, advice: str, detail: str = "") -> FailureError:
-    return FailureError(Failure(code=code, cause=cause, advice=advice, detail=detail))
 
 
 def _say(text: str) -> None:

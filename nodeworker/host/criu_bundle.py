@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from protocol.failures import Failure, FailureError
+from nodeworker.failure import refusal
+from protocol.failures import FailureError
 
 PREFIX: Final = Path("/opt/woodfrog/criu")
 SETTING: Final = "WOODFROG_CRIU"
@@ -71,7 +72,7 @@ def find_criu(prefix: Path = PREFIX) -> Path:
     if named:
         found = shutil.which(named)
         if found is None:
-            raise _failure(
+            raise refusal(
                 "criu-missing", f"{SETTING} names {named}, which is not an executable", "Correct or unset it."
             )
         return Path(found)
@@ -80,7 +81,7 @@ def find_criu(prefix: Path = PREFIX) -> Path:
     system = shutil.which("criu")
     if system is not None and complaint(Path(system)) is None:
         return Path(system)
-    raise _failure(
+    raise refusal(
         "criu-missing",
         "there is no CRIU that works on the running kernel",
         f"Run `python -m nodeworker.host.criu_bundle`, or name one in {SETTING}.",
@@ -107,7 +108,7 @@ def ensure(prefix: Path = PREFIX) -> Path:
 
 def _refuse_others_than_root() -> None:
     if os.geteuid() != 0:
-        raise _failure("not-root", "CRIU can be checked and laid down by root only", "Run this as root.")
+        raise refusal("not-root", "CRIU can be checked and laid down by root only", "Run this as root.")
 
 
 def sources(root: Path = Path("/")) -> list[Source]:
@@ -126,7 +127,7 @@ def sources(root: Path = Path("/")) -> list[Source]:
         if path.exists():
             found += [source for line in path.read_text().splitlines() for source in _line_sources(line, release)]
     if not found:
-        raise _failure(
+        raise refusal(
             "mirror-unknown",
             "this machine's apt has no source of Debian packages to take a CRIU from",
             f"Install a CRIU that works on this kernel and name it in {SETTING}.",
@@ -205,13 +206,13 @@ def build(prefix: Path, packages: Sequence[str] = ("criu",)) -> None:
                 return
     detail = "\n".join(problems)
     if not reached:
-        raise _failure(
+        raise refusal(
             "mirror-unreachable",
             "no newer CRIU could be fetched from this machine's Debian mirror",
             f"Check the network, or name a CRIU in {SETTING}.",
             detail,
         )
-    raise _failure(
+    raise refusal(
         "criu-unusable",
         "none of the CRIUs that Debian offers works on the running kernel",
         "The kernel needs CONFIG_CHECKPOINT_RESTORE; run `criu check` by hand to see what else it lacks.",
@@ -345,10 +346,6 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(held)
         with suppress(OSError):
             folder.rmdir()
-
-
-def _failure(code: str, cause: str, advice: str, detail: str = "") -> FailureError:
-    return FailureError(Failure(code=code, cause=cause, advice=advice, detail=detail))
 
 
 def _say(text: str) -> None:
