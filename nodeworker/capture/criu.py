@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from nodeworker.capture.status import status_fields
 from nodeworker.domain import criu_failures, criu_options
 from nodeworker.domain.problems import disk_full
 from protocol.failures import Failure, FailureError
@@ -90,7 +91,7 @@ def stopped_pids(pids: Iterable[int]) -> tuple[int, ...]:
     """
     stopped = []
     for pid in pids:
-        fields = _status_fields(pid)
+        fields = status_fields(pid)
         if fields.get("State", "").startswith("T"):
             stopped.append(int(fields["NSpid"].split()[-1]))
     return tuple(sorted(stopped))
@@ -98,7 +99,7 @@ def stopped_pids(pids: Iterable[int]) -> tuple[int, ...]:
 
 def pids_outside(pids: Iterable[int], inside: Collection[int]) -> tuple[int, ...]:
     """Which of these processes have one of the pids ``inside`` the container."""
-    own = {pid: _status_fields(pid).get("NSpid", "").split() for pid in pids}
+    own = {pid: status_fields(pid).get("NSpid", "").split() for pid in pids}
     return tuple(pid for pid, levels in own.items() if levels and int(levels[-1]) in inside)
 
 
@@ -112,7 +113,7 @@ def refuse_io_uring(pids: Iterable[int]) -> None:
     """
     for pid in pids:
         if _maps_io_uring(pid) or _holds_io_uring(pid):
-            name = _status_fields(pid).get("Name", "?")
+            name = status_fields(pid).get("Name", "?")
             raise FailureError(criu_failures.io_uring(f"process {pid} ({name}) uses io_uring, which CRIU cannot dump"))
 
 
@@ -127,12 +128,12 @@ def refuse_adopted(pids: Collection[int], first: int) -> None:
         FailureError: ``process-adopted``, naming the process.
     """
     for pid in pids:
-        parent = int(_status_fields(pid).get("PPid") or 0)
+        parent = int(status_fields(pid).get("PPid") or 0)
         if pid == first or parent == 0 or parent in pids:
             continue
-        rules = _status_fields(parent).get("NSpid", "").split()[-1:] == ["1"]
+        rules = status_fields(parent).get("NSpid", "").split()[-1:] == ["1"]
         if rules and _pid_namespace(parent) == _pid_namespace(pid) is not None:
-            name = _status_fields(pid).get("Name", "?")
+            name = status_fields(pid).get("Name", "?")
             raise FailureError(
                 Failure(
                     "process-adopted",
@@ -160,7 +161,7 @@ def refuse_unreadable_limits(pids: Iterable[int]) -> None:
         try:
             resource.prlimit(pid, resource.RLIMIT_CPU)
         except PermissionError as problem:
-            name = _status_fields(pid).get("Name", "?")
+            name = status_fields(pid).get("Name", "?")
             cause = f"process {pid} ({name}) is another user's, and the node's root lacks CAP_SYS_RESOURCE to read its limits"
             row = criu_failures.rule("capability-missing")
             raise FailureError(Failure(row.code, cause, row.advice)) from problem
@@ -181,13 +182,6 @@ def _holds_io_uring(pid: int) -> bool:
                 if str(descriptor.readlink()) == IO_URING:
                     return True
     return False
-
-
-def _status_fields(pid: int) -> dict[str, str]:
-    with suppress(OSError):
-        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
-        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return {}
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nodeworker.capture.freezer import Freezer
+from nodeworker.capture.status import status_fields
 from nodeworker.domain.gpu import DEVICE_NODES, JOB_VARIABLE, Traces
 
 _NCCL_THREADS: Final = "NCCL "
@@ -51,10 +52,8 @@ def lanes_of(pids: Collection[int]) -> tuple[tuple[int, ...], ...]:
 
 
 def _inner_pid(pid: int) -> int:
-    for line in _text(Path(f"/proc/{pid}/status")).splitlines():
-        if line.startswith("NSpid:"):
-            return int(line.split()[-1])
-    return pid
+    levels = status_fields(pid).get("NSpid", "").split()
+    return int(levels[-1]) if levels else pid
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from nodeworker.capture import vfork
+from nodeworker.capture.status import status_fields
 from protocol.failures import Failure, FailureError
 
 _POLL_SECONDS: Final = 0.002
@@ -153,7 +154,7 @@ class Freezer:
 
     def traced(self) -> bool:
         """Say whether another process (CRIU, a debugger) holds one of the tasks."""
-        return any(_tracer_of(pid) not in {"0", ""} for pid in self.pids())
+        return any(status_fields(pid).get("TracerPid", "") not in {"0", ""} for pid in self.pids())
 
     def is_frozen(self) -> bool:
         """Say whether every task of the cgroup and of those below has stopped.
@@ -213,12 +214,4 @@ class Freezer:
 def _state_of(pid: int) -> str:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
-    return ""
-
-
-def _tracer_of(pid: int) -> str:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("TracerPid:"):
-                return line.split()[1]
     return ""
