@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,19 +18,6 @@ pytestmark = [pytest.mark.criu, pytest.mark.containerd, pytest.mark.nats, pytest
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; echo $i >> /data/count; sleep 0.1; done"
 RUNNING, EXITED = 1, 2
 WORKLOADS = Path(__file__).parent / "workloads"
-
-
-@pytest.fixture(scope="module")
-def engine(stack: Stack) -> Iterator[Containerd]:
-    with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as folder:
-        containerd = Containerd(Path(folder) / "root", Path(folder) / "run", stack.runtime)
-        containerd.root.mkdir()
-        try:
-            containerd.start()
-            containerd.load_images(Path(folder))
-            yield containerd
-        finally:
-            containerd.stop()
 
 
 @pytest.fixture

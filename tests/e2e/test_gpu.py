@@ -11,7 +11,6 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,11 @@ import pytest
 from nats.aio.client import Client
 from support.gpu import DRIVER, INSIDE, A, B, C, FakeGpus, built, nvidia_runtime, state_of
 from support.lone_runtime import eventually
-from support.node import Counting, Node, running_node
+from support.node import Counting, Node
 from support.real_gpu import WORKLOADS
 from support.worker import ask, query
 from support.worker import eventually as eventually_async
 
-from process.nats import connect
 from protocol import subjects
 from protocol.ids import CheckpointKey
 from protocol.requests import CheckpointRequest, CommandAccepted, Refusal
@@ -40,19 +38,6 @@ BACK = ["restore", "unlock"]
 @pytest.fixture
 def gpus(tmp_path: Path) -> FakeGpus:
     return FakeGpus(tmp_path / "gpus", (0, A), (1, B))
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    with running_node() as made:
-        yield made
-
-
-@pytest.fixture
-async def client(node: Node) -> AsyncIterator[Client]:
-    connection = await connect(node.nats.url, name="test")
-    yield connection
-    await connection.close()
 
 
 def container(
@@ -108,7 +93,7 @@ async def history(client: Client, view: Any, **wanted: object) -> list[dict[str,
 
 
 async def checkpoint(node: Node, client: Client) -> None:
-    eventually(lambda: node.ask(ask="containers")["containers"][0]["state"] == "running", "its start is told")
+    node.until_it_runs()
 
     async def accepted() -> bool:
         answer = await ask(client, subjects.CHECKPOINT, CheckpointRequest(KEY), CommandAccepted | Refusal)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,7 @@ import pytest
 from support import images
 from support.containerd import Containerd
 from support.counting import counting, counts, numbers, restored
-from support.cri import Cri
-from support.kubelet import EXITED, RUNNING, Kubelet, Pod, running
+from support.kubelet import EXITED, RUNNING, Kubelet, Pod
 from support.stack import Stack, until
 
 from nodeworker import bundle
@@ -27,23 +24,10 @@ pytestmark = [pytest.mark.criu, pytest.mark.containerd, pytest.mark.nats, pytest
 
 
 @pytest.fixture(scope="module")
-def engine(stack: Stack) -> Iterator[Containerd]:
-    with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as folder:
-        containerd = Containerd(Path(folder) / "root", Path(folder) / "run", stack.runtime)
-        containerd.root.mkdir()
-        try:
-            containerd.start()
-            containerd.load_images(Path(folder))
-            images.load(images.quitting(Path(folder)), containerd.socket, "k8s.io")
-            yield containerd
-        finally:
-            containerd.stop()
-
-
-@pytest.fixture
-def kubelet(engine: Containerd) -> Iterator[Kubelet]:
-    with Cri(engine.socket, engine.root / "cri") as client, running(client, engine.root / "k") as kubelet:
-        yield kubelet
+def engine(engine: Containerd, tmp_path_factory: pytest.TempPathFactory) -> Containerd:
+    """Knows one more image."""
+    images.load(images.quitting(tmp_path_factory.mktemp("quitting")), engine.socket, "k8s.io")
+    return engine
 
 
 COUNT = counting("/work/count")

@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.containerd import Containerd
 from support.counting import counting, counts, restored
-from support.cri import Cri
-from support.kubelet import Kubelet, Pod, running
+from support.kubelet import Kubelet, Pod
 from support.stack import Stack, until
 
 pytestmark = [pytest.mark.criu, pytest.mark.containerd, pytest.mark.nats, pytest.mark.timeout(120)]
-
-
-@pytest.fixture(scope="module")
-def engine(stack: Stack) -> Iterator[Containerd]:
-    with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as folder:
-        containerd = Containerd(Path(folder) / "root", Path(folder) / "run", stack.runtime)
-        containerd.root.mkdir()
-        try:
-            containerd.start()
-            containerd.load_images(Path(folder))
-            yield containerd
-        finally:
-            containerd.stop()
-
-
-@pytest.fixture
-def kubelet(engine: Containerd) -> Iterator[Kubelet]:
-    with Cri(engine.socket, engine.root / "cri") as client, running(client, engine.root / "k") as kubelet:
-        yield kubelet
 
 
 HELD = "exec 7>>/work/held; i=0; while :; do i=$((i+1)); echo $i >&7; sleep 0.05; done"

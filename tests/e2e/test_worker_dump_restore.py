@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 from support.lone_runtime import eventually
-from support.node import NUMBERS, Counting, Node, running_node
+from support.node import NUMBERS, Counting, Node
 from support.worker import ask, query
 from support.worker import eventually as eventually_async
 
-from process.nats import connect
 from protocol import subjects
 from protocol.ids import CheckpointKey
 from protocol.requests import CheckpointRequest, CommandAccepted, Refusal
@@ -26,19 +25,6 @@ from protocol.requests import CheckpointRequest, CommandAccepted, Refusal
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.root, pytest.mark.timeout(120)]
 
 KEY = CheckpointKey("local", "default", "trainer")
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    with running_node() as made:
-        yield made
-
-
-@pytest.fixture
-async def client(node: Node) -> AsyncIterator[Client]:
-    connection = await connect(node.nats.url, name="test")
-    yield connection
-    await connection.close()
 
 
 async def snapshots(client: Client, status: str, count: int = 1) -> list[dict[str, Any]]:
@@ -124,7 +110,7 @@ async def test_a_checkpoint_by_command_leaves_the_container_running_and_becomes_
     node.start_worker()
     container = Counting(node)
     container.run()
-    eventually(lambda: node.ask(ask="containers")["containers"][0]["state"] == "running", "its start is told")
+    node.until_it_runs()
 
     command_id = await accepted(client)
     (taken,) = await snapshots(client, "valid")
@@ -148,7 +134,7 @@ async def test_a_worker_killed_while_the_container_is_frozen_thaws_it_and_tells_
     node.start_worker(WOODFROG_FAULT=f"{point}=kill")
     container = Counting(node)
     container.run()
-    eventually(lambda: node.ask(ask="containers")["containers"][0]["state"] == "running", "its start is told")
+    node.until_it_runs()
     await accepted(client)
     await asyncio.to_thread(node.wait_for_death)
 
@@ -366,7 +352,7 @@ async def test_an_end_that_nobody_could_tell_is_noticed_when_the_worker_returns(
     node.start_worker()
     container = Counting(node)
     container.run()
-    eventually(lambda: node.ask(ask="containers")["containers"][0]["state"] == "running", "its start is told")
+    node.until_it_runs()
     assert node.stop_worker() == 0
     node.runtime.runc.delete(node.runtime.root, container.id, force=True)
     node.start_worker()
@@ -384,7 +370,7 @@ async def test_an_end_that_the_worker_never_knew_of_is_noticed_when_a_dump_is_as
     node.start_worker()
     container = Counting(node)
     container.run()
-    eventually(lambda: node.ask(ask="containers")["containers"][0]["state"] == "running", "its start is told")
+    node.until_it_runs()
     assert node.stop_worker() == 0
     node.runtime.runc.delete(node.runtime.root, container.id, force=True)
     for file in node.state.glob("journal*"):

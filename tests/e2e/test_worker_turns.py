@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 from support.lone_runtime import eventually
-from support.node import Counting, Node, running_node
+from support.node import Counting, Node
 from support.worker import ask, query
 from support.worker import eventually as eventually_async
 
 from nodeworker.capture.freezer import Freezer
 from nodeworker.journal import Journal
-from process.nats import connect
 from protocol import subjects
 from protocol.ids import CheckpointKey, NodeName, WorkerId
 from protocol.requests import CheckpointRequest, CommandAccepted, Refusal
@@ -30,19 +29,6 @@ from protocol.requests import CheckpointRequest, CommandAccepted, Refusal
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.root, pytest.mark.timeout(120)]
 
 GRACE_PERIOD = "io.kubernetes.pod.terminationGracePeriod"
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    with running_node() as made:
-        yield made
-
-
-@pytest.fixture
-async def client(node: Node) -> AsyncIterator[Client]:
-    connection = await connect(node.nats.url, name="test")
-    yield connection
-    await connection.close()
 
 
 def counting(node: Node, name: str, grace_seconds: int | None = None, on: Counting | None = None) -> Counting:

@@ -125,6 +125,10 @@ class Node:
             answer: dict[str, Any] = json.loads(connection.makefile().readline())
         return answer
 
+    def until_it_runs(self) -> None:
+        """Wait until the worker was told of the start of its container."""
+        eventually(lambda: self.ask(ask="containers")["containers"][0]["state"] == "running", "its start is told")
+
     def close(self) -> None:
         """End everything that runs; what the worker said is shown with a failed test."""
         sys.stdout.write(self.log.read_text())
