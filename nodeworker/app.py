@@ -23,10 +23,12 @@ import structlog
 from nodeworker.ahead import Ahead
 from nodeworker.bus import Bus
 from nodeworker.capture import criu
+from nodeworker.capture.cgroup_yard import make_yard
 from nodeworker.capture.cuda import Cuda, with_gpus
 from nodeworker.capture.cuda_process import DriverProcess
 from nodeworker.capture.runc import Runc
 from nodeworker.copies import Copies
+from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.dump import Dumper
 from nodeworker.fetching import Fetcher
 from nodeworker.gpu_return import GpuReturn
@@ -152,6 +154,7 @@ class Worker:
         )
         self._cuda = Cuda(driver, self._facts, lock_seconds=settings.gpu_lock_seconds)
         criu.refuse_too_old(self._runc.criu, self._facts.criu_version)
+        config = self._criu_config()
         store = await asyncio.to_thread(_open_store, settings)
         bus = Bus(
             settings.nats_url,
@@ -167,7 +170,7 @@ class Worker:
         self._storer = Storer(settings, journal, store, copies, self._facts)
         self._dumper = Dumper(
             settings, journal, bus, self._runc, self._storer, copies,
-            cuda=self._cuda, criu_version=self._facts.criu_version, boot_id=self._boot_id,
+            cuda=self._cuda, criu_config=config, boot_id=self._boot_id,
         )  # fmt: skip
         self._gpus = GpuReturn(journal, self._runc, self._cuda, self._facts)
         self._restorer = Restorer(
@@ -179,6 +182,7 @@ class Worker:
             self._gpus,
             worker_id=self._worker_id,
             facts=self._facts,
+            criu_config=config,
         )
         self._ahead = Ahead(
             self._restorer.create,
@@ -219,6 +223,11 @@ class Worker:
                         pages.cancel()
         finally:
             await _log.ainfo("node worker stopped", worker_id=self._worker_id)
+
+    def _criu_config(self) -> CriuConfig | None:
+        number = self._facts.criu_version
+        yard = make_yard(self._settings.run_dir, self._facts.cgroup_version)
+        return None if number is None else CriuConfig(number, None if yard is None else str(yard))
 
     async def _keep_house(self, copies: Copies) -> None:
         """Look after what nobody asks for, until the node's GPU driver is another one: a new life registers with that."""

@@ -18,6 +18,7 @@ import msgspec
 
 from nodeworker.capture import hugepages
 from nodeworker.domain import wishes
+from nodeworker.domain.cgroup_path import v2_path
 from nodeworker.domain.gpu import GpuWish, wish
 from nodeworker.domain.turns import GRACE_PERIOD
 from nodeworker.domain.wishes import InvalidWishError, Wishes
@@ -67,6 +68,8 @@ class Bundle(msgspec.Struct, frozen=True):
     wishes: Wishes = Wishes()
     sandbox: str = ""
     """The engine's id of the pod's sandbox."""
+    cgroups_path: str = ""
+    """``linux.cgroupsPath``."""
     grace_seconds: float | None = None
     """How long the pod's containers have after their stop signal, as its spec says; None where nobody tells."""
     gpu: GpuWish = GpuWish()
@@ -91,6 +94,19 @@ class Bundle(msgspec.Struct, frozen=True):
     def configs(self) -> dict[str, Path]:
         """Where ConfigMaps, Secrets and tokens are mounted, with their directories: those in which the kubelet keeps a link."""
         return {place: source for place, source in self.binds.items() if (source / CONFIG_DATA).is_symlink()}
+
+    @property
+    def v2_cgroup(self) -> str:
+        """Where the runtime makes the container's cgroup on a node with cgroup v2.
+
+        Raises:
+            FailureError: ``cgroup-unknown``: no restore could be put there, so the container should not start either.
+        """
+        try:
+            return v2_path(self.cgroups_path)
+        except ValueError as problem:
+            advice = "Let the container engine name it absolutely, or as SLICE:PREFIX:NAME with the systemd driver."
+            raise FailureError(Failure("cgroup-unknown", str(problem), advice)) from problem
 
     @property
     def travelling_shm(self) -> Path | None:
@@ -132,6 +148,7 @@ def read(folder: str) -> Bundle:
             binds={mount["destination"].rstrip("/"): path / mount["source"] for mount in mounts if _is_bind(mount)},
             wishes=wished,
             sandbox=_first(annotations, _SANDBOX) or "",
+            cgroups_path=str((config.get("linux") or {}).get("cgroupsPath") or ""),
             grace_seconds=_grace_seconds(annotations),
             gpu=wish(config),
             devices=tuple((config.get("linux") or {}).get("devices") or ()),

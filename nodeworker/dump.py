@@ -26,6 +26,7 @@ from nodeworker.capture.runc import Runc
 from nodeworker.capture.spool import Spool, raw_bytes
 from nodeworker.capture.trees import CapturedTree
 from nodeworker.copies import Copies
+from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.failure import failure_of, refusal
 from nodeworker.journal import ContainerRecord, ContainerState, DumpRecord, DumpStep, FrozenRecord, Journal
 from nodeworker.preflight import Plan, Preflight
@@ -59,7 +60,7 @@ class Dumper:
         copies: Copies,
         *,
         cuda: Cuda,
-        criu_version: str | None,
+        criu_config: CriuConfig | None,
         boot_id: str,
     ) -> None:
         self._settings = settings
@@ -68,7 +69,7 @@ class Dumper:
         self._runc = runc
         self._storer = storer
         self._cuda = cuda
-        self._preflight = Preflight(settings, runc, cuda, copies, criu_version)
+        self._preflight = Preflight(settings, runc, cuda, copies, criu_config)
         self._boot_id = boot_id
         self._turns = Turns(settings.dumps_at_once)
         self._dumps: set[asyncio.Task[SnapshotId]] = set()

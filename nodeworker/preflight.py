@@ -18,6 +18,7 @@ from nodeworker.capture.runc import Runc
 from nodeworker.capture.spool import file_bytes, refuse_too_little_space
 from nodeworker.copies import Copies
 from nodeworker.domain import wishes
+from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.failure import refusal
 from nodeworker.journal import ContainerRecord, ContainerState
 from nodeworker.settings import Settings
@@ -43,12 +44,12 @@ class Plan:
 class Preflight:
     """Looks at containers for one worker. Every method blocks."""
 
-    def __init__(self, settings: Settings, runc: Runc, cuda: Cuda, copies: Copies, criu_version: str | None) -> None:
+    def __init__(self, settings: Settings, runc: Runc, cuda: Cuda, copies: Copies, config: CriuConfig | None) -> None:
         self._settings = settings
         self._runc = runc
         self._cuda = cuda
         self._copies = copies
-        self._criu_version = criu_version
+        self._config = config
 
     def look(self, container: ContainerRecord) -> Plan:
         """Find all that the dump needs and refuse what cannot work; nothing is frozen or written yet.
@@ -56,7 +57,7 @@ class Preflight:
         Raises:
             FailureError: saying what speaks against the dump.
         """
-        if self._criu_version is None:
+        if self._config is None:
             raise refusal(
                 "criu-missing", f"{self._settings.criu} says no version", "Install CRIU, or set WOODFROG_CRIU."
             )
@@ -67,8 +68,9 @@ class Preflight:
         stopped = criu.stopped_pids(pids)
         not_started = container.state is ContainerState.CREATED and len(stopped) == len(pids)
         if state.status != "running" or not pids or not_started:
-            status = "not started" if not_started else state.status
-            raise refusal("not-running", f"the container is {status}", "Only a running container can be dumped.")
+            known = "created" if not_started else state.status if pids else "no process is in its cgroup"
+            cause = f"the container is not running (state: {known})"
+            raise refusal("not-running", cause, "Only a running container can be dumped.")
         config = self._settings.container_dir(container.container_id) / "criu.conf"
         if state.criu_config != config:
             cause = f"the container was created with CRIU's configuration in {state.criu_config}, not {config}"
@@ -93,7 +95,7 @@ class Preflight:
             if not self._copies.give_way():
                 raise
             refuse_too_little_space(self._settings.spool, pids, copied_bytes + gpu_bytes)
-        text = criu.dump_config(self._criu_version)
+        text = self._config.for_dump()
         return Plan(root, freezer, config, text, upper, shm, volumes, live.configs, stopped, gpus)
 
 

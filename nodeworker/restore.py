@@ -26,6 +26,7 @@ from nodeworker.capture import criu, hostname, neighbours
 from nodeworker.capture.runc import Runc
 from nodeworker.domain import wishes
 from nodeworker.domain.criu_failures import SANDBOX_GONE
+from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.domain.problems import LOCAL_COPY_BROKEN, broken_copy
 from nodeworker.failure import failure_of, refusal
 from nodeworker.fetching import Fetched, Fetcher
@@ -71,6 +72,7 @@ class Restorer:
         *,
         worker_id: WorkerId,
         facts: NodeFacts,
+        criu_config: CriuConfig | None,
     ) -> None:
         self._settings = settings
         self._journal = journal
@@ -81,6 +83,7 @@ class Restorer:
         self._gpus = gpus
         self._worker_id = worker_id
         self._facts = facts
+        self._criu_config = criu_config
         self.on_fetched: Callable[[float], None] = lambda _seconds: None
         """Called with the seconds that it took to fetch and verify a snapshot's images."""
         self._began: dict[ContainerId, float] = {}
@@ -112,7 +115,7 @@ class Restorer:
             stage = RestoreStage.GPU
         if failure is None:
             log = self._lives.fetched(record) / "work" / "restore.log"
-            failure = await asyncio.to_thread(criu.explain, log, ask.message)
+            failure = await asyncio.to_thread(criu.explain, log, ask.message, self._runc.criu)
         try:
             live = await asyncio.to_thread(bundle.read, record.bundle)
             record = await asyncio.to_thread(self._give_up, record, live, record.applied, stage, failure)
@@ -165,6 +168,7 @@ class Restorer:
         if not _CONTAINER_ID.fullmatch(ask.container_id) or ask.container_id in {".", ".."}:
             raise refusal("invalid-container-id", f"{ask.container_id!r} is no container id", "Use letters and digits.")
         live = bundle.read(ask.bundle)
+        self._v2_cgroup(live)
         facts = self._gpus.facts_of(live)
         try:
             namespace = live.namespace or self._settings.namespace
@@ -254,7 +258,7 @@ class Restorer:
         return record
 
     def _answer_cold(self, record: ContainerRecord, resolution: StartCold) -> CreateCold:
-        config = self._lives.write_config(record, criu.dump_config(self._criu_version))
+        config = self._lives.write_config(record, self._config.for_dump())
         self._save_created(record)
         return CreateCold(criu_config=str(config), reason=resolution.reason)
 
@@ -265,12 +269,15 @@ class Restorer:
         )
 
     @property
-    def _criu_version(self) -> str:
-        if self._facts.criu_version is None:
+    def _config(self) -> CriuConfig:
+        if self._criu_config is None:
             raise refusal(
                 "criu-missing", f"{self._settings.criu} says no version", "Install CRIU, or set WOODFROG_CRIU."
             )
-        return self._facts.criu_version
+        return self._criu_config
+
+    def _v2_cgroup(self, live: Bundle) -> str | None:
+        return live.v2_cgroup if self._facts.cgroup_version == 2 else None
 
     async def _try(
         self, record: ContainerRecord, live: Bundle, choice: RestoreFrom, asked: asyncio.Event | None
@@ -321,7 +328,7 @@ class Restorer:
         sources = self._gpus.sources(manifest, record.facts)
         record = msgspec.structs.replace(record, applied=snapshot_id, restored_from=snapshot_id, gpu_sources=sources)
         self._journal.save_container(record)
-        config = self._lives.write_config(record, criu.restore_config(self._criu_version))
+        config = self._lives.write_config(record, self._config.for_restore(self._v2_cgroup(live)))
         company = contents.Company(
             lambda: neighbours.of(self._runc, Path(record.runc_root), record.container_id, live),
             returning=self._journal.has_lived(record),

@@ -76,11 +76,13 @@ def misfit(taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, con
     """Say why a snapshot cannot go on in ``container`` on ``node``, or ``None`` if nothing known speaks against it.
 
     CRIU compares CPU features itself (``cpu-cap``) but only in part and late; a feature that the snapshot's node had and
-    this one lacks makes the restored process die of SIGILL at some later time, which is worse than a cold start.
+    this one lacks makes the restored process die of SIGILL at some later time, which is worse than a cold start. The images
+    name the cgroup controllers that were there, and a kernel mounts each in one version only.
     """
     for name, there, here in (
         ("architecture", taken_on.architecture, node.architecture),
         ("page size", taken_on.page_size_bytes, node.page_size_bytes),
+        ("cgroup version", taken_on.cgroup_version, node.cgroup_version),
     ):
         if there is not None and here is not None and there != here:
             return f"it was taken on {name} {there}, this node has {here}"

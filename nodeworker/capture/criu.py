@@ -6,9 +6,12 @@ touches the machine. CRIU itself is started by runc only.
 
 from __future__ import annotations
 
+import os
+import re
 import resource
 import shutil
 import subprocess
+import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -19,13 +22,14 @@ from nodeworker.domain import criu_failures, criu_options
 from nodeworker.domain.problems import disk_full
 from protocol.failures import Failure, FailureError
 
-dump_config = criu_options.dump_config
-restore_config = criu_options.restore_config
-
 _CHECK_SECONDS: Final = 30.0
 _LOG_BYTES: Final = 4 * 1024 * 1024
 _ROOM_FOR_A_LOG_BYTES: Final = 1024 * 1024
 IO_URING: Final = "anon_inode:[io_uring]"
+_KMSG_RECORD_BYTES: Final = 8192
+_CRASH_AGE_SECONDS: Final = 120.0
+_CRASH = re.compile(r"\bcriu\[\d+\]|\(criu\)|ld-linux\S*\[\d+\]")
+"""A CRIU of a bundle is started by the bundle's loader, whose name the kernel may know it by."""
 
 
 def version(criu: Path) -> str:
@@ -65,10 +69,11 @@ def refuse_too_old(criu: Path, criu_version: str | None) -> None:
         raise FailureError(criu_failures.criu_unusable(str(criu), detail))
 
 
-def explain(log_path: Path | None, stderr: str) -> Failure:
-    """Say what a failed dump or restore means, from CRIU's log (where there is one) and what runc wrote to stderr.
+def explain(log_path: Path | None, stderr: str, criu: Path | None = None) -> Failure:
+    """Return what a failed dump or restore means, from CRIU's log (where there is one) and what runc wrote to stderr.
 
-    On a full disk there is no room for the log either, so where it names no cause, the room beside it is looked at.
+    On a full disk there is no room for the log either, so where it names no cause, the room beside it is looked at. Of a
+    crash only the kernel's log knows more; ``criu`` is asked for its version then.
     """
     text = ""
     if log_path is not None:
@@ -77,11 +82,38 @@ def explain(log_path: Path | None, stderr: str) -> Failure:
             log.seek(max(0, size - _LOG_BYTES))
             text = log.read().decode(errors="replace")
     failure = criu_failures.explain(text, stderr)
+    if failure.code == criu_failures.CRASHED:
+        number = None
+        with suppress(FailureError):
+            number = version(criu) if criu is not None else None
+        return criu_failures.crashed(failure, number, _kernel_line_of_a_crash())
     if failure.code == criu_failures.UNKNOWN.code and log_path is not None:
         with suppress(OSError):
             if shutil.disk_usage(log_path.parent).free < _ROOM_FOR_A_LOG_BYTES:
                 return disk_full(str(log_path.parent), failure.detail).failure
     return failure
+
+
+def _kernel_line_of_a_crash() -> str | None:
+    """Return the kernel's newest line about a CRIU that ended by a signal, if it is recent (/dev/kmsg, printk's ABI)."""
+    newest = None
+    with suppress(OSError):
+        descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            while True:
+                try:
+                    record = os.read(descriptor, _KMSG_RECORD_BYTES).decode(errors="replace")
+                except BrokenPipeError:  # the record was overwritten; the next read goes on behind it
+                    continue
+                prefix, _, line = record.partition(";")
+                age_seconds = time.monotonic() - int(prefix.split(",")[2]) / 1e6
+                if _CRASH.search(line) and age_seconds < _CRASH_AGE_SECONDS:
+                    newest = line.splitlines()[0]
+        except (BlockingIOError, ValueError, IndexError):
+            return newest
+        finally:
+            os.close(descriptor)
+    return newest
 
 
 def stopped_pids(pids: Iterable[int]) -> tuple[int, ...]:

@@ -177,7 +177,7 @@ class Runc:
             ) from problem
         except subprocess.CalledProcessError as problem:
             text = said.read_text(errors="replace")
-            raise FailureError(criu_tool.explain(work_path / "dump.log", text)) from problem
+            raise FailureError(criu_tool.explain(work_path / "dump.log", text, self.criu)) from problem
 
     def kill(self, root: Path, container_id: str, signal_name: str) -> None:
         """Send a signal to the container's first process.

@@ -33,7 +33,25 @@ class Rule:
 SANDBOX_GONE: Final = "sandbox-gone"
 """Says nothing about the snapshot, nor about the node."""
 
+CRASHED: Final = "criu-crashed"
+"""CRIU ended without an answer; runc says so and knows no more."""
+
+MISPLACED: Final = "cgroup-misplaced"
+
 RULES: Final = (
+    Rule(
+        CRASHED,
+        ("read unixpacket", "read criu-xprt-cln"),
+        "CRIU crashed",
+        "Run `woodfrog-node doctor` on the node to see which CRIU works there, and `python -m nodeworker.host.criu_bundle` "
+        "to lay another one down.",
+    ),
+    Rule(
+        MISPLACED,
+        ("not in the container's cgroup",),
+        "the restored processes were not in the new container's cgroup, where its limits hold",
+        "Run `woodfrog-node doctor` on the node: its runc and CRIU do not agree on cgroups.",
+    ),
     Rule(
         SANDBOX_GONE,
         ("Requested network namespace",),
@@ -287,6 +305,16 @@ UNKNOWN: Final = Rule(
     "Read the lines of its log below; the whole log is kept under logs/ in the worker's state directory.",
 )
 
+_SIGNALS: Final = {
+    "segfault": "SIGSEGV",
+    "general protection": "SIGSEGV",
+    "stack segment": "SIGSEGV",
+    "invalid opcode": "SIGILL",
+    "trap int3": "SIGTRAP",
+    "Killed process": "SIGKILL, because memory ran out",
+}
+"""What the kernel's log says of a process that ended by a signal (arch/x86/kernel/traps.c, mm/oom_kill.c)."""
+
 _ERROR_LINE = re.compile(r"\bError \(|(?i:level=\"?(?:error|fatal))|\"level\":\s*\"(?:error|fatal)\"")
 
 
@@ -317,6 +345,15 @@ def rule(code: str) -> Rule:
 def io_uring(cause: str) -> Failure:
     """The failure for io_uring found before the dump, with a cause that names the process."""
     return Failure(code="io-uring", cause=cause, advice=rule("io-uring").advice)
+
+
+def crashed(failure: Failure, version: str | None, kernel_line: str | None) -> Failure:
+    """Add to ``criu-crashed`` what is known: CRIU's version, and the kernel's line about its end."""
+    name = f"CRIU {version}" if version else "CRIU"
+    signal = next((name for fragment, name in _SIGNALS.items() if fragment in (kernel_line or "")), "a signal")
+    cause = f"{name} crashed: it ended by {signal}" if kernel_line else f"{name} crashed: it ended without an answer"
+    detail = "\n".join(part for part in (failure.detail, kernel_line) if part)
+    return Failure(failure.code, cause, failure.advice, detail)
 
 
 def criu_missing(path: str, detail: str) -> Failure:

@@ -3,7 +3,10 @@
 CRIU refuses a configuration file with a key that it does not know, with errno 56 and no log, so each key is tied here
 to the version that brought it. runc hands the file over by the annotation ``org.criu.config``; it overrides what runc
 sets by itself. Keys are CRIU's long options (criu(8), criu/config.c). Options that runc has flags for in every version
-that we support (``--ext-unix-sk``, ``--file-locks``) are not repeated here.
+that we support (``--ext-unix-sk``, ``--file-locks``) are not repeated here. A key whose argument is optional for CRIU
+(``manage-cgroups`` is the only one of ours) takes it after an equals sign only: ``manage-cgroups ignore`` means *soft*.
+
+docs/decisions/0039 says what runc's ``--manage-cgroups-mode`` and these keys each do in which version.
 """
 
 from __future__ import annotations
@@ -36,16 +39,22 @@ OPTIONS: Final = (
         f"ghost-limit {GHOST_LIMIT}", (3, 10, 0), True, False, "deleted open files travel; the default stops at 1 MiB"
     ),
     Option("link-remap", (1, 0, 0), True, False, "a deleted name of a file with other names travels as link_remap.N"),
-    Option("network-lock skip", (3, 19, 0), True, False, "with closed connections there is no packet to protect"),
+    Option(
+        "network-lock skip",
+        (4, 2, 0),
+        True,
+        False,
+        "with closed connections there is no packet to protect; 4.1.1 dies of SIGSEGV at this key when runc hands it over",
+    ),
     Option(f"timeout {DUMP_TIMEOUT_SECONDS}", (2, 5, 0), True, False, "large process trees take longer than 10 s"),
     Option("force-irmap", (1, 3, 0), True, False, "inotify watches are found by path where handles do not open"),
     Option("enable-external-masters", (1, 7, 0), True, True, "mounts may be slaves of a mount outside"),
     Option(
-        "manage-cgroups ignore",
+        "manage-cgroups=soft",
         (3, 15, 0),
         True,
         True,
-        "the engine makes the new container's cgroup; runc's flag is newer",
+        "the engine makes and limits the new container's cgroup; what the container made below it comes back",
     ),
     Option("allow-uprobes", (4, 2, 0), True, True, "tracing agents map uprobes into processes; wanted on both sides"),
     Option("leave-stopped", (3, 19, 0), False, True, "OCI: processes must not run between create and start"),
@@ -70,17 +79,28 @@ def parse_version(text: str) -> CriuVersion:
     return int(found[1]), int(found[2]), int(found[3] or 0)
 
 
-def dump_config(criu_version: str) -> str:
-    """Write the configuration file that is in force during a dump."""
-    version = parse_version(criu_version)
-    return _render([option for option in OPTIONS if option.dump and version >= option.since])
+@dataclass(frozen=True, slots=True)
+class CriuConfig:
+    """Writes the configuration files for one CRIU on one node."""
 
+    criu_version: str
+    yard: str | None = None
+    """The directory of ``nodeworker.capture.cgroup_yard`` on a node with cgroup v2, ``None`` on one with v1."""
 
-def restore_config(criu_version: str) -> str:
-    """Write the configuration file that is in force during a restore."""
-    version = parse_version(criu_version)
-    return _render([option for option in OPTIONS if option.restore and version >= option.since])
+    def for_dump(self) -> str:
+        """Return the file that is in force during a dump."""
+        return self._render([option for option in OPTIONS if option.dump])
 
+    def for_restore(self, v2_cgroup: str | None = None) -> str:
+        """Return the file that is in force during a restore.
 
-def _render(options: list[Option]) -> str:
-    return "".join(f"{option.text}\n" for option in options)
+        ``v2_cgroup`` is the new container's cgroup on a node with cgroup v2, as :func:`cgroup_path.v2_path` gives it; on
+        v1 runc names one for each controller.
+        """
+        config = self._render([option for option in OPTIONS if option.restore])
+        return config if self.yard is None or v2_cgroup is None else f"{config}cgroup-root {v2_cgroup}\n"
+
+    def _render(self, options: list[Option]) -> str:
+        version = parse_version(self.criu_version)
+        config = "".join(f"{option.text}\n" for option in options if version >= option.since)
+        return config if self.yard is None else f"{config}cgroup-yard {self.yard}\n"

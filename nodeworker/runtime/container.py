@@ -210,13 +210,40 @@ class State:
 
         return sorted(found, key=depth, reverse=True)
 
-    def resume(self, leave: frozenset[int]) -> None:
-        """Continue every process but those that job control had stopped. Children first: no parent sees a stopped child."""
+    def outside(self) -> list[int]:
+        """The container's first process and those that descend from it, as far as they are not in its cgroup.
+
+        Needs /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN), as CRIU does.
+        """
+        found, unseen = [], [self.pid]
+        while unseen:
+            pid = unseen.pop()
+            found.append(pid)
+            with suppress(OSError):
+                for task in os.listdir(f"/proc/{pid}/task"):
+                    with suppress(OSError), open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                        unseen += [int(word) for word in file.read().split()]
+        within = set(self.pids())
+        return [pid for pid in found if pid not in within]
+
+    def resume(self, leave: frozenset[int], wait_seconds: float) -> list[int]:
+        """Continue every process but those that job control had stopped, and return those that are stopped all the same.
+
+        Children first: no parent sees a stopped child.
+        """
+        resumed = []
         for pid in self.pids():
             inside = _status(pid).get("NSpid", "").split()
             if inside and int(inside[-1]) not in leave:
+                resumed.append(pid)
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
+        deadline = time.monotonic() + wait_seconds
+        while still := [pid for pid in resumed if _status(pid).get("State", "").startswith("T")]:
+            if time.monotonic() >= deadline:
+                return still
+            time.sleep(_POLL_SECONDS)
+        return [] if resumed or leave else [self.pid]
 
     def release(self, container_id: str, wait_seconds: float) -> None:
         """Thaw what a worker that died left frozen, but not under a dump that outlived it.

@@ -26,6 +26,7 @@ _TRIES = 20
 _CHILD_GRACE_SECONDS = 30.0
 _STOP_CONNECT_SECONDS = 2.0
 _RELEASE_SECONDS = 60.0
+_RESUME_SECONDS = 5.0
 
 
 class RefusedError(Exception):
@@ -148,7 +149,12 @@ class Create(Verb):
             # CRIU has set the host name of the dump, also in a namespace that a whole pod shares.
             if names and not containers.set_names(joined or f"/proc/{state.pid}/ns/uts", names):
                 self.say("warning", f"the host name could not be set back to {names.get('hostname')}")
-            problem = self._unproved() if answer.get("unproved") else None
+            outside = state.outside()
+            problem = (
+                f"processes {_listed(outside)} are not in the container's cgroup {state.cgroup}" if outside else None
+            )
+            if problem is None and answer.get("unproved"):
+                problem = self._unproved()
             if problem is None and answer.get("gpus"):
                 problem = self._gpus_problem()
             if problem is not None:
@@ -225,7 +231,10 @@ class Start(Verb):
                 self.say("error", "cannot start a container that has stopped")
                 return 1
             marker.update(phase="started")
-            state.resume(marker.stopped_pids)
+            stopped = state.resume(marker.stopped_pids, _RESUME_SECONDS)
+            if stopped:
+                self.say("error", f"processes {_listed(stopped)} of the restored container do not continue")
+                return 1
         else:
             code = self.runc(self.call.arguments)
             if code != 0:
@@ -325,6 +334,10 @@ def signal_number(text: str) -> int:
         return int(Signals[base]) + (steps if sign == "+" else -steps)
     found = Signals.__members__.get(name)
     return int(found) if found is not None else 0
+
+
+def _listed(pids: list[int]) -> str:
+    return ", ".join(map(str, pids[:8])) + (", …" if len(pids) > 8 else "")
 
 
 def _own_marker(verb: Verb) -> Marker | None:

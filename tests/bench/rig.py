@@ -17,7 +17,6 @@ from blake3 import blake3
 from support.lone_runtime import Container, eventually
 from support.node import Node, running_node
 
-from nodeworker.capture import criu
 from nodeworker.store import SnapshotStore
 from protocol.ids import CheckpointKey, SnapshotId
 from protocol.manifest import TreeName
@@ -67,7 +66,7 @@ class Measured(Container):
 
     def bare_restore(self, images: Path) -> float:
         """Restore by runc alone, running at once; answers the seconds that it took."""
-        config = criu.restore_config(criu.version(self.node.runtime.criu))
+        config = self.node.runtime.config.for_restore(self.cgroup)
         self.conf.write_text(config.replace("leave-stopped\n", ""))
         spec = json.loads((self.bundle / "config.json").read_text())
         spec["annotations"]["org.criu.config"] = str(self.conf)

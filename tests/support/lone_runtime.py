@@ -16,7 +16,10 @@ from typing import Any
 from uuid import uuid4
 
 from nodeworker.capture import criu as criu_tool
+from nodeworker.capture.cgroup_yard import make_yard
 from nodeworker.capture.runc import Runc, RuncState
+from nodeworker.domain.criu_options import CriuConfig
+from nodeworker.host import facts
 from nodeworker.host.criu_bundle import find_criu
 from nodeworker.runtime.install import write_runtime
 from protocol import wire
@@ -106,6 +109,8 @@ class LoneRuntime:
         self.root = folder / "runc"
         self.criu = chosen_criu()
         self.runc = Runc(runc_binary(), self.criu)
+        yard = make_yard(self.run_dir, facts.cgroup_version(Path("/proc/self/mounts")))
+        self.config = CriuConfig(criu_tool.version(self.criu), None if yard is None else str(yard))
         self.log = folder / "log.json"
         self.path = self.write()
         self.socket = self.run_dir / "worker.sock"
@@ -164,8 +169,9 @@ class Container:
         self.conf.write_text("")
         environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
         environment += [] if checkpoint_id is None else [f"CEDANA_CHECKPOINT={checkpoint_id}"]
+        self.cgroup = f"/woodfrog-test/{self.id}"
         config = _config(
-            self.id,
+            self.cgroup,
             self.rootfs,
             command,
             environment=environment,
@@ -249,7 +255,7 @@ class Container:
 
     def cold(self, _ask: object = None) -> CreateCold:
         """The answer for a cold start, with the configuration that a later dump needs in place."""
-        self.conf.write_text(criu_tool.dump_config(criu_tool.version(self.runtime.criu)))
+        self.conf.write_text(self.runtime.config.for_dump())
         return CreateCold(criu_config=str(self.conf), reason="first start")
 
     def dump(self, name: str = "images", *, end: bool = True) -> Path:
@@ -276,7 +282,7 @@ class Container:
 
     def restored(self, images: Path, stopped: tuple[int, ...] = ()) -> CreateRestored:
         """The answer for a restore from ``images``, with the configuration for it in place."""
-        self.conf.write_text(criu_tool.restore_config(criu_tool.version(self.runtime.criu)))
+        self.conf.write_text(self.runtime.config.for_restore(self.cgroup))
         work = self.bundle / "work"
         work.mkdir(exist_ok=True)
         return CreateRestored(SnapshotId("one"), str(images), str(work), str(self.conf), stopped)
@@ -293,7 +299,7 @@ class Container:
 
 
 def _config(
-    name: str, rootfs: Path, command: str, *, environment: list[str], hostname: str, annotations: dict[str, str]
+    cgroup: str, rootfs: Path, command: str, *, environment: list[str], hostname: str, annotations: dict[str, str]
 ) -> dict[str, Any]:
     nosuid = ["nosuid", "noexec", "nodev"]
     return {
@@ -315,7 +321,7 @@ def _config(
             {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": [*nosuid, "mode=1777"]},
         ],
         "linux": {
-            "cgroupsPath": f"/woodfrog-test/{name}",
+            "cgroupsPath": cgroup,
             "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
             "resources": {"devices": [{"allow": True, "access": "rwm"}]},
         },
