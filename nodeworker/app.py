@@ -32,7 +32,7 @@ from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.dump import Dumper
 from nodeworker.fetching import Fetcher
 from nodeworker.gpu_return import GpuReturn
-from nodeworker.host import facts
+from nodeworker.host import facts, self_test
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.local import LocalServer
 from nodeworker.metrics import Metrics
@@ -132,7 +132,8 @@ class Worker:
         """Serve until cancelled, or until the node's GPU driver is another: whoever keeps workers starts the next.
 
         Raises:
-            FailureError: if runc or CRIU is missing or CRIU is too old, or another worker uses the same state directory.
+            FailureError: if runc or CRIU is missing or unfit (``self-test-failed``), or another worker uses the same state
+                directory.
         """
         settings = self._settings
         with _alone(settings):
@@ -154,6 +155,7 @@ class Worker:
         )
         self._cuda = Cuda(driver, self._facts, lock_seconds=settings.gpu_lock_seconds)
         criu.refuse_too_old(self._runc.criu, self._facts.criu_version)
+        await asyncio.to_thread(self_test.ensure, self._runc.binary, self._runc.criu)
         config = self._criu_config()
         store = await asyncio.to_thread(_open_store, settings)
         bus = Bus(

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What this project needs of the machine itself: Debian 12 or 13 on x86-64, root, and a handful of Debian's packages.
+# What this project needs of the machine itself: Debian 12, 13 or testing on x86-64, root, and a handful of Debian's packages.
 # Says clearly what is missing before anything is changed. Does nothing where everything is there.
 set -eu
 
@@ -8,9 +8,9 @@ fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 [ "$(uname -s)" = Linux ] || fail "this is $(uname -s); Woodfrog needs Linux"
 [ "$(uname -m)" = x86_64 ] || fail "this machine is $(uname -m); only x86_64 is supported"
 . /etc/os-release
-case "${ID:-}:${VERSION_ID:-}" in
-debian:12 | debian:13) ;;
-*) fail "this is ${PRETTY_NAME:-an unknown system}; set-up knows Debian 12 and 13" ;;
+case "${ID:-}:${VERSION_CODENAME:-}" in
+debian:bookworm | debian:trixie | debian:forky) ;;
+*) fail "this is ${PRETTY_NAME:-an unknown system}; set-up knows Debian 12, 13 and testing (forky)" ;;
 esac
 release=$(uname -r)
 major=${release%%.*} rest=${release#*.}

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from nodeworker.host import doctor, label, namespaces, releases
+from nodeworker.host import doctor, label, namespaces, releases, self_test
 from nodeworker.host.bundle import RELEASE
 from nodeworker.host.install import Options, install, read_record, uninstall, worker_pid
 from nodeworker.host.places import Places
@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         _refuse_where_nothing_can_be_done(here=given.here)
         places = Places(given.root.absolute())
         if given.command == "run":
+            if namespaces.outside() and (code := _from_pod(given, ["self-test", *words[1:]])) != 0:
+                return code
             _become_worker(places)
         if given.command == "doctor" and _as_the_worker(places):
             return _here(given)
@@ -62,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         ("install", "lay the bundle down and give the container engine the runtime"),
         ("uninstall", "leave the node as it was"),
         ("run", "be the node worker"),
-        ("doctor", "say what works on this node and what does not"),
+        ("self-test", "dump, restore and continue a small container, unless one has succeeded since the node booted"),
+        ("doctor", "show what works on this node and what does not"),
     ):
         command = commands.add_parser(name, help=says, description=says[0].upper() + says[1:] + ".")
         command.add_argument(
@@ -89,7 +92,9 @@ def _here(given: argparse.Namespace) -> int:
         case "install":
             changed = install(options, releases.bundle_here())
             _say("installed" if changed else "everything is as it should be")
-            return 0
+            return _self_test(options)
+        case "self-test":
+            return _self_test(options)
         case "uninstall":
             needed = uninstall(options, purge=given.purge)
             _say(
@@ -100,6 +105,19 @@ def _here(given: argparse.Namespace) -> int:
             return 0
         case _:
             return _examine(options, given.output)
+
+
+def _self_test(options: Options) -> int:
+    """Prove the node.
+
+    Raises:
+        FailureError: ``self-test-failed``.
+    """
+    runc, criu = doctor.tools(options, os.environ)
+    outcome = self_test.ensure(runc, criu)
+    when = "earlier since this node booted" if outcome.kept else f"in {outcome.seconds:.1f} s"
+    _say(f"self-test passed: a container was dumped, restored and continued {when}")
+    return 0
 
 
 def _path(variable: str) -> Path | None:
@@ -121,19 +139,22 @@ def _examine(options: Options, output: str) -> int:
 
 
 def _from_pod(given: argparse.Namespace, words: list[str]) -> int:
-    """Go on with the same command on the host, in a child; what is Kubernetes' is done from the pod."""
+    """Run the command on the host, in a child; what is Kubernetes' is done from the pod.
+
+    The node is labelled as ready while the self-test succeeds, which ``install`` ends with and ``run`` begins with.
+    """
     speaks = label.wanted(os.environ)
     if given.command == "uninstall" and speaks:
         label.set_ready(os.environ, ready=False)
-    command = [given.command, _HERE, *words[1:]]
+    command = [words[0], _HERE, *words[1:]]
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         _on_host(Places(given.root), command)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if given.command == "install" and code == 0 and speaks:
-        label.set_ready(os.environ, ready=True)
-        _say("the node is labelled as ready")
+    if given.command in {"install", "run"} and speaks:
+        label.set_ready(os.environ, ready=code == 0)
+        _say("the node is labelled as ready" if code == 0 else "the node is not labelled as ready")
     return code if code >= 0 else 128 - code
 
 
@@ -148,7 +169,7 @@ def _on_host(places: Places, command: list[str]) -> None:
             namespaces.enter()
         name = Path(f"/proc/self/fd/{held}/{RELEASE}").read_text().strip()
         release = places.releases / name
-        if command[0] != "doctor":
+        if command[0] in {"install", "uninstall"}:
             release = releases.lay(Path(f"/proc/self/fd/{held}"), places)
         program = str(release / "bin/woodfrog-node")
         os.execve(program, [program, *command], {**os.environ, "PATH": _PATH})  # noqa: S606 -- as ourselves, on the host

@@ -1,10 +1,10 @@
 """A CRIU that works on the running kernel, laid down without touching the system's packages.
 
-A kernel newer than the distribution's CRIU breaks it, and newer CRIUs need a newer glibc. ``criu check`` does not tell all:
-CRIU 4.1 passes it on Linux 6.16 and later, where it cannot dump a single TCP socket (SO_PASSCRED, criu#2804). So a CRIU
-is fit when its check passes *and* it has dumped a small listening process. When the system's is not, the packages of a newer Debian suite are unpacked, libraries and loader included, into a prefix of
-their own, and started by a script through that loader. apt works on a state directory of its own and asks the mirror that
-the machine uses anyway. The prefix appears whole, by a rename, or not at all; it may be moved or copied to another host.
+A kernel newer than the distribution's CRIU breaks it, and newer CRIUs need a newer glibc. Which one works is decided by
+the self-test and by nothing else: the bundle that is there, the system's CRIU, and those of Debian's suites, the newest
+first, are tried in turn. Of a suite the packages are unpacked, libraries and loader included, into a prefix of their own, and
+started by a script through that loader. apt works on a state directory of its own and asks the mirror that the machine uses
+anyway. The prefix appears whole, by a rename, or not at all; it may be moved or copied to another host.
 
 ``python -m nodeworker.host.criu_bundle [--prefix DIR]`` prints the path of the CRIU that works.
 """
@@ -25,26 +25,18 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker.failure import refusal
+from nodeworker.host import self_test
 from protocol.failures import FailureError
 
 PREFIX: Final = Path("/opt/woodfrog/criu")
 SETTING: Final = "WOODFROG_CRIU"
-SUITES: Final = ("trixie", "sid")
-"""Tried in turn: Debian 13 carries CRIU 4.1, sid the newest there is."""
+SUITES: Final = ("sid", "trixie")
+"""Tried in turn: sid carries the newest CRIU there is, which knows the newest kernels; Debian 13's 4.1 is what stays."""
 
 _LIBRARIES: Final = ("lib", "zlib1g", "python3.")
 """How the names of packages begin that are unpacked because another needs them."""
 
-_CHECK_SECONDS: Final = 30
 _APT_SECONDS: Final = 300
-
-_TRIAL: Final = """
-import os, socket, time
-listener = socket.create_server(("127.0.0.1", 0))
-os.write(1, b".")
-os.dup2(0, 1)
-time.sleep(600)
-"""
 
 _LAUNCHER: Final = """#!/bin/sh
 # Starts the CRIU of this bundle with the bundle's own loader and libraries; LD_LIBRARY_PATH would leak into its children.
@@ -63,7 +55,7 @@ class Source:
 
 
 def find_criu(prefix: Path = PREFIX) -> Path:
-    """Find the CRIU to use: what ``WOODFROG_CRIU`` names, else the bundle, else the PATH's if its own check passes.
+    """Find the CRIU to use: what ``WOODFROG_CRIU`` names, else the bundle, else the PATH's if it passes the self-test.
 
     Raises:
         FailureError: ``criu-missing``, saying how to get one.
@@ -95,13 +87,13 @@ def ensure(prefix: Path = PREFIX) -> Path:
         FailureError: ``not-root``, ``mirror-unknown``, ``mirror-unreachable`` or ``criu-unusable``; nothing is left behind.
     """
     _refuse_others_than_root()
-    system = shutil.which("criu")
-    if system is not None and complaint(Path(system)) is None:
-        return Path(system)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     with _alone(prefix.parent):
         if launcher(prefix).exists() and complaint(launcher(prefix)) is None:
             return launcher(prefix)
+        system = shutil.which("criu")
+        if system is not None and complaint(Path(system)) is None:
+            return Path(system)
         build(prefix)
     return launcher(prefix)
 
@@ -292,34 +284,20 @@ def launcher(prefix: Path) -> Path:
 
 
 def complaint(criu: Path) -> str | None:
-    """Say what speaks against this CRIU on this kernel, by its own check and by a trial dump, or ``None``. Needs root."""
+    """Return what speaks against this CRIU on this node, by the self-test, or ``None``. Needs root and runc."""
     try:
-        subprocess.run([str(criu), "check"], capture_output=True, text=True, timeout=_CHECK_SECONDS, check=True)
-        _dump_something(criu)
-    except (OSError, subprocess.SubprocessError) as problem:
-        return _words(problem)
+        self_test.ensure(_runc(), criu)
+    except FailureError as problem:
+        failure = problem.failure
+        return f"{failure.cause}{f' ({failure.detail})' if failure.detail else ''}".replace("\n", " | ")
     return None
 
 
-def _dump_something(criu: Path) -> None:
-    with (
-        tempfile.TemporaryDirectory() as images,
-        subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _TRIAL],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as trial,
-    ):
-        try:
-            assert trial.stdout is not None
-            trial.stdout.read(1)
-            command = [str(criu), "dump", "--tree", str(trial.pid), "--images-dir", images, "--leave-running"]
-            command += ["--verbosity=1", "--log-file", "/dev/stderr"]
-            subprocess.run(command, capture_output=True, text=True, timeout=_CHECK_SECONDS, check=True)
-        finally:
-            trial.kill()
+def _runc() -> Path:
+    found = shutil.which(os.environ.get("WOODFROG_RUNC") or "runc")
+    if found is None:
+        raise refusal("runc-missing", "there is no runc to test a CRIU with", "Install runc, or set WOODFROG_RUNC.")
+    return Path(found)
 
 
 def _words(problem: BaseException) -> str:

@@ -18,9 +18,11 @@ import msgspec
 import obstore
 from obstore.store import from_url
 
+from nodeworker.capture import criu as criu_tool
 from nodeworker.domain import containerd_config as text
-from nodeworker.host import containerd, cri, criu_bundle, facts
-from nodeworker.host.install import Options
+from nodeworker.failure import refusal
+from nodeworker.host import containerd, cri, facts, self_test
+from nodeworker.host.install import Options, read_record
 from protocol.failures import FailureError
 
 OLDEST_KERNEL: Final = (5, 11)
@@ -40,16 +42,16 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def examine(options: Options, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Look at everything in turn; nothing is changed, but for a trial dump of a process made for it."""
+    """Look at everything in turn; nothing is changed; a container is made, dumped and restored for it."""
     checks: tuple[Callable[[Options, Mapping[str, str]], Finding], ...] = (
-        _kernel, _cgroups, _memory, _installation, _runc, _criu, _engine, _worker, _space, _nats, _store,
+        _kernel, _cgroups, _memory, _installation, _runc, _criu, _self_test, _engine, _worker, _space, _nats, _store,
     )  # fmt: skip
     for check in checks:
         try:
             yield check(options, environment)
         except FailureError as problem:
             failure = problem.failure
-            yield Finding(check.__name__.strip("_"), "failed", failure.cause, failure.advice)
+            yield Finding(check.__name__.strip("_").replace("_", "-"), "failed", failure.cause, failure.advice)
         except Exception as problem:  # noqa: BLE001 -- a doctor goes on to the next question
             yield Finding(check.__name__.strip("_"), "failed", repr(problem), "Report this.")
 
@@ -84,11 +86,25 @@ def _installation(options: Options, _environment: Mapping[str, str]) -> Finding:
     return Finding("installation", "ok", f"release {places.current.resolve().name}")
 
 
+def tools(options: Options, environment: Mapping[str, str]) -> tuple[Path, Path]:
+    """Return the node's runc and CRIU.
+
+    Raises:
+        FailureError: ``tool-missing``.
+    """
+    record = read_record(options.places)
+    named = options.runc or environment.get("WOODFROG_RUNC") or (record.runc if record else "runc")
+    runc = shutil.which(named)
+    if runc is None:
+        raise refusal("tool-missing", f"{named} is not there", "Install runc, or set WOODFROG_RUNC.")
+    criu = Path(environment.get("WOODFROG_CRIU") or options.places.bin / "criu")
+    if not criu.exists():
+        raise refusal("tool-missing", f"{criu} is not there", "Run `woodfrog-node install`, or set WOODFROG_CRIU.")
+    return Path(runc), criu
+
+
 def _runc(options: Options, environment: Mapping[str, str]) -> Finding:
-    named = options.runc or environment.get("WOODFROG_RUNC") or "runc"
-    path = shutil.which(named)
-    if path is None:
-        return Finding("runc", "failed", f"{named} is not there", "Install runc, or set WOODFROG_RUNC.")
+    path, _ = tools(options, environment)
     said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=False).stdout
     first = said.partition("\n")[0]
     if "runc" not in first:
@@ -97,15 +113,18 @@ def _runc(options: Options, environment: Mapping[str, str]) -> Finding:
 
 
 def _criu(options: Options, environment: Mapping[str, str]) -> Finding:
-    named = environment.get("WOODFROG_CRIU")
-    criu = Path(named) if named else options.places.bin / "criu"
-    if not criu.exists():
-        return Finding("criu", "failed", f"{criu} is not there", "Run `woodfrog-node install`.")
-    problem = criu_bundle.complaint(criu)
-    if problem is not None:
-        advice = "The kernel needs CONFIG_CHECKPOINT_RESTORE; if it has that, build the bundle with a newer CRIU."
-        return Finding("criu", "failed", f"{criu} cannot dump a process: {problem}", advice)
-    return Finding("criu", "ok", f"{criu} has dumped a process")
+    _, criu = tools(options, environment)
+    return Finding("criu", "ok", f"{criu}: version {criu_tool.version(criu)}")
+
+
+def _self_test(options: Options, environment: Mapping[str, str]) -> Finding:
+    """Let a container go the whole way, whatever an earlier test gave."""
+    outcome = self_test.run(*tools(options, environment))
+    if outcome.failure is not None:
+        failure = self_test.refusal_of(outcome)
+        return Finding("self-test", "failed", failure.cause, failure.advice)
+    said = f"a container was dumped, restored and continued in its new cgroup ({outcome.seconds:.1f} s)"
+    return Finding("self-test", "ok", said)
 
 
 def _engine(options: Options, _environment: Mapping[str, str]) -> Finding:
