@@ -1,11 +1,22 @@
-"""What tests of every folder may ask for: a PostgreSQL server, started once and only if somebody asks."""
+"""What holds for tests of every folder: their time on slow machines, and a PostgreSQL server, started if somebody asks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from support import time_scale
 from support.databases import PostgresServer
+
+
+def pytest_configure() -> None:
+    """Give programs more time where the machine is slow."""
+    time_scale.scale_programs()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give tests more time where the machine is slow."""
+    time_scale.scale_tests(items, float(config.getini("timeout")))
 
 
 @pytest.fixture(scope="session")

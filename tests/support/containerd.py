@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from support import images
+from support.time_scale import scaled
 
 CONFIG = """\
 version = 2
@@ -73,7 +74,7 @@ class Containerd:
         config = self.prepare()
         with (self.root / "containerd.log").open("ab") as log:
             self._process = subprocess.Popen(["containerd", "--config", config], stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + scaled(30)
         while self.ctr("version", check=False).returncode != 0:
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise AssertionError((self.root / "containerd.log").read_text()[-4000:])

@@ -14,6 +14,7 @@ import grpc
 from grpc_tools import protoc
 
 from support import images
+from support.time_scale import scaled
 
 
 def _stubs(folder: Path) -> tuple[Any, Any]:
@@ -57,7 +58,7 @@ class Cri:
         )
         Path(config.log_directory).mkdir(parents=True, exist_ok=True)
         request = self.messages.RunPodSandboxRequest(config=config, runtime_handler=handler)
-        return self._runtime.RunPodSandbox(request, timeout=60).pod_sandbox_id, config
+        return self._runtime.RunPodSandbox(request, timeout=scaled(60)).pod_sandbox_id, config
 
     def create(self, pod: str, config: Any, command: list[str], env: dict[str, str], mounts: dict[str, str]) -> str:
         """Create a container in a pod; return its id."""
@@ -73,52 +74,52 @@ class Cri:
             ),
         )
         request = self.messages.CreateContainerRequest(pod_sandbox_id=pod, config=container, sandbox_config=config)
-        return str(self._runtime.CreateContainer(request, timeout=120).container_id)
+        return str(self._runtime.CreateContainer(request, timeout=scaled(120)).container_id)
 
     def run_sandbox(self, config: Any, handler: str) -> str:
         """Start the sandbox of a pod that is described in full; return its id."""
         Path(config.log_directory).mkdir(parents=True, exist_ok=True)
         request = self.messages.RunPodSandboxRequest(config=config, runtime_handler=handler)
-        return str(self._runtime.RunPodSandbox(request, timeout=60).pod_sandbox_id)
+        return str(self._runtime.RunPodSandbox(request, timeout=scaled(60)).pod_sandbox_id)
 
     def create_container(self, pod: str, config: Any, container: Any) -> str:
         """Create a container that is described in full; return its id."""
         request = self.messages.CreateContainerRequest(pod_sandbox_id=pod, config=container, sandbox_config=config)
-        return str(self._runtime.CreateContainer(request, timeout=120).container_id)
+        return str(self._runtime.CreateContainer(request, timeout=scaled(120)).container_id)
 
     def start(self, container: str) -> None:
         """Start a created container."""
-        self._runtime.StartContainer(self.messages.StartContainerRequest(container_id=container), timeout=60)
+        self._runtime.StartContainer(self.messages.StartContainerRequest(container_id=container), timeout=scaled(60))
 
     def stop(self, container: str, grace_seconds: int = 30) -> None:
         """Stop a container as the kubelet does: the stop signal, then SIGKILL after the grace period."""
         request = self.messages.StopContainerRequest(container_id=container, timeout=grace_seconds)
-        self._runtime.StopContainer(request, timeout=grace_seconds + 60)
+        self._runtime.StopContainer(request, timeout=scaled(grace_seconds + 60))
 
     def status(self, container: str) -> Any:
         """Ask for a container's status."""
         request = self.messages.ContainerStatusRequest(container_id=container)
-        return self._runtime.ContainerStatus(request, timeout=20).status
+        return self._runtime.ContainerStatus(request, timeout=scaled(20)).status
 
     def exec(self, container: str, *command: str, seconds: int = 20) -> str:
         """Run a command inside and return what it printed."""
-        request = self.messages.ExecSyncRequest(container_id=container, cmd=list(command), timeout=seconds)
-        answer = self._runtime.ExecSync(request, timeout=seconds + 10)
+        request = self.messages.ExecSyncRequest(container_id=container, cmd=list(command), timeout=int(scaled(seconds)))
+        answer = self._runtime.ExecSync(request, timeout=scaled(seconds + 10))
         assert answer.exit_code == 0, answer.stderr.decode()
         return str(answer.stdout.decode())
 
     def remove_container(self, container: str) -> None:
         """Remove a container."""
-        self._runtime.RemoveContainer(self.messages.RemoveContainerRequest(container_id=container), timeout=60)
+        self._runtime.RemoveContainer(self.messages.RemoveContainerRequest(container_id=container), timeout=scaled(60))
 
     def remove_pod(self, pod: str) -> None:
         """Stop and remove a pod."""
-        self._runtime.StopPodSandbox(self.messages.StopPodSandboxRequest(pod_sandbox_id=pod), timeout=60)
-        self._runtime.RemovePodSandbox(self.messages.RemovePodSandboxRequest(pod_sandbox_id=pod), timeout=60)
+        self._runtime.StopPodSandbox(self.messages.StopPodSandboxRequest(pod_sandbox_id=pod), timeout=scaled(60))
+        self._runtime.RemovePodSandbox(self.messages.RemovePodSandboxRequest(pod_sandbox_id=pod), timeout=scaled(60))
 
     def wait_for(self, container: str, state: int, seconds: float = 20) -> Any:
         """Wait until a container is in ``state``."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + scaled(seconds)
         while (status := self.status(container)).state != state:
             if time.monotonic() > deadline:
                 raise AssertionError(f"container is {status}, not in state {state}")

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from support.time_scale import scaled
+
 BIN = Path(sys.executable).parent
 Object = dict[str, Any]
 
@@ -36,7 +38,7 @@ def command(*arguments: str | Path, stdin: str | None = None, seconds: float = 1
 
 def until(what: Callable[[], Any], seconds: float, saying: str, every_seconds: float = 0.3) -> Any:
     """Wait until ``what()`` is true and return it; a command that fails meanwhile counts as not yet."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + scaled(seconds)
     problem: Exception | None = None
     while True:
         try:

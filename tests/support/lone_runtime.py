@@ -18,6 +18,7 @@ from uuid import uuid4
 from nodeworker.capture import criu as criu_tool
 from nodeworker.capture.cgroup_yard import make_yard
 from nodeworker.capture.runc import Runc, RuncState
+from nodeworker.domain.cgroup_path import v2_path
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.host import facts
 from nodeworker.host.criu_bundle import find_criu
@@ -25,6 +26,7 @@ from nodeworker.runtime.install import write_runtime
 from protocol import wire
 from protocol.ids import SnapshotId
 from protocol.local import CreateCold, CreateRestored, Done, LocalAnswer, LocalAsk, TellDeleted, TellStarted
+from support.time_scale import scaled
 
 CALL_SECONDS = 30
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.02; done"
@@ -45,7 +47,7 @@ def runc_binary() -> Path:
 
 
 def eventually(holds: Callable[[], Any], what: str, limit_seconds: float = 15.0) -> Any:
-    deadline = time.monotonic() + limit_seconds
+    deadline = time.monotonic() + scaled(limit_seconds)
     while True:
         found = holds()
         if found:
@@ -156,8 +158,17 @@ class Container:
         on: Container | None = None,
         hostname: str = "first",
         annotations: dict[str, str] | None = None,
+        systemd: bool = False,
+        resources: dict[str, Any] | None = None,
+        spec: Callable[[dict[str, Any]], None] = lambda _spec: None,
     ) -> None:
+        """Lay the bundle down.
+
+        ``systemd``: use the systemd cgroup driver. ``resources``: ``linux.resources``, besides the devices. ``spec``: changes
+        config.json before it is written.
+        """
         self.runtime = runtime
+        self.systemd = systemd
         self.id = f"lone-{uuid4().hex[:10]}"
         self.bundle = runtime.folder / self.id
         self.bundle.mkdir()
@@ -169,15 +180,18 @@ class Container:
         self.conf.write_text("")
         environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
         environment += [] if checkpoint_id is None else [f"CEDANA_CHECKPOINT={checkpoint_id}"]
-        self.cgroup = f"/woodfrog-test/{self.id}"
+        cgroups_path = f"system.slice:lone:{self.id}" if systemd else f"/woodfrog-test/{self.id}"
+        self.cgroup = v2_path(cgroups_path)
         config = _config(
-            self.cgroup,
+            cgroups_path,
             self.rootfs,
             command,
             environment=environment,
             hostname=hostname,
             annotations=annotations or {},
         )
+        config["linux"]["resources"] |= resources or {}
+        spec(config)
         (self.bundle / "config.json").write_text(json.dumps(config))
         self._outputs = [os.pipe() for _ in range(2)]
 
@@ -190,7 +204,8 @@ class Container:
 
     def arguments(self, *words: str) -> list[str]:
         log = ["--log", str(self.runtime.log), "--log-format", "json"]
-        return [str(self.runtime.path), "--root", str(self.runtime.root), *log, *words]
+        driver = ["--systemd-cgroup"] if self.systemd else []
+        return [str(self.runtime.path), "--root", str(self.runtime.root), *log, *driver, *words]
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Call the runtime; standard output is no pipe of ours, because the container would keep it open."""

@@ -14,6 +14,7 @@ from nodeworker.host import bundle, cri
 from nodeworker.host.install import Options
 from nodeworker.host.places import Places
 from support.containerd import CONFIG, Containerd
+from support.time_scale import scaled
 
 BUNDLE = bundle.CACHE / "under-test"
 
@@ -85,7 +86,7 @@ class Machine:
 
     def until_ready(self, seconds: float = 30) -> cri.CriStatus:
         """Wait until the CRI answers."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + scaled(seconds)
         while True:
             try:
                 status = cri.status(self.containerd.socket)

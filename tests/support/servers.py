@@ -13,13 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from support.time_scale import scaled
+
 NATS_SERVER = Path(sys.executable).with_name("nats-server")
 START_SECONDS = 20.0
 
 
 def wait_for(what: Callable[[], Any], *, saying: str, seconds: float = START_SECONDS) -> Any:
     """Wait until ``what()`` is true and return it."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + scaled(seconds)
     while not (value := what()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {saying}"
         time.sleep(0.02)
@@ -153,7 +155,7 @@ class ControlPlaneProcess:
     def wait(self, seconds: float = START_SECONDS) -> int:
         """Wait for its end; answer the exit code, negative for a signal."""
         assert self._process is not None
-        code = self._process.wait(seconds)
+        code = self._process.wait(timeout=seconds)
         self._process = None
         return code
 

@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from support.time_scale import scaled
+
 WOODFROG = Path(sys.executable).with_name("woodfrog")
 
 
 def until(what: Callable[[], Any], seconds: float = 20, *, saying: str = "") -> Any:
     """Wait until ``what()`` is true and return it; the test fails if that takes longer than ``seconds``."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + scaled(seconds)
     while not (value := what()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {saying or what}")

@@ -37,6 +37,7 @@ from protocol.requests import (
     Rows,
     View,
 )
+from support.time_scale import scaled
 
 FACTS = NodeFacts(architecture="x86_64", page_size_bytes=4096)
 CONTAINER = ContainerFacts(image="docker.io/library/job:1")
@@ -46,7 +47,7 @@ REQUEST_SECONDS = 20.0
 
 async def eventually(what: Callable[[], Awaitable[Any]], *, saying: str, seconds: float = 20.0) -> Any:
     """Await ``what()`` again and again until it is true, and return it."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(scaled(seconds)):
         while True:
             try:
                 value = await what()
