@@ -27,7 +27,7 @@ _LOG_BYTES: Final = 4 * 1024 * 1024
 _ROOM_FOR_A_LOG_BYTES: Final = 1024 * 1024
 IO_URING: Final = "anon_inode:[io_uring]"
 _KMSG_RECORD_BYTES: Final = 8192
-_CRASH_AGE_SECONDS: Final = 120.0
+_CRASH_AGE_SECONDS: Final = 10.0
 _CRASH = re.compile(r"\bcriu\[\d+\]|\(criu\)|ld-linux\S*\[\d+\]")
 """A CRIU of a bundle is started by the bundle's loader, whose name the kernel may know it by."""
 

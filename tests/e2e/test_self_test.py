@@ -1,0 +1,103 @@
+"""The self-test of a node: it passes where a container survives, and names the step and the cause where one does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.lone_runtime import chosen_criu, runc_binary
+
+from nodeworker.host import self_test
+
+pytestmark = [pytest.mark.criu, pytest.mark.timeout(120)]
+
+
+def program(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def left_behind() -> tuple[list[str], str]:
+    mounts = Path("/proc/self/mounts").read_text()
+    folders = [path.name for path in Path("/run").glob("woodfrog-self-test-*")]
+    return folders, "\n".join(line for line in mounts.splitlines() if "woodfrog-self-test-" in line)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> object:
+    yield
+    assert left_behind() == ([], "")
+
+
+def test_a_container_goes_the_whole_way_on_this_machine() -> None:
+    outcome = self_test.run(runc_binary(), chosen_criu().resolve())
+    assert outcome.failure is None, outcome
+    assert outcome.seconds > 0
+
+
+def test_a_success_is_kept_for_the_same_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(self_test, "KEPT", tmp_path / "kept")
+    criu = chosen_criu().resolve()
+    assert not self_test.ensure(runc_binary(), criu).kept
+    assert self_test.ensure(runc_binary(), criu).kept
+    other = program(tmp_path / "other/criu", f'exec {criu} "$@"')
+    assert not self_test.ensure(runc_binary(), other).kept
+
+
+def test_a_criu_that_crashes_is_named_with_its_version_and_the_signal(tmp_path: Path) -> None:
+    real = chosen_criu().resolve()
+    python = tmp_path / "criu"
+    python.symlink_to(Path(sys.executable).resolve())  # the kernel knows a process by this name
+    crash = f"exec {python} -I -S -c 'import ctypes; ctypes.string_at(0)'"
+    criu = program(tmp_path / "bin/criu", f'case $1 in swrk) {crash};; esac\nexec {real} "$@"')
+    outcome = self_test.run(runc_binary(), criu)
+    assert outcome.step == "dump"
+    assert outcome.failure is not None
+    assert outcome.failure.code == "criu-crashed"
+    version = subprocess.run(
+        [real, "--version"], capture_output=True, text=True, check=True, timeout=20
+    ).stdout.split()[1]
+    assert version in outcome.failure.cause
+    if Path("/proc/sys/debug/exception-trace").read_text().strip() == "1":
+        assert "SIGSEGV" in outcome.failure.cause
+    refusal = self_test.refusal_of(outcome)
+    assert refusal.code == "self-test-failed"
+    assert "step 'dump'" in refusal.cause
+    assert "criu-crashed" in refusal.cause
+
+
+def test_a_restore_that_does_not_stop_its_processes_is_found(tmp_path: Path) -> None:
+    """A runc that does not hand our configuration over: CRIU lets the processes run at once."""
+    script = "for word do case $word in restore) sed -i /leave-stopped/d /run/woodfrog-self-test-*/*-2/criu.conf;; esac; done"
+    runc = program(tmp_path / "runc", f'{script}\nexec {runc_binary()} "$@"')
+    outcome = self_test.run(runc, chosen_criu().resolve())
+    assert outcome.step == "continue"
+    assert outcome.failure is not None
+    assert outcome.failure.code == "not-stopped"
+
+
+def test_processes_in_the_wrong_cgroup_are_found(tmp_path: Path) -> None:
+    """As with runc 1.1 on cgroup v2 before its configuration named the new cgroup."""
+    move = (
+        '/bin/sh -c \'sleep 0.1; pid=$(sed -n "s/.*init_process_pid\\":\\([0-9]*\\).*/\\1/p" '
+        "/run/woodfrog-self-test-*/runc/*-2/state.json); "
+        "for each in /sys/fs/cgroup /sys/fs/cgroup/*; do echo $pid > $each/cgroup.procs; done' 2>/dev/null"
+    )
+    runc = program(
+        tmp_path / "runc",
+        f'{runc_binary()} "$@" || exit\nfor word do case $word in restore) {move};; esac; done\nexit 0',
+    )
+    outcome = self_test.run(runc, chosen_criu().resolve())
+    assert outcome.step == "cgroup"
+    assert outcome.failure is not None
+    assert outcome.failure.code == "cgroup-misplaced"
+
+
+def test_a_program_that_is_no_criu_is_said_to_be_none(tmp_path: Path) -> None:
+    outcome = self_test.run(runc_binary(), program(tmp_path / "criu", "exit 1"))
+    assert outcome.failure is not None
+    assert outcome.failure.code == "criu-missing"
