@@ -75,6 +75,19 @@ def dev_(
         dev.serve(state_of(state_dir), store, ready)
 
 
+@app.command()
+def doctor(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+    """Show what works on this machine and what does not; a container is dumped, restored and continued for it.
+
+    Exit code 1 if something does not work. On a node of a cluster, use woodfrog-node doctor.
+    """
+    from woodfrog import local_doctor  # noqa: PLC0415 -- its clients of clouds take long to import
+
+    with telling():
+        code = local_doctor.examine(state_of(state_dir), as_json=output is Form.JSON)
+    raise typer.Exit(code)
+
+
 @app.command(name="run", context_settings={"allow_interspersed_args": False})
 def run_(
     command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="What to run.", show_default=False)],

@@ -16,8 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from nodeworker.host import doctor, label, namespaces, releases, self_test
 from nodeworker.host.bundle import RELEASE
 from nodeworker.host.install import Options, install, read_record, uninstall, worker_pid
@@ -29,7 +27,6 @@ _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OOM_SCORE: Final = "-998"
 """Killed only after everything else but the kubelet: what it has frozen stays frozen until it is back."""
 _SETTINGS: Final = ("WOODFROG_", "AWS_", "GOOGLE_", "AZURE_")
-_MARKS: Final = {"ok": "ok     ", "warning": "warning", "failed": "FAILED "}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,7 +101,7 @@ def _here(given: argparse.Namespace) -> int:
             )
             return 0
         case _:
-            return _examine(options, given.output)
+            return doctor.report(doctor.examine(options, os.environ), as_json=given.output == "json")
 
 
 def _self_test(options: Options) -> int:
@@ -122,20 +119,6 @@ def _self_test(options: Options) -> int:
 
 def _path(variable: str) -> Path | None:
     return Path(os.environ[variable]) if os.environ.get(variable) else None
-
-
-def _examine(options: Options, output: str) -> int:
-    findings = []
-    for finding in doctor.examine(options, os.environ):
-        findings.append(finding)
-        if output == "text":
-            sys.stdout.write(f"{_MARKS[finding.state]}  {finding.what:<12}  {finding.found}\n")
-            if finding.advice:
-                sys.stdout.write(f"{'':23}{finding.advice}\n")
-            sys.stdout.flush()
-    if output == "json":
-        sys.stdout.write(msgspec.json.encode(findings).decode() + "\n")
-    return int(any(finding.state == "failed" for finding in findings))
 
 
 def _from_pod(given: argparse.Namespace, words: list[str]) -> int:

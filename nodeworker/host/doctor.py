@@ -7,9 +7,10 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -30,6 +31,7 @@ _SECONDS: Final = 10
 _STORE_SECONDS: Final = 20.0
 _SCARCE_BYTES: Final = 1 << 30
 _UNLIMITED_BYTES: Final = 1 << 60
+_MARKS: Final = {"ok": "ok     ", "warning": "warning", "failed": "FAILED "}
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -41,19 +43,38 @@ class Finding(msgspec.Struct, frozen=True):
     advice: str = ""
 
 
-def examine(options: Options, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Look at everything in turn; nothing is changed; a container is made, dumped and restored for it."""
+def examine(options: Options, environment: Mapping[str, str], *, installed: bool = True) -> Iterator[Finding]:
+    """Look at everything in turn; nothing is changed; a container is made, dumped and restored for it.
+
+    ``installed``: whether this is a node with an installation and a container engine, or only a machine with a worker.
+    """
     checks: tuple[Callable[[Options, Mapping[str, str]], Finding], ...] = (
-        _kernel, _cgroups, _memory, _installation, _runc, _criu, _self_test, _engine, _worker, _space, _nats, _store,
+        _kernel, _cgroups, _memory, *((_installation,) if installed else ()), _runc, _criu, _self_test,
+        *((_engine,) if installed else ()), _worker, _space, _nats, _store,
     )  # fmt: skip
     for check in checks:
+        name = check.__name__.strip("_").replace("_", "-")
         try:
             yield check(options, environment)
         except FailureError as problem:
-            failure = problem.failure
-            yield Finding(check.__name__.strip("_").replace("_", "-"), "failed", failure.cause, failure.advice)
+            yield Finding(name, "failed", problem.failure.cause, problem.failure.advice)
         except Exception as problem:  # noqa: BLE001 -- a doctor goes on to the next question
-            yield Finding(check.__name__.strip("_"), "failed", repr(problem), "Report this.")
+            yield Finding(name, "failed", repr(problem), "Report this.")
+
+
+def report(findings: Iterable[Finding], *, as_json: bool) -> int:
+    """Write findings to standard output as they come, or as one JSON list; return the exit code: 1 if any failed."""
+    seen = []
+    for finding in findings:
+        seen.append(finding)
+        if not as_json:
+            sys.stdout.write(f"{_MARKS[finding.state]}  {finding.what:<12}  {finding.found}\n")
+            if finding.advice:
+                sys.stdout.write(f"{'':23}{finding.advice}\n")
+            sys.stdout.flush()
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(seen).decode() + "\n")
+    return int(any(finding.state == "failed" for finding in seen))
 
 
 def _kernel(_options: Options, _environment: Mapping[str, str]) -> Finding:
@@ -174,14 +195,17 @@ def _space(options: Options, environment: Mapping[str, str]) -> Finding:
 def _nats(_options: Options, environment: Mapping[str, str]) -> Finding:
     url = environment.get("WOODFROG_NATS_URL") or "nats://127.0.0.1:4222"
     address = urllib.parse.urlsplit(url)
+    shown = address._replace(netloc=f"{address.hostname}:{address.port or 4222}").geturl()  # without a password
     try:
         with socket.create_connection((address.hostname or "", address.port or 4222), timeout=_SECONDS) as connection:
             hello = connection.recv(4)
     except OSError as problem:
-        return Finding("nats", "failed", f"{url}: {problem}", "Dumps are taken, but nothing new can start: start NATS.")
+        return Finding(
+            "nats", "failed", f"{shown}: {problem}", "Dumps are taken, but nothing new can start: start NATS."
+        )
     if hello != b"INFO":
-        return Finding("nats", "failed", f"{url} does not speak NATS", "Correct WOODFROG_NATS_URL.")
-    return Finding("nats", "ok", url)
+        return Finding("nats", "failed", f"{shown} does not speak NATS", "Correct WOODFROG_NATS_URL.")
+    return Finding("nats", "ok", shown)
 
 
 def _store(options: Options, environment: Mapping[str, str]) -> Finding:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support.lone_runtime import chosen_criu, runc_binary
+from support.stack import Stack
 
 from nodeworker.host import self_test
 
@@ -101,3 +103,12 @@ def test_a_program_that_is_no_criu_is_said_to_be_none(tmp_path: Path) -> None:
     outcome = self_test.run(runc_binary(), program(tmp_path / "criu", "exit 1"))
     assert outcome.failure is not None
     assert outcome.failure.code == "criu-missing"
+
+
+def test_the_doctor_of_one_machine_finds_that_all_works_and_shows_no_password(stack: Stack) -> None:
+    done = stack.cli("doctor", "-o", "json", check=False)
+    findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stdout
+    assert {finding["state"] for finding in findings.values()} <= {"ok", "warning"}
+    assert findings["self-test"]["state"] == "ok"
+    assert "@" not in findings["nats"]["found"]
