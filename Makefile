@@ -4,7 +4,7 @@ bin := .venv/bin
 usual := not long and not cluster and not gpu
 loops := long and not cluster
 
-.PHONY: help setup demo test test-containers test-others retest e2e retest-e2e faults faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
+.PHONY: help setup demo vm vm-all support test test-containers test-others retest e2e retest-e2e faults faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
@@ -13,6 +13,8 @@ help:
 	@echo "make e2e     install on the cluster that KUBECONFIG names, and kill what can be killed there"
 	@echo "make faults  the tests that kill for minutes (retest-faults: what failed there, once more)"
 	@echo "make gpu     the tests on a real NVIDIA GPU; what they find goes into build/gpu/result.json"
+	@echo "make vm      one test of each kind on a stock Debian 13 (vm-all: the demo from nothing and all tests there, and Debian 12 and forky)"
+	@echo "make support docs/reference/support.md, from what make vm and vm-all saw"
 	@echo "make lint    ruff, mypy and the import contracts only"
 	@echo "make unit    the quick tests only: no root, no servers"
 	@echo "make bench   the benchmarks, each beside a peer; raw numbers in build/bench (RUNS=n: more or fewer turns)"
@@ -89,6 +91,18 @@ faults-outages: setup
 retest-faults: setup
 	$(call again,kills)
 	$(call again,outages)
+
+vm: setup
+	@tests/vm/run trixie demo every-time
+
+# From nothing: `bare` sets the machine up itself, as the README says.
+vm-all: setup
+	@tests/vm/run trixie bare demo whole
+	@tests/vm/run bookworm demo every-time each-kind
+	@tests/vm/run forky demo every-time each-kind
+
+support: setup
+	@$(bin)/python tests/vm/support.py build/vm/*
 
 gpu: setup
 	$(bin)/pytest -m gpu tests/gpu

@@ -1,0 +1,121 @@
+"""docs/reference/support.md, made from what tests reported: ``python tests/vm/support.py FOLDER...`` adds reports to it.
+
+A folder holds ``machine.json`` (see ``machine.py``), reports of pytest as JUnit's XML, and a file ``demo`` if the demonstration
+passed: what ``tests/vm/run`` leaves in build/vm/SUITE. What is known lies in docs/reference/support.json, one record for each
+machine; a newer report of a kind of tests replaces the older one. Nothing is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "docs/reference/support.json"
+PAGE = ROOT / "docs/reference/support.md"
+MACHINE = ("system", "kernel", "cgroup", "systemd", "runc", "criu", "containerd", "docker", "podman", "kubernetes")
+KINDS = {
+    "demo": "The demonstration: the main job from start to end (`make demo`)",
+    "self-test": "The self-test of a node (`test_self_test.py`)",
+    "cgroups": "Limits, statistics and namespaces of cgroups (`test_cgroups.py`)",
+    "security": "Users, capabilities, seccomp, AppArmor, rlimits (`test_security_contexts.py`)",
+    "programs": "Programs continue exactly (`test_continuity.py`)",
+    "runtime": "The OCI runtime and the capture, under real runc and CRIU (`test_runc_*.py`, `test_worker_*.py`)",
+    "containerd": "containerd, by `ctr` and by the CRI (`test_engines.py`)",
+    "pods": "Pods and their volumes, as a kubelet makes them (`test_pods*.py`)",
+    "docker": "Docker and Compose (`test_docker.py`)",
+    "podman": "Podman (`test_podman.py`)",
+    "faults": "Kills, full disks, corruption (`tests/faults`)",
+    "cluster": "A Kubernetes cluster, from `helm install` to `helm uninstall` (`tests/cluster`)",
+}
+_FILES = (
+    (r"test_self_test$", "self-test"), (r"test_cgroups$", "cgroups"), (r"test_security_contexts$", "security"), (r"test_continuity$", "programs"),
+    (r"test_(runc|worker)_\w+$", "runtime"), (r"test_engines$", "containerd"), (r"test_pods\w*$", "pods"), (r"test_docker$", "docker"),
+    (r"test_podman$", "podman"), (r"tests\.faults\.\w+$", "faults"), (r"tests\.cluster\.\w+$", "cluster"),
+)  # fmt: skip
+
+
+def kind_of(module: str) -> str | None:
+    """Return the kind of the tests in a module, given as JUnit's class name; ``None`` for what is no row of the page."""
+    return next((kind for pattern, kind in _FILES if re.search(pattern, module)), None)
+
+
+def counted(folder: Path) -> dict[str, dict[str, int]]:
+    """Return how many tests of each kind passed, failed and were skipped."""
+    counts: dict[str, dict[str, int]] = {}
+    if (folder / "demo").exists():
+        counts["demo"] = {"passed": 1, "failed": 0, "skipped": 0}
+    for report in sorted(folder.glob("*.xml")):
+        for case in ET.parse(report).iter("testcase"):
+            kind = kind_of(case.get("classname", ""))
+            if kind is not None:
+                outcome = "failed" if case.find("failure") is not None or case.find("error") is not None else "passed"
+                outcome = "skipped" if case.find("skipped") is not None else outcome
+                counts.setdefault(kind, {"passed": 0, "failed": 0, "skipped": 0})[outcome] += 1
+    return counts
+
+
+def merged(
+    known: list[dict[str, Any]], machine: dict[str, Any], counts: dict[str, dict[str, int]]
+) -> list[dict[str, Any]]:
+    """Add one machine's counts to what is known."""
+    identity = {key: machine.get(key) for key in MACHINE}
+    rest = [row for row in known if row["machine"] != identity]
+    old = next((row["kinds"] for row in known if row["machine"] == identity), {})
+    fresh = {kind: {**count, "date": machine["date"]} for kind, count in counts.items()}
+    rows = [*rest, {"machine": identity, "kinds": {**old, **fresh}}]
+    return sorted(rows, key=lambda row: [str(row["machine"][key]) for key in MACHINE])
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """Write the page."""
+    return (
+        "# Support\n\n"
+        "Where Woodfrog was proven, by which tests, and when. This page is made from the reports of the tests\n"
+        "(`make vm`, `make vm-all`, then `python tests/vm/support.py`); nothing in it is written by hand. A combination that is\n"
+        "not listed may work: `woodfrog doctor`, and `woodfrog-node self-test` on a node, dump, restore and continue a container\n"
+        "there and say so.\n\n"
+        "What is needed in any case: x86-64, Linux 5.11 or later with CONFIG_CHECKPOINT_RESTORE, runc 1.1 or later, CRIU 3.19 or\n"
+        "later. Set-up and the node image bring a CRIU of their own where the system's does not pass the self-test.\n\n"
+        + "\n".join(_section(row) for row in rows)
+    )
+
+
+def _section(row: dict[str, Any]) -> str:
+    machine = row["machine"]
+    engines = [f"{name} {machine[name]}" for name in ("containerd", "docker", "podman") if machine.get(name)]
+    title = f"{machine['system']}, Linux {machine['kernel']}"
+    if machine.get("kubernetes"):
+        title = f"Kubernetes {machine['kubernetes']} on {title}"
+    driver = "cgroup " + machine["cgroup"] + (", systemd" if machine["systemd"] else "")
+    tools = f"{driver}; runc {machine['runc']}, CRIU {machine['criu']}{''.join(f', {engine}' for engine in engines)}."
+    lines = [f"## {title}\n", f"{tools}\n", "| what | passed | failed | skipped | on |", "|---|---|---|---|---|"]
+    for kind, says in KINDS.items():
+        count = row["kinds"].get(kind)
+        if count is not None:
+            lines.append(f"| {says} | {count['passed']} | {count['failed']} | {count['skipped']} | {count['date']} |")
+    return "\n".join(lines) + "\n"
+
+
+def known() -> list[dict[str, Any]]:
+    """Read what is known."""
+    rows: list[dict[str, Any]] = json.loads(DATA.read_text()) if DATA.exists() else []
+    return rows
+
+
+def main(folders: Iterable[str]) -> None:
+    """Add the reports in these folders, and write the page."""
+    rows = known()
+    for folder in map(Path, folders):
+        rows = merged(rows, json.loads((folder / "machine.json").read_text()), counted(folder))
+    DATA.write_text(json.dumps(rows, indent=1) + "\n")
+    PAGE.write_text(render(rows))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
