@@ -6,16 +6,20 @@ Runs on cgroup v1 and v2, with the cgroupfs driver and, where systemd runs, with
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.lone_runtime import Container, LoneRuntime, eventually
+from support.lone_runtime import Container, LoneRuntime, eventually, runc_binary
 
 from nodeworker.capture.runc import RuncState
+from nodeworker.domain import criu_failures
 from nodeworker.host.facts import cgroup_version
+from protocol.local import AskRestoreFailed, CreateCold
 
 pytestmark = [pytest.mark.criu, pytest.mark.timeout(120)]
 
@@ -63,6 +67,19 @@ while True:
             json.dump({"eat": eat, "fork": fork}[what](int(argument)), file)
         os.rename("/answer.new", "/answer")
     time.sleep(0.02)
+"""
+
+MOVING_RUNC = """#!/bin/sh
+{runc} "$@" || exit
+for word do
+    if [ "$word" = restore ]; then
+        pid=$(sed -n 's/.*"init_process_pid":\\([0-9]*\\).*/\\1/p' {state})
+        for each in /sys/fs/cgroup /sys/fs/cgroup/*; do
+            echo $pid >$each/cgroup.procs
+        done 2>/dev/null
+    fi
+done
+exit 0
 """
 
 
@@ -197,3 +214,51 @@ def test_a_container_sees_its_own_hierarchy_only_and_gets_back_what_it_made_ther
     assert inside.samefile(folder(state, ""))
     assert (folder(state, "") / "own").is_dir()
     assert options() == before, "the machine's own options of cgroup2 are as they were"
+
+
+def leave(state: RuncState) -> None:
+    """Move a container's processes out of its cgroups, as runc 1.1 and CRIU left them elsewhere on cgroup v2."""
+    for path in state.cgroup_paths.values():
+        hierarchy = next(parent for parent in Path(path).parents if parent.is_mount())
+        for pid in (Path(path) / "cgroup.procs").read_text().split():
+            (hierarchy / "cgroup.procs").write_text(pid)
+
+
+def test_a_start_does_not_succeed_while_a_process_is_stopped(runtime: LoneRuntime) -> None:
+    first = runtime.container()
+    runtime.worker(create=first.cold)
+    first.run()
+    images = first.dump()
+    second = runtime.container(on=first, hostname="second")
+    runtime.worker(create=lambda _ask: second.restored(images))
+    assert second.create() == 0, second.said()
+    state = second.state()
+    leave(state)
+    (second.marker.parent / "resume").unlink()
+    started = second.call("start", second.id)
+    assert started.returncode == 1
+    assert f"processes {state.pid} of the restored container do not continue" in started.stderr
+    assert Path(f"/proc/{state.pid}/stat").read_text().rpartition(") ")[2].startswith("T")
+    os.kill(state.pid, signal.SIGKILL)
+
+
+def test_a_restore_that_leaves_its_processes_elsewhere_has_failed(runtime: LoneRuntime) -> None:
+    first = runtime.container()
+    runtime.worker(create=first.cold)
+    first.run()
+    images = first.dump()
+    second = runtime.container(on=first, hostname="second")
+    moving = runtime.folder / "moving-runc"
+    moving.write_text(MOVING_RUNC.format(runc=runc_binary(), state=runtime.root / second.id / "state.json"))
+    moving.chmod(0o755)
+    runtime.path = runtime.write(runc=moving)
+    failed: list[str] = []
+
+    def give_up(told: AskRestoreFailed) -> CreateCold:
+        failed.append(told.message)
+        return second.cold()
+
+    runtime.worker(create=lambda _ask: second.restored(images), restore_failed=give_up)
+    assert second.create() == 0, second.said()
+    assert "are not in the container's cgroup" in failed[0]
+    assert criu_failures.explain("", failed[0]).code == "cgroup-misplaced"
