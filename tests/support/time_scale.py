@@ -6,10 +6,9 @@ how long to wait for what is going to happen, so a larger one changes no outcome
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
-from collections.abc import Callable
+import threading
 from typing import Any
 
 import pytest
@@ -32,23 +31,21 @@ def scale_tests(items: list[pytest.Item], default_seconds: float) -> None:
 
 def scale_programs() -> None:
     """Scale the time limits that tests give to programs."""
-    if SCALE != 1:
-        for name in ("wait", "communicate"):
-            setattr(subprocess.Popen, name, _scaling(getattr(subprocess.Popen, name)))
+    if SCALE == 1:
+        return
+    wait, communicate = subprocess.Popen.wait, subprocess.Popen.communicate
+    within = threading.local()  # communicate() calls wait() with what is left of its own time
 
+    def longer_wait(self: Any, timeout: float | None = None) -> Any:
+        scale = 1 if getattr(within, "communicate", False) else SCALE
+        return wait(self, None if timeout is None else timeout * scale)
 
-def _scaling(method: Callable[..., Any]) -> Callable[..., Any]:
-    inside = False
-
-    @functools.wraps(method)
-    def longer(self: object, *arguments: Any, timeout: float | None = None, **named: Any) -> Any:
-        nonlocal inside
-        if timeout is None or inside:
-            return method(self, *arguments, timeout=timeout, **named)
-        inside = True
+    def longer_communicate(self: Any, input: Any = None, timeout: float | None = None) -> Any:  # noqa: A002 -- its name
+        within.communicate = True
         try:
-            return method(self, *arguments, timeout=scaled(timeout), **named)
+            return communicate(self, input, None if timeout is None else scaled(timeout))
         finally:
-            inside = False
+            within.communicate = False
 
-    return longer
+    setattr(subprocess.Popen, "wait", longer_wait)  # noqa: B010 -- mypy minds an assignment
+    setattr(subprocess.Popen, "communicate", longer_communicate)  # noqa: B010 -- as above
