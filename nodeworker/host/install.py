@@ -31,6 +31,7 @@ import msgspec
 from nodeworker.domain import containerd_config as text
 from nodeworker.host import containerd, cri, crio, releases
 from nodeworker.host.places import Places
+from nodeworker.host.self_test import KEPT
 from nodeworker.runtime import install as runtime
 from protocol.failures import Failure, FailureError
 
@@ -139,7 +140,7 @@ def uninstall(options: Options, *, purge: bool = False) -> bool:
             _farewell(places, record.runc if record else "runc", tasks)
         if record and not record.criu_cache and places.root == Path("/"):
             _remove(_CRIU_CACHE)
-        for path in (places.releases, places.current, places.run):
+        for path in (places.releases, places.current, places.run, *((KEPT,) if places.root == Path("/") else ())):
             _remove(path)
         for path in list(places.bin.iterdir()) if places.bin.is_dir() else []:
             if path != places.runtime:

@@ -20,7 +20,7 @@ def footprint(cluster: Cluster, node: str) -> str:
     script = (
         "cd / && for place in etc/containerd etc/crio etc/woodfrog opt/woodfrog usr/local/bin usr/local/sbin; do "
         "[ -e $place ] && find $place -printf '%y %m %U:%G %p %l\\n' && find $place -type f -exec sha256sum {} +; done | sort; "
-        "ls -d run/woodfrog 2>/dev/null; true"
+        "ls -d run/woodfrog run/woodfrog-self-test 2>/dev/null; true"
     )
     return cluster.on(node, "sh", "-c", script)
 
