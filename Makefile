@@ -96,10 +96,11 @@ vm: setup
 	@tests/vm/run trixie demo every-time
 
 # From nothing: `bare` sets the machine up itself, as the README says.
-vm-all: setup
+vm-all: setup images
 	@tests/vm/run trixie bare demo whole
 	@tests/vm/run bookworm demo every-time each-kind
 	@tests/vm/run forky demo every-time each-kind
+	@tests/vm/cluster trixie
 
 support: setup
 	@$(bin)/python tests/vm/support.py build/vm/*
