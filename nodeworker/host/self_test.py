@@ -172,6 +172,10 @@ class _Test:
         _libc.umount2(os.fsencode(self._folder / "rootfs"), _MNT_DETACH)
 
     def _prepare(self) -> None:
+        said = self._runc.version()
+        if said.startswith(("crun", "youki", "runsc")):
+            cause = f"{self._runc.binary} is {said}, which keeps its state and calls CRIU in ways of its own"
+            raise refusal("runtime-unsupported", cause, "Install runc, or name it in WOODFROG_RUNC.")
         for name in ("upper", "work", "rootfs", *self._names):
             (self._folder / name).mkdir()
         layers = f"lowerdir=/,upperdir={self._folder}/upper,workdir={self._folder}/work"

@@ -112,3 +112,11 @@ def test_the_doctor_of_one_machine_finds_that_all_works_and_shows_no_password(st
     assert {finding["state"] for finding in findings.values()} <= {"ok", "warning"}
     assert findings["self-test"]["state"] == "ok"
     assert "@" not in findings["nats"]["found"]
+
+
+def test_a_runtime_other_than_runc_is_refused_by_name(tmp_path: Path) -> None:
+    crun = program(tmp_path / "crun", "echo crun version 1.8.1")
+    outcome = self_test.run(crun, chosen_criu().resolve())
+    assert outcome.failure is not None
+    assert outcome.failure.code == "runtime-unsupported"
+    assert "crun version 1.8.1" in outcome.failure.cause
