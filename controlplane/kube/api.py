@@ -30,6 +30,7 @@ _ANSWER_SECONDS: Final = 30.0
 """The longest that a page of a list may take."""
 _LONGEST_LINE_BYTES: Final = 16 << 20
 _JSON: Final = {"Accept": "application/json", "Content-Type": "application/json"}
+_MERGE_PATCH: Final = {"Accept": "application/json", "Content-Type": "application/merge-patch+json"}
 _NOT_FOUND: Final = 404
 _ANY_SUCCESS: Final = {200: "object", 201: "object", 202: "object"}
 
@@ -94,7 +95,7 @@ class KubernetesApi:
             raise KubernetesUnavailableError(f"{method} {path}: answered with something else: {problem}") from problem
 
     async def ask(self, method: str, path: str, answer: type[T], body: Any = None, /, **query: str) -> T:
-        """Make a request; the answer is decoded as ``answer``.
+        """Make a request; the answer is decoded as ``answer``. The body of a PATCH is a merge patch (RFC 7386).
 
         Raises:
             ApiError: whatever went wrong.
@@ -143,7 +144,7 @@ class KubernetesApi:
                 path,
                 method,
                 query_params=list(query.items()),
-                header_params={"Accept": "application/json"},
+                header_params=dict(_MERGE_PATCH if method == "PATCH" else {"Accept": "application/json"}),
                 body=body,
                 auth_settings=["BearerToken"],
                 _preload_content=False,

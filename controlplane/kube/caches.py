@@ -18,6 +18,7 @@ from protocol.pods import Happened, NodeGone, NodeNotReady
 TellOfPod = Callable[[PodView, Happened], Awaitable[None]]
 TellOfNode = Callable[[str, Happened], Awaitable[None]]
 """Tells the same of every pod on a node."""
+PodChanged = Callable[[PodView | None, PodView | None], None]
 Announce = Callable[[NodeView], Awaitable[None]]
 """Hands on whether a node is about to end."""
 
@@ -67,11 +68,19 @@ class NodeCache:
 class PodCache:
     """The pods with protected containers. A :class:`~controlplane.kube.listwatch.Follower`."""
 
-    def __init__(self, cordoned: Collection[str], tell: TellOfPod, *, runtime_classes: Collection[str]) -> None:
-        """``cordoned`` is live: the nodes that take no new pods."""
+    def __init__(
+        self,
+        cordoned: Collection[str],
+        tell: TellOfPod,
+        *,
+        runtime_classes: Collection[str],
+        changed: PodChanged = lambda _before, _now: None,
+    ) -> None:
+        """``cordoned`` is live: the nodes that take no new pods. ``changed`` is called with every pod before and after a change."""
         self._cordoned = cordoned
         self._tell = tell
         self._runtime_classes = runtime_classes
+        self._changed = changed
         self.seen: dict[str, PodView] = {}
 
     def keep(self, data: bytes) -> tuple[str, PodView] | None:
@@ -93,6 +102,7 @@ class PodCache:
             self.seen.pop(uid, None)
         else:
             self.seen[uid] = now
+        self._changed(before, now)
         about = now or before
         if about is not None:
             for what in pods.happened(before, now):

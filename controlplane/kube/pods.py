@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from controlplane.kube.environment import VARIABLE, checkpoint_ids
+from controlplane.kube.jobs.models import JobPod, job_pod
 from controlplane.kube.shapes import ContainerStatus, Pod, Terminated
 from protocol.ids import NodeName
 from protocol.pods import (
@@ -72,6 +73,8 @@ class PodView(msgspec.Struct, frozen=True, gc=False):
     annotations: dict[str, str]
     terminating: Terminating | None
     ended: tuple[Ended, ...]
+    job: JobPod | None = None
+    """What a Job's pod is to the Job controller."""
 
     @property
     def has_run(self) -> bool:
@@ -112,6 +115,7 @@ def view(
         },
         terminating=_terminating(pod, cordoned),
         ended=tuple(_endings(ids, statuses)),
+        job=job_pod(pod),
     )
 
 

@@ -22,6 +22,7 @@ class OwnerReference(_Shape, frozen=True):
     name: str
     uid: str
     controller: bool | None = None
+    api_version: str = ""
 
 
 class Meta(_Shape, frozen=True):
@@ -34,6 +35,7 @@ class Meta(_Shape, frozen=True):
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     owner_references: list[OwnerReference] | None = None
+    finalizers: list[str] | None = None
     deletion_timestamp: datetime | None = None
     deletion_grace_period_seconds: int | None = None
 
@@ -65,6 +67,12 @@ class Container(_Shape, frozen=True):
     env: list[EnvVar] | None = None
 
 
+class Named(_Shape, frozen=True):
+    """Something of which only matters that it is there."""
+
+    name: str | None = None
+
+
 class PodSpec(_Shape, frozen=True):
     """What a pod shall be."""
 
@@ -74,6 +82,11 @@ class PodSpec(_Shape, frozen=True):
     init_containers: list[Container] | None = None
     service_account_name: str | None = None
     termination_grace_period_seconds: int | None = None
+    restart_policy: str | None = None
+    scheduling_gates: list[Named] | None = None
+    scheduling_group: Named | None = None
+    """Of the alpha API for groups of pods (KEP-4671) since 1.36; in 1.35 it was the next."""
+    workload_ref: Named | None = None
 
 
 class Condition(_Shape, frozen=True):
@@ -108,6 +121,7 @@ class ContainerStatus(_Shape, frozen=True):
     container_id: str | None = msgspec.field(default=None, name="containerID")
     state: ContainerState | None = None
     last_state: ContainerState | None = None
+    restart_count: int | None = None
 
 
 class PodStatus(_Shape, frozen=True):

@@ -216,22 +216,41 @@ class Teller:
 
 def event_object(note: PodNote, position: Position, now: datetime, instance: str) -> dict[str, Any]:
     """Build an events.k8s.io/v1 Event, which Kubernetes serves since 1.19. The same position gives the same name."""
+    regarding = {"apiVersion": "v1", "kind": "Pod", "namespace": note.namespace, "name": note.pod, "uid": note.uid}
+    return event_about(
+        regarding,
+        f"{note.uid[:8]}{position:016x}",
+        reason=note.reason,
+        action=note.action,
+        note=note.note,
+        warning=note.warning,
+        now=now,
+        instance=instance,
+    )
+
+
+def event_about(
+    regarding: dict[str, str],
+    name: str,
+    *,
+    reason: str,
+    action: str,
+    note: str,
+    warning: bool,
+    now: datetime,
+    instance: str,
+) -> dict[str, Any]:
+    """Build an Event about any object; among those about one object, the same ``name`` is the same Event."""
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"name": f"{note.pod[:200]}.{note.uid[:8]}{position:016x}", "namespace": note.namespace},
+        "metadata": {"name": f"{regarding['name'][:200]}.{name}", "namespace": regarding["namespace"]},
         "eventTime": now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "type": "Warning" if note.warning else "Normal",
-        "reason": note.reason,
-        "action": note.action,
-        "note": note.note,
-        "regarding": {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "namespace": note.namespace,
-            "name": note.pod,
-            "uid": note.uid,
-        },
+        "type": "Warning" if warning else "Normal",
+        "reason": reason,
+        "action": action,
+        "note": _cut(note, _LONGEST_NOTE_BYTES),
+        "regarding": regarding,
         "reportingController": CONTROLLER,
         "reportingInstance": instance[:128] or CONTROLLER,
     }

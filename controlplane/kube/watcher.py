@@ -23,7 +23,7 @@ from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS, ensure_stre
 from controlplane.domain.inputs import NodeSeen
 from controlplane.kube import pods
 from controlplane.kube.api import ApiError, KubernetesApi
-from controlplane.kube.caches import NodeCache, PodCache
+from controlplane.kube.caches import NodeCache, PodCache, PodChanged
 from controlplane.kube.causes import cause_of
 from controlplane.kube.listwatch import ListWatch
 from controlplane.kube.nodes import NodeView
@@ -58,19 +58,23 @@ class Watcher:
         runtime_classes: Collection[str],
         ending: Collection[str],
         clock: Callable[[], datetime],
+        pod_changed: PodChanged = lambda _before, _now: None,
     ) -> None:
+        """``pod_changed`` is called with every protected pod before and after a change."""
         self._api = api
         self._jetstream = jetstream
         self._intake = intake
         self._queue: asyncio.Queue[PodEvent] = asyncio.Queue(_LONGEST_QUEUE)
         self._announced: asyncio.Queue[NodeSeen] = asyncio.Queue(_LONGEST_QUEUE)
         self.nodes = NodeCache(self._tell_of_node, self._announce, ending=ending)
-        self.pods = PodCache(self.nodes.cordoned, self._tell, runtime_classes=runtime_classes)
+        self.pods = PodCache(self.nodes.cordoned, self._tell, runtime_classes=runtime_classes, changed=pod_changed)
         self._watch_nodes = ListWatch(api, "/api/v1/nodes", self.nodes)
         self._watch_pods = ListWatch(api, "/api/v1/pods", self.pods)
         self._cluster = cluster
         self._clock = clock
         self.published = 0
+        self.pods_listed = self._watch_pods.synced
+        """Set once every pod was seen."""
 
     async def run(self) -> None:
         """Watch until cancelled, however often the API server or the broker goes away."""

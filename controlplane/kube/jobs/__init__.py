@@ -1,0 +1,1 @@
+"""Jobs of Kubernetes whose pods are protected: what a preemption would cost them, and how it does not (docs/explanation/jobs.md)."""
