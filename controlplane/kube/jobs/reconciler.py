@@ -36,6 +36,7 @@ _WORKERS: Final = 8
 """So many Jobs are looked after at once."""
 _SETTLE_SECONDS: Final = 0.5
 """How long what happens to a Job is gathered before its ledger is written."""
+_SHORTEST_SECONDS: Final = 0.01
 _LOOK_SECONDS: Final = 1.0
 """How long until another look at a Job whose pods' last dumps are still open, or whose request found no answer."""
 _REFUSED_SECONDS: Final = 60.0
@@ -171,17 +172,14 @@ class JobReconciler:
             await self._replace(job, pods)
         if reckoned.changed and self._jobs.get(job.uid) is job:
             now = asyncio.get_running_loop().time()
-            waited = now - self._changed_at.setdefault(job.uid, now)
-            if waited < self._settle_seconds:
-                seconds.append(self._settle_seconds - waited)
+            due = self._changed_at.setdefault(job.uid, now) + self._settle_seconds
+            if now < due:
+                seconds.append(max(due - now, _SHORTEST_SECONDS))
             else:
                 await self._write(job, pods, reckoned)
         if End.UNDECIDED in reckoned.ends.values():
             seconds.append(_LOOK_SECONDS)
-        self._forget(
-            job.uid,
-            [uid for uid, seen in pods.items() if seen.gone and uid in self._done and uid not in reckoned.ledger.open],
-        )
+        self._forget_entered(job.uid)
         return min(seconds, default=None)
 
     async def _find_unseen(self, job: Job) -> None:
@@ -301,6 +299,14 @@ class JobReconciler:
         name = f"{job.metadata.namespace}/{job.metadata.name}"
         await _log.awarning("a Job cannot be looked after", job=name, error=str(problem))
         return _REFUSED_SECONDS if refused else max(problem.retry_after_seconds, _LOOK_SECONDS)
+
+    def _forget_entered(self, uid: str) -> None:
+        """Forget the pods that are gone, need no replacement and whose end is entered in the ledger as it was written."""
+        job = self._jobs.get(uid)
+        ledger = read_ledger(job) if job is not None else None
+        still_open = ledger.open if ledger is not None else {}
+        pods = self._pods.get(uid, {})
+        self._forget(uid, [each for each in pods if pods[each].gone and each in self._done and each not in still_open])
 
     def _forget(self, job: str, uids: list[str]) -> None:
         pods = self._pods.get(job, {})
