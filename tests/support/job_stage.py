@@ -71,7 +71,8 @@ class WorkerReports:
     def _say(self, event: Event) -> None:
         evolve(self.state, event, NOON)
 
-    def _keys(self, pod: Object) -> list[CheckpointKey]:
+    def keys_of(self, pod: Object) -> list[CheckpointKey]:
+        """The checkpoint keys of a pod."""
         read = wire.decode(json.dumps(pod), Pod)
         # The worker reads the container's own environment, in which the index is.
         return [CheckpointKey("lab", read.metadata.namespace, each) for each in checkpoint_ids(read).values()]
@@ -79,7 +80,7 @@ class WorkerReports:
     def started(self, pod: Object, node: str = "a") -> None:
         """The pod's protected containers have started."""
         facts = ContainerFacts(pod=pod["metadata"]["name"], pod_uid=pod["metadata"]["uid"])
-        for key in self._keys(pod):
+        for key in self.keys_of(pod):
             known = self.state.keys.get(key)
             number = IncarnationNumber((known.newest if known is not None else 0) + 1)
             about = {"key": key, "incarnation": number, "node": NodeName(node), "container_id": ContainerId(facts.pod_uid or "")}
@@ -88,7 +89,7 @@ class WorkerReports:
 
     def dumped(self, pod: Object, *, until: str = "stored", final: bool = True) -> None:
         """The pod's containers were dumped, as far as ``until``: begun, captured, stored or failed."""
-        for key in self._keys(pod):
+        for key in self.keys_of(pod):
             start = self._start(key, pod)
             self.dumps += 1
             about: dict[str, Any] = {
@@ -104,7 +105,7 @@ class WorkerReports:
 
     def ended(self, pod: Object) -> None:
         """The pod's containers are gone from their node."""
-        for key in self._keys(pod):
+        for key in self.keys_of(pod):
             about = {"key": key, "incarnation": self._start(key, pod), "node": NodeName("a")}
             self._say(ContainerEnded(**about, container_id=ContainerId(pod["metadata"]["uid"]), exit_code=137))
 

@@ -3,24 +3,25 @@
 The Job controller holds every deleted pod against ``backoffLimit``, at the moment when it sees the deletion (job_controller.go,
 isPodFailed). So the number is kept ahead of it:
 
-    backoffLimit = the user's number + captured ends + the pods that may run at once
+    backoffLimit = the user's number + failures in the Job's status that are not the program's own + the pods that may run at once
 
-A captured end raises it for good. The last part is the lead: so many pods may be deleted without ending the Job, whether
-anything of Woodfrog runs at that moment or not. **Once the program's own failures exceed the user's number, the lead is taken away**,
-and the Job controller ends the Job as it would have without Woodfrog. It makes no other pod meanwhile, because it waits at
-least 10 s after a failure.
+The last part is the lead: so many pods may be deleted without ending the Job, whether anything of Woodfrog runs at that moment
+or not. **Once the program's own failures exceed the user's number, the lead is taken away**, and the Job controller ends the Job
+as it would have without Woodfrog. It makes no other pod meanwhile, because it waits at least 10 s after a failure.
 
-Which ends are whose:
+Which ends are the program's own:
 
-- Own: the pod failed without having been ended from outside (exit code, OOM, its deadline, a kubelet that would not start it),
-  or it was ended from outside and the work of one of its protected containers is lost (:mod:`controlplane.domain.captures`).
-- Captured: ended from outside (deletion, eviction, preemption, drain, taint, node shutdown, node gone) and resumed from a snapshot.
-- Neither: the pod succeeded, a podFailurePolicy ignores its end, or the Job controller took it away without counting it, because the
-  Job was suspended or had too many pods.
+- The pod failed without having been ended from outside: exit code, OOM, its deadline, a kubelet that would not start it.
+- It was ended from outside (deletion, eviction, preemption, drain, taint, node shutdown, node gone) and the work of one of its protected
+  containers is lost (:mod:`controlplane.domain.captures`).
 
-An end is entered once, when the Job controller has taken its finalizer off the pod: then it is in the Job's status, too. The ledger is an
-annotation of the Job and is written together with ``backoffLimit`` in one request that names the version of the Job that it was
-computed from. So nothing is entered twice or lost, whoever leads, restarts or is away in between.
+Everything else is not: what was captured, what a podFailurePolicy ignores, and what nobody can know, because the pod came and was
+deleted while no control plane ran. What the Job controller takes away without counting it, from a suspended Job or one with too
+many pods, is in no account.
+
+An end is entered once, by the pod's uid, when the Job controller has taken it into the Job's status. The ledger is an annotation of
+the Job and is written together with ``backoffLimit`` in one request that names the version of the Job that it was computed
+from. So nothing is entered twice or lost, whoever leads, restarts or is away in between.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ from protocol.pods import EndedBecause
 
 _LARGEST: Final = 2**31 - 1
 """What ``backoffLimit`` can hold."""
-MOST_PODS: Final = 1000
-"""So many pods of a Job are followed at once; an object's annotations may have 256 KiB together."""
+MOST: Final = 1000
+"""So many pods of a Job are followed at once, and a higher ``backoffLimit`` is left alone: an object's annotations may have 256 KiB."""
 
 Ids = tuple[str, ...]
 """The checkpoint ids of a pod."""
@@ -54,10 +55,10 @@ class Ledger(msgspec.Struct, frozen=True, omit_defaults=True):
     """The user's number."""
     set: int
     """What ``backoffLimit`` was set to; if it is another now, the user has changed it."""
-    captured: int = 0
-    """Ends that are in the Job's status and are not the program's."""
+    own: tuple[str, ...] = ()
+    """Uids of the pods whose ends are the program's own failures and in the Job's status."""
     open: dict[str, Ids] = {}
-    """By uid, the pods whose end is not yet entered."""
+    """By uid, the pods whose end has not come or is not decided."""
 
 
 class End(Enum):
@@ -65,10 +66,11 @@ class End(Enum):
 
     RUNNING = auto()
     UNDECIDED = auto()
+    """It was ended from outside, and its last dump may still come."""
     CAPTURED = auto()
     OWN = auto()
     UNCOUNTED = auto()
-    """It succeeded, or its end is nothing that the Job controller counts."""
+    """It succeeded, a policy ignores its end, or the Job controller takes it away without counting it."""
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
@@ -93,10 +95,10 @@ class Account(msgspec.Struct, frozen=True):
     ledger: Ledger
     ends: Mapping[str, End]
     """By uid: of every pod that was seen or is followed."""
-    own: int
-    """The program's own failures."""
+    others: int
+    """Failures in the Job's status that are not the program's own."""
     exhausted: bool
-    """Whether they exceed the user's number."""
+    """Whether the program's own failures exceed the user's number."""
     changed: bool
     """Whether the Job has to be patched."""
 
@@ -125,46 +127,45 @@ def account(job: Job, pods: Mapping[str, Seen], captures: Captures) -> Account |
     known = before or Ledger(limit=job.backoff_limit, set=job.backoff_limit)
     followed = dict(known.open)
     for uid, seen in pods.items():
-        if seen.job.tracked and not seen.gone and len(followed) < MOST_PODS:
+        if seen.job.tracked and not seen.gone and len(followed) < MOST:
             followed.setdefault(uid, _ids(seen.view))
     if before is None and not followed:
         return None
     ends = {uid: end_of(job, uid, pods.get(uid), followed.get(uid, ()), captures) for uid in {**followed, **pods}}
-    captured, counted, uncounted, open_pods = known.captured, 0, 0, dict[str, Ids]()
+    own, not_counted, ahead, open_pods = list(known.own), 0, 0, dict[str, Ids]()
     for uid, end in ends.items():
-        if uid not in followed:
-            continue
-        released = _is_released(pods.get(uid))
-        if released and end is not End.UNDECIDED:
-            captured += end is End.CAPTURED
-            continue
-        open_pods[uid] = followed[uid]
-        if end in {End.CAPTURED, End.UNDECIDED} and (released or uid in (job.uncounted.failed or ())):
-            counted += 1
-        elif end in {End.RUNNING, End.CAPTURED, End.UNDECIDED}:
-            uncounted += 1
+        seen = pods.get(uid)
+        released = seen is None or seen.gone or not seen.job.tracked
+        counted = released or uid in (job.uncounted.failed or ())
+        if end is End.OWN and uid not in known.own and (uid in followed or _failed_by_itself(seen)):
+            if not counted:
+                not_counted += 1
+            elif len(own) < job.failed:
+                own.append(uid)
+        if uid in followed and not (released and end is not End.UNDECIDED):
+            open_pods[uid] = followed[uid]
+            ahead += end in {End.RUNNING, End.CAPTURED, End.UNDECIDED} and not counted
     limit = known.limit if known.set == job.backoff_limit else job.backoff_limit
-    captured = min(captured, job.failed)
-    own = max(0, job.failed - captured - counted)
+    others = max(0, job.failed - len(own))
     restarted = _restarts_exceed(job, pods, limit)
-    exhausted = own > limit or restarted
-    lead = 0 if exhausted else max(_at_once(job), uncounted)
-    now = limit if restarted else min(_LARGEST, limit + captured + counted + lead)
-    ledger = Ledger(limit=limit, set=now, captured=captured, open=open_pods)
-    changed = limit < _LARGEST and (ledger != before or now != job.backoff_limit)
-    return Account(ledger=ledger, ends=ends, own=own, exhausted=exhausted, changed=changed)
+    exhausted = len(own) + not_counted > limit or restarted
+    lead = 0 if exhausted else max(_at_once(job), ahead)
+    now = limit if restarted else min(_LARGEST, limit + others + lead)
+    ledger = Ledger(limit=limit, set=now, own=tuple(own), open=open_pods)
+    changed = limit <= MOST and (ledger != before or now != job.backoff_limit)
+    return Account(ledger=ledger, ends=ends, others=others, exhausted=exhausted, changed=changed)
 
 
 def given_back(job: Job) -> int | None:
     """Return what ``backoffLimit`` will be once nobody keeps it ahead any more; ``None`` if nobody does now.
 
-    The captured ends stay in it: they are in the Job's status, and the bare number would end the Job on the spot.
+    What is not the program's own stays in it: it is in the Job's status, and the bare number would end the Job on the spot.
     """
     ledger = read_ledger(job)
     if ledger is None:
         return None
     limit = ledger.limit if ledger.set == job.backoff_limit else job.backoff_limit
-    return min(_LARGEST, limit + ledger.captured)
+    return min(_LARGEST, limit + max(0, job.failed - len(ledger.own)))
 
 
 def end_of(job: Job, uid: str, seen: Seen | None, ids: Ids, captures: Captures) -> End:
@@ -178,7 +179,7 @@ def end_of(job: Job, uid: str, seen: Seen | None, ids: Ids, captures: Captures) 
         return End.RUNNING if pod.tracked else End.UNCOUNTED
     if pod.phase == "Failed" and action_for(job.spec.pod_failure_policy, pod) == IGNORE:
         return End.UNCOUNTED
-    if pod.phase == "Failed" and seen.view.terminating is None:
+    if _failed_by_itself(seen):
         return End.OWN
     return _of_captures(captures(uid, seen.view.name, _ids(seen.view, but_completed=True), has_run=seen.view.has_run))
 
@@ -206,8 +207,8 @@ def _of_captures(capture: Capture) -> End:
     return {Capture.KEPT: End.CAPTURED, Capture.OPEN: End.UNDECIDED, Capture.LOST: End.OWN}[capture]
 
 
-def _is_released(seen: Seen | None) -> bool:
-    return seen is None or seen.gone or not seen.job.tracked
+def _failed_by_itself(seen: Seen | None) -> bool:
+    return seen is not None and seen.job.phase == "Failed" and seen.view.terminating is None
 
 
 def _restarts_exceed(job: Job, pods: Mapping[str, Seen], limit: int) -> bool:

@@ -288,7 +288,7 @@ class JobReconciler:
                 note = f"pod {seen.view.name} was ended ({seen.view.terminating.why.value}) and nothing of it was captured: it counts against backoffLimit"
                 await self._actions.tell(job, "NotCaptured", note, pod=seen.view, once=uid, warning=True)
         if reckoned.exhausted:
-            note = f"the program's own failures exceed backoffLimit {reckoned.ledger.limit}; {reckoned.ledger.captured} captured ends were not counted"
+            note = f"the program's own failures exceed backoffLimit {reckoned.ledger.limit}; {reckoned.others} other ends were not counted"
             await self._actions.tell(job, "RetriesUsedUp", note, once=str(reckoned.ledger.limit), warning=True)
 
     async def _say(self, job: Job, problem: ApiError) -> float:
