@@ -31,7 +31,12 @@ from controlplane.bus.vouching import Vouching
 from controlplane.domain.inputs import Policy
 from controlplane.kube.api import KubernetesApi, kubernetes
 from controlplane.kube.authcallout import AuthCallout
+from controlplane.kube.caches import nothing_follows
+from controlplane.kube.jobs.actions import JobActions
+from controlplane.kube.jobs.giving_back import JOBS, give_back_in_the_end
+from controlplane.kube.jobs.reconciler import JobReconciler
 from controlplane.kube.lease import KubernetesLease
+from controlplane.kube.listwatch import ListWatch
 from controlplane.kube.nodes import ENDING
 from controlplane.kube.nodeworkers import NodeWorkers
 from controlplane.kube.telling import Teller
@@ -133,6 +138,11 @@ class ControlPlane:
 
     async def _watch(self, api: KubernetesApi, log: EventLog, client: Client, loop: DecisionLoop) -> None:
         settings = self._settings
+        instance = settings.instance or socket.gethostname()
+        actions = JobActions(api, runtime_classes=settings.runtime_classes, instance=instance, clock=self._clock)
+        jobs = JobReconciler(
+            actions, loop.key, loop.nodes, cluster=settings.cluster, runtime_classes=settings.runtime_classes
+        )
         watcher = Watcher(
             api,
             client.jetstream(timeout=REQUEST_SECONDS),
@@ -141,18 +151,18 @@ class ControlPlane:
             runtime_classes=settings.runtime_classes,
             ending=ENDING if settings.ending_taints is None else settings.ending_taints,
             clock=self._clock,
+            pod_changed=jobs.pod_changed if settings.preserve_jobs else nothing_follows,
         )
-        teller = Teller(
-            api,
-            log,
-            loop.committed,
-            loop.key,
-            instance=settings.instance or socket.gethostname(),
-            clock=self._clock,
-        )
+        teller = Teller(api, log, loop.committed, loop.key, instance=instance, clock=self._clock)
         async with asyncio.TaskGroup() as group:
             group.create_task(watcher.run())
             group.create_task(teller.run())
+            if settings.preserve_jobs:
+                await watcher.pods_listed.wait()  # a pod that a Job's ledger names and nobody has seen counts as gone
+                group.create_task(ListWatch(api, JOBS, jobs).run())
+                group.create_task(jobs.run())
+            else:
+                group.create_task(give_back_in_the_end(api, actions))
 
     async def _serve(
         self,

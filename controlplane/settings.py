@@ -54,6 +54,9 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_KUBERNETES``: ``on`` to watch pods and nodes, and to tell pods what became of their containers."""
     runtime_classes: tuple[str, ...] = ("cedana",)
     """``WOODFROG_RUNTIME_CLASSES``: names of the RuntimeClasses that stand for our runtime, separated by commas."""
+    preserve_jobs: bool = True
+    """``WOODFROG_PRESERVE_JOBS``: ``off`` to leave it to the Job controller what a preemption costs a Job; where it was on before, the users'
+    ``backoffLimit`` is put back."""
     ending_taints: tuple[str, ...] | None = None
     """``WOODFROG_ENDING_TAINTS``: taints and conditions of a node that is about to end, separated by commas; unset: those that
     common clouds and tools set. Empty: none, so that nothing is dumped but by its stop signal, its interval or a wish."""
@@ -144,11 +147,9 @@ def _address(environment: Mapping[str, str], name: str) -> Address | None:
 
 
 def _of_kubernetes(environment: Mapping[str, str]) -> dict[str, Any]:
-    lease, switch = environment.get("WOODFROG_LEASE", "sql"), environment.get("WOODFROG_KUBERNETES", "off")
+    lease = environment.get("WOODFROG_LEASE", "sql")
     if lease not in {"sql", "kubernetes"}:
         raise InvalidSettingError(f"WOODFROG_LEASE is {lease!r}; it must be sql or kubernetes")
-    if switch not in {"on", "off"}:
-        raise InvalidSettingError(f"WOODFROG_KUBERNETES is {switch!r}; it must be on or off")
     namespace = environment.get("WOODFROG_POD_NAMESPACE", "")
     if lease == "kubernetes" and not namespace:
         raise InvalidSettingError("WOODFROG_POD_NAMESPACE is not set; WOODFROG_LEASE=kubernetes needs to know it")
@@ -156,10 +157,18 @@ def _of_kubernetes(environment: Mapping[str, str]) -> dict[str, Any]:
     return {
         "lease": lease,
         "pod_namespace": namespace,
-        "kubernetes": switch == "on",
+        "kubernetes": _switch(environment, "WOODFROG_KUBERNETES", "off"),
         "runtime_classes": _names(environment.get("WOODFROG_RUNTIME_CLASSES", "cedana")),
+        "preserve_jobs": _switch(environment, "WOODFROG_PRESERVE_JOBS", "on"),
         "ending_taints": None if taints is None else _names(taints),
     }
+
+
+def _switch(environment: Mapping[str, str], name: str, default: str) -> bool:
+    text = environment.get(name, default)
+    if text not in {"on", "off"}:
+        raise InvalidSettingError(f"{name} is {text!r}; it must be on or off")
+    return text == "on"
 
 
 def _names(text: str) -> tuple[str, ...]:

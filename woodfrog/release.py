@@ -3,6 +3,7 @@
 A release goes in an order that Helm alone cannot keep: first the workers end, then every node is put back as it was, and only then the
 rest goes. The chart's hooks are a Job that ends the workers (``stop-nodes``), a DaemonSet that uninstalls on every node, and a Job
 that waits for it (``await-uninstalled``). Neither waits for a node that is away: nothing can be put back there now, and it is named.
+At the very end, when no control plane is left to keep them ahead, the ``backoffLimit`` of Jobs are put back (``give-back-jobs``).
 
 Exit codes: 0 done, 1 not done in time (what is missing is said), 2 it was asked for wrongly.
 """
@@ -24,6 +25,10 @@ import aiohttp
 from kubernetes_asyncio import client, config
 from kubernetes_asyncio.client.exceptions import ApiException
 
+from controlplane.kube.api import ApiError, KubernetesApi
+from controlplane.kube.jobs.actions import JobActions
+from controlplane.kube.jobs.giving_back import give_back
+from controlplane.log.records import utc_now
 from protocol.failures import FailureError
 from woodfrog import ask
 from woodfrog.state import Reach
@@ -197,6 +202,26 @@ async def _await_uninstalled(asked: argparse.Namespace) -> int:
         )
 
 
+async def _give_back_jobs(asked: argparse.Namespace) -> int:
+    """Wait until the control plane's pods are gone, and put the users' ``backoffLimit`` back."""
+    deadline = time.monotonic() + asked.limit_seconds
+    problem: object = "the control plane has not ended"
+    async with _api() as api:
+        cluster = _Cluster(api, asked.namespace, asked.selector)
+        kubernetes = KubernetesApi(api)
+        actions = JobActions(kubernetes, runtime_classes=(), instance="uninstall", clock=utc_now)
+        while time.monotonic() < deadline:
+            try:
+                if not await cluster.pods():
+                    _say(f"backoffLimit of Jobs put back: {await give_back(kubernetes, actions)}")
+                    return 0
+            except (*_UNANSWERED, ApiError) as failed:
+                problem = failed
+            await asyncio.sleep(_LOOK_SECONDS)
+    _say(f"backoffLimit of Jobs not put back in {asked.limit_seconds:g} s: {problem}")
+    return 1
+
+
 def _api() -> client.ApiClient:
     configuration = client.Configuration()
     configuration.disable_strict_ssl_verification = True  # as controlplane.kube.api explains
@@ -242,20 +267,23 @@ def main() -> int:
     """Do what is asked; answer the exit code."""
     parser = argparse.ArgumentParser(prog="python -m woodfrog.release", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("stop-nodes", "await-uninstalled", "check"):
+    for verb in ("stop-nodes", "await-uninstalled", "give-back-jobs", "check"):
         arguments = verbs.add_parser(verb)
         arguments.add_argument("--limit-seconds", type=float, default=120.0)
         if verb == "check":
             arguments.add_argument("--ready-url", required=True)
             continue
         arguments.add_argument("--namespace", required=True)
-        arguments.add_argument("--daemonset", required=True)
         arguments.add_argument("--selector", required=True)
+        if verb == "give-back-jobs":
+            continue
+        arguments.add_argument("--daemonset", required=True)
         arguments.add_argument("--tolerate-failed", action="store_true", help="end well with nodes not done")
     asked = parser.parse_args()
     if asked.verb == "check":
         return _check(asked)
-    return asyncio.run(_stop_nodes(asked) if asked.verb == "stop-nodes" else _await_uninstalled(asked))
+    doing = {"stop-nodes": _stop_nodes, "await-uninstalled": _await_uninstalled, "give-back-jobs": _give_back_jobs}
+    return asyncio.run(doing[asked.verb](asked))
 
 
 def _say(text: str) -> None:

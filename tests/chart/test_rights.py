@@ -18,6 +18,9 @@ RIGHTS = {
         ("", "pods nodes", "", "get list watch"),
         ("", "events", "", "create list"),  # to list: the scheduler's Event says whom a pod was preempted by
         ("events.k8s.io", "events", "", "create"),
+        ("batch", "jobs", "", "get list watch patch"),  # backoffLimit is kept ahead of preemptions
+        ("batch", "jobs/finalizers", "", "update"),
+        ("", "pods", "", "create"),  # in place of a preempted one
     },
     "ClusterRole/wf-woodfrog-tokens": {("authentication.k8s.io", "tokenreviews", "", "create")},
     "ClusterRole/wf-woodfrog-node": {("", "nodes", "", "patch")},
@@ -27,6 +30,8 @@ RIGHTS = {
         ("", "pods", "", "list"),
     },
     "ClusterRole/wf-woodfrog-uninstall": {("", "nodes", "", "list")},
+    "Role/woodfrog-give-back-jobs": {("", "pods", "", "list")},
+    "ClusterRole/wf-woodfrog-give-back-jobs": {("batch", "jobs", "", "get list patch")},
 }
 
 
@@ -39,6 +44,17 @@ def said(rule: Manifest) -> tuple[str, str, str, str]:
 def test_the_rights_at_the_api_server_are_exactly_these() -> None:
     roles = [each for each in render() if each["kind"] in {"Role", "ClusterRole"}]
     assert {f"{each['kind']}/{each['metadata']['name']}": set(map(said, each["rules"])) for each in roles} == RIGHTS
+
+
+def test_without_the_switch_nothing_may_create_pods_or_follow_jobs() -> None:
+    rules = [
+        said(rule)
+        for each in render({"controlplane": {"preserveJobs": False}})
+        if each["kind"] in {"Role", "ClusterRole"}
+        for rule in each["rules"]
+    ]
+    assert [rule for rule in rules if "jobs" in rule[1]] == [("batch", "jobs", "", "get list patch")]  # to put it back
+    assert not [rule for rule in rules if "pods" in rule[1] and "create" in rule[3]]
 
 
 @pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
@@ -116,6 +132,7 @@ def test_only_pods_that_ask_the_api_server_have_a_token() -> None:
         "DaemonSet/woodfrog-uninstall",
         "Job/woodfrog-uninstall-stop-nodes",
         "Job/woodfrog-uninstall-await-uninstalled",
+        "Job/woodfrog-give-back-jobs",
     }
 
 

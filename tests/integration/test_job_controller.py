@@ -30,10 +30,12 @@ class Plain:
 
     async def pod(self) -> Object:
         """The next pod, running."""
-        while not (found := self.cluster.pods_of(self.job)):
+        for _ in range(7000):
+            if found := self.cluster.pods_of(self.job):
+                self.cluster.run(found[0])
+                return found[0]
             await asyncio.sleep(0.1)
-        self.cluster.run(found[0])
-        return found[0]
+        raise AssertionError("no pod came")
 
     async def preempt(self, pod: Object, disruption: str = "") -> None:
         self.cluster.delete(pod, disruption)
@@ -199,5 +201,3 @@ def test_pods_that_are_too_many_or_suspended_are_taken_away_without_being_counte
         assert (plain.cluster.pods_of(plain.job), plain.status["failed"]) == ([], 0)
 
     in_virtual_time(main())
-
-

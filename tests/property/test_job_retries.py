@@ -105,7 +105,11 @@ class Run:
             workers.ended(pod)
             cluster.exit(pod, 1)
         elif step == "lost":
-            if any(each.manifest_digest for key in workers.keys_of(pod) for each in workers.state.keys[key].snapshots.values()):
+            if any(
+                each.manifest_digest
+                for key in workers.keys_of(pod)
+                for each in workers.state.keys[key].snapshots.values()
+            ):
                 return  # there is an earlier snapshot, so its work would not be lost
             self.own += 1
             await self.stage.preempt(pod, until="failed")

@@ -66,7 +66,9 @@ class _Sync:
         self.now = asyncio.get_running_loop().time()
         self.indexed = self.spec["completionMode"] == "Indexed"
         self.per_index: int | None = self.spec.get("backoffLimitPerIndex")
-        self.only_terminal = self.spec["podReplacementPolicy"] == "Failed" or self.spec.get("podFailurePolicy") is not None
+        self.only_terminal = (
+            self.spec["podReplacementPolicy"] == "Failed" or self.spec.get("podFailurePolicy") is not None
+        )
         self.uncounted: dict[str, list[str]] = self.status["uncountedTerminatedPods"]
 
     def run(self) -> None:
@@ -77,7 +79,9 @@ class _Sync:
         failed = self.status["failed"] + len(self.uncounted.get("failed", ()))
         failed += sum(self.action(pod) != "Ignore" for pod in new_failed)
         count, since = self.back_off(new_succeeded, new_failed)
-        done = {_index(pod) for pod in self.pods if _phase(pod) == "Succeeded"} | _indexes(self.status.get("completedIndexes"))
+        done = {_index(pod) for pod in self.pods if _phase(pod) == "Succeeded"} | _indexes(
+            self.status.get("completedIndexes")
+        )
         spent = self.failed_indexes() if self.per_index is not None else set()
         succeeded = len(done) if self.indexed else (
             self.status["succeeded"] + len(self.uncounted.get("succeeded", ())) + len(new_succeeded))  # fmt: skip
@@ -113,7 +117,11 @@ class _Sync:
         for rule in (self.spec.get("podFailurePolicy") or {}).get("rules", ()):
             asked = rule.get("onExitCodes")
             if asked is not None:
-                codes = [end["exitCode"] for name, end in ends if asked.get("containerName", name) == name and end["exitCode"]]
+                codes = [
+                    end["exitCode"]
+                    for name, end in ends
+                    if asked.get("containerName", name) == name and end["exitCode"]
+                ]
                 if any((code in asked["values"]) == (asked["operator"] == "In") for code in codes):
                     return str(rule["action"])
             elif any((each["type"], each["status"]) in there for each in rule.get("onPodConditions", ())):
@@ -164,7 +172,13 @@ class _Sync:
         return spent
 
     def manage(
-        self, active: list[Object], terminating: list[Object], succeeded: int, done: set[int], spent: set[int], wait: float
+        self,
+        active: list[Object],
+        terminating: list[Object],
+        succeeded: int,
+        done: set[int],
+        spent: set[int],
+        wait: float,
     ) -> list[Object]:
         """Delete what is too many, or create what is missing once the pause is over; return what is active then."""
         parallelism, completions = self.spec["parallelism"], self.spec.get("completions")
@@ -205,7 +219,9 @@ class _Sync:
     def surplus(self, active: list[Object], at_least: int) -> list[Object]:
         """Pods of an index that has another, then those that have come the least far."""
         found: list[Object] = []
-        by_progress = sorted(active, key=lambda pod: (_phase(pod) == "Running", -_seconds(pod["metadata"]["creationTimestamp"])))
+        by_progress = sorted(
+            active, key=lambda pod: (_phase(pod) == "Running", -_seconds(pod["metadata"]["creationTimestamp"]))
+        )
         if self.indexed:
             for pod in by_progress:
                 same = [each for each in by_progress if _index(each) == _index(pod) and each not in found]
@@ -248,21 +264,10 @@ class _Sync:
 
     def track(self, done: set[int], spent: set[int], *, ends: bool) -> None:
         """Note ends in the status, then take the finalizers away, then add to the counters."""
-        released = []
         held_back = {_index(pod) for pod in self.cluster.pods_of(self.job)} | done | spent
-        for pod in self.pods:
-            if not _tracked(pod):
-                continue
-            failed = self.has_failed(pod)
-            over = ends or failed or _phase(pod) == "Succeeded"
-            if not over or (failed and self.per_index is not None and not ends and _index(pod) not in held_back):
-                continue
-            released.append(pod)
-            if _phase(pod) == "Succeeded":
-                if not self.indexed and self.is_new(pod, "succeeded"):
-                    self.uncounted.setdefault("succeeded", []).append(pod["metadata"]["uid"])
-            elif (failed or ends) and self.is_new(pod, "failed") and self.action(pod) != "Ignore":
-                self.uncounted.setdefault("failed", []).append(pod["metadata"]["uid"])
+        released = [pod for pod in self.pods if _tracked(pod) and self.is_over(pod, held_back, ends=ends)]
+        for pod in released:
+            self.note(pod, ends=ends)
         if self.indexed:
             self.status["completedIndexes"] = ",".join(map(str, sorted(done)))
             self.status["succeeded"] = len(done)
@@ -276,6 +281,20 @@ class _Sync:
             self.cluster.collect(pod)
         for counter in ("succeeded", "failed"):
             self.status[counter] += len(self.uncounted.pop(counter, ()))
+
+    def is_over(self, pod: Object, settled: set[int], *, ends: bool) -> bool:
+        """Whether the pod can be let go: with a limit for each index, a failed one only once its index is settled."""
+        if ends or _phase(pod) == "Succeeded":
+            return True
+        return self.has_failed(pod) and (self.per_index is None or _index(pod) in settled)
+
+    def note(self, pod: Object, *, ends: bool) -> None:
+        """Note a pod's end among those that are not in the counters yet."""
+        if _phase(pod) == "Succeeded":
+            if not self.indexed and self.is_new(pod, "succeeded"):
+                self.uncounted.setdefault("succeeded", []).append(pod["metadata"]["uid"])
+        elif (ends or self.has_failed(pod)) and self.is_new(pod, "failed") and self.action(pod) != "Ignore":
+            self.uncounted.setdefault("failed", []).append(pod["metadata"]["uid"])
 
     def finish(self, reason: str | None, *, complete: bool) -> None:
         kind = "Failed" if reason is not None else "Complete"

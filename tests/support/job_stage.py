@@ -9,10 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import yaml
-from support.job_controller import JobController
-from support.played_cluster import NOON, Object, PlayedCluster
-from support.seed import MANIFEST
-from support.world import stored_event
 
 from controlplane.domain import State, evolve
 from controlplane.kube.caches import PodCache
@@ -37,6 +33,10 @@ from protocol.events import (
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+from support.job_controller import JobController
+from support.played_cluster import NOON, Object, PlayedCluster
+from support.seed import MANIFEST
+from support.world import stored_event
 
 CLASSES = ("cedana",)
 BROKEN = Failure("criu-error", "CRIU could not dump the processes", "Look at its log.")
@@ -83,7 +83,12 @@ class WorkerReports:
         for key in self.keys_of(pod):
             known = self.state.keys.get(key)
             number = IncarnationNumber((known.newest if known is not None else 0) + 1)
-            about = {"key": key, "incarnation": number, "node": NodeName(node), "container_id": ContainerId(facts.pod_uid or "")}
+            about = {
+                "key": key,
+                "incarnation": number,
+                "node": NodeName(node),
+                "container_id": ContainerId(facts.pod_uid or ""),
+            }
             self._say(IncarnationOpened(**about, container=facts))
             self._say(ContainerStarted(**about))
 
@@ -122,12 +127,10 @@ class Plane:
     """One control plane's eyes and hands on Jobs, between its start and its end."""
 
     def __init__(self, stage: JobStage) -> None:
-        actions = JobActions(
-            stage.cluster, runtime_classes=CLASSES, cordoned=(), instance="test", clock=lambda: NOON
-        )  # fmt: skip
+        actions = JobActions(stage.cluster, runtime_classes=CLASSES, instance="test", clock=lambda: NOON)
         workers = stage.workers
         self.reconciler = JobReconciler(
-            actions, lambda key: workers.state.keys.get(key), lambda: workers.state.nodes, cluster="lab", runtime_classes=CLASSES
+            actions, workers.state.keys.get, lambda: workers.state.nodes, cluster="lab", runtime_classes=CLASSES
         )  # fmt: skip
         self._pods = PodCache((), self._tell, runtime_classes=CLASSES, changed=self.reconciler.pod_changed)
         self._stage = stage

@@ -196,9 +196,9 @@ class PlayedCluster(KubernetesApi):
     def collect(self, pod: Object) -> None:
         """Remove the object once nobody holds it."""
         meta = pod["metadata"]
-        if meta.get("deletionGracePeriodSeconds") == 0 and not meta.get("finalizers"):
-            if self.pods.pop(meta["uid"], None) is not None:
-                self.changed("Pod", pod, gone=True)
+        held = meta.get("deletionGracePeriodSeconds") != 0 or meta.get("finalizers")
+        if not held and self.pods.pop(meta["uid"], None) is not None:
+            self.changed("Pod", pod, gone=True)
 
     # What tests ask.
 

@@ -30,13 +30,11 @@ class JobActions:
         api: KubernetesApi,
         *,
         runtime_classes: Collection[str],
-        cordoned: Collection[str],
         instance: str,
         clock: Callable[[], datetime],
     ) -> None:
         self._api = api
         self._runtime_classes = runtime_classes
-        self._cordoned = cordoned
         self._instance = instance
         self._clock = clock
 
@@ -69,7 +67,7 @@ class JobActions:
             labelSelector=",".join(f"{name}={value}" for name, value in sorted(labels.items())),
         )
         pods = [wire.decode(bytes(item), Pod) for item in page.items or ()]
-        views = (view(pod, runtime_classes=self._runtime_classes, cordoned=self._cordoned) for pod in pods)
+        views = (view(pod, runtime_classes=self._runtime_classes, cordoned=()) for pod in pods)
         return {
             each.uid: each
             for each in views

@@ -126,9 +126,9 @@ def account(job: Job, pods: Mapping[str, Seen], captures: Captures) -> Account |
     before = read_ledger(job)
     known = before or Ledger(limit=job.backoff_limit, set=job.backoff_limit)
     followed = dict(known.open)
-    for uid, seen in pods.items():
-        if seen.job.tracked and not seen.gone and len(followed) < MOST:
-            followed.setdefault(uid, _ids(seen.view))
+    for uid, each in pods.items():
+        if each.job.tracked and not each.gone and len(followed) < MOST:
+            followed.setdefault(uid, _ids(each.view))
     if before is None and not followed:
         return None
     ends = {uid: end_of(job, uid, pods.get(uid), followed.get(uid, ()), captures) for uid in {**followed, **pods}}
