@@ -51,9 +51,14 @@ class PlayedCluster(KubernetesApi):
         self.requests.append((method, path))
         if self.away:
             raise ApiError(0, "the API server cannot be asked")
-        return wire.decode(json.dumps(self._answer(method, path, deepcopy(body), query)), answer)
+        return wire.decode(json.dumps(self.answer(method, path, deepcopy(body), query)), answer)
 
-    def _answer(self, method: str, path: str, body: Any, query: dict[str, str]) -> Object:
+    def answer(self, method: str, path: str, body: Any, query: dict[str, str]) -> Object:
+        """Do what is asked.
+
+        Raises:
+            ApiError: it is refused.
+        """
         if found := _JOB.fullmatch(path):
             job = self.job(found[2])
             if method == "PATCH":

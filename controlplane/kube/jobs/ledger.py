@@ -101,6 +101,8 @@ class Account(msgspec.Struct, frozen=True):
     """Whether the program's own failures exceed the user's number."""
     changed: bool
     """Whether the Job has to be patched."""
+    urgent: bool
+    """Whether that cannot wait: fewer failures are left than pods may end at once, or the Job has to end."""
 
 
 def read_ledger(job: Job) -> Ledger | None:
@@ -153,7 +155,8 @@ def account(job: Job, pods: Mapping[str, Seen], captures: Captures) -> Account |
     now = limit if restarted else min(_LARGEST, limit + others + lead)
     ledger = Ledger(limit=limit, set=now, own=tuple(own), open=open_pods)
     changed = limit <= MOST and (ledger != before or now != job.backoff_limit)
-    return Account(ledger=ledger, ends=ends, others=others, exhausted=exhausted, changed=changed)
+    urgent = exhausted or job.backoff_limit - job.failed < lead
+    return Account(ledger=ledger, ends=ends, others=others, exhausted=exhausted, changed=changed, urgent=urgent)
 
 
 def given_back(job: Job) -> int | None:

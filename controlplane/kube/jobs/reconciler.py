@@ -2,8 +2,8 @@
 
 The decisions are pure (:mod:`~controlplane.kube.jobs.ledger`, :mod:`~controlplane.kube.jobs.replacement`); here is what they
 are made from, and what happens when the API server refuses. A Job is looked after whenever it or one of its pods changed. The pod that
-is missing is created first, at once, from a fresh look at the Job and its pods. The ledger is written a moment later, so that one
-request covers what happens together and does not get in the way of the Job controller's own.
+is missing is created first, at once, from a fresh look at the Job and its pods. The ledger is written a moment later if that can wait,
+so that one request covers what happens together and does not get in the way of the Job controller's own.
 
 Only the leader does this. A deposed one that does not know it yet does no harm: the ledger is written on condition of the
 Job's version, and a pod in place of another has the same name whoever creates it.
@@ -173,7 +173,7 @@ class JobReconciler:
         if reckoned.changed and self._jobs.get(job.uid) is job:
             now = asyncio.get_running_loop().time()
             due = self._changed_at.setdefault(job.uid, now) + self._settle_seconds
-            if now < due:
+            if now < due and not reckoned.urgent:
                 seconds.append(max(due - now, _SHORTEST_SECONDS))
             else:
                 await self._write(job, pods, reckoned)
