@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from support.job_stage import JobStage, indexed_job, seed_job
 from support.played_cluster import Object, condition, is_active
 from support.virtual_time import in_virtual_time
+
+from controlplane.kube.jobs.models import LEDGER
 
 STEPS = st.lists(
     st.sampled_from(["preempted", "preempted", "evicted", "forced", "lost", "fails", "restart", "away", "back", "second", "waits"]),
@@ -111,7 +114,8 @@ class Run:
                 for each in workers.state.keys[key].snapshots.values()
             ):
                 return  # there is an earlier snapshot, so its work would not be lost
-            self.own += 1
+            # Of a pod that came and was deleted while no control plane ran, nobody can know why: it gets the benefit of the doubt.
+            self.own += pod["metadata"]["uid"] in json.loads(self.job["metadata"]["annotations"][LEDGER]).get("open", {})
             await self.stage.preempt(pod, until="failed")
         elif step == "evicted":
             workers.dumped(pod)
