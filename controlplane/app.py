@@ -141,7 +141,7 @@ class ControlPlane:
         instance = settings.instance or socket.gethostname()
         actions = JobActions(api, runtime_classes=settings.runtime_classes, instance=instance, clock=self._clock)
         jobs = JobReconciler(
-            actions, loop.key, loop.nodes, cluster=settings.cluster, runtime_classes=settings.runtime_classes
+            actions, loop, loop.key, loop.nodes, cluster=settings.cluster, runtime_classes=settings.runtime_classes
         )
         watcher = Watcher(
             api,

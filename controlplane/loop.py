@@ -27,7 +27,7 @@ from controlplane.bus.progress import Progress
 from controlplane.bus.stirrings import Stirrings
 from controlplane.domain.decide import decide
 from controlplane.domain.evolve import Replay, evolve
-from controlplane.domain.inputs import Decision, Input, PodSeen, Policy, ReportReceived
+from controlplane.domain.inputs import Decision, Input, JobActed, PodSeen, Policy, ReportReceived
 from controlplane.domain.state import KeyState, NodeState, State
 from controlplane.log.eventlog import EventLog
 from controlplane.log.records import (
@@ -298,7 +298,7 @@ class DecisionLoop:
                     rejected = None if same else "its report id was used for another event"
                     decided.append(_Decided(pending, Settled(rejected=rejected, repeated=same)))
                     continue
-            elif isinstance(pending.asked, PodSeen) and event_id(source, 0) in known:
+            elif isinstance(pending.asked, PodSeen | JobActed) and event_id(source, 0) in known:
                 decided.append(_Decided(pending, Settled(repeated=True)))
                 continue
             try:
@@ -330,7 +330,7 @@ class DecisionLoop:
         ids = [
             event_id(pending.asked.source, 0)
             for pending in batch
-            if isinstance(pending.asked, ReportReceived | PodSeen)
+            if isinstance(pending.asked, ReportReceived | PodSeen | JobActed)
         ]
         found = await self._log.recorded(ids) if ids else {}
         return {recorded.event_id: recorded.event for recorded in found.values()}

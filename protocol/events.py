@@ -287,6 +287,25 @@ class PodGone(_KeyEvent, frozen=True, tag="pod.gone"):
     uid: str
 
 
+class PodReplaced(_KeyEvent, frozen=True, tag="pod.replaced"):
+    """Pod ``by`` was created in place of one of a Job that was ended from outside, so that nothing waits for the Job controller."""
+
+    pod: str
+    uid: str
+    job: str
+    by: str
+    why: str = ""
+
+
+class PodEndCounted(_KeyEvent, frozen=True, tag="pod.end-counted"):
+    """The end of a Job's pod from outside counts against the Job's ``backoffLimit``: its work was not captured."""
+
+    pod: str
+    uid: str
+    job: str
+    why: str = ""
+
+
 class CommandIssued(_KeyEvent, frozen=True, tag="command.issued"):
     """A command was decided; the relay sends it from the log."""
 
@@ -318,6 +337,8 @@ ReportedEvent = (
 NodeEvent = NodeRegistered | NodeLost | NodeReturned | NodeEnding | NodeSpared
 PodFact = PodScheduled | PodTerminating | PodContainerEnded | PodGone
 """What was seen of pods; their incarnation is 0 where no start is known that belongs to the pod."""
+JobOutcome = PodReplaced | PodEndCounted
+"""What was done about Jobs; the incarnation is that of the pod that ended, 0 where no start of it is known."""
 KeyEvent = (
     IncarnationOpened
     | StartDeferred
@@ -339,6 +360,7 @@ KeyEvent = (
     | CommandIssued
     | CommandFinished
     | PodFact
+    | JobOutcome
 )
 Event = NodeEvent | KeyEvent
 

@@ -30,7 +30,9 @@ from protocol.events import (
     NodeReturned,
     NodeSpared,
     PodContainerEnded,
+    PodEndCounted,
     PodGone,
+    PodReplaced,
     PodScheduled,
     PodTerminating,
     RestoreChosen,
@@ -119,6 +121,10 @@ _TELL: dict[type, Callable[[Any], str]] = {
         f"container {e.container} of pod {e.pod} ended with exit code {e.exit_code}: {e.because}"
     ),
     PodGone: lambda e: f"pod {e.pod} is gone",
+    PodReplaced: lambda e: f"pod {e.by} was created in place of pod {e.pod} of Job {e.job} ({e.why})",
+    PodEndCounted: lambda e: (
+        f"the end of pod {e.pod} ({e.why}) counts against the backoffLimit of Job {e.job}: nothing of it was captured"
+    ),
     IncarnationOpened: lambda e: f"container {e.container_id} is to be created on node {e.node}",
     StartDeferred: lambda e: f"the start waits, until {moment(e.until)} at the longest: {e.waiting_for}",
     RestoreChosen: lambda e: f"snapshot {e.snapshot_id} was chosen: {e.reason}",

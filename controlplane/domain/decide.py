@@ -18,6 +18,7 @@ from controlplane.domain.inputs import (
     CheckpointAsked,
     Decision,
     Input,
+    JobActed,
     NodeHeard,
     NodeSeen,
     NodeSilent,
@@ -29,7 +30,7 @@ from controlplane.domain.inputs import (
     Tick,
 )
 from controlplane.domain.retention import expiries
-from controlplane.domain.seen import node_seen, pod_seen
+from controlplane.domain.seen import job_acted, node_seen, pod_seen
 from controlplane.domain.state import Cold, Incarnation, KeyState, Restore, SnapshotStatus, State
 from controlplane.domain.testimony import objection, told_before
 from controlplane.domain.upkeep import expired, upkeep
@@ -73,12 +74,12 @@ def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decisio
             return decide_about(state, given, now, policy)
         case PodSeen():
             return pod_seen(state, given, now, policy)
+        case JobActed():
+            return job_acted(state, given)
         case NodeSeen():
             return node_seen(state, given)
-        case NodeSilent():
-            return _silent(state, given)
-        case NodeHeard(heartbeat=heartbeat):
-            return _heard(state, heartbeat)
+        case NodeSilent() | NodeHeard():
+            return _silent(state, given) if isinstance(given, NodeSilent) else _heard(state, given.heartbeat)
         case Tick():
             return upkeep(state, given, now, policy)
 

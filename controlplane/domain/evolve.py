@@ -38,6 +38,7 @@ from protocol.events import (
     DumpFailed,
     DumpStarted,
     IncarnationOpened,
+    JobOutcome,
     KeyEvent,
     NodeEnding,
     NodeEvent,
@@ -47,8 +48,10 @@ from protocol.events import (
     NodeSpared,
     Outcome,
     PodContainerEnded,
+    PodEndCounted,
     PodFact,
     PodGone,
+    PodReplaced,
     PodScheduled,
     PodTerminating,
     RestoreChosen,
@@ -314,6 +317,10 @@ def _pod_seen(draft: Draft, event: PodFact, at: datetime) -> None:
     draft.pods = pods_after(draft.ended(), event, at).pods
 
 
+def _noted(_draft: Draft, _event: JobOutcome, _at: datetime) -> None:
+    """Change nothing: no decision about a key depends on what was done about a Job."""
+
+
 _FOLDS: dict[type[KeyEvent], Callable[[Draft, Any, datetime], None]] = {
     IncarnationOpened: _opened,
     StartDeferred: _deferred,
@@ -338,6 +345,8 @@ _FOLDS: dict[type[KeyEvent], Callable[[Draft, Any, datetime], None]] = {
     PodTerminating: _pod_seen,
     PodContainerEnded: _pod_seen,
     PodGone: _pod_seen,
+    PodReplaced: _noted,
+    PodEndCounted: _noted,
 }
 
 

@@ -11,7 +11,7 @@ import msgspec
 from controlplane.domain.retention import Retention
 from controlplane.domain.schedule import Schedule
 from protocol.events import Event
-from protocol.ids import CommandId, NodeName, WorkerId
+from protocol.ids import CheckpointKey, CommandId, NodeName, WorkerId
 from protocol.pods import PodEvent
 from protocol.reports import Heartbeat, Report
 from protocol.requests import (
@@ -84,6 +84,23 @@ class PodSeen(msgspec.Struct, frozen=True):
         return self.told.source
 
 
+class JobActed(msgspec.Struct, frozen=True):
+    """Something was done about the end of a Job's pod: it was replaced by ``replacement``, or held against the Job."""
+
+    keys: tuple[CheckpointKey, ...]
+    """Those of the pod's protected containers."""
+    pod: str
+    uid: str
+    job: str
+    why: str
+    replacement: str | None = None
+
+    @property
+    def source(self) -> str:
+        """What was done, by the pod's uid: the same whoever did it and however often."""
+        return f"job-acted/{self.uid}/{'counted' if self.replacement is None else 'replaced'}"
+
+
 class NodeSeen(msgspec.Struct, frozen=True):
     """What a node's taints announce: ``ending`` says of what it will end, ``None`` that nothing is announced."""
 
@@ -116,7 +133,16 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 Input = (
-    ReportReceived | ResolveAsked | CheckpointAsked | SnapshotAsked | PodSeen | NodeSeen | NodeSilent | NodeHeard | Tick
+    ReportReceived
+    | ResolveAsked
+    | CheckpointAsked
+    | SnapshotAsked
+    | PodSeen
+    | JobActed
+    | NodeSeen
+    | NodeSilent
+    | NodeHeard
+    | Tick
 )
 
 Answer = Resolution | CommandAccepted | Noted | Refusal

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from controlplane.domain.inputs import CheckpointAsked, Decision, NodeSeen, PodSeen, Policy
+from controlplane.domain.inputs import CheckpointAsked, Decision, JobActed, NodeSeen, PodSeen, Policy
 from controlplane.domain.pods import start_of
 from controlplane.domain.prefetch import prefetch
 from controlplane.domain.state import KeyState, State
@@ -20,7 +20,9 @@ from protocol.events import (
     NodeEnding,
     NodeSpared,
     PodContainerEnded,
+    PodEndCounted,
     PodGone,
+    PodReplaced,
     PodScheduled,
     PodTerminating,
 )
@@ -110,6 +112,23 @@ def _facts(key: KeyState, name: CheckpointKey, container: str, told: PodEvent) -
                 yield PodGone(key=name, incarnation=number, pod=told.pod, uid=told.uid)
         case NodeNotReady() | CheckpointWanted():
             pass  # whether its worker is there, its own heartbeats say
+
+
+def job_acted(state: State, acted: JobActed) -> Decision:
+    """Record what was done about the end of a Job's pod, under each of its keys."""
+    events: list[Event] = []
+    for key in acted.keys:
+        about: dict[str, Any] = {
+            "key": key,
+            "incarnation": start_of(state.keys.get(key, KeyState()), acted.uid, acted.pod),
+            "pod": acted.pod,
+            "uid": acted.uid,
+            "job": acted.job,
+            "why": acted.why,
+        }
+        replaced = acted.replacement
+        events.append(PodEndCounted(**about) if replaced is None else PodReplaced(**about, by=replaced))
+    return Decision(events=tuple(events))
 
 
 def node_seen(state: State, seen: NodeSeen) -> Decision:

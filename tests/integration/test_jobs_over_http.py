@@ -15,7 +15,7 @@ from support.job_stage import seed_job
 from support.played_cluster import Object, PlayedCluster
 from support.played_http import cluster_over_http
 from support.servers import ControlPlaneProcess
-from support.worker import FACTS, Worker, ask, eventually
+from support.worker import FACTS, Worker, ask, eventually, query
 
 from protocol import subjects
 from protocol.facts import ContainerFacts
@@ -104,6 +104,8 @@ async def test_a_preempted_pod_is_replaced_in_less_than_a_second_and_costs_no_re
 
     await eventually(settled, saying="the ends are entered")
     assert len(scene.controller.created) == 1
+    rows = [row for row in await query(client, "events", key=KEY) if row["type"] == "pod.replaced"]
+    assert [(row["data"]["incarnation"], row["data"]["why"]) for row in rows] == [(n, "preempted") for n in (1, 2, 3)]
     told = [(each["reason"], each["regarding"]["kind"]) for each in scene.cluster.events]
     assert told.count(("Replaced", "Job")) == told.count(("Replaced", "Pod")) == 3
 

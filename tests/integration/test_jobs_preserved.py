@@ -14,6 +14,7 @@ from support.played_cluster import INDEX, Object, condition
 from support.virtual_time import in_virtual_time
 
 from controlplane.kube.api import ApiError
+from protocol.events import event_type
 
 LEDGER = "woodfrog.io/job-retries"
 REPLACES = "woodfrog.io/replaces"
@@ -135,6 +136,8 @@ async def test_a_deletion_counts_as_the_programs_own_failure_only_if_its_work_is
         assert ledger(job)["limit"] == 3
         assert ledger(job)["captured"] == (0 if counts else 1)
         assert ("NotCaptured" in stage.cluster.told(job)) == counts
+        recorded = [event_type(event) for event in stage.workers.recorded]
+        assert recorded == [] if end == "never run" else ["pod.replaced"] + ["pod.end-counted"] * counts
         # Never run: at the Job controller's pace, so that whatever deletes pods at once is not fought with.
         assert len(stage.cluster.pods_of(job)) == (0 if end == "never run" else 1)
 

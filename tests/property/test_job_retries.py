@@ -115,7 +115,9 @@ class Run:
             ):
                 return  # there is an earlier snapshot, so its work would not be lost
             # Of a pod that came and was deleted while no control plane ran, nobody can know why: it gets the benefit of the doubt.
-            self.own += pod["metadata"]["uid"] in json.loads(self.job["metadata"]["annotations"][LEDGER]).get("open", {})
+            self.own += pod["metadata"]["uid"] in json.loads(self.job["metadata"]["annotations"][LEDGER]).get(
+                "open", {}
+            )
             await self.stage.preempt(pod, until="failed")
         elif step == "evicted":
             workers.dumped(pod)

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from controlplane.domain import State, evolve
+from controlplane.bus.intake import Settled
+from controlplane.domain import Input, Policy, State, decide, evolve
 from controlplane.kube.caches import PodCache
 from controlplane.kube.environment import checkpoint_ids
 from controlplane.kube.jobs.actions import JobActions
@@ -60,11 +61,13 @@ def indexed_job(completions: int, **spec: Any) -> Object:
 
 
 class WorkerReports:
-    """What node workers say, folded as the control plane folds it."""
+    """What node workers say, folded as the control plane folds it. Satisfies :class:`controlplane.bus.intake.Intake`."""
 
     def __init__(self) -> None:
         self.state = State()
         self.dumps = 0
+        self.recorded: list[Event] = []
+        """What the control plane has recorded about Jobs."""
         for node in ("a", "b"):
             self._say(NodeRegistered(node=NodeName(node), worker_id=WorkerId(node), boot_id="boot", facts=NodeFacts()))
 
@@ -114,6 +117,15 @@ class WorkerReports:
             about = {"key": key, "incarnation": self._start(key, pod), "node": NodeName("a")}
             self._say(ContainerEnded(**about, container_id=ContainerId(pod["metadata"]["uid"]), exit_code=137))
 
+    async def enqueue(self, given: Input, *, actor: str) -> asyncio.Future[Settled]:
+        """Decide, as the input loop does."""
+        for event in decide(self.state, given, NOON, Policy()).events:
+            self.recorded.append(event)
+            self._say(event)
+        done: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
+        done.set_result(Settled())
+        return done
+
     def lost(self, node: str = "a") -> None:
         """Nothing was heard of the node's worker for too long."""
         self._say(NodeLost(node=NodeName(node), worker_id=WorkerId(node), silent_seconds=15.0))
@@ -130,7 +142,7 @@ class Plane:
         actions = JobActions(stage.cluster, runtime_classes=CLASSES, instance="test", clock=lambda: NOON)
         workers = stage.workers
         self.reconciler = JobReconciler(
-            actions, workers.state.keys.get, lambda: workers.state.nodes, cluster="lab", runtime_classes=CLASSES
+            actions, workers, workers.state.keys.get, lambda: workers.state.nodes, cluster="lab", runtime_classes=CLASSES
         )  # fmt: skip
         self._pods = PodCache((), self._tell, runtime_classes=CLASSES, changed=self.reconciler.pod_changed)
         self._stage = stage

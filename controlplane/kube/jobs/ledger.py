@@ -80,6 +80,11 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
     job: JobPod
     gone: bool = False
 
+    @property
+    def failed_by_itself(self) -> bool:
+        """Whether it failed without having been ended from outside."""
+        return self.job.phase == "Failed" and self.view.terminating is None
+
 
 class Captures(Protocol):
     """Returns what became of the work of a pod that was ended from outside."""
@@ -139,7 +144,11 @@ def account(job: Job, pods: Mapping[str, Seen], captures: Captures) -> Account |
         seen = pods.get(uid)
         released = seen is None or seen.gone or not seen.job.tracked
         counted = released or uid in (job.uncounted.failed or ())
-        if end is End.OWN and uid not in known.own and (uid in followed or _failed_by_itself(seen)):
+        if (
+            end is End.OWN
+            and uid not in known.own
+            and (uid in followed or (seen is not None and seen.failed_by_itself))
+        ):
             if not counted:
                 not_counted += 1
             elif len(own) < job.failed:
@@ -182,7 +191,7 @@ def end_of(job: Job, uid: str, seen: Seen | None, ids: Ids, captures: Captures) 
         return End.RUNNING if pod.tracked else End.UNCOUNTED
     if pod.phase == "Failed" and action_for(job.spec.pod_failure_policy, pod) == IGNORE:
         return End.UNCOUNTED
-    if _failed_by_itself(seen):
+    if seen.failed_by_itself:
         return End.OWN
     return _of_captures(captures(uid, seen.view.name, _ids(seen.view, but_completed=True), has_run=seen.view.has_run))
 
@@ -208,10 +217,6 @@ def _ids(view: PodView, *, but_completed: bool = False) -> Ids:
 
 def _of_captures(capture: Capture) -> End:
     return {Capture.KEPT: End.CAPTURED, Capture.OPEN: End.UNDECIDED, Capture.LOST: End.OWN}[capture]
-
-
-def _failed_by_itself(seen: Seen | None) -> bool:
-    return seen is not None and seen.job.phase == "Failed" and seen.view.terminating is None
 
 
 def _restarts_exceed(job: Job, pods: Mapping[str, Seen], limit: int) -> bool:

@@ -19,7 +19,9 @@ from typing import Final
 import msgspec
 import structlog
 
+from controlplane.bus.intake import Intake, UndecidableError
 from controlplane.domain.captures import Capture, capture_of, together
+from controlplane.domain.inputs import JobActed
 from controlplane.domain.state import KeyState, NodeState
 from controlplane.kube.api import ApiError
 from controlplane.kube.jobs.actions import JobActions
@@ -27,6 +29,7 @@ from controlplane.kube.jobs.ledger import Account, Captures, End, Ids, Seen, acc
 from controlplane.kube.jobs.models import LEDGER, Job, protected
 from controlplane.kube.jobs.replacement import index_is_spent, may_be_replaced, replacement, to_replace
 from controlplane.kube.pods import PodView
+from controlplane.log.records import LogUnavailableError
 from protocol import wire
 from protocol.ids import CheckpointKey, NodeName
 
@@ -52,6 +55,7 @@ class JobReconciler:
     def __init__(
         self,
         actions: JobActions,
+        intake: Intake,
         find: Find,
         nodes: Nodes,
         *,
@@ -59,8 +63,9 @@ class JobReconciler:
         runtime_classes: tuple[str, ...],
         settle_seconds: float = _SETTLE_SECONDS,
     ) -> None:
-        """``find`` and ``nodes`` show keys and nodes as last decided."""
+        """``intake`` records what was done; ``find`` and ``nodes`` show keys and nodes as last decided."""
         self._actions = actions
+        self._intake = intake
         self._find = find
         self._nodes = nodes
         self._cluster = cluster
@@ -249,7 +254,7 @@ class JobReconciler:
     async def _create(self, job: Job, raw: dict[str, object], seen: Seen, reckoned: Account) -> None:
         pod = replacement(raw, seen)
         name = pod["metadata"]["name"]
-        why = seen.view.terminating.why.value if seen.view.terminating is not None else "gone"
+        why = _why(seen)
         try:
             await self._actions.create_pod(job.metadata.namespace, pod)
         except ApiError as problem:
@@ -267,6 +272,7 @@ class JobReconciler:
             return
         self._refused.pop(seen.view.uid, None)
         note = f"created pod {name} in place of {seen.view.name} ({why}); backoffLimit {reckoned.ledger.limit} is kept for the program's own failures"
+        await self._record(job, seen, replacement=name)
         await self._actions.tell(job, "Replaced", note, pod=seen.view, once=seen.view.uid)
 
     async def _write(self, job: Job, pods: Mapping[str, Seen], reckoned: Account) -> None:
@@ -284,12 +290,30 @@ class JobReconciler:
         self._gone -= entered
         for uid in entered:
             seen = pods.get(uid)
-            if reckoned.ends.get(uid) is End.OWN and seen is not None and seen.view.terminating is not None:
-                note = f"pod {seen.view.name} was ended ({seen.view.terminating.why.value}) and nothing of it was captured: it counts against backoffLimit"
+            if reckoned.ends.get(uid) is End.OWN and seen is not None and not seen.failed_by_itself:
+                note = f"pod {seen.view.name} was ended ({_why(seen)}) and nothing of it was captured: it counts against backoffLimit"
+                await self._record(job, seen)
                 await self._actions.tell(job, "NotCaptured", note, pod=seen.view, once=uid, warning=True)
         if reckoned.exhausted:
             note = f"the program's own failures exceed backoffLimit {reckoned.ledger.limit}; {reckoned.others} other ends were not counted"
             await self._actions.tell(job, "RetriesUsedUp", note, once=str(reckoned.ledger.limit), warning=True)
+
+    async def _record(self, job: Job, seen: Seen, replacement: str | None = None) -> None:
+        """Have it recorded what was done. A log that is away does not hold it up: the annotation and the Event say it as well."""
+        view = seen.view
+        ids = sorted({each.checkpoint_id for each in view.containers})
+        acted = JobActed(
+            keys=tuple(CheckpointKey(self._cluster, view.namespace, each) for each in ids),
+            pod=view.name,
+            uid=view.uid,
+            job=job.metadata.name,
+            why=_why(seen),
+            replacement=replacement,
+        )
+        try:
+            await (await self._intake.enqueue(acted, actor="controlplane"))
+        except (LogUnavailableError, UndecidableError) as problem:
+            await _log.awarning("what was done about a Job is not recorded", pod=view.name, error=str(problem))
 
     async def _say(self, job: Job, problem: ApiError) -> float:
         """Log what went wrong; return in how many seconds it is worth trying again."""
@@ -316,6 +340,10 @@ class JobReconciler:
             self._refused.pop(uid, None)
         if not pods:
             self._pods.pop(job, None)
+
+
+def _why(seen: Seen) -> str:
+    return "gone" if seen.view.terminating is None else seen.view.terminating.why.value
 
 
 def _is_over(seen: Seen) -> bool:
