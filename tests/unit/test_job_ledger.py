@@ -165,13 +165,16 @@ def test_what_is_given_back_keeps_the_ends_that_were_not_its_own() -> None:
     assert given_back(job({"backoffLimit": 9}, {"failed": 4}, annotations=noted(ledger))) == 9 + 3
 
 
-def test_a_container_that_completed_has_nothing_to_be_captured() -> None:
+@pytest.mark.parametrize("started_again", [False, True])
+def test_a_container_that_completed_has_nothing_to_be_captured_unless_it_was_started_again(started_again: bool) -> None:
     env = [{"name": "CEDANA_CHECKPOINT", "value": "loader"}]
     spec = {"containers": [{"name": "main", "env": env}, {"name": "other", "env": [{**env[0], "value": "trainer"}]}]}
-    statuses = [
-        {"name": "main", "containerID": "x://c1", "state": {"terminated": {"exitCode": 0}}},
+    statuses: list[Object] = [
+        {"name": "main", "containerID": "x://c1", "state": {"terminated": {"exitCode": 0, "containerID": "x://c1"}}},
         {"name": "other", "containerID": "x://c2", "state": {"running": {}}},
     ]
+    if started_again:
+        statuses[0] |= {"containerID": "x://c9", "lastState": statuses[0]["state"], "state": {"running": {}}}
     meta = {"ownerReferences": [OWNER], "finalizers": [TRACKING], **DELETED}
     view = seen(pod("u1", meta=meta, spec=spec, status={"containerStatuses": statuses}))
     asked: list[Ids] = []
@@ -182,7 +185,7 @@ def test_a_container_that_completed_has_nothing_to_be_captured() -> None:
 
     assert view.job is not None
     account(job(), {"u1": Seen(view, view.job)}, captures)
-    assert asked == [("trainer",)]
+    assert asked == [("loader", "trainer")] if started_again else [("trainer",)]
 
 
 def test_the_ends_have_names_for_every_pod_that_was_seen() -> None:

@@ -211,8 +211,10 @@ def _at_once(job: Job) -> int:
 
 
 def _ids(view: PodView, *, but_completed: bool = False) -> Ids:
-    done = {each.container for each in view.ended if each.because is EndedBecause.COMPLETED} if but_completed else set()
-    return tuple(sorted({each.checkpoint_id for each in view.containers if each.name not in done}))
+    """Return the pod's ids; those of containers that have completed, and were not started again since, may be left out."""
+    ended = {(each.container, each.container_id) for each in view.ended if each.because is EndedBecause.COMPLETED}
+    done = ended if but_completed else set()
+    return tuple(sorted({each.checkpoint_id for each in view.containers if (each.name, each.container_id) not in done}))
 
 
 def _of_captures(capture: Capture) -> End:
