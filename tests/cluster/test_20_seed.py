@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.install import NAMESPACE, Installation
-from support.kube import BIN, Cluster, running, until
+from support.kube import BIN, Cluster, Object, running, until
 from support.seed import SAMPLES, SeedJob, advertise_gpus, broken_at
 
 pytestmark = pytest.mark.timeout(420)
@@ -78,6 +78,39 @@ def test_a_preempted_job_goes_on_where_there_is_room(cluster: Cluster, woodfrog:
         until(lambda: running([cluster.get("pod", f"urgent-{job.name}")]), 60, "the urgent pod has its room")
     finally:
         cluster.delete("pod", f"urgent-{job.name}", wait=True)
+
+
+def test_preempted_again_and_again_it_loses_neither_a_retry_nor_time(
+    cluster: Cluster, woodfrog: Installation, job: SeedJob
+) -> None:
+    """The seed's ``backoffLimit`` is 1. Kubernetes 1.26 and later count every deletion and would wait 10, 20, 40 s."""
+    assert job.manifest["spec"]["backoffLimit"] == 1
+    tracked = job.pod["metadata"].get("finalizers")
+    for turn in range(1, 4):
+        _preempt_once(cluster, job, at_least=turn + 1 if tracked else 1)
+    found = cluster.get("job", job.name)
+    assert not [each for each in found["status"].get("conditions", ()) if each["type"] in {"Failed", "FailureTarget"}]
+    assert found["status"].get("failed", 0) == (3 if tracked else 0)
+    assert found["spec"]["backoffLimit"] == (1 + 3 + 1 if tracked else 1)
+
+
+def _preempt_once(cluster: Cluster, job: SeedJob, *, at_least: int) -> None:
+    """Delete the pod once ``backoffLimit`` is ahead of it; the next one is there within moments and resumes the work."""
+    until(lambda: cluster.get("job", job.name)["spec"]["backoffLimit"] >= at_least, 30, "backoffLimit is ahead")
+    left, done = job.pod, job.steps()
+    cluster.kubectl("delete", "pod", job.pod_name, "--wait=false")
+    deleted_at = time.monotonic()
+    until(lambda: _others(job, left), 30, "its replacement is there", every_seconds=0.1)
+    assert time.monotonic() - deleted_at < 5
+    job.goes_on(done, but=left["metadata"]["uid"])
+
+
+def _others(job: SeedJob, left: Object) -> list[Object]:
+    """Pods of the Job that are not on their way out, other than one."""
+    return [
+        pod for pod in job.pods()
+        if pod["metadata"]["uid"] != left["metadata"]["uid"] and not pod["metadata"].get("deletionTimestamp")
+    ]  # fmt: skip
 
 
 def test_a_job_made_again_from_the_same_file_goes_on(cluster: Cluster, woodfrog: Installation, job: SeedJob) -> None:

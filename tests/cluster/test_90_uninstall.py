@@ -20,6 +20,9 @@ def test_uninstalled_it_leaves_the_nodes_as_they_were_and_containers_running(
     woodfrog.uninstall()
     assert job.does(done + 20) >= done + 20, "a protected container did not outlive the uninstallation"
     assert broken_at(job.log()) is None
+    left = cluster.get("job", job.name)
+    assert left["spec"]["backoffLimit"] == job.manifest["spec"]["backoffLimit"], "the user's number was not put back"
+    assert not [name for name in left["metadata"].get("annotations", {}) if name.startswith("woodfrog.io/")]
     job.remove()
     until(lambda: not job.pods(), 120, "and could not be ended after it")
     for node, was in before.items():
