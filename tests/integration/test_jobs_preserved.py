@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from support.job_stage import JobStage, indexed_job, seed_job
-from support.played_cluster import INDEX, Object, condition
+from support.played_cluster import INDEX, NOON, Object, condition
 from support.virtual_time import in_virtual_time
 
 from controlplane.kube.api import ApiError
+from controlplane.kube.jobs.actions import JobActions
+from controlplane.kube.jobs.giving_back import give_back
 from protocol.events import event_type
 
 LEDGER = "woodfrog.io/job-retries"
@@ -525,3 +527,46 @@ async def test_a_job_that_is_over_or_being_deleted_gets_nothing() -> None:
         before = len(stage.cluster.requests)
         await asyncio.sleep(3600)
         assert len(stage.cluster.requests) == before
+
+
+@virtually
+async def test_a_job_whose_time_is_up_ends_and_its_pods_are_not_replaced() -> None:
+    stage = JobStage()
+    async with stage.plane():
+        job = await stage.job(seed_job(activeDeadlineSeconds=60))
+        (pod,) = stage.cluster.pods_of(job)
+        await stage.preempt(pod)
+        pod = await replaced(stage, job, pod)
+        await asyncio.sleep(60)
+        await stage.stop(pod)
+        await asyncio.sleep(5)
+        assert condition(job, "Failed") == "DeadlineExceeded"
+        assert stage.cluster.told(job) == ["Replaced"]
+
+
+@virtually
+async def test_the_users_numbers_are_put_back_with_what_was_not_their_programs_failure() -> None:
+    stage = JobStage()
+    async with stage.plane():
+        over = await stage.job(seed_job() | {"metadata": {"name": "over"}})
+        stage.cluster.exit(stage.cluster.pods_of(over)[0], 0)
+        untouched = await stage.job(seed_job(managedBy="example.com/own") | {"metadata": {"name": "untouched"}})
+        job = await stage.job(seed_job())
+        (pod,) = stage.cluster.pods_of(job)
+        await stage.preempt(pod)
+        pod = await replaced(stage, job, pod)
+        await asyncio.sleep(2)
+    actions = JobActions(stage.cluster, runtime_classes=(), instance="test", clock=lambda: NOON)
+    changing = asyncio.create_task(give_back(stage.cluster, actions))
+    await asyncio.sleep(0.012)  # listed and not yet patched: the first try meets a newer version
+    stage.cluster.changed("Job", job)
+    assert await changing == 1
+    assert (job["spec"]["backoffLimit"], LEDGER in job["metadata"]["annotations"]) == (1 + 1, False)
+    assert over["spec"]["backoffLimit"] == 2
+    assert untouched["spec"]["backoffLimit"] == 1
+    assert [each for each in stage.cluster.requests if each[0] == "PATCH"][-2:] == [
+        ("PATCH", "/apis/batch/v1/namespaces/default/jobs/cuda-vector-add-job")
+    ] * 2
+    stage.cluster.exit(pod, 1)
+    await asyncio.sleep(3600)
+    assert condition(job, "Failed") is None  # one own failure is allowed, as it was

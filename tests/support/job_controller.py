@@ -33,9 +33,10 @@ class JobController:
     def _noticed(self, kind: str, thing: Object, gone: bool) -> None:
         owners = [thing] if kind == "Job" else thing["metadata"].get("ownerReferences", ())
         for each in owners:
-            self._soon(each["uid"] if kind == "Pod" else each["metadata"]["uid"], 0.002)
+            self.soon(each["uid"] if kind == "Pod" else each["metadata"]["uid"], 0.002)
 
-    def _soon(self, uid: str, seconds: float) -> None:
+    def soon(self, uid: str, seconds: float) -> None:
+        """Look at the Job then, or at once with what else has changed."""
         if seconds < 1.0:  # changes that come together are looked at together
             if uid in self._syncing:
                 return
@@ -72,6 +73,8 @@ class _Sync:
         self.uncounted: dict[str, list[str]] = self.status["uncountedTerminatedPods"]
 
     def run(self) -> None:
+        if not self.spec["suspend"] and "startTime" not in self.status:
+            self.status["startTime"] = self.cluster.stamp()
         active = [pod for pod in self.pods if is_active(pod)]
         terminating = [pod for pod in self.pods if _deleted(pod) and not _terminal(pod)]
         new_failed = [pod for pod in self.pods if self.is_new(pod, "failed") and self.has_failed(pod)]
@@ -157,6 +160,11 @@ class _Sync:
         on_failure = self.spec["template"]["spec"].get("restartPolicy") == "OnFailure"
         if failed > limit or (on_failure and restarts >= max(1, limit)):
             return "BackoffLimitExceeded"
+        if (seconds := self.spec.get("activeDeadlineSeconds")) is not None and not self.spec["suspend"]:
+            left = _seconds(self.status["startTime"]) + seconds - self.now
+            if left <= 0:
+                return "DeadlineExceeded"
+            self.controller.soon(self.uid, left)
         if spent and len(spent | done) >= self.spec["completions"]:
             return "FailedIndexes"
         return None
@@ -199,7 +207,7 @@ class _Sync:
         if missing <= 0 or self.spec["suspend"]:
             return active
         if wait > 0:
-            self.controller._soon(self.uid, wait + 0.001)
+            self.controller.soon(self.uid, wait + 0.001)
             return active
         if not self.indexed:
             return active + [self.create(None, None) for _ in range(missing)]
@@ -211,7 +219,7 @@ class _Sync:
             pause = 0.0 if last is None else self.finished_at(last) + _pause(
                 _annotated(last, FAILURES) + _annotated(last, IGNORED) + 1) - self.now  # fmt: skip
             if pause > 0:
-                self.controller._soon(self.uid, pause + 0.001)
+                self.controller.soon(self.uid, pause + 0.001)
             else:
                 made.append(self.create(index, last))
         return made

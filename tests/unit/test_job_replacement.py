@@ -50,6 +50,22 @@ def test_a_work_queue_gets_no_pods_once_one_has_succeeded() -> None:
     assert chosen(job(queue, {"succeeded": 1}), job_pod("u1", "deleted"), job_pod("u2")) == []
 
 
+def test_a_success_that_is_not_in_the_status_yet_counts() -> None:
+    queue = {"parallelism": 2, "completions": None}
+    assert chosen(job(queue), job_pod("u1", "deleted"), job_pod("u2", "succeeded")) == []
+    assert chosen(job({"parallelism": 2, "completions": 1}), job_pod("u1", "deleted"), job_pod("u2", "succeeded")) == []
+    both = {"uncountedTerminatedPods": {"succeeded": ["u2"]}}
+    two = job({"parallelism": 2, "completions": 2}, both)
+    assert chosen(two, job_pod("u1", "deleted"), job_pod("u2", "succeeded")) == ["u1"]
+
+
+def test_a_pod_that_was_deleted_because_the_jobs_time_is_up_is_not_replaced() -> None:
+    """Deleted at 12:00:00, as its deletionTimestamp of 12:00:30 and its grace period of 30 s say."""
+    began = {"startTime": "2026-11-23T11:50:00Z"}
+    assert chosen(job({"activeDeadlineSeconds": 600}, began), job_pod("u1", "deleted")) == []
+    assert chosen(job({"activeDeadlineSeconds": 601}, began), job_pod("u1", "deleted")) == ["u1"]
+
+
 def test_a_pod_that_has_its_replacement_gets_no_second_one() -> None:
     other = job_pod("u2", meta={"annotations": {"woodfrog.io/replaces": "u1"}})
     two = job({"parallelism": 3, "completions": 3})

@@ -199,7 +199,9 @@ def end_of(job: Job, uid: str, seen: Seen | None, ids: Ids, captures: Captures) 
 def wanted(job: Job, pods: Mapping[str, Seen]) -> int:
     """Return how many pods should be active, as the Job controller reckons it (manageJob)."""
     parallelism = 1 if job.spec.parallelism is None else job.spec.parallelism
-    succeeded = (job.status.succeeded or 0) + len(job.uncounted.succeeded or ())
+    uncounted = job.uncounted.succeeded or ()
+    fresh = (uid for uid, each in pods.items() if each.job.phase == "Succeeded" and each.job.tracked and not each.gone)
+    succeeded = (job.status.succeeded or 0) + len(uncounted) + sum(uid not in uncounted for uid in fresh)
     if job.spec.completions is None:
         return sum(each.job.active and not each.gone for each in pods.values()) if succeeded else parallelism
     return max(0, min(parallelism, job.spec.completions - succeeded))

@@ -7,6 +7,7 @@ Of a Job's template only what says whether Woodfrog has anything to do with it i
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -87,6 +88,7 @@ class JobSpec(_Shape, frozen=True):
     pod_failure_policy: PodFailurePolicy | None = None
     pod_replacement_policy: str | None = None
     managed_by: str | None = None
+    active_deadline_seconds: int | None = None
     suspend: bool | None = None
 
 
@@ -100,6 +102,7 @@ class Uncounted(_Shape, frozen=True):
 class JobStatus(_Shape, frozen=True):
     """batch/v1 JobStatus."""
 
+    start_time: datetime | None = None
     failed: int | None = None
     succeeded: int | None = None
     completed_indexes: str | None = None
@@ -145,6 +148,12 @@ class Job(_Shape, frozen=True):
     def managed_elsewhere(self) -> bool:
         """Whether another controller than Kubernetes' own looks after the Job (KEP-4368)."""
         return self.spec.managed_by not in {None, JOB_CONTROLLER}
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the Job controller ends the Job, whatever it has done by then. Times in objects are cut to seconds."""
+        seconds, began = self.spec.active_deadline_seconds, self.status.start_time
+        return None if seconds is None or began is None else began + timedelta(seconds=seconds)
 
     @property
     def indexed(self) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from copy import deepcopy
+from datetime import timedelta
 from typing import Any, Final
 
 from controlplane.kube.jobs.failure_policy import FAIL_INDEX, FAIL_JOB, IGNORE, action_for
@@ -42,6 +43,8 @@ def may_be_replaced(job: Job, seen: Seen, end: End) -> bool:
     elif end not in {End.CAPTURED, End.UNDECIDED}:
         return False
     if pod.phase == "Failed" and action_for(job.spec.pod_failure_policy, pod) == FAIL_JOB:
+        return False
+    if _deleted_at_the_deadline(job, seen):
         return False
     return seen.view.has_run and not pod.grouped and not job.admitted_elsewhere and not index_is_spent(job, pod)
 
@@ -128,6 +131,14 @@ def _add_index(container: dict[str, Any]) -> None:
     if all(each.get("name") != _INDEX_VARIABLE for each in env):
         field = {"fieldRef": {"fieldPath": f"metadata.annotations['{INDEX}']"}}
         env.append({"name": _INDEX_VARIABLE, "valueFrom": field})
+
+
+def _deleted_at_the_deadline(job: Job, seen: Seen) -> bool:
+    """Whether the Job controller deleted the pod because the Job's time is up, which it says in the Job's status only afterwards."""
+    end = seen.view.terminating
+    if end is None or end.deadline is None or job.deadline is None:
+        return False
+    return end.deadline - timedelta(seconds=end.grace_seconds) >= job.deadline
 
 
 def index_is_spent(job: Job, pod: JobPod) -> bool:
