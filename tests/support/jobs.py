@@ -79,7 +79,7 @@ class Log:
 KEPT = Log()
 
 
-def reckoned(about: Job, *pods: Seen, log: Log = KEPT) -> Account:
+def accounted(about: Job, *pods: Seen, log: Log = KEPT) -> Account:
     """The account of a Job that has one."""
     found = account(about, by_uid(*pods), log)
     assert found is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from msgspec.structs import replace
-from support.jobs import DELETED, KEPT, OWNER, Log, Object, by_uid, job, job_object, job_pod, noted, reckoned
+from support.jobs import DELETED, KEPT, OWNER, Log, Object, accounted, by_uid, job, job_object, job_pod, noted
 from support.pods import pod, seen
 
 from controlplane.domain.captures import Capture
@@ -16,16 +16,16 @@ pytestmark = pytest.mark.timeout(10)
 
 def test_the_first_tracked_pod_opens_the_account_and_the_limit_is_one_ahead() -> None:
     assert account(job(), {}, KEPT) is None
-    found = reckoned(job(), job_pod())
+    found = accounted(job(), job_pod())
     assert found.ledger == Ledger(limit=1, set=2, open={"u1": ("trainer",)})
     assert found.changed
 
 
 def test_what_is_written_is_read_back_and_then_nothing_is_to_be_done() -> None:
-    ledger = reckoned(job(), job_pod()).ledger
+    ledger = accounted(job(), job_pod()).ledger
     again = job({"backoffLimit": 2}, annotations=noted(ledger))
     assert read_ledger(again) == ledger
-    assert not reckoned(again, job_pod()).changed
+    assert not accounted(again, job_pod()).changed
 
 
 def test_an_annotation_that_cannot_be_read_counts_as_none() -> None:
@@ -42,11 +42,11 @@ def test_an_annotation_that_cannot_be_read_counts_as_none() -> None:
     ],
 )
 def test_the_lead_is_as_many_pods_as_may_run_at_once(spec: Object, lead: int) -> None:
-    assert reckoned(job(spec), job_pod()).ledger.set == 1 + lead
+    assert accounted(job(spec), job_pod()).ledger.set == 1 + lead
 
 
 def test_a_pod_whose_end_is_not_counted_yet_is_covered_beside_its_replacement() -> None:
-    assert reckoned(job(), job_pod("u1", "deleted"), job_pod("u2")).ledger.set == 1 + 2
+    assert accounted(job(), job_pod("u1", "deleted"), job_pod("u2")).ledger.set == 1 + 2
 
 
 @pytest.mark.parametrize(
@@ -65,41 +65,41 @@ def test_a_pod_whose_end_is_not_counted_yet_is_covered_beside_its_replacement() 
 def test_an_end_is_entered_once_it_is_in_the_jobs_status(ended: Seen, log: Log, own: bool) -> None:
     ledger = Ledger(limit=1, set=2, open={"u1": ("trainer",)})
     about = job({"backoffLimit": 2}, {"failed": 1}, annotations=noted(ledger))
-    found = reckoned(about, ended, log=log)
+    found = accounted(about, ended, log=log)
     assert (found.ledger.own, found.ledger.open) == (("u1",) if own else (), {})
     assert found.ledger.set == 1 + (0 if own else 1) + 1
     again = job({"backoffLimit": found.ledger.set}, {"failed": 1}, annotations=noted(found.ledger))
-    assert reckoned(again, ended, log=log).ledger == found.ledger
+    assert accounted(again, ended, log=log).ledger == found.ledger
 
 
 def test_an_end_whose_dump_is_open_is_held_against_nobody_until_it_is_decided() -> None:
     ledger = Ledger(limit=0, set=1, open={"u1": ("trainer",)})
     about = job({"backoffLimit": 1}, {"failed": 1}, annotations=noted(ledger))
     gone = job_pod("u1", "deleted", tracked=False, gone=True)
-    undecided = reckoned(about, gone, log=Log(u1=Capture.OPEN))
+    undecided = accounted(about, gone, log=Log(u1=Capture.OPEN))
     assert (undecided.ledger.open, undecided.ledger.set) == ({"u1": ("trainer",)}, 2)
-    lost = reckoned(about, gone, log=Log(u1=Capture.LOST))
+    lost = accounted(about, gone, log=Log(u1=Capture.LOST))
     assert (lost.ledger.own, lost.ledger.set, lost.exhausted) == (("u1",), 0, True)
 
 
 def test_own_failures_beyond_the_users_number_take_the_lead_away() -> None:
     ledger = Ledger(limit=1, set=5, own=("u1",), open={"u9": ("trainer",)})
     status = {"failed": 3, "uncountedTerminatedPods": {"failed": ["u9"]}}
-    found = reckoned(job({"backoffLimit": 5}, status, annotations=noted(ledger)), job_pod("u9", "failed"))
+    found = accounted(job({"backoffLimit": 5}, status, annotations=noted(ledger)), job_pod("u9", "failed"))
     assert found.exhausted
     assert found.ledger.set == 1 + 2 < 4  # what the Job controller has counted by now
 
 
 def test_an_own_failure_that_is_not_counted_yet_takes_the_lead_away_in_time() -> None:
     ledger = Ledger(limit=0, set=1, open={"u1": ("trainer",)})
-    found = reckoned(job({"backoffLimit": 1}, annotations=noted(ledger)), job_pod("u1", "failed"))
+    found = accounted(job({"backoffLimit": 1}, annotations=noted(ledger)), job_pod("u1", "failed"))
     assert (found.exhausted, found.ledger.set) == (True, 0)
 
 
 def test_a_failure_of_its_own_that_happened_while_nobody_watched_is_found_by_its_pod() -> None:
     ledger = Ledger(limit=1, set=2)
     about = job({"backoffLimit": 2}, {"failed": 2}, annotations=noted(ledger))
-    found = reckoned(about, job_pod("u7", "failed", tracked=False))
+    found = accounted(about, job_pod("u7", "failed", tracked=False))
     assert found.ledger.own == ("u7",)
     assert found.others == 1  # another came and was deleted: nobody knows why
 
@@ -107,26 +107,26 @@ def test_a_failure_of_its_own_that_happened_while_nobody_watched_is_found_by_its
 def test_what_the_job_controller_takes_away_without_counting_it_is_in_no_account() -> None:
     ledger = Ledger(limit=1, set=2, open={"u1": ("trainer",)})
     about = job({"backoffLimit": 2, "suspend": True}, annotations=noted(ledger))
-    found = reckoned(about, job_pod("u1", "deleted", tracked=False), log=Log(u1=Capture.LOST))
+    found = accounted(about, job_pod("u1", "deleted", tracked=False), log=Log(u1=Capture.LOST))
     assert (found.ledger.own, found.ledger.open) == ((), {})
 
 
 def test_a_pod_that_nobody_here_has_seen_is_judged_by_the_log() -> None:
     ledger = Ledger(limit=1, set=2, open={"u1": ("trainer",)})
     about = job({"backoffLimit": 2}, {"failed": 1}, annotations=noted(ledger))
-    assert reckoned(about, log=Log(u1=Capture.LOST)).ledger.own == ("u1",)
-    assert reckoned(about).ledger.own == ()
+    assert accounted(about, log=Log(u1=Capture.LOST)).ledger.own == ("u1",)
+    assert accounted(about).ledger.own == ()
 
 
 def test_a_new_number_of_the_users_replaces_the_old_one() -> None:
     ledger = Ledger(limit=1, set=4)
-    found = reckoned(job({"backoffLimit": 7}, {"failed": 2}, annotations=noted(ledger)), job_pod())
+    found = accounted(job({"backoffLimit": 7}, {"failed": 2}, annotations=noted(ledger)), job_pod())
     assert (found.ledger.limit, found.ledger.set) == (7, 7 + 2 + 1)
 
 
 @pytest.mark.parametrize(("limit", "changed"), [(1000, True), (1001, False), (2**31 - 1, False)])
 def test_a_number_that_nobody_reaches_is_left_alone(limit: int, changed: bool) -> None:
-    assert reckoned(job({"backoffLimit": limit}), job_pod()).changed == changed
+    assert accounted(job({"backoffLimit": limit}), job_pod()).changed == changed
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_number_that_nobody_reaches_is_left_alone(limit: int, changed: bool) -
           for each in ("Complete", "Failed", "FailureTarget", "SuccessCriteriaMet")),
     ],
 )  # fmt: skip
-def test_nothing_is_reckoned_of_a_job_that_ends_or_is_managed_elsewhere(about: Job) -> None:
+def test_there_is_no_account_of_a_job_that_ends_or_is_managed_elsewhere(about: Job) -> None:
     assert account(about, by_uid(job_pod()), KEPT) is None
 
 
@@ -151,10 +151,10 @@ def test_restarts_in_place_that_reach_the_users_number_put_it_back() -> None:
     about = job(
         {"template": {"spec": spec}, "backoffLimit": 4}, {"failed": 2}, annotations=noted(Ledger(limit=1, set=4))
     )
-    calm = reckoned(about, job_pod())
+    calm = accounted(about, job_pod())
     assert (calm.exhausted, calm.ledger.set) == (False, 4)
     once = job_pod()
-    found = reckoned(about, replace(once, job=replace(once.job, restarts=1)))
+    found = accounted(about, replace(once, job=replace(once.job, restarts=1)))
     assert (found.exhausted, found.ledger.set) == (True, 1)
 
 
@@ -189,5 +189,5 @@ def test_a_container_that_completed_has_nothing_to_be_captured_unless_it_was_sta
 
 
 def test_the_ends_have_names_for_every_pod_that_was_seen() -> None:
-    found = reckoned(job(), job_pod("u1", "failed", tracked=False), job_pod("u2"))
+    found = accounted(job(), job_pod("u1", "failed", tracked=False), job_pod("u2"))
     assert found.ends == {"u1": End.OWN, "u2": End.RUNNING}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.jobs import DELETED, KEPT, Log, Object, by_uid, indexed, job, job_object, job_pod, reckoned
+from support.jobs import DELETED, KEPT, Log, Object, accounted, by_uid, indexed, job, job_object, job_pod
 
 from controlplane.domain.captures import Capture
 from controlplane.kube.jobs.ledger import Seen
@@ -16,7 +16,7 @@ EXITED = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42]}
 
 
 def chosen(about: Job, *pods: Seen, log: Log = KEPT, refused: tuple[str, ...] = ()) -> list[str]:
-    return [each.view.uid for each in to_replace(about, by_uid(*pods), reckoned(about, *pods, log=log), refused)]
+    return [each.view.uid for each in to_replace(about, by_uid(*pods), accounted(about, *pods, log=log), refused)]
 
 
 def test_a_deleted_pod_is_replaced_while_its_dump_is_still_to_come() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
+from support.played_cluster import PlayedCluster
 
+from controlplane.kube.jobs.models import LEDGER
 from woodfrog import release
 from woodfrog.release import _complaint, _node_of, _Pod, _remaining_installations, _remaining_workers, _until_none
 
@@ -102,3 +107,33 @@ def test_a_pod_says_its_node_before_it_is_scheduled_and_why_it_failed() -> None:
     assert _complaint(pod) == "no room"
     pod.spec.node_name = None
     assert _node_of(pod) == ""
+
+
+async def test_the_numbers_of_jobs_are_put_back_once_the_control_plane_is_gone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = PlayedCluster()
+    job = cluster.create_job({"metadata": {"name": "train"}, "spec": {"backoffLimit": 7, "template": {"spec": {}}}})
+    job["metadata"]["annotations"] = {LEDGER: '{"limit":1,"set":7}'}
+    job["status"]["failed"] = 4
+    left = [_Pod("a", DONE, "")] * 3
+
+    class Pods(Nodes):
+        async def pods(self) -> list[_Pod]:
+            return [left.pop()] if left else []
+
+    @asynccontextmanager
+    async def api() -> AsyncIterator[None]:
+        yield
+
+    monkeypatch.setattr(release, "_api", api)
+    monkeypatch.setattr(release, "_Cluster", lambda *_: Pods())
+    monkeypatch.setattr(release, "KubernetesApi", lambda _: cluster)
+    asked = Namespace(namespace="woodfrog-system", selector="x=y", limit_seconds=5.0)
+    assert await release._give_back_jobs(asked) == 0
+    assert (job["spec"]["backoffLimit"], job["metadata"]["annotations"], left) == (5, {}, [])
+    assert capsys.readouterr().out == "backoffLimit of Jobs put back: 1\n"
+    left += [_Pod("a", DONE, "")] * 1000
+    asked.limit_seconds = 0.05
+    assert await release._give_back_jobs(asked) == 1
+    assert "the control plane has not ended" in capsys.readouterr().out

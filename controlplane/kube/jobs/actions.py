@@ -1,4 +1,4 @@
-"""The requests about Jobs: patch one, list its pods, create a pod, tell on the Job and the pod what was done."""
+"""The requests about Jobs: patch one, list its pods, create a pod, create Events on the Job and the pod."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ class JobActions:
             if problem.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
-        found = msgspec.convert(raw, Job)
+        try:
+            found = msgspec.convert(raw, Job)
+        except msgspec.ValidationError as problem:
+            raise ApiError(0, f"{_path_of(job)} is not a Job: {problem}") from problem
         return (raw, found) if found.uid == job.uid else None
 
     async def protected_pods(self, job: Job) -> dict[str, PodView]:
@@ -66,7 +69,10 @@ class JobActions:
             Page,
             labelSelector=",".join(f"{name}={value}" for name, value in sorted(labels.items())),
         )
-        pods = [wire.decode(bytes(item), Pod) for item in page.items or ()]
+        try:
+            pods = [wire.decode(bytes(item), Pod) for item in page.items or ()]
+        except wire.MalformedMessageError as problem:
+            raise ApiError(0, f"a pod of {_path_of(job)} cannot be read: {problem}") from problem
         views = (view(pod, runtime_classes=self._runtime_classes, cordoned=()) for pod in pods)
         return {
             each.uid: each
@@ -103,7 +109,7 @@ class JobActions:
             if problem.reason != "AlreadyExists":
                 raise
 
-    async def tell(
+    async def create_event(
         self, job: Job, reason: str, note: str, *, pod: PodView | None = None, once: str, warning: bool = False
     ) -> None:
         """Create an Event on the Job, and one on the pod if it is about one; ``once`` names what happened.

@@ -37,7 +37,12 @@ async def give_back(api: KubernetesApi, actions: JobActions) -> int:
     while True:
         page = await api.ask("GET", JOBS, Page, **query)
         for item in page.items or ():
-            done += await _give_back(actions, wire.decode(bytes(item), Job))
+            try:
+                job = wire.decode(bytes(item), Job)
+            except wire.MalformedMessageError as problem:
+                await _log.awarning("a Job cannot be read", error=str(problem))
+            else:
+                done += await _give_back(actions, job)
         if not page.metadata.continue_:
             return done
         query["continue"] = page.metadata.continue_

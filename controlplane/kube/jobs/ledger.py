@@ -74,7 +74,7 @@ class End(Enum):
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
-    """A pod of the Job as it was seen last; ``gone`` if the API knows it no more."""
+    """A pod of the Job as it was seen last; ``gone`` if the API no longer has it."""
 
     view: PodView
     job: JobPod
@@ -197,7 +197,7 @@ def end_of(job: Job, uid: str, seen: Seen | None, ids: Ids, captures: Captures) 
 
 
 def wanted(job: Job, pods: Mapping[str, Seen]) -> int:
-    """Return how many pods should be active, as the Job controller reckons it (manageJob)."""
+    """Return how many pods should be active, as the Job controller computes it (manageJob)."""
     parallelism = 1 if job.spec.parallelism is None else job.spec.parallelism
     uncounted = job.uncounted.succeeded or ()
     fresh = (uid for uid, each in pods.items() if each.job.phase == "Succeeded" and each.job.tracked and not each.gone)

@@ -159,7 +159,7 @@ class JobReconciler:
             try:
                 seconds = await self._look_after(job)
             except ApiError as problem:
-                seconds = await self._say(job, problem)
+                seconds = await self._log_problem(job, problem)
             if seconds is not None:
                 self._look_again(uid, seconds)
 
@@ -167,22 +167,22 @@ class JobReconciler:
         """Do what is to be done about a Job; return in how many seconds to look again, if not only when it changes."""
         await self._find_unseen(job)
         pods = dict(self._pods.get(job.uid, {}))
-        reckoned = account(job, pods, self._captures(job))
-        if reckoned is None:
+        state = account(job, pods, self._captures(job))
+        if state is None:
             self._changed_at.pop(job.uid, None)
             self._forget(job.uid, [uid for uid, seen in pods.items() if seen.gone])
             return None
         seconds: list[float] = []
-        if await self._wants_replacement(job, pods, reckoned):
+        if await self._wants_replacement(job, pods, state):
             await self._replace(job, pods)
-        if reckoned.changed and self._jobs.get(job.uid) is job:
+        if state.changed and self._jobs.get(job.uid) is job:
             now = asyncio.get_running_loop().time()
             due = self._changed_at.setdefault(job.uid, now) + self._settle_seconds
-            if now < due and not reckoned.urgent:
+            if now < due and not state.urgent:
                 seconds.append(max(due - now, _SHORTEST_SECONDS))
             else:
-                await self._write(job, pods, reckoned)
-        if End.UNDECIDED in reckoned.ends.values():
+                await self._write(job, pods, state)
+        if End.UNDECIDED in state.ends.values():
             seconds.append(_LOOK_SECONDS)
         self._forget_entered(job.uid)
         return min(seconds, default=None)
@@ -210,11 +210,11 @@ class JobReconciler:
 
         return captures
 
-    async def _wants_replacement(self, job: Job, pods: Mapping[str, Seen], reckoned: Account) -> bool:
+    async def _wants_replacement(self, job: Job, pods: Mapping[str, Seen], state: Account) -> bool:
         """Whether it is worth a fresh look at the Job. Pods that will never be replaced are remembered as such."""
         wanted = False
         for uid, seen in pods.items():
-            end = reckoned.ends[uid]
+            end = state.ends[uid]
             if end is End.RUNNING or uid in self._done or (job.replaces_only_terminal and not _is_over(seen)):
                 continue
             if may_be_replaced(job, seen, end):
@@ -226,7 +226,7 @@ class JobReconciler:
                     f"pod {seen.view.name} was the last try of index {seen.job.index}, which Kubernetes fails at the pod's "
                     "deletion: backoffLimitPerIndex cannot be raised. Ignore DisruptionTarget in a podFailurePolicy."
                 )
-                await self._actions.tell(job, "IndexNotPreserved", note, pod=seen.view, once=uid, warning=True)
+                await self._actions.create_event(job, "IndexNotPreserved", note, pod=seen.view, once=uid, warning=True)
         return wanted
 
     async def _replace(self, seen_job: Job, seen_pods: Mapping[str, Seen]) -> None:
@@ -238,20 +238,20 @@ class JobReconciler:
         there = await self._actions.protected_pods(job)
         pods = {uid: Seen(view, view.job) for uid, view in there.items() if view.job is not None}
         pods |= {uid: msgspec.structs.replace(seen, gone=True) for uid, seen in seen_pods.items() if uid not in pods}
-        reckoned = account(job, pods, self._captures(job))
-        if reckoned is None:
+        state = account(job, pods, self._captures(job))
+        if state is None:
             return
         tried = {uid for uid, over in self._refused.items() if uid in pods and over >= _is_over(pods[uid])}
-        missing = to_replace(job, pods, reckoned, self._done | tried)
+        missing = to_replace(job, pods, state, self._done | tried)
         for seen in missing:
-            await self._create(job, raw, seen, reckoned)
+            await self._create(job, raw, seen, state)
         for uid, seen in pods.items():
             tried_again = self._refused.get(uid, True)
             waits = job.replaces_only_terminal and not _is_over(seen)
-            if reckoned.ends[uid] is not End.RUNNING and tried_again and not waits:
+            if state.ends[uid] is not End.RUNNING and tried_again and not waits:
                 self._done.add(uid)
 
-    async def _create(self, job: Job, raw: dict[str, object], seen: Seen, reckoned: Account) -> None:
+    async def _create(self, job: Job, raw: dict[str, object], seen: Seen, state: Account) -> None:
         pod = replacement(raw, seen)
         name = pod["metadata"]["name"]
         why = _why(seen)
@@ -266,18 +266,18 @@ class JobReconciler:
             over = _is_over(seen)
             self._refused[seen.view.uid] = over
             note = f"pod {name} in place of {seen.view.name} ({why}) was refused: {problem}; the Job controller makes it later"
-            await self._actions.tell(
+            await self._actions.create_event(
                 job, "ReplacementRefused", note, pod=seen.view, once=f"{seen.view.uid}/{over}", warning=True
             )
             return
         self._refused.pop(seen.view.uid, None)
-        note = f"created pod {name} in place of {seen.view.name} ({why}); backoffLimit {reckoned.ledger.limit} is kept for the program's own failures"
+        note = f"created pod {name} in place of {seen.view.name} ({why}); backoffLimit {state.ledger.limit} is kept for the program's own failures"
         await self._record(job, seen, replacement=name)
-        await self._actions.tell(job, "Replaced", note, pod=seen.view, once=seen.view.uid)
+        await self._actions.create_event(job, "Replaced", note, pod=seen.view, once=seen.view.uid)
 
-    async def _write(self, job: Job, pods: Mapping[str, Seen], reckoned: Account) -> None:
+    async def _write(self, job: Job, pods: Mapping[str, Seen], state: Account) -> None:
         try:
-            patched = await self._actions.patch(job, reckoned.ledger.set, reckoned.ledger)
+            patched = await self._actions.patch(job, state.ledger.set, state.ledger)
         except ApiError as problem:
             if problem.status in {HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND}:
                 return  # the watch brings what it is now
@@ -286,17 +286,17 @@ class JobReconciler:
         if self._jobs.get(job.uid) is job:
             self._jobs[job.uid] = _trimmed(patched)
         before = read_ledger(job)
-        entered = (pods.keys() if before is None else before.open.keys()) - reckoned.ledger.open.keys()
+        entered = (pods.keys() if before is None else before.open.keys()) - state.ledger.open.keys()
         self._gone -= entered
         for uid in entered:
             seen = pods.get(uid)
-            if reckoned.ends.get(uid) is End.OWN and seen is not None and not seen.failed_by_itself:
+            if state.ends.get(uid) is End.OWN and seen is not None and not seen.failed_by_itself:
                 note = f"pod {seen.view.name} was ended ({_why(seen)}) and nothing of it was captured: it counts against backoffLimit"
                 await self._record(job, seen)
-                await self._actions.tell(job, "NotCaptured", note, pod=seen.view, once=uid, warning=True)
-        if reckoned.exhausted:
-            note = f"the program's own failures exceed backoffLimit {reckoned.ledger.limit}; {reckoned.others} other ends were not counted"
-            await self._actions.tell(job, "RetriesUsedUp", note, once=str(reckoned.ledger.limit), warning=True)
+                await self._actions.create_event(job, "NotCaptured", note, pod=seen.view, once=uid, warning=True)
+        if state.exhausted:
+            note = f"the program's own failures exceed backoffLimit {state.ledger.limit}; {state.others} other ends were not counted"
+            await self._actions.create_event(job, "RetriesUsedUp", note, once=str(state.ledger.limit), warning=True)
 
     async def _record(self, job: Job, seen: Seen, replacement: str | None = None) -> None:
         """Have it recorded what was done. A log that is away does not hold it up: the annotation and the Event say it as well."""
@@ -315,7 +315,7 @@ class JobReconciler:
         except (LogUnavailableError, UndecidableError) as problem:
             await _log.awarning("what was done about a Job is not recorded", pod=view.name, error=str(problem))
 
-    async def _say(self, job: Job, problem: ApiError) -> float:
+    async def _log_problem(self, job: Job, problem: ApiError) -> float:
         """Log what went wrong; return in how many seconds it is worth trying again."""
         refused = (
             0 < problem.status < HTTPStatus.INTERNAL_SERVER_ERROR and problem.status != HTTPStatus.TOO_MANY_REQUESTS

@@ -49,12 +49,12 @@ def may_be_replaced(job: Job, seen: Seen, end: End) -> bool:
     return seen.view.has_run and not pod.grouped and not job.admitted_elsewhere and not index_is_spent(job, pod)
 
 
-def to_replace(job: Job, pods: Mapping[str, Seen], reckoned: Account, refused: Collection[str]) -> list[Seen]:
+def to_replace(job: Job, pods: Mapping[str, Seen], state: Account, refused: Collection[str]) -> list[Seen]:
     """Return the pods in whose place one is to be created now, at most as many as are missing.
 
     ``pods`` are all protected ones of the Job, those that are gone included; ``refused`` names those that were tried in vain.
     """
-    if job.ending or job.managed_elsewhere or job.spec.suspend or reckoned.exhausted:
+    if job.ending or job.managed_elsewhere or job.spec.suspend or state.exhausted:
         return []
     there = {uid: each for uid, each in pods.items() if not each.gone}
     active = [each for each in there.values() if each.job.active]
@@ -68,7 +68,7 @@ def to_replace(job: Job, pods: Mapping[str, Seen], reckoned: Account, refused: C
     for uid, seen in pods.items():
         if len(found) >= missing:
             break
-        end = reckoned.ends.get(uid, End.OWN)
+        end = state.ends.get(uid, End.OWN)
         waits = job.replaces_only_terminal and not seen.job.terminal and not seen.gone
         if uid in replaced or uid in refused or waits or not may_be_replaced(job, seen, end):
             continue
