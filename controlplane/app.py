@@ -31,9 +31,9 @@ from controlplane.bus.vouching import Vouching
 from controlplane.domain.inputs import Policy
 from controlplane.kube.api import KubernetesApi, kubernetes
 from controlplane.kube.authcallout import AuthCallout
-from controlplane.kube.caches import nothing_follows
+from controlplane.kube.caches import ignore_change
 from controlplane.kube.jobs.actions import JobActions
-from controlplane.kube.jobs.giving_back import JOBS, give_back_in_the_end
+from controlplane.kube.jobs.giving_back import JOBS, give_back_until_done
 from controlplane.kube.jobs.reconciler import JobReconciler
 from controlplane.kube.lease import KubernetesLease
 from controlplane.kube.listwatch import ListWatch
@@ -151,7 +151,7 @@ class ControlPlane:
             runtime_classes=settings.runtime_classes,
             ending=ENDING if settings.ending_taints is None else settings.ending_taints,
             clock=self._clock,
-            pod_changed=jobs.pod_changed if settings.preserve_jobs else nothing_follows,
+            pod_changed=jobs.pod_changed if settings.preserve_jobs else ignore_change,
         )
         teller = Teller(api, log, loop.committed, loop.key, instance=instance, clock=self._clock)
         async with asyncio.TaskGroup() as group:
@@ -162,7 +162,7 @@ class ControlPlane:
                 group.create_task(ListWatch(api, JOBS, jobs).run())
                 group.create_task(jobs.run())
             else:
-                group.create_task(give_back_in_the_end(api, actions))
+                group.create_task(give_back_until_done(api, actions))
 
     async def _serve(
         self,

@@ -23,7 +23,7 @@ Announce = Callable[[NodeView], Awaitable[None]]
 """Hands on whether a node is about to end."""
 
 
-def nothing_follows(_before: PodView | None, _now: PodView | None) -> None:
+def ignore_change(_before: PodView | None, _now: PodView | None) -> None:
     """Do nothing about a pod that has changed."""
 
 
@@ -78,7 +78,7 @@ class PodCache:
         tell: TellOfPod,
         *,
         runtime_classes: Collection[str],
-        changed: PodChanged = nothing_follows,
+        changed: PodChanged = ignore_change,
     ) -> None:
         """``cordoned`` is live: the nodes that take no new pods. ``changed`` is called with every pod before and after a change."""
         self._cordoned = cordoned

@@ -23,7 +23,7 @@ from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS, ensure_stre
 from controlplane.domain.inputs import NodeSeen
 from controlplane.kube import pods
 from controlplane.kube.api import ApiError, KubernetesApi
-from controlplane.kube.caches import NodeCache, PodCache, PodChanged, nothing_follows
+from controlplane.kube.caches import NodeCache, PodCache, PodChanged, ignore_change
 from controlplane.kube.causes import cause_of
 from controlplane.kube.listwatch import ListWatch
 from controlplane.kube.nodes import NodeView
@@ -58,7 +58,7 @@ class Watcher:
         runtime_classes: Collection[str],
         ending: Collection[str],
         clock: Callable[[], datetime],
-        pod_changed: PodChanged = nothing_follows,
+        pod_changed: PodChanged = ignore_change,
     ) -> None:
         """``pod_changed`` is called with every protected pod before and after a change."""
         self._api = api

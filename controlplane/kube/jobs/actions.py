@@ -98,7 +98,7 @@ class JobActions:
         return patched
 
     async def create_pod(self, namespace: str, pod: dict[str, Any]) -> None:
-        """Create a pod; it is no failure if it is there already.
+        """Create a pod. One that exists already is not an error.
 
         Raises:
             ApiError: it was refused, or nobody answered.

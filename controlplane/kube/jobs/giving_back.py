@@ -48,8 +48,8 @@ async def give_back(api: KubernetesApi, actions: JobActions) -> int:
         query["continue"] = page.metadata.continue_
 
 
-async def give_back_in_the_end(api: KubernetesApi, actions: JobActions) -> None:
-    """Do so however often the API server refuses or is away."""
+async def give_back_until_done(api: KubernetesApi, actions: JobActions) -> None:
+    """Put them back, and try again for as long as the API server refuses or is away."""
     pause_seconds = _FIRST_PAUSE_SECONDS
     while True:
         try:

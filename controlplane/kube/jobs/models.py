@@ -250,5 +250,5 @@ def job_pod(pod: Pod) -> JobPod | None:
 
 
 def _count(text: str) -> int:
-    """Read a counter as the Job controller does: what is no number is 0."""
+    """Read a counter as the Job controller does: anything but a number counts as 0."""
     return int(text) if text.isdecimal() else 0
