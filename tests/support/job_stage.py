@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import wraps
 from typing import Any
 
 import yaml
@@ -37,9 +38,12 @@ from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName
 from support.job_controller import JobController
 from support.played_cluster import NOON, Object, PlayedCluster
 from support.seed import MANIFEST
+from support.virtual_time import in_virtual_time
 from support.world import stored_event
 
 CLASSES = ("cedana",)
+LEDGER = "woodfrog.io/job-retries"
+REPLACES = "woodfrog.io/replaces"
 BROKEN = Failure("criu-error", "CRIU could not dump the processes", "Look at its log.")
 
 
@@ -235,3 +239,30 @@ class JobStage:
 
 def _json(thing: Object) -> bytes:
     return json.dumps(thing).encode()
+
+
+def virtually(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test in virtual time."""
+
+    @wraps(test)
+    def run(**parameters: Any) -> None:
+        in_virtual_time(test(**parameters))
+
+    return run
+
+
+def ledger(job: Object) -> Object:
+    """What stands in the Job's annotation, and how many failures are not the program's own."""
+    found: Object = json.loads(job["metadata"]["annotations"][LEDGER])
+    return {**found, "captured": job["status"]["failed"] - len(found.get("own", ()))}
+
+
+async def replaced(stage: JobStage, job: Object, pod: Object, seconds: float = 1.0) -> Object:
+    """The pod that took the place of ``pod``; it was there within ``seconds`` and runs now."""
+    await asyncio.sleep(seconds)
+    uid = pod["metadata"]["uid"]
+    found = [each for each in stage.cluster.pods_of(job) if each["metadata"]["annotations"].get(REPLACES) == uid]
+    assert len(found) == 1, stage.cluster.pods_of(job)
+    stage.run(found[0])
+    await asyncio.sleep(1)
+    return found[0]
