@@ -13,11 +13,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from nats.aio.client import Client
 from support.servers import ControlPlaneProcess
 from support.worker import FACTS, Worker, ask, eventually, query
 
+from controlplane.kube.api import ApiError, kubernetes
+from controlplane.kube.jobs.actions import JobActions
+from controlplane.kube.jobs.giving_back import give_back
+from controlplane.kube.jobs.ledger import Ledger, Seen, read_ledger
+from controlplane.kube.jobs.models import Job, JobPod
+from controlplane.kube.jobs.replacement import replacement
+from controlplane.kube.pods import PodView
+from controlplane.log.records import utc_now
 from protocol import subjects
 from protocol.facts import ContainerFacts
 from protocol.ids import CheckpointKey, ContainerId
@@ -120,3 +129,59 @@ async def test_a_standby_takes_the_lead_by_the_lease_when_the_leader_falls_silen
     assert lease["spec"]["leaseTransitions"] == 2
     leader.signal(signal.SIGCONT)
     assert await asyncio.to_thread(leader.wait) != 0
+
+
+async def test_what_is_asked_about_a_job_is_what_a_real_api_server_takes(namespace: str) -> None:
+    """The patch on condition of a version, the pod from the Job's own template, and the Events."""
+    env = [{"name": "CEDANA_CHECKPOINT", "value": "x"}]
+    template = {
+        "metadata": {"labels": {"own": "label"}},
+        "spec": {
+            "runtimeClassName": namespace,
+            "restartPolicy": "Never",
+            "nodeSelector": {"nowhere": "at-all"},
+            "containers": [{"name": "main", "image": "registry.local/busybox:1", "env": env}],
+        },
+    }
+    made = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "train", "namespace": namespace},
+        "spec": {"backoffLimit": 1, "parallelism": 1, "template": template},
+    }
+    kubectl("apply", "-f", "-", stdin=json.dumps(made))
+    async with kubernetes() as api:
+        actions = JobActions(api, runtime_classes=(namespace,), instance="test", clock=utc_now)
+        raw: dict[str, Any] = await api.ask("GET", f"/apis/batch/v1/namespaces/{namespace}/jobs/train", dict)
+        job = msgspec.convert(raw, Job)
+        patched = await actions.patch(job, 4, Ledger(limit=1, set=4))
+        assert (patched.backoff_limit, read_ledger(patched)) == (4, Ledger(limit=1, set=4))
+        with pytest.raises(ApiError) as refused:
+            await actions.patch(job, 5, None)
+        assert refused.value.status == 409
+        found = await actions.fetch(job)
+        assert found is not None
+        pod = JobPod(
+            phase="Failed", deleted=True, tracked=True, index=None, index_failures=0, index_ignored=0, replaces="",
+            conditions=(), exit_codes=(), restarts=0, grouped=False,
+        )  # fmt: skip
+        view = PodView(namespace, "train-old", "u1", "1", None, None, (), {}, None, (), pod)
+        wanted = replacement(found[0], Seen(view, pod))
+        for _ in range(2):  # the second time it is there
+            await actions.create_pod(namespace, wanted)
+        there = await actions.protected_pods(found[1])
+        ours = [each for each in there.values() if each.name == wanted["metadata"]["name"]]
+        assert [each.job.replaces for each in ours if each.job is not None] == ["u1"]
+        for _ in range(2):
+            await actions.create_event(found[1], "Replaced", "a note", pod=ours[0], once="u1")
+        events = json.loads(kubectl("-n", namespace, "get", "events", "-o", "json"))["items"]
+        kinds = [each["involvedObject"]["kind"] for each in events if each["reason"] == "Replaced"]
+        assert sorted(kinds) == ["Job", "Pod"]
+        assert await give_back(api, actions) == 1
+        after = await actions.fetch(job)
+        assert after is not None
+        assert (after[1].backoff_limit, read_ledger(after[1])) == (1, None)
+        pods = json.loads(kubectl("-n", namespace, "get", "pods", "-o", "json"))["items"]
+        for each in pods:  # where nobody but the Job controller would take it off
+            name = each["metadata"]["name"]
+            kubectl("-n", namespace, "patch", "pod", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
