@@ -213,7 +213,8 @@ class State:
     def outside(self) -> list[int]:
         """The container's first process and those that descend from it, as far as they are not in its cgroup.
 
-        Needs /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN), as CRIU does.
+        Needs /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN), as CRIU does. A process that has ended and was not waited for
+        is in no list of a cgroup's processes.
         """
         found, unseen = [], [self.pid]
         while unseen:
@@ -224,7 +225,7 @@ class State:
                     with suppress(OSError), open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
                         unseen += [int(word) for word in file.read().split()]
         within = set(self.pids())
-        return [pid for pid in found if pid not in within]
+        return [pid for pid in found if pid not in within and _status(pid).get("State", "Z")[0] not in "ZX"]
 
     def resume(self, leave: frozenset[int], wait_seconds: float) -> list[int]:
         """Continue every process but those that job control had stopped, and return those that are stopped all the same.
