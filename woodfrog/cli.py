@@ -20,7 +20,7 @@ from process import logs
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
-from woodfrog import ask, demo, dev, kept, migrate, past, run, story
+from woodfrog import ask, demo, dev, engines, kept, migrate, past, run, story
 from woodfrog import snapshots as snapshots_
 from woodfrog.bundle import (
     BadInputError,
@@ -347,6 +347,7 @@ kept.register(app)
 snapshots_.register(app)
 past.register(app)
 migrate.register(app)
+engines.register(app)
 
 
 def main() -> None:

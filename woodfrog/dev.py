@@ -105,6 +105,41 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
+def lay_runtime(state: StateDirectory) -> tuple[Path, Path]:
+    """Write the OCI runtime of a state directory; return the runc and the CRIU that it uses.
+
+    Raises:
+        FailureError: ``runc-missing``, or why no CRIU can be used.
+    """
+    runc = shutil.which("runc")
+    if runc is None:
+        raise FailureError(Failure("runc-missing", "there is no runc on PATH", "Install Debian's package runc."))
+    criu = find_criu().resolve()
+    write_runtime(
+        state.runtime,
+        run_dir=state.run,
+        runc=Path(runc),
+        criu=criu,
+        python=Path(sys.executable),
+        worker_wait_seconds=float(os.environ.get("WOODFROG_WORKER_WAIT_SECONDS", "30")),
+    )
+    return Path(runc), criu
+
+
+def refuse_others_than_root() -> None:
+    """Refuse to go on as another user than root.
+
+    Raises:
+        FailureError: ``not-root``.
+    """
+    if os.geteuid() != 0:
+        raise FailureError(
+            Failure(
+                "not-root", "dumping and restoring containers takes root", "Run this as root, for instance by sudo."
+            )
+        )
+
+
 class Stack:
     """The parts of one state directory."""
 
@@ -128,18 +163,7 @@ class Stack:
         self._nats_command = command
 
     def _environment(self) -> dict[str, str]:
-        runc = shutil.which("runc")
-        if runc is None:
-            raise FailureError(Failure("runc-missing", "there is no runc on PATH", "Install Debian's package runc."))
-        criu = find_criu().resolve()
-        write_runtime(
-            self._state.runtime,
-            run_dir=self._state.run,
-            runc=Path(runc),
-            criu=criu,
-            python=Path(sys.executable),
-            worker_wait_seconds=float(os.environ.get("WOODFROG_WORKER_WAIT_SECONDS", "30")),
-        )
+        runc, criu = lay_runtime(self._state)
         return {
             **os.environ,
             "WOODFROG_CLUSTER": CLUSTER,
@@ -150,7 +174,7 @@ class Stack:
             "WOODFROG_STATE_DIR": str(self._state.worker),
             "WOODFROG_RUN_DIR": str(self._state.run),
             "WOODFROG_STORE_URL": f"file://{self._store}",
-            "WOODFROG_RUNC": runc,
+            "WOODFROG_RUNC": str(runc),
             "WOODFROG_CRIU": str(criu),
         }
 
@@ -217,12 +241,7 @@ def serve(state: StateDirectory, store: Path | None, on_ready: Callable[[Descrip
         FailureError: ``not-root``; ``already-running`` when another ``woodfrog dev`` has the directory; or what keeps it
             from starting.
     """
-    if os.geteuid() != 0:
-        raise FailureError(
-            Failure(
-                "not-root", "dumping and restoring containers takes root", "Run this as root, for instance by sudo."
-            )
-        )
+    refuse_others_than_root()
     state.make()
     with state.lock.open("w") as lock:
         try:
