@@ -3,7 +3,9 @@
 A snapshot is hostile input and may not say where anything goes; the bundle's config.json was written by the container
 engine for exactly this start. Sources: the OCI runtime specification (config.md) and the annotations of containerd's CRI
 plugin (pkg/cri/annotations) and of CRI-O (pkg/annotations). Which mounts are emptyDirs is known by where the kubelet keeps
-them (pkg/volume/emptydir, and GetPodVolumeSubpathsDir in pkg/kubelet/kubelet_getters.go), under whatever root it has.
+them (pkg/volume/emptydir, and GetPodVolumeSubpathsDir in pkg/kubelet/kubelet_getters.go), under whatever root it has. Which are
+anonymous volumes is known by their names, 64 hex digits: of Docker (volume/service, stringid.GenerateRandomID), of Podman
+(libpod, stringid.GenerateRandomID), and of containerd for the VOLUMEs of an image (pkg/cri/server, volumeMounts).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from nodeworker.domain.cgroup_path import v2_path
 from nodeworker.domain.gpu import GpuWish, wish
 from nodeworker.domain.turns import GRACE_PERIOD
 from nodeworker.domain.wishes import InvalidWishError, Wishes
-from nodeworker.runtime import container
+from nodeworker.runtime import container, engines
 from protocol.facts import ContainerFacts
 from protocol.failures import Failure, FailureError
 from protocol.manifest import CONFIG_DATA
@@ -37,14 +39,16 @@ _EMPTY_DIR = re.compile(
     r"(?P<pod>/(?:.+/)?pods/(?P<uid>[^/]+))/"
     r"(?:volumes/kubernetes\.io~empty-dir/(?P<whole>[^/]+)|volume-subpaths/(?P<part>[^/]+)/[^/]+/\d+)"
 )
+_ANONYMOUS = re.compile(r"/.+/volumes/[0-9a-f]{64}/_data|/.+/containers/[^/]+/volumes/[0-9a-f]{64}")
 
 
 class Volume(msgspec.Struct, frozen=True):
-    """An emptyDir of the pod, or the part of one that is mounted by ``subPath``, as one container sees it."""
+    """An emptyDir of the pod, the part of one that is mounted by ``subPath``, or an anonymous volume, as one container sees it."""
 
     key: str
-    """What it is called in snapshots: the volume's name, or where a part of one is mounted."""
+    """What it is called in snapshots: the volume's name, or where it is mounted if it has none or is a part of one."""
     name: str
+    """By which its owner calls it: of an anonymous volume where it is mounted."""
     source: Path
     """The directory outside."""
 
@@ -62,7 +66,7 @@ class Bundle(msgspec.Struct, frozen=True):
     uts_namespace: Path | None = None
     """The UTS namespace that it joins, as the containers of a pod do; its names are in force."""
     volumes: tuple[Volume, ...] = ()
-    """The emptyDirs among the mounts, each once."""
+    """The emptyDirs and anonymous volumes among the mounts, each once."""
     binds: dict[str, Path] = {}
     """Every bind mount: where it is, and what is mounted there."""
     wishes: Wishes = Wishes()
@@ -125,15 +129,19 @@ def read(folder: str) -> Bundle:
         config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
         annotations: dict[str, str] = config.get("annotations") or {}
         mounts: list[dict[str, Any]] = config.get("mounts") or []
-        wished = wishes.read(annotations)
+        namespace = _first(annotations, _NAMESPACE)
+        environment = container.environment(config) if namespace is None else {}
+        wished = wishes.read({**wishes.from_environment(environment), **annotations})
+        image, digest = _image(config, annotations, folder)
         pod_uid = _first(annotations, _POD_UID)
         namespaces = (config.get("linux") or {}).get("namespaces") or []
         uts = next((one for one in namespaces if one.get("type") == "uts"), None)
         return Bundle(
             rootfs=path / config["root"]["path"],
-            namespace=_first(annotations, _NAMESPACE),
+            namespace=namespace,
             facts=ContainerFacts(
-                image=_first(annotations, _IMAGE),
+                image=image,
+                image_digest=digest,
                 mounts=tuple(sorted(mount["destination"] for mount in mounts)),
                 interval_seconds=wished.interval_seconds,
                 pod=_first(annotations, _POD),
@@ -187,6 +195,12 @@ def _first(annotations: dict[str, str], names: tuple[str, ...]) -> str | None:
     return next((annotations[name] for name in names if annotations.get(name)), None)
 
 
+def _image(config: dict[str, Any], annotations: dict[str, str], folder: str) -> tuple[str | None, str | None]:
+    """Return the image's name, and its id where the engine has written it down."""
+    name, digest = engines.image(config, folder)
+    return _first(annotations, _IMAGE) or name or None, digest or None
+
+
 def _grace_seconds(annotations: dict[str, str]) -> float | None:
     text = annotations.get(GRACE_PERIOD, "")
     return float(text) if text.isascii() and text.isdigit() else None
@@ -220,10 +234,11 @@ def volume_name(source: str, pod_uid: str | None) -> str | None:
 def _volumes(mounts: list[dict[str, Any]], pod_uid: str | None) -> Iterator[Volume]:
     seen = set()
     for mount in mounts:
-        source = str(mount.get("source", ""))
-        name = volume_name(source, pod_uid) if _is_bind(mount) else None
+        source, place = str(mount.get("source", "")), mount["destination"].rstrip("/")
+        anonymous = _is_bind(mount) and _ANONYMOUS.fullmatch(source) is not None
+        name = place if anonymous else volume_name(source, pod_uid) if _is_bind(mount) else None
         if name is not None:
-            key = mount["destination"].rstrip("/") if "/volume-subpaths/" in source else name
+            key = place if "/volume-subpaths/" in source else name
             if key not in seen:
                 seen.add(key)
                 yield Volume(key, name, Path(source))

@@ -1,6 +1,6 @@
 """A snapshot's files, put into a container that is being created, and taken out again if it cannot be restored.
 
-The writable layer goes into the overlay, which is made pristine to undo it. ``/dev/shm`` and emptyDirs belong to the pod:
+The writable layer goes into the overlay, which is made pristine to undo it. ``/dev/shm`` and volumes belong to the pod:
 init containers, earlier lives of this container and other containers have written there, so what was there is kept aside until
 the container runs. What goes where is said by the live bundle alone; a tree for which it has no place is left out.
 """
@@ -99,7 +99,7 @@ def _left_out(manifest: Manifest, live: Bundle) -> Iterator[str]:
     for tree in manifest.trees:
         wanted = tree.name is TreeName.VOLUME and live.wishes.takes_volume(tree.volume)
         if wanted and tree.entries and tree.volume not in live.travelling:
-            yield f"the pod has no emptyDir {tree.volume} for what the snapshot holds of it"
+            yield f"the new container has no emptyDir or anonymous volume {tree.volume} for what the snapshot holds of it"
 
 
 def _put_layer(tree: Tree, live: Bundle, notes: Path, reader: Reader) -> None:

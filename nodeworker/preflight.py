@@ -109,9 +109,9 @@ def _refuse_too_large(volumes: dict[str, Path], limit_bytes: int) -> int:
     total = sum(sizes.values())
     if total > limit_bytes:
         largest = max(sizes, key=sizes.__getitem__)
-        cause = f"the pod's emptyDirs hold {total >> 20} MiB, {sizes[largest] >> 20} MiB of them in {largest}; the limit is "
+        cause = f"the container's emptyDirs and anonymous volumes hold {total >> 20} MiB, {sizes[largest] >> 20} MiB of them in {largest}; the limit is "
         advice = (
-            f"Raise the pod's annotation {wishes.VOLUMES_LIMIT}, or name in {wishes.VOLUMES} the volumes that shall travel: "
+            f"Raise the annotation {wishes.VOLUMES_LIMIT}, or name in {wishes.VOLUMES} the volumes that shall travel: "
             "a cache need not."
         )
         raise refusal("volumes-too-large", f"{cause}{limit_bytes >> 20} MiB", advice)

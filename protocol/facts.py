@@ -17,6 +17,8 @@ GPU_MOVE_DRIVER: Final = 580
 MIG_PREFIX: Final = "MIG-"
 """How the UUID of a slice of a GPU begins, where a GPU's own begins with ``GPU-``."""
 
+_DIGEST_SHOWN: Final = len("sha256:") + 12
+
 
 class GpuFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     """One GPU of a node, as NVML tells of it. ``None`` means unknown."""
@@ -61,6 +63,7 @@ class ContainerFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     image: str | None = None
     """The image's name as the engine gives it, or the root filesystem's path where there is no image."""
     image_digest: str | None = None
+    """The image's id, ``sha256:`` and the digest of its configuration, where the engine tells it."""
     mounts: tuple[str, ...] = ()
     """Destinations of the mounts in the bundle's config.json, sorted."""
     interval_seconds: float | None = None
@@ -92,7 +95,7 @@ def misfit(taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, con
             return f"this node's CPU lacks {', '.join(lacking[:8])}{' …' if len(lacking) > 8 else ''}"
     if taken_from.image_digest and container.image_digest:
         if taken_from.image_digest != container.image_digest:
-            return f"the image changed from {taken_from.image_digest} to {container.image_digest}"
+            return f"the image changed from {_image(taken_from)} to {_image(container)}"
     elif taken_from.image and container.image and taken_from.image != container.image:
         return f"the image changed from {taken_from.image} to {container.image}"
     missing = sorted(set(taken_from.mounts) - set(container.mounts)) if container.mounts else []
@@ -101,6 +104,11 @@ def misfit(taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, con
         what = "driver library" if driver_files else "mount"
         return f"the new container has no {what} at {', '.join(driver_files or missing)}"
     return gpu_misfit(taken_on, taken_from, node, container) if taken_from.gpus else None
+
+
+def _image(container: ContainerFacts) -> str:
+    digest = (container.image_digest or "")[:_DIGEST_SHOWN]
+    return f"{container.image} ({digest})" if container.image else digest
 
 
 def pair_gpus(sources: Sequence[str], targets: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""What a pod's owner wishes, by the pod's annotations: what travels, how much, how often, and what a stop signal means.
+"""What a container's owner wishes, by its pod's annotations: what travels, how much, how often, and what a stop signal means.
 
 The node worker sees them in the live bundle's config.json. A word that cannot be meant is refused at ``create``, where
 ``kubectl describe pod`` shows it: at the dump, weeks later, nobody would be looking.
@@ -46,6 +46,19 @@ class Wishes(msgspec.Struct, frozen=True):
     def takes_volume(self, name: str) -> bool:
         """Say whether the emptyDir of this name travels."""
         return self.volumes is None or name in self.volumes
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the annotations that a container's environment spells: ``WOODFROG_ON_STOP`` for ``woodfrog.io/on-stop``.
+
+    For engines that hand on no annotations, as Docker before 25.0.
+    """
+    return {name: environment[variable] for name in ANNOTATIONS if (variable := variable_of(name)) in environment}
+
+
+def variable_of(annotation: str) -> str:
+    """Return the variable that stands for an annotation."""
+    return f"WOODFROG_{annotation.partition('/')[2].replace('-', '_').upper()}"
 
 
 def read(annotations: Mapping[str, str]) -> Wishes:

@@ -14,8 +14,6 @@ import time
 from nodeworker.runtime import children
 from nodeworker.runtime.lean import json, signal, suppress
 
-STOP_SIGNAL_ANNOTATION = "org.opencontainers.image.stopSignal"
-CRI_TYPE_ANNOTATION = "io.kubernetes.cri.container-type"
 CRIU_CONFIG_ANNOTATION = "org.criu.config"
 _CLONE_NEWUTS = 0x04000000
 _MNT_DETACH = 2
@@ -128,14 +126,31 @@ def read_json(path: str) -> Json:
     return data
 
 
-def annotate(bundle: str, criu_config: str) -> None:
-    """Name the CRIU configuration in the bundle's config.json, over whatever the pod may have named there."""
+def adapt(bundle: str, criu_config: str) -> None:
+    """Make the bundle's config.json one whose container can be dumped and restored.
+
+    It names the CRIU configuration, over whatever the pod may have named there; and bind mounts name what their sources lead to:
+    runc follows a symbolic link, CRIU would bind the link itself at a restore.
+    """
     path = os.path.join(bundle, "config.json")
     spec = read_json(path)
+    changed = _resolve_sources(spec, bundle)
     annotations = part(spec, "annotations")
-    if annotations.get(CRIU_CONFIG_ANNOTATION) != criu_config:
+    if changed or annotations.get(CRIU_CONFIG_ANNOTATION) != criu_config:
         spec["annotations"] = {**annotations, CRIU_CONFIG_ANNOTATION: criu_config}
         write_whole(path, spec, os.stat(path).st_mode & 0o7777)
+
+
+def _resolve_sources(spec: Json, bundle: str) -> bool:
+    changed = False
+    mounts = spec.get("mounts")
+    for mount in mounts if isinstance(mounts, list) else []:
+        options = mount.get("options") or ()
+        source = os.path.join(bundle, str(mount.get("source") or ""))
+        if (mount.get("type") == "bind" or "bind" in options or "rbind" in options) and os.path.islink(source):
+            mount["source"] = os.path.realpath(source)
+            changed = True
+    return changed
 
 
 def part(data: Json, name: str) -> Json:
@@ -144,18 +159,20 @@ def part(data: Json, name: str) -> Json:
     return found if isinstance(found, dict) else {}
 
 
+def environment(spec: Json) -> dict[str, str]:
+    """The variables in config.json; of one that stands there several times, the last value."""
+    listed = part(spec, "process").get("env")
+    pairs = [pair.partition("=") for pair in listed if isinstance(pair, str)] if isinstance(listed, list) else []
+    return {name: value for name, _, value in pairs}
+
+
 def variable(spec: Json, name: str) -> str | None:
     """The value of an environment variable in config.json, the last one if there are several; ``None`` if there is none.
 
     The kubelet replaces ``$(NAME)`` only by what stands before, and the Job controller puts JOB_COMPLETION_INDEX behind all
     else: what is left over is replaced here by whatever the environment holds.
     """
-    environment = part(spec, "process").get("env")
-    known = {}
-    for pair in environment if isinstance(environment, list) else []:
-        if isinstance(pair, str):
-            key, _, text = pair.partition("=")
-            known[key] = text
+    known = environment(spec)
     value = known.get(name)
     for reference in known if value and "$(" in value else ():
         if value and reference != name:

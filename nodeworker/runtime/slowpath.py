@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-from nodeworker.runtime import children, nvidia, worker
+from nodeworker.runtime import children, nvidia, stop_signal, worker
 from nodeworker.runtime import container as containers
 from nodeworker.runtime.commandline import Call
 from nodeworker.runtime.container import Marker
@@ -122,7 +122,7 @@ class Create(Verb):
 
     def _cold(self, marker: Marker, bundle: str, spec: containers.Json, answer: worker.Answer) -> int:
         self._reset(bundle, spec)
-        containers.annotate(bundle, str(answer["criu_config"]))
+        containers.adapt(bundle, str(answer["criu_config"]))
         marker.update(phase="creating", restored="", stopped_pids=[])
         code = self.runc(self.call.arguments, marker)
         if code == 0:
@@ -134,7 +134,7 @@ class Create(Verb):
         self._reset(bundle, spec)
         if nvidia.is_chained(self.settings.runc) and (problem := self._prepare(bundle)) is not None:
             return problem
-        containers.annotate(bundle, str(answer["criu_config"]))
+        containers.adapt(bundle, str(answer["criu_config"]))
         joined, names = ("", {}) if answer.get("names_set") else containers.names_to_set(spec)
         marker.update(
             phase="creating", restored=str(answer["snapshot_id"]), stopped_pids=answer.get("stopped_pids") or []
@@ -251,7 +251,10 @@ class Kill(Verb):
         """Return the exit code."""
         marker = _own_marker(self)
         state = self.state()
-        if marker is None or marker.phase != "started" or not state.alive or not self._is_stop(marker):
+        if marker is None or marker.phase != "started" or not state.alive:
+            return self.runc_instead()
+        number = stop_signal.number(self.call.positional[1] if len(self.call.positional) > 1 else "TERM")
+        if not stop_signal.is_meant(number, marker.text("bundle"), self.id):
             return self.runc_instead()
         try:
             answer = worker.ask(
@@ -269,19 +272,6 @@ class Kill(Verb):
         self.say("warning", f"no final dump was taken, the signal is passed on: {reason}")
         state.release(self.id, _RELEASE_SECONDS)
         return self.runc_instead()
-
-    def _is_stop(self, marker: Marker) -> bool:
-        number = signal_number(self.call.positional[1] if len(self.call.positional) > 1 else "TERM")
-        stops = {int(signal.SIGTERM)}
-        with suppress(OSError, ValueError):
-            spec = containers.read_json(os.path.join(marker.text("bundle"), "config.json"))
-            annotations = containers.part(spec, "annotations")
-            if annotations.get(containers.CRI_TYPE_ANNOTATION) == "container":
-                # The CRI can only stop a container. Its signal is the image's or the pod's, and nothing here names it.
-                return number not in {0, int(signal.SIGKILL)}
-            named = annotations.get(containers.STOP_SIGNAL_ANNOTATION)
-            stops.add(signal_number(str(named)) if named else 0)
-        return number in stops - {0, int(signal.SIGKILL)}
 
 
 class Delete(Verb):
@@ -316,24 +306,6 @@ class Delete(Verb):
                     os.kill(child, signal.SIGKILL)
                 return
             time.sleep(0.02)
-
-
-def signal_number(text: str) -> int:
-    """Read a signal as runc does: a number, or a name with or without SIG; 0 if it is none."""
-    if text.isdigit():
-        return int(text)
-    name = text.upper()
-    name = name if name.startswith("SIG") else f"SIG{name}"
-    if name in {"SIGTERM", "SIGKILL"}:
-        return int(getattr(signal, name))
-    from signal import Signals  # noqa: PLC0415  # slow to import, and these two are nearly all there is
-
-    if name.startswith(("SIGRTMIN+", "SIGRTMAX-")):
-        base, sign, offset = name[:8], name[8], name[9:]
-        steps = int(offset) if offset.isdigit() else 0
-        return int(Signals[base]) + (steps if sign == "+" else -steps)
-    found = Signals.__members__.get(name)
-    return int(found) if found is not None else 0
 
 
 def _listed(pids: list[int]) -> str:

@@ -56,12 +56,17 @@ def test_what_is_unknown_or_does_not_matter_is_no_misfit(node: NodeFacts) -> Non
     ("before", "now", "why"),
     [
         (ContainerFacts(image_digest="d1"), ContainerFacts(image_digest="d2"), "the image changed from d1 to d2"),
+        (
+            ContainerFacts(image="app:1", image_digest="sha256:" + 64 * "a"),
+            ContainerFacts(image="app:1", image_digest="sha256:" + 64 * "b"),
+            "the image changed from app:1 (sha256:aaaaaaaaaaaa) to app:1 (sha256:bbbbbbbbbbbb)",
+        ),
         (ContainerFacts(image="app:1"), ContainerFacts(image="app:2"), "the image changed from app:1 to app:2"),
         (ContainerFacts(image="app:1", image_digest="d"), ContainerFacts(image="app:2", image_digest="d"), None),
         (ContainerFacts(image="app:1", image_digest="d"), ContainerFacts(image="app:1"), None),
         (ContainerFacts(), ContainerFacts(image="app:1"), None),
     ],
-    ids=["digest", "name", "same digest, other name", "digest unknown on one side", "unknown"],
+    ids=["digest", "digest and name", "name", "same digest, other name", "digest unknown on one side", "unknown"],
 )
 def test_another_image_does_not_fit_and_a_digest_says_more_than_a_name(
     before: ContainerFacts, now: ContainerFacts, why: str | None

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from nodeworker.runtime.commandline import Call
-from nodeworker.runtime.container import annotate, variable
+from nodeworker.runtime.container import adapt, variable
 from nodeworker.runtime.install import write_runtime
-from nodeworker.runtime.slowpath import signal_number
+from nodeworker.runtime.stop_signal import number as signal_number
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -214,7 +214,7 @@ def test_the_annotation_is_written_as_a_whole_and_the_rest_stays(tmp_path: Path)
         json.dumps({"annotations": {"org.criu.config": "/evil", "a": "ä"}, "big": 2**63, "root": {"path": "r"}})
     )
     path.chmod(0o640)
-    annotate(str(tmp_path), "/run/criu.conf")
+    adapt(str(tmp_path), "/run/criu.conf")
     spec = json.loads(path.read_text())
     assert spec == {"annotations": {"org.criu.config": "/run/criu.conf", "a": "ä"}, "big": 2**63, "root": {"path": "r"}}
     assert path.stat().st_mode & 0o777 == 0o640

@@ -129,3 +129,38 @@ def test_an_annotation_that_cannot_be_meant_is_refused_by_name(tmp_path: Path) -
     with pytest.raises(FailureError, match="invalid-annotation") as caught:
         bundle.read(written(tmp_path, config))
     assert "woodfrog.io/on-stop" in caught.value.failure.cause
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["/var/lib/docker/volumes/{}/_data", "/s/volumes/{}/_data", "/v/io.containerd.grpc.v1.cri/containers/c/volumes/{}"],
+)
+def test_an_anonymous_volume_travels_and_is_known_by_its_place(tmp_path: Path, source: str) -> None:
+    place = tmp_path / source.format("5f" * 32).lstrip("/")
+    place.mkdir(parents=True)
+    named = tmp_path / "var/lib/docker/volumes/data/_data"
+    named.mkdir(parents=True)
+    config = mounts(("/data/", str(place)), ("/named", str(named)), ("/below", f"{place}/below"))
+    read = bundle.read(written(tmp_path, config))
+    assert [(volume.key, volume.name) for volume in read.volumes] == [("/data", "/data")]
+    assert read.travelling == {"/data": place}
+    config["annotations"] |= {"woodfrog.io/volumes": "/other"}
+    assert bundle.read(written(tmp_path, config)).travelling == {}
+
+
+def test_without_pods_the_environment_spells_annotations_and_an_annotation_counts_for_more(tmp_path: Path) -> None:
+    config: dict[str, Any] = {
+        "root": {"path": "r"},
+        "process": {"env": ["WOODFROG_INTERVAL=30s", "WOODFROG_ON_STOP=ignore", "WOODFROG_SHM=off", "WOODFROG_URL=x"]},
+        "annotations": {"woodfrog.io/shm": "on"},
+    }
+    wishes = bundle.read(written(tmp_path, config)).wishes
+    assert (wishes.interval_seconds, wishes.dump_on_stop, wishes.shm) == (30.0, False, True)
+    config["annotations"] |= {"io.kubernetes.cri.sandbox-namespace": "research"}
+    assert bundle.read(written(tmp_path, config)).wishes.interval_seconds is None
+
+
+def test_a_variable_that_cannot_be_meant_is_refused_by_name(tmp_path: Path) -> None:
+    config = {"root": {"path": "r"}, "process": {"env": ["WOODFROG_INTERVAL=soon"]}}
+    with pytest.raises(FailureError, match="invalid-annotation"):
+        bundle.read(written(tmp_path, config))
