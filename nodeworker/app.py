@@ -15,11 +15,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from nodeworker import absence
 from nodeworker.ahead import Ahead
 from nodeworker.bus import Bus
 from nodeworker.capture import criu
@@ -321,6 +323,7 @@ class Worker:
 
     async def _sweep(self) -> None:
         """Notice what the runtime could not tell, because no worker listened then: starts and ends of containers."""
+        await self._report_missed()
         missing: set[ContainerId] = set()
         for record in await asyncio.to_thread(self._journal.containers):
             if self._dumper.is_dumping(record.container_id):
@@ -337,6 +340,22 @@ class Worker:
             elif runs and record.state is ContainerState.CREATED:
                 await self._restorer.started(record.container_id)
         self._missing = missing
+
+    async def _report_missed(self) -> None:
+        """Report what happened while no worker was there, each with its time."""
+        for container_id, words in await asyncio.to_thread(absence.noted, self._settings):
+            for word, at in words:
+                record = await asyncio.to_thread(self._journal.container, container_id)
+                if record is None or not record.incarnation:
+                    continue
+                await _log.awarning("noted while no worker was there", what=word, at=str(at), key=str(record.key))
+                if word == absence.STOP and record.final_snapshot is None:
+                    failed = absence.missed_stop(self._settings, record, at)
+                    await asyncio.to_thread(partial(self._journal.report, failed, at=at))
+                elif word == absence.DELETED:
+                    await self._restorer.ended(container_id, None, at)
+                    self._dumper.forget(container_id)
+            await asyncio.to_thread(absence.forget, self._settings, container_id)
 
     def _look(self, record: ContainerRecord) -> tuple[bool, bool]:
         """Say whether runc knows the container, and whether its processes run; a restored one waits stopped for start.

@@ -221,11 +221,11 @@ class Journal:
             self._put("containers", record.container_id, record)
             self.report(*events)
 
-    def forget_container(self, container_id: ContainerId, *events: ReportedEvent) -> None:
-        """Drop a container that is gone."""
+    def forget_container(self, container_id: ContainerId, *events: ReportedEvent, at: datetime | None = None) -> None:
+        """Drop a container that is gone, with the reports that tell of it."""
         with self.transaction():
             self._drop("containers", container_id)
-            self.report(*events)
+            self.report(*events, at=at)
 
     def note_life(self, record: ContainerRecord) -> None:
         """Remember, beyond the container's end, that its id has run in its pod."""
@@ -310,14 +310,14 @@ class Journal:
         """List the commands that were taken and have no outcome."""
         return [record for record in self._all("commands", CommandRecord) if record.outcome is None]
 
-    def report(self, *events: ReportedEvent) -> None:
-        """Put reports of ``events`` into the outbox."""
+    def report(self, *events: ReportedEvent, at: datetime | None = None) -> None:
+        """Put reports of ``events`` into the outbox. They happened ``at`` that time, or now."""
         if not events:
             return
         with self.transaction():
             self._reported.extend(events)
             for event in events:
-                report = Report(uuid.uuid4(), self._node, self._worker_id, datetime.now(UTC), event)
+                report = Report(uuid.uuid4(), self._node, self._worker_id, at or datetime.now(UTC), event)
                 self._connection.execute("INSERT INTO outbox (report) VALUES (?)", (wire.encode(report).decode(),))
 
     def outbox(self, limit: int = 100) -> list[tuple[int, Report]]:

@@ -8,18 +8,35 @@ so that is done behind its back, and whoever uses the name again waits for it.
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from collections.abc import Collection
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from nodeworker import contents
+from nodeworker.failure import refusal
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.settings import Settings
+from nodeworker.storing import drop_old_logs
 from protocol.events import ContainerEnded, ContainerStarted
-from protocol.ids import ContainerId
+from protocol.ids import ContainerId, SnapshotId
+
+_CONTAINER_ID = re.compile(r"[\w+.-]+", re.ASCII)
+"""What runc itself allows (validateID in libcontainer/factory_linux.go), ``.`` and ``..`` apart."""
+
+
+def check_container_id(container_id: str) -> None:
+    """Refuse an id that cannot be the name of a folder.
+
+    Raises:
+        FailureError: ``invalid-container-id``.
+    """
+    if not _CONTAINER_ID.fullmatch(container_id) or container_id in {".", ".."}:
+        raise refusal("invalid-container-id", f"{container_id!r} is not a container id", "Use letters and digits.")
 
 
 class Lives:
@@ -39,6 +56,16 @@ class Lives:
     def fetched(self, record: ContainerRecord) -> Path:
         """Where what is fetched for a container's start lies."""
         return self._settings.fetched / record.container_id
+
+    def work(self, record: ContainerRecord, snapshot_id: SnapshotId) -> Path:
+        """Where CRIU works at a restore. runc names its log there on the container's own standard error if that fails."""
+        return self._settings.logs / f"{snapshot_id}.restore.{record.container_id[:12]}"
+
+    def make_work(self, record: ContainerRecord, snapshot_id: SnapshotId) -> None:
+        """Make that folder."""
+        self._settings.logs.mkdir(exist_ok=True, mode=0o700)
+        drop_old_logs(self._settings)
+        self.work(record, snapshot_id).mkdir(exist_ok=True, mode=0o700)
 
     def write_config(self, record: ContainerRecord, text: str) -> Path:
         """Write the configuration that CRIU reads for this container, and say where."""
@@ -78,6 +105,8 @@ class Lives:
     def _remove_fetched(self, record: ContainerRecord) -> None:
         contents.settle(self.fetched(record))
         shutil.rmtree(self.fetched(record), ignore_errors=True)
+        if record.restored_from is not None:
+            shutil.rmtree(self.work(record, record.restored_from), ignore_errors=True)
 
     async def removed(self, container_id: ContainerId) -> None:
         """Wait until what an earlier start of the container had fetched is gone: the folder's name is the container's."""
@@ -85,14 +114,14 @@ class Lives:
         if removal is not None:
             await asyncio.wait([removal])
 
-    async def ended(self, container_id: ContainerId, exit_code: int | None = None) -> None:
+    async def ended(self, container_id: ContainerId, exit_code: int | None = None, at: datetime | None = None) -> None:
         """Report that a container is gone and forget it; one that is not known needs nothing."""
         record = await asyncio.to_thread(self._journal.container, container_id)
         if record is not None:
-            await asyncio.to_thread(self.end, record, exit_code)
+            await asyncio.to_thread(self.end, record, exit_code, at)
 
-    def end(self, record: ContainerRecord, exit_code: int | None) -> None:
-        """Report it of a container that is known, and remove what was kept for it. Blocks."""
+    def end(self, record: ContainerRecord, exit_code: int | None, at: datetime | None = None) -> None:
+        """Report it of a container that is known, now or ``at`` an earlier time, and remove what was kept for it. Blocks."""
         ended = ContainerEnded(
             key=record.key,
             incarnation=record.incarnation,
@@ -100,7 +129,7 @@ class Lives:
             container_id=record.container_id,
             exit_code=exit_code,
         )
-        self._journal.forget_container(record.container_id, *((ended,) if record.incarnation else ()))
+        self._journal.forget_container(record.container_id, *((ended,) if record.incarnation else ()), at=at)
         shutil.rmtree(self.fetched(record), ignore_errors=True)
         folder = self._settings.container_dir(record.container_id)
         with suppress(OSError):

@@ -8,10 +8,10 @@ at last a cold start. Only a start that nobody could decide in time is refused.
 from __future__ import annotations
 
 import asyncio
-import re
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -32,9 +32,8 @@ from nodeworker.failure import failure_of, refusal
 from nodeworker.fetching import Fetched, Fetcher
 from nodeworker.gpu_return import GpuReturn
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
-from nodeworker.lives import Lives
+from nodeworker.lives import Lives, check_container_id
 from nodeworker.settings import Settings
-from nodeworker.storing import keep_log
 from nodeworker.threads import in_daemon_thread
 from protocol.events import RestoreFailed, RestoreStage
 from protocol.facts import NodeFacts
@@ -54,8 +53,6 @@ from protocol.requests import Refusal, ResolveRequest, RestoreFrom, StartCold, W
 
 _log = structlog.get_logger(component="restore")
 _ASK_EVERY_SECONDS: Final = 0.5
-_CONTAINER_ID = re.compile(r"[\w+.-]+", re.ASCII)
-"""What runc itself allows (validateID in libcontainer/factory_linux.go), ``.`` and ``..`` apart."""
 
 
 class Restorer:
@@ -114,7 +111,7 @@ class Restorer:
         if failure is None and (failure := self._gpus.take_failure(ask.container_id)) is not None:
             stage = RestoreStage.GPU
         if failure is None:
-            log = self._lives.fetched(record) / "work" / "restore.log"
+            log = self._lives.work(record, record.applied) / "restore.log"
             failure = await asyncio.to_thread(criu.explain, log, ask.message, self._runc.criu)
         try:
             live = await asyncio.to_thread(bundle.read, record.bundle)
@@ -147,12 +144,12 @@ class Restorer:
         if await self._lives.started(container_id):
             self._proofs.pop(container_id, None)
 
-    async def ended(self, container_id: ContainerId, exit_code: int | None = None) -> None:
-        """Report that a container is gone and forget it; one that is not known needs nothing."""
+    async def ended(self, container_id: ContainerId, exit_code: int | None = None, at: datetime | None = None) -> None:
+        """Report that a container is gone, and if not now since when, and forget it; an unknown one needs nothing."""
         await self._lives.removed(container_id)
         self._began.pop(container_id, None)
         self._proofs.pop(container_id, None)
-        await self._lives.ended(container_id, exit_code)
+        await self._lives.ended(container_id, exit_code, at)
 
     async def close(self) -> None:
         """Wait until nothing is being put into a container, and nothing removed."""
@@ -165,8 +162,7 @@ class Restorer:
         Raises:
             FailureError: if the id may not be one, or the bundle cannot be read.
         """
-        if not _CONTAINER_ID.fullmatch(ask.container_id) or ask.container_id in {".", ".."}:
-            raise refusal("invalid-container-id", f"{ask.container_id!r} is no container id", "Use letters and digits.")
+        check_container_id(ask.container_id)
         live = bundle.read(ask.bundle)
         self._v2_cgroup(live)
         facts = self._gpus.facts_of(live)
@@ -313,7 +309,7 @@ class Restorer:
         folder = self._lives.fetched(record)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
-        (folder / "work").mkdir(mode=0o700)
+        self._lives.make_work(record, choice.snapshot_id)
         return self._fetcher.fetch(record.key, choice, folder / "images")
 
     def _prove(self, record: ContainerRecord, fetched: Fetched) -> None:
@@ -340,7 +336,7 @@ class Restorer:
         return CreateRestored(
             snapshot_id=snapshot_id,
             image_path=str(fetched.images),
-            work_path=str(folder / "work"),
+            work_path=str(self._lives.work(record, snapshot_id)),
             criu_config=str(config),
             stopped_pids=manifest.stopped_pids,
             unproved=bool(fetched.unproved),
@@ -356,7 +352,8 @@ class Restorer:
         Raises:
             FailureError: ``undo-failed``: the container may hold files of the snapshot and must not be started.
         """
-        keep_log(self._settings, self._lives.fetched(record) / "work" / "restore.log", snapshot_id)
+        with suppress(OSError):  # unless CRIU has left its log there
+            self._lives.work(record, snapshot_id).rmdir()
         _log.warning(
             "a restore failed",
             snapshot_id=snapshot_id,

@@ -71,6 +71,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.run_dir / "worker.sock"
 
     @property
+    def missed(self) -> Path:
+        """Where the runtime notes what it could not tell, because no worker was there."""
+        return self.run_dir / "missed"
+
+    @property
     def tells(self) -> Path:
         """The pipe on which the runtime's shell part tells the worker."""
         return self.run_dir / "tells"

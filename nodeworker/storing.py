@@ -7,6 +7,7 @@ taken up by the worker's next life from the spool and the journal.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import time
 from contextlib import suppress
@@ -36,12 +37,21 @@ _LOGS_KEPT: Final = 40
 
 
 def keep_log(settings: Settings, log: Path, snapshot_id: SnapshotId) -> None:
-    """Keep CRIU's log of a dump or restore that failed, and the last ones before it, where a person can find it."""
+    """Keep CRIU's log of a dump that failed, and the last ones before it, where a person can find it."""
     with suppress(OSError):
         settings.logs.mkdir(exist_ok=True, mode=0o700)
         log.rename(settings.logs / f"{snapshot_id}.{log.name}")
+        drop_old_logs(settings)
+
+
+def drop_old_logs(settings: Settings) -> None:
+    """Keep the newest logs only. Those of restores lie in folders of their own."""
+    with suppress(OSError):
         for old in sorted(settings.logs.iterdir(), key=lambda path: path.stat().st_mtime)[:-_LOGS_KEPT]:
-            old.unlink()
+            if old.is_dir():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                old.unlink()
 
 
 class Storer:

@@ -195,6 +195,7 @@ def explain(rows: Iterable[dict[str, Any]]) -> Explanation | None:
     chosen = choices[-1] if choices else None
     failures = [event.failure for event in own if isinstance(event, RestoreFailed)]
     failures += [event.failure for event in _failed_dumps(earlier, number)]
+    failures += [event.failure for event in own if isinstance(event, DumpFailed)][-1:]
     return Explanation(
         incarnation=number,
         node=opened.event.node,
@@ -228,6 +229,7 @@ def _before(earlier: list[Event], number: IncarnationNumber) -> list[str]:
 def _way(own: Sequence[Event]) -> list[str]:
     """Tell the way from the question to the running container, or to where it is now."""
     sentences: list[str] = []
+    last_failed = next((event for event in reversed(own) if isinstance(event, DumpFailed)), None)
     for event in own:
         match event:
             case StartDeferred():
@@ -244,6 +246,8 @@ def _way(own: Sequence[Event]) -> list[str]:
             case ContainerStarted(restored_from=restored_from, warnings=warnings):
                 sentences.append(f"It goes on from {restored_from}." if restored_from else "It runs from its image.")
                 sentences += [f"Not all of it is there: {_sentence(warning)}" for warning in warnings]
+            case DumpFailed() if event is last_failed:
+                sentences.append(f"Its dump {event.snapshot_id} failed: {_cause(event.failure)}")
             case ContainerEnded():
                 code = "" if event.exit_code is None else f", exit code {event.exit_code}"
                 sentences.append(f"It has ended{code}.")

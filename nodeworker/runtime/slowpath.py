@@ -263,7 +263,10 @@ class Kill(Verb):
                 connect_seconds=_STOP_CONNECT_SECONDS,
                 answer_seconds=self.settings.answer_seconds,
             )
-        except (worker.AbsentError, worker.BrokenError) as problem:
+        except worker.AbsentError as problem:
+            reason = f"the Woodfrog worker of this node was not there ({problem})"
+            self.note("stop")
+        except worker.BrokenError as problem:
             reason = str(problem)
         else:
             if answer.get("answer") == "stopped":

@@ -75,6 +75,19 @@ class Verb:
 
     def tell(self, what: str) -> None:
         """Tell the worker, if it is there; it finds out by itself otherwise."""
-        with suppress(worker.AbsentError, worker.BrokenError):
-            request: worker.Answer = {"ask": what, "container_id": self.id}
+        request: worker.Answer = {"ask": what, "container_id": self.id}
+        try:
             worker.ask(self.settings.socket, request, connect_seconds=0.0, answer_seconds=_TELL_SECONDS)
+        except worker.AbsentError:
+            if what == "deleted":  # that something runs, it sees
+                self.note(what)
+        except worker.BrokenError:
+            pass
+
+    def note(self, what: str) -> None:
+        """Leave word, with the time, for the worker that comes: nodeworker/absence.py reads it."""
+        folder = os.path.join(self.settings.run_dir, "missed")
+        with suppress(OSError):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            with open(os.path.join(folder, self.id), "a", encoding="utf-8") as file:
+                file.write(f"{what}\t{time.time()}\n")

@@ -132,7 +132,7 @@ class Node:
     def close(self) -> None:
         """End everything that runs; what the worker said is shown with a failed test."""
         sys.stdout.write(self.log.read_text())
-        for log in (self.state / "logs").glob("*"):
+        for log in (self.state / "logs").rglob("*.log"):
             sys.stdout.write("".join(line for line in log.read_text().splitlines(keepends=True) if "Err" in line))
         if self._process is not None:
             self._process.kill()
