@@ -35,6 +35,12 @@ need hostname hostname
 need ps procps
 need /bin/busybox busybox-static
 need /usr/lib/cni/ptp containernetworking-plugins
+need dockerd docker.io
+need docker "docker.io $([ "$VERSION_ID" = 12 ] || echo docker-cli)"
+[ -e /usr/libexec/docker/cli-plugins/docker-compose ] || need docker-compose docker-compose
+need podman podman
+need /usr/lib/podman/netavark netavark
+[ "$VERSION_ID" = 12 ] || need nft nftables
 need /etc/ssl/certs/ca-certificates.crt ca-certificates
 [ -z "$(command -v python3)" ] || python3 -c 'import ensurepip, venv' 2>/dev/null || wanted="$wanted python3-venv"
 [ -n "$(command -v python3)" ] || wanted="$wanted python3-venv"
@@ -42,6 +48,13 @@ need /etc/ssl/certs/ca-certificates.crt ca-certificates
 if [ -n "$wanted" ]; then
     printf 'setup: installing%s\n' "$wanted" >&2
     export DEBIAN_FRONTEND=noninteractive
+    # Nobody asked for a dockerd or a containerd that runs: those that are used here are started here.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        trap 'rm -f $policy' EXIT
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+    fi
     # shellcheck disable=SC2086
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends $wanted; } >/dev/null ||
         fail "Debian's packages could not be installed; is there a network, and does apt-get update work?"

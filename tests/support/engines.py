@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nodeworker.domain.engine_config import podman_drop_in
 from support import images
+from support.containerd import Containerd
 from support.stack import Stack, until
 from woodfrog.overlay import make_network
 
@@ -21,6 +22,16 @@ IMAGE = "woodfrog.test/busybox:1"
 CHANGED = "woodfrog.test/busybox:2"
 """The same with one file more."""
 _SOCKET = "docker.sock"
+_CONTAINERD = """\
+version = 2
+root = "{root}/root"
+state = "{run}/state"
+oom_score = 0
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "{run}/containerd.sock"
+"""
+"""dockerd would use a containerd of the system that runs, and start one of its own where there is none."""
 
 
 class Engine:
@@ -141,6 +152,7 @@ class Docker(Engine):
         self.config = folder / "daemon.json"
         self.environment |= {"DOCKER_HOST": f"unix://{folder}/{_SOCKET}", "DOCKER_CONFIG": str(folder / "client")}
         self.environment.pop("DOCKER_CONTEXT", None)
+        self._containerd = Containerd(folder / "c", folder / "r", stack.runtime, _CONTAINERD)
         self._process: subprocess.Popen[bytes] | None = None
 
     def command(self, *words: str | Path) -> list[str | Path]:
@@ -150,8 +162,10 @@ class Docker(Engine):
         """Start dockerd and load the images."""
         make_network(self.network)
         self.config.write_text('{"debug": false}')
+        self._containerd.start()
         command = [
             *("nsenter", f"--net={self.network}", "dockerd", "--host", f"unix://{self.folder}/{_SOCKET}"),
+            *("--containerd", self._containerd.socket),
             *(
                 "--data-root",
                 self.folder / "root",
@@ -189,6 +203,7 @@ class Docker(Engine):
         if self._process is not None:
             self._process.terminate()
             self._process.wait(timeout=60)
+        self._containerd.stop()
         super().close()
 
 
