@@ -1,7 +1,8 @@
 """``woodfrog demo``: the main job from start to end, seen and not believed.
 
 A stack and containers of its own, in a directory that is removed afterwards. Every step looks at what the workload itself
-wrote, at SQL, or at NATS; the first thing that is not as it should be ends the demonstration with a failure.
+wrote, at SQL, or at NATS; the first thing that is not as it should be ends the demonstration with a failure. However it ends, no
+process, container or mount of it is left.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,14 +28,17 @@ from process.nats import connect
 from protocol import subjects
 from protocol.failures import Failure, FailureError
 from protocol.local import ContainerStatus
-from woodfrog import ask
+from woodfrog import ask, run
 from woodfrog.output import Form
 from woodfrog.state import Description, StateDirectory
 from woodfrog.story import size
 
 _ID = "demo"
-_COUNT = "i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done"
+_COUNT = "trap 'exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done"
 _STEP_SECONDS = 20.0
+_KILL_SECONDS = 10.0
+_STACK_SECONDS = 60.0
+_FAILURES_SHOWN = 3
 _T = TypeVar("_T")
 
 
@@ -64,7 +68,8 @@ def _saw(form: Form, text: str) -> None:
 class _Counter:
     """A container that counts into a file of its own writable layer."""
 
-    def __init__(self, stack: Description) -> None:
+    def __init__(self, stack: Description, runs: list[subprocess.Popen[str]]) -> None:
+        """Start it; its `woodfrog run` is added to ``runs`` before anything can go wrong with it."""
         self._stack = stack
         before = {container.container_id for container in ask.containers(stack.socket)}
         self._process = subprocess.Popen(
@@ -72,6 +77,7 @@ class _Counter:
             stderr=subprocess.PIPE,
             text=True,
         )
+        runs.append(self._process)
         self.status: ContainerStatus = _until(lambda: self._running(before), "the container runs")
 
     def _running(self, before: set[Any]) -> ContainerStatus | None:
@@ -101,11 +107,27 @@ class _Counter:
         except subprocess.TimeoutExpired as problem:
             raise _failed("the stop signal ends the container", "it still runs") from problem
 
-    def close(self) -> None:
-        """End it, whatever it does."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            self._process.communicate(timeout=_STEP_SECONDS)
+
+@contextmanager
+def _runs(stack: Description) -> Iterator[list[subprocess.Popen[str]]]:
+    """Keep every `woodfrog run` that is started; at the end stop those that still run, and remove what they leave."""
+    runs: list[subprocess.Popen[str]] = []
+    try:
+        yield runs
+    finally:
+        for process in runs:
+            _end(process)
+        run.remove_all(stack)
+
+
+def _end(process: subprocess.Popen[str], grace_seconds: float = _STEP_SECONDS) -> None:
+    """End a process by a signal that it can act on, by a second one, by force."""
+    for end, seconds in ((process.terminate, grace_seconds), (process.terminate, _KILL_SECONDS), (process.kill, None)):
+        if process.poll() is not None:
+            return
+        end()
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=seconds)
 
 
 @contextmanager
@@ -119,16 +141,34 @@ def _stack(folder: Path) -> Iterator[Description]:
             raise _failed("woodfrog dev starts", f"it ended with {process.wait(timeout=_STEP_SECONDS)}")
         yield StateDirectory(folder).described()
     finally:
-        process.terminate()
-        process.communicate(timeout=60)
+        _end(process, _STACK_SECONDS)
+
+
+def _rows(stack: Description, query: str) -> list[dict[str, Any]]:
+    """Ask SQL about the id, as a person would: the database is opened for reading only."""
+    with closing(sqlite3.connect(f"file:{stack.database}?mode=ro", uri=True)) as database:
+        database.row_factory = sqlite3.Row
+        return [dict(row) for row in database.execute(query, (_ID,))]
 
 
 def _valid_snapshots(stack: Description) -> list[dict[str, Any]]:
-    """Ask SQL, as a person would: the database is opened for reading only."""
-    with closing(sqlite3.connect(f"file:{stack.database}?mode=ro", uri=True)) as database:
-        database.row_factory = sqlite3.Row
-        query = "SELECT * FROM checkpoint_history WHERE id = ? AND status = 'valid' ORDER BY position"
-        return [dict(row) for row in database.execute(query, (_ID,))]
+    """Read the snapshots from SQL. One that failed fails the demonstration."""
+    rows = _rows(stack, "SELECT * FROM checkpoint_history WHERE id = ? ORDER BY position")
+    for row in rows:
+        if row["status"] == "failed":
+            raise _failed("every snapshot is stored", f"the dump {row['snapshot_id']} failed")
+    return [row for row in rows if row["status"] == "valid"]
+
+
+def _failures(stack: Description) -> str:
+    """Read from SQL what went wrong at last, for whoever reads that the demonstration failed."""
+    with suppress(sqlite3.Error):
+        rows = _rows(stack, "SELECT * FROM failures WHERE id = ? ORDER BY position DESC")[:_FAILURES_SHOWN]
+        return "\n".join(
+            f"{row['type']}: {row['failure_cause']} ({row['failure_code']}). {row['failure_advice'] or ''}".rstrip()
+            for row in reversed(rows)
+        )
+    return ""
 
 
 def _history(stack: Description) -> list[tuple[int, str, str]]:
@@ -184,52 +224,56 @@ def show(form: Form = Form.TABLE) -> None:
         FailureError: ``demo-failed`` with what was not as it should be.
     """
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     saw = partial(_saw, form)
     with (
         tempfile.TemporaryDirectory(prefix="woodfrog-demo-", ignore_cleanup_errors=True) as folder,
         _stack(Path(folder)) as stack,
     ):
         saw("nats-server, control plane and node worker are up")
-        _tell_the_story(stack, saw)
+        with _runs(stack) as runs:
+            try:
+                _tell_the_story(stack, saw, runs)
+            except FailureError as problem:
+                failure = msgspec.structs.replace(problem.failure, detail=_failures(stack))
+                raise FailureError(failure) from problem
     if form is Form.TABLE:
         sys.stdout.write(f"Seen, in {time.monotonic() - began:.0f} s.\n")
 
 
-def _tell_the_story(stack: Description, saw: Callable[[str], None]) -> None:
-    counter = _Counter(stack)
-    try:
-        first = counter.until_beyond(20)
-        saw(f"a container counts into a file of its own: {first} and counting")
-        counter.stop()
-        older = _until(lambda: _valid_snapshots(stack), "the final snapshot is stored")[0]
-        saw(
-            f"the stop signal took snapshot {older['snapshot_id']}: frozen for {older['freeze_seconds']:.2f} s, "
-            f"{size(older['raw_bytes'])} in {size(older['stored_bytes'])}"
-        )
+def _tell_the_story(stack: Description, saw: Callable[[str], None], runs: list[subprocess.Popen[str]]) -> None:
+    counter = _Counter(stack, runs)
+    first = counter.until_beyond(20)
+    saw(f"a container counts into a file of its own: {first} and counting")
+    counter.stop()
+    older = _until(lambda: _valid_snapshots(stack), "the final snapshot is stored")[0]
+    saw(
+        f"the stop signal took snapshot {older['snapshot_id']}: frozen for {older['freeze_seconds']:.2f} s, "
+        f"{size(older['raw_bytes'])} in {size(older['stored_bytes'])}"
+    )
 
-        counter = _Counter(stack)
-        if counter.status.restored_from != older["snapshot_id"]:
-            raise _failed("the same id goes on from the snapshot", f"restored from {counter.status.restored_from}")
-        second = counter.until_beyond(first + 20)
-        saw(f"the same id, started again, goes on: {second}, no number missing or repeated")
-        counter.stop()
-        newer = _until(lambda: _valid_snapshots(stack)[1:], "the second snapshot is stored")[0]
+    counter = _Counter(stack, runs)
+    if counter.status.restored_from != older["snapshot_id"]:
+        raise _failed("the same id goes on from the snapshot", f"restored from {counter.status.restored_from}")
+    second = counter.until_beyond(first + 20)
+    saw(f"the same id, started again, goes on: {second}, no number missing or repeated")
+    counter.stop()
+    newer = _until(lambda: _valid_snapshots(stack)[1:], "the second snapshot is stored")[0]
 
-        stored, copied = _flip_a_bit(stack, newer["snapshot_id"])
-        saw(
-            f"one bit of the newest snapshot is flipped in the store, in {stored.name[:20]}, "
-            f"and one in the node's own copy, in {copied.name}"
-        )
-        counter = _Counter(stack)
-        if counter.status.restored_from != older["snapshot_id"]:
-            raise _failed("the start falls back to the older snapshot", f"restored from {counter.status.restored_from}")
-        counter.until_beyond(first + 20)
-        choices = [row for row in ask.view(stack.reach, "restore_history") if row["id"] == _ID]
-        if newer["snapshot_id"] not in choices[-1]["reason"]:
-            raise _failed("the reason names the snapshot that was skipped", choices[-1]["reason"])
-        saw(f"the next start falls back and says so: {choices[-1]['reason']}")
-    finally:
-        counter.close()
+    stored, copied = _flip_a_bit(stack, newer["snapshot_id"])
+    saw(
+        f"one bit of the newest snapshot is flipped in the store, in {stored.name[:20]}, "
+        f"and one in the node's own copy, in {copied.name}"
+    )
+    counter = _Counter(stack, runs)
+    if counter.status.restored_from != older["snapshot_id"]:
+        raise _failed("the start falls back to the older snapshot", f"restored from {counter.status.restored_from}")
+    counter.until_beyond(first + 20)
+    choices = [row for row in ask.view(stack.reach, "restore_history") if row["id"] == _ID]
+    if newer["snapshot_id"] not in choices[-1]["reason"]:
+        raise _failed("the reason names the snapshot that was skipped", choices[-1]["reason"])
+    saw(f"the next start falls back and says so: {choices[-1]['reason']}")
+    counter.stop()
 
     _until(lambda: len(_valid_snapshots(stack)) >= 2, "the last snapshot is stored")
     recorded = _history(stack)

@@ -313,6 +313,13 @@ def _clear_orphans(described: Description) -> None:
             )
 
 
+def remove_all(described: Description) -> None:
+    """End and remove the containers whose `woodfrog run` is gone, whatever they do, without a last snapshot."""
+    for directory in orphans(Path(described.containers)):
+        Runtime(described, directory.path.name).delete()
+        directory.remove()
+
+
 def _uncaptured(described: Description, container_id: ContainerId) -> Failure | None:
     try:
         answer = ask.worker(described.socket, AskStop(container_id=container_id), seconds=_STOP_SECONDS)
