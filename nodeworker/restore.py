@@ -24,7 +24,6 @@ from nodeworker.bundle import Bundle
 from nodeworker.bus import Bus
 from nodeworker.capture import criu, hostname, neighbours
 from nodeworker.capture.runc import Runc
-from nodeworker.domain import wishes
 from nodeworker.domain.criu_failures import SANDBOX_GONE
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.domain.problems import LOCAL_COPY_BROKEN, broken_copy
@@ -217,7 +216,9 @@ class Restorer:
                         return Refused(resolution.failure)
                     record = await self._numbered(record, resolution)
                     if isinstance(resolution, StartCold):
-                        _refuse_if_required(live, resolution)
+                        failure = live.wishes.objection_to_cold(resolution.unusable, resolution.reason)
+                        if failure is not None:
+                            return Refused(failure)
                         await _until(asked)
                         return await asyncio.to_thread(self._answer_cold, record, resolution)
                     reason = f"snapshot {resolution.snapshot_id} takes long to fetch"
@@ -387,17 +388,3 @@ class Restorer:
 async def _until(asked: asyncio.Event | None) -> None:
     if asked is not None:
         await asked.wait()
-
-
-def _refuse_if_required(live: Bundle, cold: StartCold) -> None:
-    """Refuse a cold start that the container's owner does not want.
-
-    Raises:
-        FailureError: ``restore-required``.
-    """
-    if live.wishes.require_restore and cold.unusable:
-        raise refusal(
-            "restore-required",
-            f"the container may not start anew, and of its {cold.unusable} snapshots none can be gone on from: {cold.reason}",
-            f"Remove what is in the way, or the snapshots (`woodfrog delete`), or the annotation {wishes.REQUIRE_RESTORE}.",
-        )

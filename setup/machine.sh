@@ -36,11 +36,11 @@ need ps procps
 need /bin/busybox busybox-static
 need /usr/lib/cni/ptp containernetworking-plugins
 need dockerd docker.io
-need docker "docker.io $([ "$VERSION_ID" = 12 ] || echo docker-cli)"
+need docker "docker.io $([ "$VERSION_CODENAME" = bookworm ] || echo docker-cli)"
 [ -e /usr/libexec/docker/cli-plugins/docker-compose ] || need docker-compose docker-compose
 need podman podman
 need /usr/lib/podman/netavark netavark
-[ "$VERSION_ID" = 12 ] || need nft nftables
+[ "$VERSION_CODENAME" = bookworm ] || need nft nftables
 need /etc/ssl/certs/ca-certificates.crt ca-certificates
 [ -z "$(command -v python3)" ] || python3 -c 'import ensurepip, venv' 2>/dev/null || wanted="$wanted python3-venv"
 [ -n "$(command -v python3)" ] || wanted="$wanted python3-venv"

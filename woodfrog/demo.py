@@ -39,6 +39,7 @@ _STEP_SECONDS = 20.0
 _KILL_SECONDS = 10.0
 _STACK_SECONDS = 60.0
 _FAILURES_SHOWN = 3
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _T = TypeVar("_T")
 
 
@@ -69,15 +70,16 @@ class _Counter:
     """A container that counts into a file of its own writable layer."""
 
     def __init__(self, stack: Description, runs: list[subprocess.Popen[str]]) -> None:
-        """Start it; its `woodfrog run` is added to ``runs`` before anything can go wrong with it."""
+        """Start it, and add its `woodfrog run` to ``runs`` before anything can go wrong with it."""
         self._stack = stack
         before = {container.container_id for container in ask.containers(stack.socket)}
-        self._process = subprocess.Popen(
-            _woodfrog("run", "--state-dir", stack.state_dir, "--id", _ID, "--", "sh", "-c", _COUNT),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        runs.append(self._process)
+        with _uninterrupted():
+            self._process = subprocess.Popen(
+                _woodfrog("run", "--state-dir", stack.state_dir, "--id", _ID, "--", "sh", "-c", _COUNT),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            runs.append(self._process)
         self.status: ContainerStatus = _until(lambda: self._running(before), "the container runs")
 
     def _running(self, before: set[Any]) -> ContainerStatus | None:
@@ -106,6 +108,20 @@ class _Counter:
             self._process.communicate(timeout=_STEP_SECONDS)
         except subprocess.TimeoutExpired as problem:
             raise _failed("the stop signal ends the container", "it still runs") from problem
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back what would interrupt us while a process is started: nobody would know of the process yet."""
+    came: list[int] = []
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in _INTERRUPTS}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    for number in came:
+        signal.raise_signal(number)
 
 
 @contextmanager

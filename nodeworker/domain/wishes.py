@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from protocol.durations import InvalidAmountError, parse_bytes, parse_interval
+from protocol.failures import Failure
 
 INTERVAL: Final = "woodfrog.io/interval"
 VOLUMES: Final = "woodfrog.io/volumes"
@@ -46,6 +47,16 @@ class Wishes(msgspec.Struct, frozen=True):
     def takes_volume(self, name: str) -> bool:
         """Say whether the emptyDir of this name travels."""
         return self.volumes is None or name in self.volumes
+
+    def objection_to_cold(self, unusable: int, reason: str) -> Failure | None:
+        """Say that the owner does not want a cold start while there are ``unusable`` snapshots, or ``None``."""
+        if not self.require_restore or not unusable:
+            return None
+        return Failure(
+            "restore-required",
+            f"the container may not start anew, and of its {unusable} snapshots none can be gone on from: {reason}",
+            f"Remove what is in the way, or the snapshots (`woodfrog delete`), or the annotation {REQUIRE_RESTORE}.",
+        )
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
