@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import pages
 from support.engine_cases import EngineCases
-from support.engines import Podman
+from support.engines import Engine, Podman
 from support.stack import WOODFROG, Stack, until
 
 pytestmark = [pytest.mark.criu, pytest.mark.containerd, pytest.mark.nats, pytest.mark.timeout(120)]
@@ -37,6 +38,19 @@ class TestPodman(EngineCases):
     """The cases of every engine."""
 
     foreground = ("--stop-signal", "SIGINT")
+
+    def follow(self, engine: Engine) -> str:
+        podman = " ".join(str(word) for word in engine.command())
+        config = engine.folder / "page.conf"
+        return engine.follow(
+            pages.HOW_TO / "use-podman.md",
+            {
+                # The containers.conf of the tests names the runtime already: the page's own file is tested below.
+                "woodfrog": f'case $1 in install) exit 0 ;; uninstall) exec {WOODFROG} "$@" --config {config} ;; esac\n'
+                f'exec {WOODFROG} "$@"',
+                "podman": f'PATH={os.environ["PATH"]} exec {podman} "$@"',
+            },
+        )
 
     def test_a_container_that_podman_removes_at_its_end_goes_on_and_has_its_image(
         self, stack: Stack, engine: Podman

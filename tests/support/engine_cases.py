@@ -8,7 +8,8 @@ import signal
 import subprocess
 from pathlib import Path
 
-from support.engines import CHANGED, COUNT, Engine
+from support import pages
+from support.engines import CHANGED, COUNT, IMAGE, Engine
 from support.stack import Stack, until
 
 INTO_DATA = "i=0; while :; do i=$((i+1)); echo $i >>/data/lines; echo $i $(wc -l </data/lines); sleep 0.1; done"
@@ -191,6 +192,18 @@ class EngineCases:
         triggers = {row["trigger"] for row in stack.json("get", "snapshots", "often")}
         assert triggers == {"schedule"}
         engine.stop("often")
+
+    def follow(self, engine: Engine) -> str:
+        """Do what the engine's page says."""
+        raise NotImplementedError
+
+    def test_the_page_about_the_engine_works_as_it_is_written(self, engine: Engine) -> None:
+        engine.cli("tag", IMAGE, "busybox")
+        printed = self.follow(engine)
+        first, second = (int(line) for line in pages.said(printed, f"{engine.name} logs second")[:2])
+        assert 1 < first < 10
+        assert second == first + 1
+        assert any("was chosen" in line for line in pages.said(printed, "woodfrog why count"))
 
     def test_a_stop_while_the_worker_is_away_is_told_with_its_time(self, stack: Stack, engine: Engine) -> None:
         engine.run("left", "left", script=f"trap 'exit 3' TERM; {COUNT}")

@@ -6,12 +6,14 @@ Images are made here; nothing is pulled.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from nodeworker.domain.engine_config import podman_drop_in
-from support import images
+from support import images, pages
 from support.containerd import Containerd
 from support.stack import Stack, until
 from woodfrog.overlay import make_network
@@ -127,6 +129,22 @@ class Engine:
         subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True, timeout=30)
         self.cli("import", archive, name)
 
+    def follow(self, page: Path, programs: dict[str, str]) -> str:
+        """Type what a page says, with these programs of one line first in PATH; return what was printed."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            for name, line in programs.items():
+                program = Path(folder) / name
+                program.write_text(f"#!/bin/sh\n{line}\n")
+                program.chmod(0o755)
+            path = f"{folder}:{self.environment['PATH']}"
+            done = subprocess.run(
+                ["sh", "-c", pages.typed(page)],
+                check=False, capture_output=True, text=True, timeout=100, cwd=folder, stdin=subprocess.DEVNULL,
+                env={**self.environment, "PATH": path, "WOODFROG_STATE_DIR": str(self.stack.state)},
+            )  # fmt: skip
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        return done.stdout
+
     def remove_containers(self) -> None:
         """Remove every container, whatever it does."""
         with suppress(AssertionError, subprocess.TimeoutExpired):
@@ -187,12 +205,16 @@ class Docker(Engine):
         assert self._process.poll() is None, (self.folder / "dockerd.log").read_text()[-4000:]
         return self.cli("version", check=False).returncode == 0
 
-    def compose(self, *words: str, check: bool = True, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run docker-compose, or Docker's plugin of that name, in the engine's folder."""
+    @property
+    def compose_command(self) -> str:
+        """Docker's plugin, or the program of that name before it."""
         plugin = self.cli("compose", "version", check=False).returncode == 0
-        command = ["docker", "compose"] if plugin else ["docker-compose"]
+        return f"{shutil.which('docker')} compose" if plugin else "docker-compose"
+
+    def compose(self, *words: str, check: bool = True, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run compose in the engine's folder."""
         done = subprocess.run(
-            [*command, *words],
+            [*self.compose_command.split(), *words],
             check=False, capture_output=True, text=True, timeout=seconds, env=self.environment, cwd=self.folder,
         )  # fmt: skip
         assert not check or done.returncode == 0, (words, done.stdout, done.stderr)
