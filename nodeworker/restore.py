@@ -30,6 +30,7 @@ from nodeworker.domain.problems import LOCAL_COPY_BROKEN, broken_copy
 from nodeworker.failure import failure_of, refusal
 from nodeworker.fetching import Fetched, Fetcher
 from nodeworker.gpu_return import GpuReturn
+from nodeworker.host import cri_images
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.lives import Lives, check_container_id
 from nodeworker.settings import Settings
@@ -165,6 +166,9 @@ class Restorer:
         live = bundle.read(ask.bundle)
         self._v2_cgroup(live)
         facts = self._gpus.facts_of(live)
+        if live.sandbox and facts.image_digest is None:
+            digest = cri_images.image_id(Path(ask.bundle), ask.container_id)
+            facts = msgspec.structs.replace(facts, image_digest=digest)
         try:
             namespace = live.namespace or self._settings.namespace
             key = CheckpointKey.checked(self._settings.cluster, namespace, ask.checkpoint_id)

@@ -1,13 +1,14 @@
-"""Asking a container engine over its CRI socket whether it is ready, with nothing installed.
+"""Asking a container engine over its CRI socket, with nothing installed.
 
 One unary gRPC call does not need a library of 20 MB on each node: HTTP/2 is spoken as far as that call goes (RFC 9113),
-headers are sent as literals (RFC 7541, 6.2.2) and the answer's headers are not read at all. Only ``Status`` is asked
-(kubernetes/cri-api, ``runtime.v1.RuntimeService``; ``v1alpha2`` with engines from before 1.6).
+headers are sent as literals (RFC 7541, 6.2.2) and the answer's headers are not read at all. Only ``Status`` is asked, and which
+image a container has (kubernetes/cri-api, ``runtime.v1``; ``v1alpha2`` with engines from before 1.6).
 """
 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -15,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-_SERVICES: Final = ("runtime.v1.RuntimeService", "runtime.v1alpha2.RuntimeService")
+_VERSIONS: Final = ("v1", "v1alpha2")
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
 _WINDOW_BYTES: Final = 1 << 24
 _VERBOSE: Final = b"\x08\x01"
+_ID: Final = re.compile(r"(?:sha256:)?[0-9a-f]{64}")
 
 
 class CriError(Exception):
@@ -49,13 +51,42 @@ def status(address: Path, seconds: float = 10.0) -> CriStatus:
     Raises:
         CriError: if nobody listens, or the answer is none.
     """
-    for service in _SERVICES:
+    return _read(_ask(address, "RuntimeService/Status", _VERBOSE, seconds))
+
+
+def image_id(address: Path, container_id: str, seconds: float) -> str | None:
+    """Ask the engine at ``address`` for the id of a container's image; ``None`` if it does not tell one.
+
+    The container's status names the image by a digest of the registry, or by its id; the image's own status has the id.
+
+    Raises:
+        CriError: if nobody listens, the container is not known, or the answer is none.
+    """
+    answer = _ask(address, "RuntimeService/ContainerStatus", _string(1, container_id), seconds)
+    try:
+        status = dict(_fields(dict(_fields(answer))[1]))
+        reference = status.get(9) or dict(_fields(status[8]))[1]
+        request = _bytes(1, _bytes(1, reference))
+        image = dict(_fields(_ask(address, "ImageService/ImageStatus", request, seconds))).get(1)
+        found = dict(_fields(image)).get(1, b"").decode() if image else ""
+    except (ValueError, IndexError, TypeError, KeyError, AttributeError) as problem:
+        raise CriError(f"the CRI's answer cannot be read: {problem!r}") from problem
+    return f"sha256:{found.removeprefix('sha256:')}" if _ID.fullmatch(found) else None
+
+
+def _ask(address: Path, method: str, message: bytes, seconds: float) -> bytes:
+    """Call a method of whichever version the engine has.
+
+    Raises:
+        CriError: if nobody listens, or no version answers with a message.
+    """
+    for version in _VERSIONS:
         try:
-            message = _call(address, f"/{service}/Status", _VERBOSE, seconds)
+            answer = _call(address, f"/runtime.{version}.{method}", message, seconds)
         except OSError as problem:
             raise CriError(f"{address}: {problem.strerror or problem}") from problem
-        if message is not None:
-            return _read(message)
+        if answer is not None:
+            return answer
     raise CriError(f"{address} answers, but its CRI does not")
 
 
@@ -88,6 +119,18 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
             at += value
         else:
             raise ValueError(f"a field of wire type {key & 7}")
+
+
+def _string(number: int, text: str) -> bytes:
+    return _bytes(number, text.encode())
+
+
+def _bytes(number: int, value: bytes) -> bytes:
+    """Write a field of a protobuf message that holds bytes, text or a message."""
+    length, rest = b"", len(value)
+    while rest > 0x7F:
+        length, rest = length + bytes([rest & 0x7F | 0x80]), rest >> 7
+    return bytes([number << 3 | 2]) + length + bytes([rest]) + value
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:

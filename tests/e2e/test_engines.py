@@ -136,6 +136,40 @@ def _record(cri: Cri, container: str) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
+def test_a_tag_that_names_another_image_by_now_is_another_image(
+    stack: Stack, engine: Containerd, cri: Cri, tmp_path: Path
+) -> None:
+    env = {"CEDANA_CHECKPOINT": "retagged"}
+
+    def pod(name: str) -> str:
+        sandbox, config = cri.run_pod(name)
+        container = cri.create(sandbox, config, ["sh", "-c", COUNT], env, {})
+        cri.start(container)
+        cri.wait_for(container, RUNNING)
+        time.sleep(0.5)
+        cri.stop(container)
+        cri.remove_container(container)
+        cri.remove_pod(sandbox)
+        return stack.until_stored("retagged")[-1]
+
+    def why() -> str:
+        return str(stack.json("why", "retagged")["reason"])
+
+    pod("tagged")
+    for archive in ("changed", "original"):
+        (tmp_path / archive).mkdir()
+    root = images.busybox_root(tmp_path / "changed" / "root")
+    (root / "etc" / "changed").touch()
+    changed = images.pack(root, images.BUSYBOX, tmp_path / "changed" / "image.tar", ["/bin/sh"])
+    images.load(changed, engine.socket, "k8s.io")
+    try:
+        time.sleep(1)  # the CRI hears of images by events
+        pod("retagged")
+        assert "the image changed from registry.test/busybox:1 (sha256:" in why()
+    finally:
+        images.load(images.busybox(tmp_path / "original"), engine.socket, "k8s.io")
+
+
 def test_a_pod_without_the_variable_runs_as_under_runc(cri: Cri) -> None:
     pod, config = cri.run_pod("plain")
     container = cri.create(pod, config, ["sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.1; done"], {}, {})
