@@ -52,9 +52,7 @@ def install(engine: EngineName, config: Config = None, state_dir: StateDir = Non
         lay_runtime(state)
         if engine is Engine.DOCKER:
             path = (config or docker.CONFIG).absolute()
-            changed, before = docker.install(state.runtime, path)
-            if changed:
-                _remember(state, path, before)
+            changed = _install_in_docker(state, path)
         else:
             path = (config or podman.DROP_IN).absolute()
             changed = podman.install(state.runtime, path)
@@ -79,6 +77,20 @@ def uninstall(engine: EngineName, config: Config = None, state_dir: StateDir = N
             path = (config or podman.DROP_IN).absolute()
             changed = podman.uninstall(path)
     _say(f"the runtime cedana was taken out of {path}" if changed else f"{path} does not name the runtime cedana")
+
+
+def _install_in_docker(state: StateDirectory, path: Path) -> bool:
+    """Give Docker the runtime. What its file was is written down before it is changed, whoever is killed when."""
+    known = str(path) in _remembered(state)
+    if not known:
+        _remember(state, path, docker.read(path))
+    changed = False
+    try:
+        changed = docker.install(state.runtime, path)
+    finally:
+        if not changed and not known:
+            _forget(state, path)
+    return changed
 
 
 def _records(state: StateDirectory) -> Path:

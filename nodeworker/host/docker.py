@@ -78,10 +78,8 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(self._address)
 
 
-def install(runtime: Path, config: Path = CONFIG) -> tuple[bool, Before]:
-    """Add the runtime to Docker's configuration and have dockerd take it over.
-
-    Return whether the file was changed, and what it was before.
+def install(runtime: Path, config: Path = CONFIG) -> bool:
+    """Add the runtime to Docker's configuration and have dockerd take it over; return whether the file was changed.
 
     Raises:
         FailureError: ``engine-missing``, ``engine-config``, ``engine-unreachable``; the file is as it was then.
@@ -92,7 +90,7 @@ def install(runtime: Path, config: Path = CONFIG) -> tuple[bool, Before]:
         raise refusal(
             "engine-missing", "there is no Docker on this machine", "Install it, for instance Debian's docker.io."
         )
-    before = _read(config)
+    before = read(config)
     try:
         content = engine_config.add_to_docker(before or "", str(runtime))
     except EngineConfigError as problem:
@@ -107,11 +105,11 @@ def install(runtime: Path, config: Path = CONFIG) -> tuple[bool, Before]:
             _put(config, before)
             os.kill(daemon.pid, signal.SIGHUP)
             raise
-    return content != before, before
+    return content != before
 
 
 def uninstall(runtime: Path, config: Path, before: Before) -> bool:
-    """Take the runtime out of Docker's configuration; return whether it was there. ``before`` is what :func:`install` found.
+    """Take the runtime out of Docker's configuration; return whether it was there. ``before`` is what the file was without it.
 
     Containers that run go on; their shims know the runtime by its path.
 
@@ -119,7 +117,7 @@ def uninstall(runtime: Path, config: Path, before: Before) -> bool:
         FailureError: ``engine-config``, ``engine-unreachable``.
     """
     config = config.resolve()
-    content = _read(config)
+    content = read(config)
     try:
         bare = None if content is None else engine_config.cut_from_docker(content, str(runtime), before)
         forgetting = engine_config.naming_no_runtime(bare or "")
@@ -149,7 +147,7 @@ def find(config: Path) -> Daemon | None:
             named = next(_values(words, "--config-file"), str(CONFIG))
             if Path(named).resolve() == config:
                 hosts = [*_values(words, "--host"), *_values(words, "-H")]
-                hosts += engine_config.parse(_read(config) or "").get("hosts") or []
+                hosts += engine_config.parse(read(config) or "").get("hosts") or []
                 sockets = [host.removeprefix("unix://") for host in hosts if host.startswith("unix://")]
                 return Daemon(int(process.name), (*sockets, _SOCKET))
     return None
@@ -163,7 +161,12 @@ def _values(words: list[str], option: str) -> Iterator[str]:
             yield words[place + 1]
 
 
-def _read(config: Path) -> Before:
+def read(config: Path) -> Before:
+    """Read the file as it is.
+
+    Raises:
+        FailureError: ``engine-config``, if it cannot be read.
+    """
     try:
         return config.read_text()
     except FileNotFoundError:

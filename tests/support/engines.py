@@ -1,4 +1,4 @@
-"""Docker and Podman of the tests' own: storage, state, sockets and a network namespace of their own, so that the host sees no trace.
+"""Docker and Podman of the tests' own: with storage, state, sockets and a network namespace apart from the host's.
 
 Images are made here; nothing is pulled.
 """
