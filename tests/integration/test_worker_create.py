@@ -18,6 +18,7 @@ from nodeworker.capture.runc import Runc
 from nodeworker.capture.spool import Spool
 from nodeworker.capture.trees import list_tree
 from nodeworker.copies import Copies
+from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.fetching import Fetcher
 from nodeworker.gpu_return import GpuReturn
 from nodeworker.journal import ContainerState, Journal
@@ -93,8 +94,9 @@ def restorer(
         runc = Runc(Path("/bin/runc"), Path("/bin/criu"))
         gpus = GpuReturn(journal, runc, cast("Cuda", None), FACTS)  # a node that has none
         return Restorer(
-            settings, journal, cast("Bus", bus), fetcher, runc, gpus, worker_id=WorkerId("life-1"), facts=FACTS
-        )
+            settings, journal, cast("Bus", bus), fetcher, runc, gpus,
+            worker_id=WorkerId("life-1"), facts=FACTS, criu_config=CriuConfig("4.2.1"),
+        )  # fmt: skip
 
     return make
 
