@@ -29,7 +29,7 @@ class Demo:
         )
         criu.chmod(0o755)
         self.process = subprocess.Popen(
-            [WOODFROG, "demo"],
+            ["env", "--default-signal=INT", WOODFROG, "demo"],  # a shell's background job ignores it, and so do its children
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
             env={**os.environ, "WOODFROG_CRIU": str(criu), "TMPDIR": str(folder)},
         )  # fmt: skip
