@@ -41,6 +41,22 @@ def test_a_second_dev_on_the_same_directory_is_refused(stack: Stack) -> None:
     assert "already-running" in second.stderr
 
 
+def test_a_mount_whose_source_is_a_link_is_restored(stack: Stack, folder: Path) -> None:
+    (folder / "here").mkdir()
+    (folder / "link").symlink_to("here")
+    mount = ("--mount", f"{folder}/link:/mounted")
+    count = ["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >> /mounted/count; sleep 0.05; done"]
+    run = stack.run("linked", *count, options=mount)
+    until(lambda: (folder / "here/count").exists() and len((folder / "here/count").read_text().split()) > 5)
+    run.stop()
+    before = len((folder / "here/count").read_text().split())
+    again = stack.run("linked", *count, options=mount)
+    until(lambda: len((folder / "here/count").read_text().split()) > before + 5)
+    again.stop()
+    numbers = [int(number) for number in (folder / "here/count").read_text().split()]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
 def test_sigterm_stops_everything_cleanly_and_a_new_start_goes_on_from_the_log(folder: Path) -> None:
     stack = Stack(folder / "s")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -140,6 +141,20 @@ class EngineCases:
         assert engine.until_counted("relinked")[0] == counted[-1] + 1
         assert engine.cli("exec", "relinked", "cat", "/file").stdout == "here\n"
         engine.stop("relinked")
+
+    def test_a_restore_that_fails_names_a_log_that_is_there(self, engine: Engine, tmp_path: Path) -> None:
+        options = ("-v", f"{tmp_path}:/bound")
+        engine.run("holds", "holds", *options, script=f"exec 7>>/bound/held; echo held >&7; {COUNT}")
+        engine.until_counted("holds")
+        engine.stop("holds")
+        (tmp_path / "held").unlink()
+        engine.run("cold", "holds", *options)
+        engine.until_counted("cold")
+        logs = engine.cli("logs", "cold")
+        named = re.findall(r"log file: (\S+)", logs.stdout + logs.stderr)
+        assert named
+        assert all("held" in Path(name).read_text() for name in named)
+        engine.cli("stop", "cold")
 
     def test_what_a_restart_policy_starts_again_goes_on_from_the_last_snapshot(
         self, stack: Stack, engine: Engine
