@@ -4,7 +4,7 @@ bin := .venv/bin
 usual := not long and not cluster and not gpu
 loops := long and not cluster
 
-.PHONY: help setup demo vm vm-all support test test-containers test-others retest e2e retest-e2e faults faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
+.PHONY: help setup engines demo vm vm-all support test test-containers test-others retest e2e retest-e2e faults faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
@@ -27,6 +27,10 @@ setup:
 	@setup/venv.sh
 	@setup/tools.sh
 	@$(bin)/python -m nodeworker.host.criu_bundle >/dev/null
+
+# Docker and Podman, for tests.
+engines: setup
+	@setup/machine.sh engines
 
 demo: setup
 	@$(bin)/woodfrog demo
@@ -62,13 +66,13 @@ endef
 test: lint
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-containers test-others
 
-test-containers: setup
+test-containers: setup engines
 	$(call run,containers)
 
 test-others: setup
 	$(call run,others)
 
-retest: lint
+retest: lint engines
 	$(call again,containers)
 	$(call again,others)
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # What this project needs of the machine itself: Debian 12, 13 or testing on x86-64, root, and a handful of Debian's packages.
 # Says clearly what is missing before anything is changed. Does nothing where everything is there.
+# `machine.sh engines` adds Docker and Podman, which only tests need; none of their services is started, now or at the next boot.
 set -eu
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -35,12 +36,14 @@ need hostname hostname
 need ps procps
 need /bin/busybox busybox-static
 need /usr/lib/cni/ptp containernetworking-plugins
-need dockerd docker.io
-need docker "docker.io $([ "$VERSION_CODENAME" = bookworm ] || echo docker-cli)"
-[ -e /usr/libexec/docker/cli-plugins/docker-compose ] || need docker-compose docker-compose
-need podman podman
-need /usr/lib/podman/netavark netavark
-[ "$VERSION_CODENAME" = bookworm ] || need nft nftables
+if [ "${1:-}" = engines ]; then
+    need dockerd docker.io
+    need docker "docker.io $([ "$VERSION_CODENAME" = bookworm ] || echo docker-cli)"
+    [ -e /usr/libexec/docker/cli-plugins/docker-compose ] || need docker-compose docker-compose
+    need podman podman
+    need /usr/lib/podman/netavark netavark
+    [ "$VERSION_CODENAME" = bookworm ] || need nft nftables
+fi
 need /etc/ssl/certs/ca-certificates.crt ca-certificates
 [ -z "$(command -v python3)" ] || python3 -c 'import ensurepip, venv' 2>/dev/null || wanted="$wanted python3-venv"
 [ -n "$(command -v python3)" ] || wanted="$wanted python3-venv"
@@ -58,5 +61,9 @@ if [ -n "$wanted" ]; then
     # shellcheck disable=SC2086
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends $wanted; } >/dev/null ||
         fail "Debian's packages could not be installed; is there a network, and does apt-get update work?"
+    # Debian enables a service when its package is installed. What was there before is left as it was.
+    case " $wanted " in *' docker.io '*)
+        [ -z "$(command -v systemctl)" ] || systemctl disable --quiet docker.service docker.socket 2>/dev/null || true ;;
+    esac
 fi
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$(python3 --version) is too old; Python 3.11 or later is needed"

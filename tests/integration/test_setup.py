@@ -40,11 +40,13 @@ class Machine:
         (self.bin / name).write_text(f"#!/bin/sh\n{text}\n")
         (self.bin / name).chmod(0o755)
 
-    def set_up(self) -> subprocess.CompletedProcess[str]:
+    def set_up(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run setup/machine.sh in a mount namespace of its own."""
-        script = f"mount --bind {self.release} $(readlink -f /etc/os-release) && PATH={self.bin} exec {self.bin}/sh $1"
+        script = (
+            f'mount --bind {self.release} $(readlink -f /etc/os-release) && PATH={self.bin} exec {self.bin}/sh "$@"'
+        )
         return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", script, "sh", ROOT / "setup/machine.sh"],
+            ["unshare", "--mount", "sh", "-c", script, "sh", ROOT / "setup/machine.sh", *words],
             check=False, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
@@ -64,10 +66,21 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_a_machine_that_has_everything_is_left_alone(machine: Machine) -> None:
-    done = machine.set_up()
+@pytest.mark.parametrize("words", [[], ["engines"]])
+def test_a_machine_that_has_everything_is_left_alone(machine: Machine, words: list[str]) -> None:
+    done = machine.set_up(*words)
     assert (done.returncode, done.stderr) == (0, "")
     assert not machine.asked_debian
+
+
+def test_docker_and_podman_are_installed_for_tests_only(machine: Machine) -> None:
+    for tool in ("dockerd", "podman"):
+        (machine.bin / tool).unlink()
+    assert machine.set_up().returncode == 0
+    assert not machine.asked_debian
+    said = machine.set_up("engines").stderr
+    assert said.startswith("setup: installing docker.io")
+    assert "podman" in said
 
 
 def test_who_is_not_root_is_told_so_before_anything_is_done(machine: Machine) -> None:

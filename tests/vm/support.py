@@ -35,8 +35,8 @@ KINDS = {
 }
 _FILES = (
     (r"test_self_test$", "self-test"), (r"test_cgroups$", "cgroups"), (r"test_security_contexts$", "security"), (r"test_continuity$", "programs"),
-    (r"test_(runc|worker)_\w+$", "runtime"), (r"test_engines$", "containerd"), (r"test_pods\w*$", "pods"), (r"test_docker$", "docker"),
-    (r"test_podman$", "podman"), (r"tests\.faults\.\w+$", "faults"), (r"tests\.cluster\.\w+$", "cluster"),
+    (r"test_(runc|worker)_\w+$", "runtime"), (r"test_engines$", "containerd"), (r"test_pods\w*$", "pods"), (r"test_docker(\.\w+)?$", "docker"),
+    (r"test_podman(\.\w+)?$", "podman"), (r"tests\.faults\.\w+$", "faults"), (r"tests\.cluster\.\w+$", "cluster"),
 )  # fmt: skip
 
 
