@@ -65,6 +65,8 @@ class Bundle(msgspec.Struct, frozen=True):
     """``hostname`` and ``domainname``, as far as the container gets its own."""
     uts_namespace: Path | None = None
     """The UTS namespace that it joins, as the containers of a pod do; its names are in force."""
+    joins_user_namespace: bool = False
+    """Whether it is in a user namespace that somebody else made: that of its pod."""
     volumes: tuple[Volume, ...] = ()
     """The emptyDirs and anonymous volumes among the mounts, each once."""
     binds: dict[str, Path] = {}
@@ -134,8 +136,8 @@ def read(folder: str) -> Bundle:
         wished = wishes.read({**wishes.from_environment(environment), **annotations})
         image, digest = _image(config, annotations, folder)
         pod_uid = _first(annotations, _POD_UID)
-        namespaces = (config.get("linux") or {}).get("namespaces") or []
-        uts = next((one for one in namespaces if one.get("type") == "uts"), None)
+        namespaces = {one.get("type"): one for one in (config.get("linux") or {}).get("namespaces") or []}
+        uts, user = namespaces.get("uts"), namespaces.get("user")
         return Bundle(
             rootfs=path / config["root"]["path"],
             namespace=namespace,
@@ -146,12 +148,14 @@ def read(folder: str) -> Bundle:
                 interval_seconds=wished.interval_seconds,
                 pod=_first(annotations, _POD),
                 pod_uid=pod_uid,
+                id_mappings=_id_mappings(config) if user is not None else (),
             ),
             shm_source=next(
                 (_bound(path, mount) for mount in mounts if mount["destination"].rstrip("/") == _SHM), None
             ),
             names=_names(config) if uts is not None else {},
             uts_namespace=Path(uts["path"]) if uts is not None and uts.get("path") else None,
+            joins_user_namespace=user is not None and bool(user.get("path")),
             volumes=tuple(_volumes(mounts, pod_uid)),
             binds={mount["destination"].rstrip("/"): path / mount["source"] for mount in mounts if _is_bind(mount)},
             wishes=wished,
@@ -209,6 +213,14 @@ def _grace_seconds(annotations: dict[str, str]) -> float | None:
 def _names(config: dict[str, Any]) -> dict[str, str]:
     given = {name: config.get(name) for name in ("hostname", "domainname")}
     return {name: value for name, value in given.items() if isinstance(value, str) and value}
+
+
+def _id_mappings(config: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        f"{kind} {one['containerID']} {one['hostID']} {one['size']}"
+        for kind in ("uid", "gid")
+        for one in config["linux"].get(f"{kind}Mappings") or ()
+    )
 
 
 def _bound(bundle: Path, mount: dict[str, Any]) -> Path | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nodeworker import bundle
-from nodeworker.capture import criu
+from nodeworker.capture import criu, user_namespace
 from nodeworker.capture.cuda import Cuda, GpuPlan
 from nodeworker.capture.freezer import Freezer
 from nodeworker.capture.overlay import find_overlay
@@ -77,12 +77,15 @@ class Preflight:
             raise refusal(
                 "criu-config-foreign", cause, "Create it through Woodfrog's runtime, with the same run directory."
             )
+        live = bundle.read(container.bundle)
+        if live.joins_user_namespace:
+            user_namespace.refuse_joined()
+        user_namespace.refuse_nested(pids, state.pid)
         criu.refuse_io_uring(pids)
         criu.refuse_unreadable_limits(pids)
         criu.refuse_adopted(pids, state.pid)
         overlay = find_overlay(state.rootfs)
         upper = None if overlay is None else overlay.upper
-        live = bundle.read(container.bundle)
         shm, volumes = live.travelling_shm, live.travelling
         copied_bytes = sum(file_bytes(path) for path in (upper, shm) if path is not None)
         copied_bytes += _refuse_too_large(volumes, live.wishes.volumes_limit_bytes)

@@ -73,6 +73,9 @@ class ContainerFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     pod_uid: str | None = None
     gpus: tuple[str, ...] | None = None
     """UUIDs of the GPUs that it sees, in the node's order: every one of them belongs to the driver's checkpoint."""
+    id_mappings: tuple[str, ...] = ()
+    """How users and groups of its user namespace map to the node's, as ``uid INSIDE OUTSIDE COUNT`` and ``gid …``; empty where
+    they are the node's, as in every container of which none are known."""
 
 
 def misfit(taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, container: ContainerFacts) -> str | None:
@@ -80,7 +83,8 @@ def misfit(taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, con
 
     CRIU compares CPU features itself (``cpu-cap``) but only in part and late; a feature that the snapshot's node had and
     this one lacks makes the restored process die of SIGILL at some later time, which is worse than a cold start. The images
-    name the cgroup controllers that were there, and a kernel mounts each in one version only.
+    name the cgroup controllers that were there, and a kernel mounts each in one version only. CRIU makes the user namespace of
+    the dump again, with its mapping, whatever the new container's is: its files would be somebody else's.
     """
     for name, there, here in (
         ("architecture", taken_on.architecture, node.architecture),
@@ -103,12 +107,19 @@ def misfit(taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, con
         driver_files = [mount for mount in missing if ".so." in mount and ("/libcuda" in mount or "/libnv" in mount)]
         what = "driver library" if driver_files else "mount"
         return f"the new container has no {what} at {', '.join(driver_files or missing)}"
+    was, now = taken_from.id_mappings, container.id_mappings
+    if was != now:
+        return f"its users are mapped to {_mapping(was)}, the new container's to {_mapping(now)}"
     return gpu_misfit(taken_on, taken_from, node, container) if taken_from.gpus else None
 
 
 def _image(container: ContainerFacts) -> str:
     digest = (container.image_digest or "")[:_DIGEST_SHOWN]
     return f"{container.image} ({digest})" if container.image else digest
+
+
+def _mapping(id_mappings: tuple[str, ...]) -> str:
+    return ", ".join(id_mappings) or "the node's own"
 
 
 def pair_gpus(sources: Sequence[str], targets: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -28,9 +28,9 @@ def prefetch(state: State, name: CheckpointKey, node: NodeName, source: str, now
     key = state.keys.get(name, KeyState())
     if there is None or there.lost:
         return None
-    asker = Asker(
-        node=node, facts=there.facts, container=ContainerFacts(), incarnation=IncarnationNumber(key.newest + 1)
-    )
+    last = key.incarnations.get(key.newest)
+    container = ContainerFacts(id_mappings=last.container.id_mappings if last is not None else ())
+    asker = Asker(node=node, facts=there.facts, container=container, incarnation=IncarnationNumber(key.newest + 1))
     choice = choose(key, state.nodes, asker, now)
     if not isinstance(choice, Restore):
         return None

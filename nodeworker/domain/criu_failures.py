@@ -177,9 +177,20 @@ RULES: Final = (
     ),
     Rule(
         "nested-namespaces",
-        ("Nested mount namespaces are not supported", "Can't dump nested"),
+        (
+            "Nested mount namespaces are not supported",
+            "Can't dump nested",
+            "doesn't belong to the target user namespace",
+        ),
         "the container holds containers or a systemd of its own, in namespaces of their own",
         "Checkpoint the inner workload instead; CRIU supports one level of namespaces.",
+    ),
+    Rule(
+        "user-namespace",
+        ("Can't setns",),
+        "a namespace of the container or its pod could not be entered from the container's user namespace",
+        "Run the pod with the node's users (hostUsers: true). A container with a user namespace of its own, such as Docker's "
+        "userns-remap gives it, can be checkpointed.",
     ),
     Rule(
         "no-session-leader",

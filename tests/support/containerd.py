@@ -36,6 +36,8 @@ oom_score = 0
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.cedana.options]
         BinaryName = "{runtime}"
 """
+SYSTEMD_CONFIG = f"{CONFIG}        SystemdCgroup = true\n"
+"""As kubeadm's clusters have it: the runtime makes cgroups by way of systemd."""
 
 # A link between pod and host, addressed from a test-only range; pods get a network namespace of their own as on a cluster.
 _CNI = {

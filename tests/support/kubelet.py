@@ -22,6 +22,8 @@ from support import images
 from support.cri import Cri
 
 RUNNING, EXITED = 1, 2
+HOST_USERS = 200_000
+"""The first of the node's users that a pod with ``hostUsers: false`` is mapped to."""
 _MASKED = ("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
            "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware")  # fmt: skip
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
@@ -45,6 +47,7 @@ class Pod:
         share_pids: bool = False,
         groups: Sequence[int] = (),
         privileged: bool = False,
+        host_users: bool = True,
     ) -> None:
         self.kubelet, self.name, self.uid = kubelet, name, str(uuid.uuid4())
         self.folder = kubelet.root / "pods" / self.uid
@@ -58,13 +61,18 @@ class Pod:
         self._namespaces = messages.NamespaceOption(
             network=mode("NODE" if host_network else "POD"), pid=mode("POD" if share_pids else "CONTAINER")
         )
+        if not host_users:
+            mapping = messages.IDMapping(host_id=HOST_USERS, container_id=0, length=1 << 16)
+            self._namespaces.userns_options.CopyFrom(
+                messages.UserNamespace(mode=mode("POD"), uids=[mapping], gids=[mapping])
+            )
         self.config = messages.PodSandboxConfig(
             metadata=messages.PodSandboxMetadata(name=name, uid=self.uid, namespace=namespace),
             hostname="" if host_network else name,
             log_directory=str(kubelet.root / "logs" / f"{namespace}_{name}_{self.uid}"),
             annotations=dict(annotations or {}),
             linux=messages.LinuxPodSandboxConfig(
-                cgroup_parent=f"/kubepods/besteffort/pod{self.uid}",
+                cgroup_parent=kubelet.cgroup_parent(self.uid),
                 security_context=messages.LinuxSandboxSecurityContext(
                     namespace_options=self._namespaces, supplemental_groups=self.groups, privileged=privileged
                 ),
@@ -190,10 +198,7 @@ class Pod:
         for container in self.containers:
             self.kubelet.cri.remove_container(container)
         self.kubelet.cri.remove_pod(self.sandbox)
-        for cgroup in Path("/sys/fs/cgroup").glob(f"**/pod{self.uid}"):
-            for folder in (*cgroup.glob("*"), cgroup):
-                with suppress(OSError):
-                    folder.rmdir()
+        self.kubelet.remove_cgroup(self.uid)
         for place in reversed(self._mounted):
             subprocess.run(["umount", place], check=True, capture_output=True, timeout=20)
         shutil.rmtree(self.folder)
@@ -202,9 +207,27 @@ class Pod:
 class Kubelet:
     """A kubelet's root directory; its name is nobody's default, so that nothing relies on one."""
 
-    def __init__(self, cri: Cri, root: Path) -> None:
+    def __init__(self, cri: Cri, root: Path, *, systemd: bool = False) -> None:
+        """``systemd``: the cgroup driver, which must be the container engine's, too."""
         self.cri, self.root = cri, root
+        self._systemd = systemd
         self.pods: list[Pod] = []
+
+    def cgroup_parent(self, uid: str) -> str:
+        """Name a pod's cgroup as pkg/kubelet/cm/cgroup_manager_linux.go does."""
+        if self._systemd:
+            return f"kubepods-besteffort-pod{uid.replace('-', '_')}.slice"
+        return f"/kubepods/besteffort/pod{uid}"
+
+    def remove_cgroup(self, uid: str) -> None:
+        """Remove a pod's cgroup, which its containers have left."""
+        if self._systemd:
+            subprocess.run(["systemctl", "stop", self.cgroup_parent(uid)], check=True, capture_output=True, timeout=30)
+            return
+        for cgroup in Path("/sys/fs/cgroup").glob(f"**/pod{uid}"):
+            for folder in (*cgroup.glob("*"), cgroup):
+                with suppress(OSError):
+                    folder.rmdir()
 
     def pod(self, name: str, **more: Any) -> Pod:
         """Start a pod's sandbox; the pod is removed at the latest when the test ends."""
@@ -228,9 +251,9 @@ class Kubelet:
 
 
 @contextmanager
-def running(cri: Cri, root: Path) -> Iterator[Kubelet]:
+def running(cri: Cri, root: Path, *, systemd: bool = False) -> Iterator[Kubelet]:
     """A kubelet for one test."""
-    kubelet = Kubelet(cri, root)
+    kubelet = Kubelet(cri, root, systemd=systemd)
     try:
         yield kubelet
     finally:

@@ -176,6 +176,7 @@ class Container:
         self._owns_rootfs = on is None
         self.rootfs = on.rootfs if on is not None else self._overlay()
         self.upper = self.rootfs.parent / "upper"
+        self.counter = self.upper / "count"
         self.conf = self.bundle / "criu.conf"
         self.conf.write_text("")
         environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
@@ -252,7 +253,7 @@ class Container:
 
     def count(self) -> int:
         with suppress(OSError, ValueError):
-            return int((self.upper / "count").read_text())
+            return int(self.counter.read_text())
         return 0
 
     def state(self) -> RuncState:

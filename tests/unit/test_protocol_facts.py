@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from protocol.facts import ContainerFacts, NodeFacts, misfit
@@ -78,6 +79,30 @@ def test_a_mount_that_is_gone_does_not_fit_and_one_that_is_new_does() -> None:
     less = ContainerFacts(mounts=("/proc",))
     assert misfit(NODE, CONTAINER, NODE, less) == "the new container has no mount at /data"
     assert misfit(NODE, less, NODE, CONTAINER) is None
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "why"),
+    [
+        (
+            (),
+            ("uid 0 100000 65536",),
+            "its users are mapped to the node's own, the new container's to uid 0 100000 65536",
+        ),
+        (
+            ("uid 0 1 9", "gid 0 1 9"),
+            (),
+            "its users are mapped to uid 0 1 9, gid 0 1 9, the new container's to the node's own",
+        ),
+        (("uid 0 1 9",), ("uid 0 2 9",), "its users are mapped to uid 0 1 9, the new container's to uid 0 2 9"),
+        (("uid 0 1 9",), ("uid 0 1 9",), None),
+    ],
+)
+def test_a_container_in_another_user_namespace_does_not_fit(
+    was: tuple[str, ...], now: tuple[str, ...], why: str | None
+) -> None:
+    there, here = (msgspec.structs.replace(CONTAINER, id_mappings=mappings) for mappings in (was, now))
+    assert misfit(NODE, there, NODE, here) == why
 
 
 def test_mounts_that_nobody_listed_are_unknown() -> None:

@@ -40,6 +40,26 @@ def test_a_pods_container_tells_its_namespace_image_mounts_and_shared_memory(tmp
     assert read.rootfs == tmp_path / "rootfs"
 
 
+USERS = [{"containerID": 0, "hostID": 100_000, "size": 65_536}]
+
+
+@pytest.mark.parametrize(
+    ("namespace", "mappings", "joins"),
+    [
+        ([], (), False),
+        ([{"type": "user"}], ("uid 0 100000 65536", "gid 0 100000 65536"), False),
+        ([{"type": "user", "path": "/proc/7/ns/user"}], ("uid 0 100000 65536", "gid 0 100000 65536"), True),
+    ],
+    ids=["the node's", "its own", "its pod's"],
+)
+def test_a_containers_users_are_the_nodes_its_own_or_its_pods(
+    tmp_path: Path, namespace: list[Any], mappings: tuple[str, ...], joins: bool
+) -> None:
+    linux = {"namespaces": namespace, "uidMappings": USERS, "gidMappings": USERS}
+    read = bundle.read(written(tmp_path, CONFIG | {"linux": linux}))
+    assert (read.facts.id_mappings, read.joins_user_namespace) == (mappings, joins)
+
+
 @pytest.mark.parametrize(("said", "read"), [({}, None), ("90", 90.0), ("0", 0.0), ("-1", None), ("soon", None)])
 def test_the_kubelets_word_on_the_grace_period_is_believed_if_it_is_a_number(
     tmp_path: Path, said: Any, read: float | None

@@ -1,0 +1,629 @@
+"""What a container may and may not do is the same after a restore: users, filters, profiles, limits, namespaces, mounts.
+
+Each program counts, so that continuity is proven and not liveness, and answers questions from inside. The rest is read from
+outside, in /proc. The directory is not private, because a container in a user namespace has to reach its root file system.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from support.lone_runtime import Container, LoneRuntime, eventually
+
+from nodeworker.capture import criu as criu_tool
+from nodeworker.capture import user_namespace
+from nodeworker.capture.status import status_fields
+from nodeworker.host.facts import cgroup_version
+
+pytestmark = [pytest.mark.criu, pytest.mark.timeout(120)]
+
+Spec = dict[str, Any]
+Change = Callable[[Spec], None]
+
+V2: Final = cgroup_version(Path("/proc/self/mounts")) == 2
+MIB: Final = 1 << 20
+CAP_SYS_RESOURCE: Final = 24
+MAY: Final = bool(int(status_fields(os.getpid())["CapEff"], 16) >> CAP_SYS_RESOURCE & 1)
+needs_limits = pytest.mark.skipif(
+    not MAY, reason="this machine's root lacks CAP_SYS_RESOURCE, without which CRIU dumps processes of root only"
+)
+APPARMOR: Final = Path("/sys/module/apparmor/parameters/enabled")
+needs_apparmor = pytest.mark.skipif(
+    not APPARMOR.exists() or APPARMOR.read_text().strip() != "Y" or shutil.which("apparmor_parser") is None,
+    reason="AppArmor is not enabled on this machine",
+)
+SAME: Final = (
+    "Uid",
+    "Gid",
+    "Groups",
+    "CapInh",
+    "CapPrm",
+    "CapEff",
+    "CapBnd",
+    "CapAmb",
+    "NoNewPrivs",
+    "Seccomp",
+    "Seccomp_filters",
+)
+"""The fields of /proc/PID/status that say who a process is and what it may do (proc_pid_status(5))."""
+PROGRAM: Final = r"""
+import ctypes, json, mmap, os, resource, signal, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+def error(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError as problem:
+        return problem.errno
+    return 0
+def syscall(*arguments):
+    return ctypes.get_errno() if libc.syscall(*arguments) < 0 else 0
+counter = os.open("/data/count", os.O_WRONLY | os.O_CREAT)
+exec(os.environ.get("FIRST", ""))
+number = 0
+while True:
+    number += 1
+    os.pwrite(counter, b"%8d" % number, 0)
+    if os.path.exists("/data/question"):
+        with open("/data/question") as file:
+            answer = eval(file.read())
+        os.unlink("/data/question")
+        with open("/data/answer.new", "w") as file:
+            json.dump(answer, file)
+        os.rename("/data/answer.new", "/data/answer")
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def runtime() -> Iterator[LoneRuntime]:
+    with tempfile.TemporaryDirectory(prefix="wf-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        made = LoneRuntime(Path(folder))
+        made.run_dir.chmod(0o700)  # as the worker makes it
+        yield made
+        made.close()
+
+
+class Moved:
+    """A container, and after :meth:`move` the one that it was restored into."""
+
+    def __init__(
+        self, runtime: LoneRuntime, change: Change, *, first: str = "", owner: int = 0, **settings: Any
+    ) -> None:
+        """Run a container.
+
+        ``first``: what the program does before it counts. ``owner``: of the directory in which it counts. ``settings``: for both containers.
+        """
+        self.runtime = runtime
+        self.data = runtime.folder / "data"
+        self.data.mkdir()
+        os.chown(self.data, owner, owner)
+        self._first, self._settings = first, settings
+        self.old = self._container(change)
+        runtime.worker(create=self.old.cold)
+        self.old.run()
+        self.container = self.old
+
+    def _container(self, change: Change, on: Container | None = None) -> Container:
+        def spec(config: Spec) -> None:
+            config["process"]["args"] = ["/usr/bin/python3", "-I", "-S", "-c", PROGRAM]
+            config["process"]["env"].append(f"FIRST={self._first}")
+            bind = {"destination": "/data", "type": "bind", "source": str(self.data), "options": ["bind", "rw"]}
+            config["mounts"].append(bind)
+            change(config)
+
+        made = self.runtime.container(on=on, spec=spec, **self._settings)
+        made.counter = self.data / "count"
+        if on is None:
+            (made.rootfs / "data").mkdir()
+        return made
+
+    def dump(self) -> Path:
+        """Dump the container, which ends it."""
+        self.counted = 0
+        images = self.old.dump()
+        self.counted = self.old.count()
+        assert self.counted > 1
+        return images
+
+    def restore(self, images: Path, change: Change) -> None:
+        """Restore it into a new container and see that it counts on."""
+        self.container = self._container(change, on=self.old)
+        self.container.counter = self.data / "count"
+        self.runtime.worker(create=lambda _ask: self.container.restored(images))
+        assert self.container.create() == 0, self.container.said()
+        assert self.old.count() == self.counted
+        started = self.container.call("start", self.container.id)
+        assert started.returncode == 0, started.stderr
+        eventually(lambda: self.old.count() > self.counted + 2, "the restored container counts on")
+
+    def move(self, change: Change) -> None:
+        """Do both."""
+        self.restore(self.dump(), change)
+
+    def ask(self, question: str) -> Any:
+        """Ask the program for the value of an expression."""
+        answer = self.data / "answer"
+        answer.unlink(missing_ok=True)
+        (self.data / "question.new").write_text(question)
+        (self.data / "question.new").chmod(0o666)
+        (self.data / "question.new").rename(self.data / "question")
+        eventually(answer.exists, f"the program answers {question}", 20)
+        return json.loads(answer.read_text())
+
+    @property
+    def pid(self) -> int:
+        """The first process, as the host sees it."""
+        return self.container.state().pid
+
+    def identities(self) -> list[dict[str, str | None]]:
+        """Who each of its processes is, in the order of their pids inside."""
+        fields = [status_fields(pid) for pid in self.container.state().freezer.pids()]
+        ordered = sorted(fields, key=lambda each: int(each["NSpid"].split()[-1]))
+        return [{name: each.get(name) for name in SAME} for each in ordered]
+
+
+def unchanged(_config: Spec) -> None:
+    pass
+
+
+def capabilities(*names: str) -> dict[str, list[str]]:
+    return {kind: list(names) for kind in ("bounding", "effective", "permitted", "inheritable")}
+
+
+def as_nobody(config: Spec) -> None:
+    config["process"]["user"] = {"uid": 1000, "gid": 3000, "additionalGids": [2000, 4000], "umask": 0o027}
+    config["process"]["capabilities"] = capabilities()
+
+
+@needs_limits
+def test_a_user_without_capabilities_stays_that_user_with_its_groups(runtime: LoneRuntime) -> None:
+    moved = Moved(runtime, as_nobody, owner=1000)
+    before = moved.identities()
+    moved.move(as_nobody)
+    assert moved.identities() == before
+    (identity,) = before
+    assert (identity["Uid"], identity["Gid"], identity["Groups"]) == (
+        "\t".join(["1000"] * 4),
+        "\t".join(["3000"] * 4),
+        "2000 4000",
+    )
+    assert (identity["CapEff"], identity["CapBnd"], identity["NoNewPrivs"]) == ("0" * 16, "0" * 16, "1")
+    assert moved.ask("os.getresuid() + os.getresgid()") == [1000] * 3 + [3000] * 3
+    assert moved.ask("error(os.setuid, 0)") == 1
+    assert moved.ask("os.umask(0o027)") == 0o027
+
+
+WORKERS: Final = """
+for uid in (33, 999):
+    if os.fork() == 0:
+        libc.prctl(8, 1) if uid == 999 else None
+        os.setgroups([uid, 2000])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        while True:
+            time.sleep(0.1)
+"""
+"""What nginx and PostgreSQL's starter do: a first process of root, and workers of other users; one keeps its capabilities."""
+
+
+@needs_limits
+def test_workers_that_became_other_users_stay_those(runtime: LoneRuntime) -> None:
+    def change(config: Spec) -> None:
+        config["process"]["capabilities"] = capabilities("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_NET_BIND_SERVICE")
+
+    moved = Moved(runtime, change, first=WORKERS)
+    eventually(
+        lambda: [each["Uid"] for each in moved.identities()][1:] == ["\t".join([uid] * 4) for uid in ("33", "999")],
+        "the workers have become other users",
+    )
+    before = moved.identities()
+    moved.move(change)
+    assert moved.identities() == before
+    assert before[0]["CapEff"] != before[1]["CapEff"] == "0" * 16
+    assert before[2]["CapPrm"] == before[0]["CapPrm"]
+
+
+ALLOWED: Final = [
+    "access",
+    "arch_prctl",
+    "brk",
+    "capget",
+    "capset",
+    "chdir",
+    "clock_gettime",
+    "clock_nanosleep",
+    "clone",
+    "clone3",
+    "close",
+    "close_range",
+    "connect",
+    "dup",
+    "dup2",
+    "dup3",
+    "epoll_create1",
+    "epoll_ctl",
+    "epoll_pwait",
+    "execve",
+    "exit",
+    "exit_group",
+    "faccessat",
+    "faccessat2",
+    "fchmod",
+    "fchown",
+    "fcntl",
+    "fdatasync",
+    "flock",
+    "fstat",
+    "fstatfs",
+    "fsync",
+    "ftruncate",
+    "futex",
+    "getcwd",
+    "getdents64",
+    "getegid",
+    "geteuid",
+    "getgid",
+    "getgroups",
+    "getpgrp",
+    "getpid",
+    "getppid",
+    "getrandom",
+    "getresgid",
+    "getresuid",
+    "getrlimit",
+    "getsid",
+    "gettid",
+    "gettimeofday",
+    "getuid",
+    "ioctl",
+    "kill",
+    "lseek",
+    "lstat",
+    "madvise",
+    "membarrier",
+    "mmap",
+    "mprotect",
+    "mremap",
+    "munmap",
+    "nanosleep",
+    "newfstatat",
+    "open",
+    "openat",
+    "openat2",
+    "pipe",
+    "pipe2",
+    "poll",
+    "ppoll",
+    "prctl",
+    "pread64",
+    "prlimit64",
+    "pselect6",
+    "pwrite64",
+    "read",
+    "readlink",
+    "readlinkat",
+    "readv",
+    "rename",
+    "renameat",
+    "renameat2",
+    "restart_syscall",
+    "rseq",
+    "rt_sigaction",
+    "rt_sigpending",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "rt_sigsuspend",
+    "sched_getaffinity",
+    "sched_yield",
+    "select",
+    "set_robust_list",
+    "set_tid_address",
+    "setgid",
+    "setgroups",
+    "setpgid",
+    "setsid",
+    "setuid",
+    "sigaltstack",
+    "socket",
+    "stat",
+    "statfs",
+    "statx",
+    "sysinfo",
+    "tgkill",
+    "umask",
+    "uname",
+    "unlink",
+    "unlinkat",
+    "wait4",
+    "waitid",
+    "write",
+    "writev",
+]
+
+
+def filtered(config: Spec) -> None:
+    """An allowlist, as RuntimeDefault has; what is not in it is answered with EPERM, and io_uring as if there were none."""
+    config["linux"]["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        "syscalls": [
+            {"names": ALLOWED, "action": "SCMP_ACT_ALLOW"},
+            {"names": ["io_uring_setup"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+            {
+                "names": ["personality"],
+                "action": "SCMP_ACT_ALLOW",
+                "args": [{"index": 0, "value": 0xFFFFFFFF, "op": "SCMP_CMP_EQ"}],
+            },
+        ],
+    }
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the calls are named by their numbers on x86-64")
+def test_a_seccomp_filter_denies_after_a_restore_what_it_denied_before(runtime: LoneRuntime) -> None:
+    questions = {
+        "error(os.mkdir, '/data/denied')": 1,
+        "syscall(425, 1, None)": 38,
+        "syscall(135, 0)": 1,
+        "syscall(135, ctypes.c_ulong(0xFFFFFFFF))": 0,
+        "syscall(39)": 0,
+    }
+    moved = Moved(runtime, filtered)
+    before = moved.identities()
+    assert before[0]["Seccomp"] == "2"
+    assert {each: moved.ask(each) for each in questions} == questions
+    moved.move(filtered)
+    assert moved.identities() == before
+    assert {each: moved.ask(each) for each in questions} == questions
+
+
+@contextmanager
+def profile(folder: Path) -> Iterator[str]:
+    """A profile that allows all but one directory, loaded into the kernel."""
+    name = f"woodfrog-test-{os.getpid()}"
+    text = folder / "profile"
+    text.write_text(
+        f"profile {name} flags=(attach_disconnected,mediate_deleted) {{\n"
+        "  file,\n  network,\n  capability,\n  signal,\n  ptrace,\n  unix,\n  mount,\n  umount,\n  pivot_root,\n  deny /data/denied/** w,\n}\n"
+    )
+    subprocess.run(["apparmor_parser", "--skip-cache", "--replace", text], check=True, capture_output=True, timeout=60)
+    try:
+        yield name
+    finally:
+        subprocess.run(
+            ["apparmor_parser", "--skip-cache", "--remove", text], check=False, capture_output=True, timeout=60
+        )
+
+
+def confinement(pid: int) -> str:
+    return Path(f"/proc/{pid}/attr/current").read_text().strip("\n\0")
+
+
+@needs_apparmor
+def test_an_apparmor_profile_confines_after_a_restore_what_it_confined_before(runtime: LoneRuntime) -> None:
+    question = "error(os.open, '/data/denied/file', os.O_CREAT | os.O_WRONLY)"
+    with profile(runtime.folder) as name:
+
+        def change(config: Spec) -> None:
+            config["process"]["apparmorProfile"] = name
+
+        moved = Moved(runtime, change)
+        (moved.data / "denied").mkdir()
+        assert (confinement(moved.pid), moved.ask(question)) == (f"{name} (enforce)", 13)
+        moved.move(change)
+        assert (confinement(moved.pid), moved.ask(question)) == (f"{name} (enforce)", 13)
+        moved.container.call("kill", moved.container.id, "KILL")
+
+
+@needs_apparmor
+def test_a_profile_that_the_node_does_not_have_fails_a_restore_for_that_reason(runtime: LoneRuntime) -> None:
+    def change(config: Spec) -> None:
+        config["process"]["apparmorProfile"] = name
+
+    with profile(runtime.folder) as name:
+        moved = Moved(runtime, change)
+        images = moved.dump()
+        assert moved.old.call("delete", moved.old.id).returncode == 0
+    second = moved._container(change, on=moved.old)
+    worker = runtime.worker(create=lambda _ask: second.restored(images), restore_failed=second.cold)
+    second.create()
+    (asked,) = [each for each in worker.asked if each.__struct_config__.tag == "restore-failed"]
+    failure = criu_tool.explain(second.bundle / "work" / "restore.log", asked.message)
+    assert failure.code == "security-profile"
+
+
+LIMITS: Final = {
+    "NOFILE": (1000, 2000),
+    "CORE": (0, 1 << 20),
+    "STACK": (4 << 20, 16 << 20),
+    "NPROC": (500, 600),
+    "MEMLOCK": (1 << 16, 1 << 17),
+}
+
+
+def limited(config: Spec) -> None:
+    config["process"]["rlimits"] = [
+        {"type": f"RLIMIT_{name}", "soft": soft, "hard": hard} for name, (soft, hard) in LIMITS.items()
+    ]
+    config["process"]["oomScoreAdj"] = 500
+
+
+def test_limits_and_the_oom_score_of_processes_are_the_same_after_a_restore(runtime: LoneRuntime) -> None:
+    def seen() -> dict[str, tuple[int, int]]:
+        return {name: resource.prlimit(moved.pid, getattr(resource, f"RLIMIT_{name}")) for name in LIMITS}
+
+    moved = Moved(runtime, limited)
+    before = Path(f"/proc/{moved.pid}/limits").read_text()
+    assert seen() == LIMITS
+    moved.move(limited)
+    assert seen() == LIMITS
+    assert Path(f"/proc/{moved.pid}/limits").read_text() == before
+    assert Path(f"/proc/{moved.pid}/oom_score_adj").read_text() == "500\n"
+
+
+def mounts(pid: int) -> dict[str, tuple[str, set[str], str, str]]:
+    """Every mount: its place, with type and options."""
+    found = {}
+    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        place, options = left.split()[4:6]
+        kind, _, of_fs = right.split()[:3]
+        found[place] = (kind, set(options.split(",")) - {"relatime"}, left.split()[3], of_fs)
+    return found
+
+
+def hidden(config: Spec) -> None:
+    config["mounts"][0]["options"] = ["nosuid", "noexec", "nodev", "hidepid=2"]
+
+
+def test_proc_mounted_with_hidepid_hides_as_before(runtime: LoneRuntime) -> None:
+    moved = Moved(runtime, hidden)
+    before = mounts(moved.pid)["/proc"]
+    assert "hidepid=invisible" in before[3]
+    moved.move(hidden)
+    assert mounts(moved.pid)["/proc"] == before
+
+
+MASKED: Final = ("/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi", "/sys/firmware")
+READ_ONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+def confined(config: Spec) -> None:
+    config["root"]["readonly"] = True
+    config["mounts"].append({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]})
+    config["mounts"].append(
+        {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "size=1m"]}
+    )
+    config["linux"]["maskedPaths"] = list(MASKED)
+    config["linux"]["readonlyPaths"] = list(READ_ONLY)
+
+
+def test_a_read_only_root_and_masked_and_read_only_paths_stay_so(runtime: LoneRuntime) -> None:
+    questions = {
+        "error(os.open, '/file', os.O_CREAT | os.O_WRONLY)": 30,
+        "error(os.open, '/proc/sys/kernel/domainname', os.O_WRONLY)": 30,
+        "[len(open(each).read()) for each in ('/proc/keys', '/proc/timer_list')]": [0, 0],
+        "os.listdir('/sys/firmware')": [],
+        "open('/tmp/kept').read()": "kept",
+    }
+    moved = Moved(runtime, confined, first="open('/tmp/kept', 'w').write('kept')")
+    before = mounts(moved.pid)
+    assert {each: moved.ask(each) for each in questions} == questions
+    moved.move(confined)
+    assert {each: moved.ask(each) for each in questions} == questions
+    after = mounts(moved.pid)
+    assert set(after) == set(before)
+    read_only = {place for place, (_, options, *_) in before.items() if "ro" in options}
+    assert read_only == {place for place, (_, options, *_) in after.items() if "ro" in options}
+    assert {"/", "/proc/sys", "/sys/firmware"} <= read_only
+
+
+MAPPING: Final = [{"containerID": 0, "hostID": 100_000, "size": 65_536}]
+
+
+def in_a_user_namespace(config: Spec, path: str | None = None) -> None:
+    """Map users as engines do, into a user namespace of the container's own or into one that is there."""
+    config["linux"]["namespaces"].append({"type": "user"} | ({} if path is None else {"path": path}))
+    config["linux"] |= {"uidMappings": MAPPING, "gidMappings": MAPPING}
+    config["process"]["user"] = {"uid": 33, "gid": 33, "additionalGids": [2000]}
+    config["process"]["capabilities"] = capabilities("CAP_CHOWN")
+
+
+@needs_limits
+def test_a_container_in_a_user_namespace_of_its_own_gets_one_again(runtime: LoneRuntime) -> None:
+    moved = Moved(runtime, in_a_user_namespace, owner=100_033)
+    before = moved.identities()
+    assert before[0]["Uid"] == "\t".join(["100033"] * 4)
+    images = moved.dump()
+    user_namespace.let_in(images)
+    moved.restore(images, in_a_user_namespace)
+    assert moved.identities() == before
+    assert Path(f"/proc/{moved.pid}/uid_map").read_text().split() == ["0", "100000", "65536"]
+    assert Path(f"/proc/{moved.pid}/ns/user").readlink() != Path("/proc/self/ns/user").readlink()
+    assert moved.ask("os.getresuid()") == [33] * 3
+
+
+@contextmanager
+def swap() -> Iterator[None]:
+    """A swap file of 256 MiB in use."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        file = Path(folder) / "swap"
+        with file.open("wb") as opened:
+            os.posix_fallocate(opened.fileno(), 0, 256 * MIB)
+        file.chmod(0o600)
+        subprocess.run(["/usr/sbin/mkswap", file], check=True, capture_output=True, timeout=60)
+        subprocess.run(["/usr/sbin/swapon", file], check=True, capture_output=True, timeout=60)
+        try:
+            yield
+        finally:
+            subprocess.run(["/usr/sbin/swapoff", file], check=True, capture_output=True, timeout=120)
+
+
+@pytest.mark.skipif(not V2, reason="cgroup v2 only")
+def test_memory_that_was_swapped_out_comes_back_under_the_new_containers_swap_limit(runtime: LoneRuntime) -> None:
+    resources = {"memory": {"limit": 48 * MIB, "swap": 48 * MIB + 128 * MIB}}
+    held = "import random; random.seed(7); held = [random.randbytes(1 << 16) for _ in range(16 * 64)]"
+    question = "[__import__('zlib').crc32(each) for each in held]"
+    with swap():
+        moved = Moved(runtime, unchanged, first=held, resources=resources)
+        folder = Path(moved.container.state().cgroup_paths[""])
+        assert int((folder / "memory.swap.current").read_text()) > 8 * MIB
+        images = moved.dump()
+        moved.restore(images, unchanged)
+        folder = Path(moved.container.state().cgroup_paths[""])
+        assert int((folder / "memory.max").read_text()) == 48 * MIB
+        assert int((folder / "memory.swap.max").read_text()) == 128 * MIB
+        assert int((folder / "memory.swap.current").read_text()) > 8 * MIB
+        found: dict[str, Any] = {}
+        exec(held, found)
+        assert moved.ask(question) == eval(question, found)
+        moved.container.call("kill", moved.container.id, "KILL")
+        eventually(lambda: not moved.container.alive(), "the container has ended")
+
+
+@contextmanager
+def huge_pages(count: int) -> Iterator[None]:
+    """Have so many more huge pages on the machine."""
+    setting = Path("/proc/sys/vm/nr_hugepages")
+    before = int(setting.read_text())
+    setting.write_text(str(before + count))
+    try:
+        assert int(setting.read_text()) == before + count, "the kernel has no room for huge pages"
+        yield
+    finally:
+        setting.write_text(str(before))
+
+
+HUGE: Final = """
+huge = [mmap.mmap(-1, 4 << 20, flags=kind | mmap.MAP_ANONYMOUS | 0x40000) for kind in (mmap.MAP_PRIVATE, mmap.MAP_SHARED)]
+for area in huge:
+    area[:7] = area[(2 << 20) + 5:(2 << 20) + 12] = b"written"
+"""
+
+
+def test_anonymous_memory_of_huge_pages_is_the_same_and_still_of_huge_pages(runtime: LoneRuntime) -> None:
+    def sizes() -> int:
+        return Path(f"/proc/{moved.pid}/smaps").read_text().count("KernelPageSize:     2048 kB")
+
+    with huge_pages(8):
+        moved = Moved(runtime, unchanged, first=HUGE)
+        assert sizes() == 2
+        moved.move(unchanged)
+        assert sizes() == 2
+        assert (
+            moved.ask("[area[place:place + 7].decode() for area in huge for place in (0, (2 << 20) + 5)]")
+            == ["written"] * 4
+        )
+        moved.container.call("kill", moved.container.id, "KILL")
+        eventually(lambda: not moved.container.alive(), "the container has ended")
