@@ -25,6 +25,7 @@ from nodeworker.capture import criu as criu_tool
 from nodeworker.capture import user_namespace
 from nodeworker.capture.status import status_fields
 from nodeworker.host.facts import cgroup_version
+from protocol.failures import FailureError
 
 pytestmark = [pytest.mark.criu, pytest.mark.timeout(120)]
 
@@ -552,6 +553,30 @@ def test_a_container_in_a_user_namespace_of_its_own_gets_one_again(runtime: Lone
     assert Path(f"/proc/{moved.pid}/uid_map").read_text().split() == ["0", "100000", "65536"]
     assert Path(f"/proc/{moved.pid}/ns/user").readlink() != Path("/proc/self/ns/user").readlink()
     assert moved.ask("os.getresuid()") == [33] * 3
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "code"), [(["--user"], "nested-namespaces"), (["--uts"], None)], ids=["user", "uts"]
+)
+def test_a_user_namespace_inside_the_container_is_refused_before_the_freeze(
+    runtime: LoneRuntime, namespaces: list[str], code: str | None
+) -> None:
+    """Such as bubblewrap and browsers make; CRIU cannot dump one. Namespaces of other kinds are its own business."""
+    command = ["/usr/bin/unshare", *namespaces, "/bin/sleep", "1000"]
+
+    def change(config: Spec) -> None:
+        config["process"]["capabilities"] = capabilities("CAP_SYS_ADMIN")
+
+    moved = Moved(runtime, change, first=f"os.posix_spawn({command[0]!r}, {command!r}, os.environ)")
+    freezer = moved.container.state().freezer
+    names = lambda: [status_fields(pid)["Name"] for pid in freezer.pids()]  # noqa: E731 -- used here only
+    eventually(lambda: "sleep" in names(), "the process is in its namespace")
+    try:
+        user_namespace.refuse_nested(freezer.pids(), moved.pid)
+        found = None
+    except FailureError as problem:
+        found = problem.failure.code
+    assert found == code
 
 
 @contextmanager
