@@ -143,6 +143,8 @@ class Create(Verb):
         arguments = self.call.restore(
             bundle=bundle, image_path=str(answer["image_path"]), work_path=str(answer["work_path"]), log=log
         )
+        # CRIU sets no groups of a process that had none (criu/pie/restorer.c): it would have the engine's.
+        os.setgroups([])
         code = self.runc(arguments, marker)
         state = self.state()
         if code == 0 and state.alive:

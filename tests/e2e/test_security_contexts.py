@@ -236,6 +236,25 @@ def test_workers_that_became_other_users_stay_those(runtime: LoneRuntime) -> Non
     assert before[2]["CapPrm"] == before[0]["CapPrm"]
 
 
+@contextmanager
+def groups(*numbers: int) -> Iterator[None]:
+    """Be in these groups, as an engine is that was started from a login."""
+    before = os.getgroups()
+    os.setgroups(numbers)
+    try:
+        yield
+    finally:
+        os.setgroups(before)
+
+
+def test_a_process_without_groups_does_not_get_the_engines(runtime: LoneRuntime) -> None:
+    moved = Moved(runtime, unchanged)
+    assert moved.identities()[0]["Groups"] == ""
+    with groups(27, 4242):
+        moved.move(unchanged)
+    assert moved.identities()[0]["Groups"] == ""
+
+
 ALLOWED: Final = [
     "access",
     "arch_prctl",
