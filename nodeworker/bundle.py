@@ -67,6 +67,8 @@ class Bundle(msgspec.Struct, frozen=True):
     """The UTS namespace that it joins, as the containers of a pod do; its names are in force."""
     joins_user_namespace: bool = False
     """Whether it is in a user namespace that somebody else made: that of its pod."""
+    idmapped: tuple[str, ...] = ()
+    """Where mounts are whose files belong to other users than outside."""
     volumes: tuple[Volume, ...] = ()
     """The emptyDirs and anonymous volumes among the mounts, each once."""
     binds: dict[str, Path] = {}
@@ -156,6 +158,7 @@ def read(folder: str) -> Bundle:
             names=_names(config) if uts is not None else {},
             uts_namespace=Path(uts["path"]) if uts is not None and uts.get("path") else None,
             joins_user_namespace=user is not None and bool(user.get("path")),
+            idmapped=tuple(mount["destination"] for mount in mounts if _is_idmapped(mount)),
             volumes=tuple(_volumes(mounts, pod_uid)),
             binds={mount["destination"].rstrip("/"): path / mount["source"] for mount in mounts if _is_bind(mount)},
             wishes=wished,
@@ -229,6 +232,10 @@ def _bound(bundle: Path, mount: dict[str, Any]) -> Path | None:
 
 def _is_bind(mount: Mapping[str, Any]) -> bool:
     return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options") or ())
+
+
+def _is_idmapped(mount: Mapping[str, Any]) -> bool:
+    return bool(mount.get("uidMappings")) or not {"idmap", "ridmap"}.isdisjoint(mount.get("options") or ())
 
 
 def volume_name(source: str, pod_uid: str | None) -> str | None:

@@ -78,8 +78,7 @@ class Preflight:
                 "criu-config-foreign", cause, "Create it through Woodfrog's runtime, with the same run directory."
             )
         live = bundle.read(container.bundle)
-        if live.joins_user_namespace:
-            user_namespace.refuse_joined()
+        user_namespace.refuse_unrestorable(joins=live.joins_user_namespace, idmapped=live.idmapped)
         user_namespace.refuse_nested(pids, state.pid)
         criu.refuse_io_uring(pids)
         criu.refuse_unreadable_limits(pids)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nodeworker.capture.status import status_fields
 from nodeworker.domain import criu_failures
+from nodeworker.failure import refusal
 from protocol.failures import Failure, FailureError
 
 
@@ -25,15 +26,27 @@ def let_in(images: Path) -> None:
             os.chmod(os.path.join(folder, name), 0o644)  # noqa: PTH101, PTH118 -- as above
 
 
-def refuse_joined() -> None:
-    """Refuse a container in its pod's user namespace.
+def refuse_unrestorable(*, joins: bool, idmapped: Iterable[str]) -> None:
+    """Refuse what could be dumped and not restored as it was.
+
+    Args:
+        joins: whether the container is in a user namespace that it did not make, as those of a pod are.
+        idmapped: where its idmapped mounts are. CRIU mounts what a runtime mounts without the mapping.
 
     Raises:
-        FailureError: ``user-namespace``.
+        FailureError: ``user-namespace``, or ``idmapped-mount``, naming the first.
     """
-    row = criu_failures.rule("user-namespace")
-    cause = "the container is in the user namespace of its pod, and CRIU cannot restore it into the one of another pod"
-    raise FailureError(Failure(row.code, cause, row.advice))
+    if joins:
+        row = criu_failures.rule("user-namespace")
+        cause = (
+            "the container is in the user namespace of its pod, and CRIU cannot restore it into the one of another pod"
+        )
+        raise FailureError(Failure(row.code, cause, row.advice))
+    for place in idmapped:
+        cause = f"the mount at {place} is idmapped, and CRIU would restore it without the mapping"
+        raise refusal(
+            "idmapped-mount", cause, "Mount it without idmap, and let its files belong to the container's users."
+        )
 
 
 def refuse_nested(pids: Iterable[int], first: int) -> None:

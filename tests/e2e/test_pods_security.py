@@ -5,6 +5,8 @@ Through a real containerd, with the cgroupfs driver and, where systemd runs, wit
 
 from __future__ import annotations
 
+import re
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from support.containerd import CONFIG, SYSTEMD_CONFIG, Containerd
 from support.counting import counting, counts, restored
 from support.cri import Cri
 from support.kubelet import Kubelet, Pod
-from support.stack import Stack
+from support.stack import Stack, until
 
 from nodeworker.capture.status import status_fields
 from nodeworker.host.facts import cgroup_version
@@ -29,6 +31,17 @@ CAP_SYS_RESOURCE = 24
 needs_limits = pytest.mark.skipif(
     not int(status_fields("self")["CapEff"], 16) >> CAP_SYS_RESOURCE & 1,
     reason="this machine's root lacks CAP_SYS_RESOURCE, without which CRIU dumps processes of root only",
+)
+CONTAINERD = tuple(
+    map(
+        int,
+        re.findall(
+            r"\d+",
+            subprocess.run(["containerd", "--version"], check=True, capture_output=True, text=True, timeout=20)
+            .stdout.partition(" ")[2]
+            .partition(" ")[2],
+        )[:2],
+    )
 )
 MIB = 1 << 20
 COUNT = counting("/work/count")
@@ -87,6 +100,10 @@ def seen(engine: Containerd, container: str) -> dict[str, str]:
     return fields | {"profile": Path(f"/proc/{pid}/attr/current").read_text().strip("\0\n")}
 
 
+def failures(stack: Stack, checkpoint_id: str) -> list[str]:
+    return [event["data"]["failure"]["code"] for event in stack.history(checkpoint_id) if event["data"].get("failure")]
+
+
 def memory_limit(pid: int) -> int:
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     if V2:
@@ -122,3 +139,29 @@ def test_a_restricted_pod_continues_in_the_next_pod_with_the_same_rights(
     pid = first_process(engine, main)
     assert memory_limit(pid) == 64 * MIB
     assert kubelet.cgroup_parent(pod.uid).rpartition("/")[2] in Path(f"/proc/{pid}/cgroup").read_text()
+
+
+@pytest.mark.skipif(CONTAINERD < (1, 7), reason="this containerd is older than 1.7 and knows no user namespaces")
+def test_a_pod_with_users_of_its_own_is_not_dumped_in_vain_and_gets_no_snapshot_of_the_nodes_users(
+    stack: Stack, kubelet: Kubelet, engine: Containerd, driver: str
+) -> None:
+    """CRIU can restore into no user namespace that is there already, and would restore root of the node into this pod."""
+    checkpoint_id = f"users-{driver}"
+    env = {"CEDANA_CHECKPOINT": checkpoint_id}
+    pod = kubelet.pod("first")
+    work = pod.empty_dir("work")
+    pod.start("main", COUNT, env, {"/work": work})
+    counts(work / "count")
+    pod = kubelet.move(pod, "second", host_users=False)
+    work = pod.empty_dir("work")
+    main = pod.start("main", COUNT, env, {"/work": work})
+    before = counts(work / "count")
+    assert restored(stack, checkpoint_id) == 0
+    (cold,) = [each for each in stack.history(checkpoint_id) if each["type"] == "incarnation.cold-start-chosen"][1:]
+    assert "users are mapped to the node's own" in cold["data"]["reason"]
+    assert seen(engine, main)["Uid"].split(maxsplit=1)[0] == str(HOST_USERS)
+    assert stack.cli("checkpoint", checkpoint_id, check=False).returncode != 0
+    until(lambda: failures(stack, checkpoint_id), saying="the dump is refused")
+    assert failures(stack, checkpoint_id)[0] == "user-namespace"
+    assert stack.types(checkpoint_id).count("snapshot.dump-started") == 1
+    counts(work / "count", before + 5)

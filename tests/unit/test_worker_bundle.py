@@ -60,6 +60,12 @@ def test_a_containers_users_are_the_nodes_its_own_or_its_pods(
     assert (read.facts.id_mappings, read.joins_user_namespace) == (mappings, joins)
 
 
+@pytest.mark.parametrize("how", [{"uidMappings": USERS}, {"options": ["bind", "ridmap"]}], ids=["mappings", "option"])
+def test_an_idmapped_mount_is_seen(tmp_path: Path, how: dict[str, Any]) -> None:
+    mounts = [*CONFIG["mounts"], {"destination": "/data", "type": "bind", "source": "/data"} | how]
+    assert bundle.read(written(tmp_path, CONFIG | {"mounts": mounts})).idmapped == ("/data",)
+
+
 @pytest.mark.parametrize(("said", "read"), [({}, None), ("90", 90.0), ("0", 0.0), ("-1", None), ("soon", None)])
 def test_the_kubelets_word_on_the_grace_period_is_believed_if_it_is_a_number(
     tmp_path: Path, said: Any, read: float | None
