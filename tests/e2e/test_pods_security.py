@@ -17,7 +17,7 @@ from support import kubelet as kubelets
 from support.containerd import CONFIG, SYSTEMD_CONFIG, Containerd
 from support.counting import counting, counts, restored
 from support.cri import Cri
-from support.kubelet import Kubelet, Pod
+from support.kubelet import HOST_USERS, Kubelet, Pod
 from support.stack import Stack, until
 
 from nodeworker.capture.status import status_fields
