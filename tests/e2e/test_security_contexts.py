@@ -6,20 +6,20 @@ outside, in /proc. The directory is not private, because a container in a user n
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import resource
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from support.lone_runtime import Container, LoneRuntime, eventually
+from support.lone_runtime import LoneRuntime, eventually
+from support.moved import Moved, Spec
 
 from nodeworker.capture import criu as criu_tool
 from nodeworker.capture import user_namespace
@@ -28,9 +28,6 @@ from nodeworker.host.facts import cgroup_version
 from protocol.failures import FailureError
 
 pytestmark = [pytest.mark.criu, pytest.mark.timeout(120)]
-
-Spec = dict[str, Any]
-Change = Callable[[Spec], None]
 
 V2: Final = cgroup_version(Path("/proc/self/mounts")) == 2
 MIB: Final = 1 << 20
@@ -44,46 +41,6 @@ needs_apparmor = pytest.mark.skipif(
     not APPARMOR.exists() or APPARMOR.read_text().strip() != "Y" or shutil.which("apparmor_parser") is None,
     reason="AppArmor is not enabled on this machine",
 )
-SAME: Final = (
-    "Uid",
-    "Gid",
-    "Groups",
-    "CapInh",
-    "CapPrm",
-    "CapEff",
-    "CapBnd",
-    "CapAmb",
-    "NoNewPrivs",
-    "Seccomp",
-    "Seccomp_filters",
-)
-"""The fields of /proc/PID/status that say who a process is and what it may do (proc_pid_status(5))."""
-PROGRAM: Final = r"""
-import ctypes, json, mmap, os, resource, signal, sys, time
-libc = ctypes.CDLL(None, use_errno=True)
-def error(call, *arguments):
-    try:
-        call(*arguments)
-    except OSError as problem:
-        return problem.errno
-    return 0
-def syscall(*arguments):
-    return ctypes.get_errno() if libc.syscall(*arguments) < 0 else 0
-counter = os.open("/data/count", os.O_WRONLY | os.O_CREAT)
-exec(os.environ.get("FIRST", ""))
-number = 0
-while True:
-    number += 1
-    os.pwrite(counter, b"%8d" % number, 0)
-    if os.path.exists("/data/question"):
-        with open("/data/question") as file:
-            answer = eval(file.read())
-        os.unlink("/data/question")
-        with open("/data/answer.new", "w") as file:
-            json.dump(answer, file)
-        os.rename("/data/answer.new", "/data/answer")
-    time.sleep(0.02)
-"""
 
 
 @pytest.fixture
@@ -94,85 +51,6 @@ def runtime() -> Iterator[LoneRuntime]:
         made.run_dir.chmod(0o700)  # as the worker makes it
         yield made
         made.close()
-
-
-class Moved:
-    """A container, and after :meth:`move` the one that it was restored into."""
-
-    def __init__(
-        self, runtime: LoneRuntime, change: Change, *, first: str = "", owner: int = 0, **settings: Any
-    ) -> None:
-        """Run a container.
-
-        ``first``: what the program does before it counts. ``owner``: of the directory in which it counts. ``settings``: for both containers.
-        """
-        self.runtime = runtime
-        self.data = runtime.folder / "data"
-        self.data.mkdir()
-        os.chown(self.data, owner, owner)
-        self._first, self._settings = first, settings
-        self.old = self._container(change)
-        runtime.worker(create=self.old.cold)
-        self.old.run()
-        self.container = self.old
-
-    def _container(self, change: Change, on: Container | None = None) -> Container:
-        def spec(config: Spec) -> None:
-            config["process"]["args"] = ["/usr/bin/python3", "-I", "-S", "-c", PROGRAM]
-            config["process"]["env"].append(f"FIRST={self._first}")
-            bind = {"destination": "/data", "type": "bind", "source": str(self.data), "options": ["bind", "rw"]}
-            config["mounts"].append(bind)
-            change(config)
-
-        made = self.runtime.container(on=on, spec=spec, **self._settings)
-        made.counter = self.data / "count"
-        if on is None:
-            (made.rootfs / "data").mkdir()
-        return made
-
-    def dump(self) -> Path:
-        """Dump the container, which ends it."""
-        self.counted = 0
-        images = self.old.dump()
-        self.counted = self.old.count()
-        assert self.counted > 1
-        return images
-
-    def restore(self, images: Path, change: Change) -> None:
-        """Restore it into a new container and see that it counts on."""
-        self.container = self._container(change, on=self.old)
-        self.container.counter = self.data / "count"
-        self.runtime.worker(create=lambda _ask: self.container.restored(images))
-        assert self.container.create() == 0, self.container.said()
-        assert self.old.count() == self.counted
-        started = self.container.call("start", self.container.id)
-        assert started.returncode == 0, started.stderr
-        eventually(lambda: self.old.count() > self.counted + 2, "the restored container counts on")
-
-    def move(self, change: Change) -> None:
-        """Do both."""
-        self.restore(self.dump(), change)
-
-    def ask(self, question: str) -> Any:
-        """Ask the program for the value of an expression."""
-        answer = self.data / "answer"
-        answer.unlink(missing_ok=True)
-        (self.data / "question.new").write_text(question)
-        (self.data / "question.new").chmod(0o666)
-        (self.data / "question.new").rename(self.data / "question")
-        eventually(answer.exists, f"the program answers {question}", 20)
-        return json.loads(answer.read_text())
-
-    @property
-    def pid(self) -> int:
-        """The first process, as the host sees it."""
-        return self.container.state().pid
-
-    def identities(self) -> list[dict[str, str | None]]:
-        """Who each of its processes is, in the order of their pids inside."""
-        fields = [status_fields(pid) for pid in self.container.state().freezer.pids()]
-        ordered = sorted(fields, key=lambda each: int(each["NSpid"].split()[-1]))
-        return [{name: each.get(name) for name in SAME} for each in ordered]
 
 
 def unchanged(_config: Spec) -> None:
@@ -255,122 +133,21 @@ def test_a_process_without_groups_does_not_get_the_engines(runtime: LoneRuntime)
     assert moved.identities()[0]["Groups"] == ""
 
 
-ALLOWED: Final = [
-    "access",
-    "arch_prctl",
-    "brk",
-    "capget",
-    "capset",
-    "chdir",
-    "clock_gettime",
-    "clock_nanosleep",
-    "clone",
-    "clone3",
-    "close",
-    "close_range",
-    "connect",
-    "dup",
-    "dup2",
-    "dup3",
-    "epoll_create1",
-    "epoll_ctl",
-    "epoll_pwait",
-    "execve",
-    "exit",
-    "exit_group",
-    "faccessat",
-    "faccessat2",
-    "fchmod",
-    "fchown",
-    "fcntl",
-    "fdatasync",
-    "flock",
-    "fstat",
-    "fstatfs",
-    "fsync",
-    "ftruncate",
-    "futex",
-    "getcwd",
-    "getdents64",
-    "getegid",
-    "geteuid",
-    "getgid",
-    "getgroups",
-    "getpgrp",
-    "getpid",
-    "getppid",
-    "getrandom",
-    "getresgid",
-    "getresuid",
-    "getrlimit",
-    "getsid",
-    "gettid",
-    "gettimeofday",
-    "getuid",
-    "ioctl",
-    "kill",
-    "lseek",
-    "lstat",
-    "madvise",
-    "membarrier",
-    "mmap",
-    "mprotect",
-    "mremap",
-    "munmap",
-    "nanosleep",
-    "newfstatat",
-    "open",
-    "openat",
-    "openat2",
-    "pipe",
-    "pipe2",
-    "poll",
-    "ppoll",
-    "prctl",
-    "pread64",
-    "prlimit64",
-    "pselect6",
-    "pwrite64",
-    "read",
-    "readlink",
-    "readlinkat",
-    "readv",
-    "rename",
-    "renameat",
-    "renameat2",
-    "restart_syscall",
-    "rseq",
-    "rt_sigaction",
-    "rt_sigpending",
-    "rt_sigprocmask",
-    "rt_sigreturn",
-    "rt_sigsuspend",
-    "sched_getaffinity",
-    "sched_yield",
-    "select",
-    "set_robust_list",
-    "set_tid_address",
-    "setgid",
-    "setgroups",
-    "setpgid",
-    "setsid",
-    "setuid",
-    "sigaltstack",
-    "socket",
-    "stat",
-    "statfs",
-    "statx",
-    "sysinfo",
-    "tgkill",
-    "umask",
-    "uname",
-    "unlink",
-    "unlinkat",
-    "wait4",
-    "waitid",
-    "write",
+ALLOWED: Final = (
+    "access", "arch_prctl", "brk", "capget", "capset", "chdir", "clock_gettime", "clock_nanosleep", "clone",
+    "clone3", "close", "close_range", "connect", "dup", "dup2", "dup3", "epoll_create1", "epoll_ctl", "epoll_pwait",
+    "execve", "exit", "exit_group", "faccessat", "faccessat2", "fchmod", "fchown", "fcntl", "fdatasync", "flock",
+    "fstat", "fstatfs", "fsync", "ftruncate", "futex", "getcwd", "getdents64", "getegid", "geteuid", "getgid",
+    "getgroups", "getpgrp", "getpid", "getppid", "getrandom", "getresgid", "getresuid", "getrlimit", "getsid",
+    "gettid", "gettimeofday", "getuid", "ioctl", "kill", "lseek", "lstat", "madvise", "membarrier", "mmap",
+    "mprotect", "mremap", "munmap", "nanosleep", "newfstatat", "open", "openat", "openat2", "pipe", "pipe2", "poll",
+    "ppoll", "prctl", "pread64", "prlimit64", "pselect6", "pwrite64", "read", "readlink", "readlinkat", "readv",
+    "rename", "renameat", "renameat2", "restart_syscall", "rseq", "rt_sigaction", "rt_sigpending", "rt_sigprocmask",
+    "rt_sigreturn", "rt_sigsuspend", "sched_getaffinity", "sched_yield", "select", "set_robust_list",
+    "set_tid_address", "setgid", "setgroups", "setpgid", "setsid", "setuid", "sigaltstack", "socket", "stat",
+    "statfs", "statx", "sysinfo", "tgkill", "umask", "uname", "unlink", "unlinkat", "wait4", "waitid", "write",
     "writev",
-]
+)  # fmt: skip
 
 
 def filtered(config: Spec) -> None:
@@ -379,7 +156,7 @@ def filtered(config: Spec) -> None:
         "defaultAction": "SCMP_ACT_ERRNO",
         "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
         "syscalls": [
-            {"names": ALLOWED, "action": "SCMP_ACT_ALLOW"},
+            {"names": list(ALLOWED), "action": "SCMP_ACT_ALLOW"},
             {"names": ["io_uring_setup"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
             {
                 "names": ["personality"],
@@ -455,7 +232,7 @@ def test_a_profile_that_the_node_does_not_have_fails_a_restore_for_that_reason(r
         moved = Moved(runtime, change)
         images = moved.dump()
         assert moved.old.call("delete", moved.old.id).returncode == 0
-    second = moved._container(change, on=moved.old)
+    second = moved.make(change)
     worker = runtime.worker(create=lambda _ask: second.restored(images), restore_failed=second.cold)
     second.create()
     (asked,) = [each for each in worker.asked if each.__struct_config__.tag == "restore-failed"]
@@ -486,7 +263,7 @@ def test_limits_and_the_oom_score_of_processes_are_the_same_after_a_restore(runt
     moved = Moved(runtime, limited)
     before = Path(f"/proc/{moved.pid}/limits").read_text()
     assert seen() == LIMITS
-    moved.move(limited)
+    moved.move(unchanged)
     assert seen() == LIMITS
     assert Path(f"/proc/{moved.pid}/limits").read_text() == before
     assert Path(f"/proc/{moved.pid}/oom_score_adj").read_text() == "500\n"
