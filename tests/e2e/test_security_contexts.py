@@ -20,6 +20,7 @@ from typing import Any, Final
 import pytest
 from support.lone_runtime import LoneRuntime, eventually
 from support.moved import Moved, Spec
+from support.node import Counting, Node
 
 from nodeworker.capture import criu as criu_tool
 from nodeworker.capture import user_namespace
@@ -349,6 +350,29 @@ def test_a_container_in_a_user_namespace_of_its_own_gets_one_again(runtime: Lone
     assert Path(f"/proc/{moved.pid}/uid_map").read_text().split() == ["0", "100000", "65536"]
     assert Path(f"/proc/{moved.pid}/ns/user").readlink() != Path("/proc/self/ns/user").readlink()
     assert moved.ask("os.getresuid()") == [33] * 3
+
+
+@needs_limits
+@pytest.mark.nats
+def test_processes_and_files_of_users_of_its_own_travel_through_the_store(node: Node) -> None:
+    """With the real worker, which keeps everything in private directories."""
+    node.folder.chmod(0o711)
+    node.runtime.run_dir.chmod(0o700)
+    node.start_worker()
+    first = Counting(node, spec=in_a_user_namespace)
+    (first.rootfs / "numbers").touch()
+    os.chown(first.rootfs / "numbers", 100_033, 100_033)
+    first.run()
+    first.until(20)
+    assert first.call("kill", first.id, "TERM").returncode == 0
+    eventually(lambda: not first.alive(), "the container is dead")
+    reached = first.count()
+    assert first.call("delete", first.id).returncode == 0
+    second = Counting(node, spec=in_a_user_namespace)
+    second.run()
+    second.until(reached + 5)
+    assert second.has_counted_without_a_gap()
+    assert (second.upper / "numbers").stat().st_uid == 100_033
 
 
 @pytest.mark.parametrize(
