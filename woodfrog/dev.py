@@ -33,7 +33,6 @@ from woodfrog.state import Description, StateDirectory
 CLUSTER = "local"
 NAMESPACE = "default"
 NODE = NodeName("localhost")
-_READY_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -212,7 +211,8 @@ class Stack:
                 await asyncio.gather(task, return_exceptions=True)
 
     async def _until_ready(self) -> None:
-        deadline = time.monotonic() + _READY_SECONDS
+        limit_seconds = float(os.environ.get("WOODFROG_READY_SECONDS", "60"))
+        deadline = time.monotonic() + limit_seconds
         while True:
             try:
                 nodes = await asyncio.to_thread(ask.view, self.description.reach, "nodes", seconds=2.0)
@@ -225,7 +225,7 @@ class Stack:
                 missing = "the node worker has not registered"
             if time.monotonic() > deadline:
                 advice = f"The logs in {self._state.logs} say why."
-                raise FailureError(Failure("not-ready", f"not ready after {_READY_SECONDS:g} s: {missing}", advice))
+                raise FailureError(Failure("not-ready", f"not ready after {limit_seconds:g} s: {missing}", advice))
             await asyncio.sleep(0.05)
 
 
