@@ -65,6 +65,7 @@ def driver(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def engine(stack: Stack, driver: str) -> Iterator[Containerd]:
     with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)  # the root user of a user namespace has to reach root file systems
         config = SYSTEMD_CONFIG if driver == "systemd" else CONFIG
         containerd = Containerd(Path(folder) / "root", Path(folder) / "run", stack.runtime, config)
         containerd.root.mkdir()
