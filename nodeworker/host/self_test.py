@@ -139,6 +139,17 @@ def _mount(source: str, target: Path, kind: str, options: str) -> None:
         raise OSError(number, os.strerror(number), str(target))
 
 
+def _places() -> list[str]:
+    """List the mounts besides the root's that this Python and what it needs lie on: the container's root shows none of them."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    mounted = {line.split(" ")[4] for line in lines} - {"/"}
+    needed = {sys.executable, sys.prefix, sys.base_prefix, "/bin/sh", "/usr", "/lib", "/lib64"}
+    found = set()
+    for path in needed | {os.path.realpath(each) for each in needed}:
+        found |= mounted & {path, *map(str, Path(path).parents)}
+    return sorted(found)
+
+
 class _Test:
     """One run: a container that is dumped, and the one that it is restored into."""
 
@@ -208,6 +219,10 @@ class _Test:
                 {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
                 {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
                 *(cgroup if self._v2 else ()),
+                *(
+                    {"destination": place, "type": "bind", "source": place, "options": ["bind", "ro"]}
+                    for place in _places()
+                ),
             ],
             "linux": {
                 "cgroupsPath": self._cgroups_path(name),

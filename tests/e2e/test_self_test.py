@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +122,22 @@ def test_a_runtime_other_than_runc_is_refused_by_name(tmp_path: Path) -> None:
     assert outcome.failure is not None
     assert outcome.failure.code == "runtime-unsupported"
     assert "crun version 1.8.1" in outcome.failure.cause
+
+
+def test_a_python_on_a_mount_of_its_own_is_found(tmp_path: Path) -> None:
+    """As on a node whose /opt, or whose /usr, is another file system than its root."""
+    copied, mounted = tmp_path / "copied", tmp_path / "mounted"
+    mounted.mkdir()
+    shutil.copytree(Path(sys.prefix) / "bin", copied / "bin", symlinks=True)
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", copied)
+    ask = "import sys; from pathlib import Path; from nodeworker.host import self_test; print(self_test.run(*map(Path, sys.argv[1:])))"
+    script = f'mount --bind {copied} {mounted} && exec {mounted}/bin/python -c "$0" "$@"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, ask, runc_binary(), chosen_criu().resolve()],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "step=None, failure=None" in done.stdout
