@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,8 @@ def first_line(*command: str) -> str | None:
 def version(*command: str) -> str | None:
     """Return the first word of a version line that begins with a digit, or with ``v`` and one."""
     words = (first_line(*command) or "").replace(",", " ").split()
-    return next((word.removeprefix("v") for word in words if word.removeprefix("v")[:1].isdigit()), None)
+    number = next((word.removeprefix("v") for word in words if word.removeprefix("v")[:1].isdigit()), None)
+    return None if number is None else re.split("[~+]", number)[0]  # without what a distribution adds
 
 
 def system() -> str:
