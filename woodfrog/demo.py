@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -35,7 +36,9 @@ from woodfrog.story import size
 
 _ID = "demo"
 _COUNT = "trap 'exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done"
-_STEP_SECONDS = 20.0
+_STEP_SECONDS = float(os.environ.get("WOODFROG_DEMO_STEP_SECONDS") or "90")
+"""On a slow machine that starts every program for the first time, a container needs half a minute to run."""
+_END_SECONDS = 20.0
 _KILL_SECONDS = 10.0
 _STACK_SECONDS = 60.0
 _FAILURES_SHOWN = 3
@@ -136,7 +139,7 @@ def _runs(stack: Description) -> Iterator[list[subprocess.Popen[str]]]:
         run.remove_all(stack)
 
 
-def _end(process: subprocess.Popen[str], grace_seconds: float = _STEP_SECONDS) -> None:
+def _end(process: subprocess.Popen[str], grace_seconds: float = _END_SECONDS) -> None:
     """End a process by a signal that it can act on, by a second one, by force."""
     for end, seconds in ((process.terminate, grace_seconds), (process.terminate, _KILL_SECONDS), (process.kill, None)):
         if process.poll() is not None:

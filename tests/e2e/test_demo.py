@@ -31,7 +31,7 @@ class Demo:
         self.process = subprocess.Popen(
             ["env", "--default-signal=INT", WOODFROG, "demo"],  # a shell's background job ignores it, and so do its children
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            env={**os.environ, "WOODFROG_CRIU": str(criu), "TMPDIR": str(folder)},
+            env={**os.environ, "WOODFROG_CRIU": str(criu), "TMPDIR": str(folder), "WOODFROG_DEMO_STEP_SECONDS": "20"},
         )  # fmt: skip
 
     def until(self, step: str) -> None:
