@@ -26,8 +26,11 @@ Answerer = Callable[[LocalAsk], Awaitable[LocalAnswer]]
 
 
 def _bind(path: Path) -> socket.socket:
-    """Bind a listening socket that is never reachable with wider permissions than 0600, replacing a dead worker's."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    """Bind a listening socket that is never reachable with wider permissions than 0600, replacing a dead worker's.
+
+    It is bound by a name that is no longer than its own: a path that fits into sun_path (unix(7)) is to be enough.
+    """
+    fresh = path.with_name(f".{os.getpid()}")
     fresh.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

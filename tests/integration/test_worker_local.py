@@ -112,3 +112,11 @@ async def test_an_answer_under_way_is_finished_before_the_end_and_nobody_new_is_
     release.set()
     await server.stop(5.0)
     assert await pending == {"answer": "done"}
+
+
+async def test_the_longest_path_that_a_socket_can_have_is_enough(path: Path) -> None:
+    longest = path.parent / ("d" * (107 - len(f"{path.parent}//worker.sock"))) / "worker.sock"
+    longest.parent.mkdir()
+    assert len(str(longest)) == 107
+    async with listening(longest, nobody):
+        assert await say(longest, b'{"ask":"containers"}\n')
