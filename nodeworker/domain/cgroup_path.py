@@ -1,4 +1,4 @@
-"""Which cgroup a runtime makes for a container, told from the bundle before it is made.
+"""Which cgroup a runtime makes for a container, derived from the bundle before it is made.
 
 On cgroup v1 runc tells CRIU the new container's cgroups itself. On v2 runc up to 1.2 does not, and CRIU puts restored
 processes into the cgroup that the dumped ones were in. So CRIU's configuration names the new one, and its path must be

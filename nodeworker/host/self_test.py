@@ -102,7 +102,7 @@ def run(runc: Path, criu: Path) -> Outcome:
         with _scratch() as folder:
             test = _Test(folder, runc, criu)
             try:
-                for step, act in test.steps():  # noqa: B007 -- the step that failed is told
+                for step, act in test.steps():  # noqa: B007 -- the step that failed is reported
                     act()
             finally:
                 test.close()
