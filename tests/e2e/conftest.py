@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
+from support import containerd as containerds
 from support import kubelet as kubelets
 from support.containerd import Containerd
 from support.cri import Cri
@@ -31,15 +32,8 @@ def stack() -> Iterator[Stack]:
 @pytest.fixture(scope="module")
 def engine(stack: Stack) -> Iterator[Containerd]:
     """A containerd that runs pods through the stack's runtime."""
-    with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as folder:
-        containerd = Containerd(Path(folder) / "root", Path(folder) / "run", stack.runtime)
-        containerd.root.mkdir()
-        try:
-            containerd.start()
-            containerd.load_images(Path(folder))
-            yield containerd
-        finally:
-            containerd.stop()
+    with containerds.running(stack.runtime) as containerd:
+        yield containerd
 
 
 @pytest.fixture

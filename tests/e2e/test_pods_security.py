@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import kubelet as kubelets
-from support.containerd import CONFIG, SYSTEMD_CONFIG, Containerd
+from support.containerd import CONFIG, SYSTEMD_CONFIG, Containerd, running
 from support.counting import counting, counts, restored
 from support.cri import Cri
 from support.kubelet import HOST_USERS, Kubelet, Pod
@@ -64,17 +63,8 @@ def driver(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def engine(stack: Stack, driver: str) -> Iterator[Containerd]:
-    with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o711)  # the root user of a user namespace has to reach root file systems
-        config = SYSTEMD_CONFIG if driver == "systemd" else CONFIG
-        containerd = Containerd(Path(folder) / "root", Path(folder) / "run", stack.runtime, config)
-        containerd.root.mkdir()
-        try:
-            containerd.start()
-            containerd.load_images(Path(folder))
-            yield containerd
-        finally:
-            containerd.stop()
+    with running(stack.runtime, SYSTEMD_CONFIG if driver == "systemd" else CONFIG) as containerd:
+        yield containerd
 
 
 @pytest.fixture

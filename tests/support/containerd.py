@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from support import images
@@ -100,3 +103,18 @@ class Containerd:
             self._process.terminate()
             self._process.wait(timeout=20)
             self._process = None
+
+
+@contextmanager
+def running(runtime: Path, config: str = CONFIG) -> Iterator[Containerd]:
+    """Start one in a directory of its own, with the images that pods need, and stop it at the end."""
+    with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)  # the root user of a user namespace has to reach root file systems
+        containerd = Containerd(Path(folder) / "root", Path(folder) / "run", runtime, config)
+        containerd.root.mkdir()
+        try:
+            containerd.start()
+            containerd.load_images(Path(folder))
+            yield containerd
+        finally:
+            containerd.stop()
