@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from protocol.privileges import Privileges
+
 GPU_MOVE_DRIVER: Final = 580
 """The first NVIDIA driver (CUDA 13.0) whose checkpoint API can restore onto other GPUs than those of the dump."""
 MIG_PREFIX: Final = "MIG-"
@@ -76,6 +78,8 @@ class ContainerFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     id_mappings: tuple[str, ...] = ()
     """How users and groups of its user namespace map to the node's, as ``uid INSIDE OUTSIDE COUNT`` and ``gid …``; empty where
     they are the node's, as in every container of which none are known."""
+    privileges: Privileges | None = None
+    """Of a container that is being created what its spec allows, of a snapshot what its processes held."""
 
 
 def misfit(taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, container: ContainerFacts) -> str | None:
