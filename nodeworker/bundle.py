@@ -1,8 +1,8 @@
 """What a live bundle says about its container: the only place from which mounts, images and names are ever taken.
 
 A snapshot is hostile input and may not say where anything goes; the bundle's config.json was written by the container
-engine for exactly this start. Sources: the OCI runtime specification (config.md) and the annotations of containerd's CRI
-plugin (pkg/cri/annotations) and of CRI-O (pkg/annotations). Which mounts are emptyDirs is known by where the kubelet keeps
+engine for exactly this start. Sources: the OCI runtime specification (config.md), and for pods what their engine says of
+them (:mod:`nodeworker.domain.pod_annotations`). Which mounts are emptyDirs is known by where the kubelet keeps
 them (pkg/volume/emptydir, and GetPodVolumeSubpathsDir in pkg/kubelet/kubelet_getters.go), under whatever root it has. Which are
 anonymous volumes is known by their names, 64 hex digits: of Docker (volume/service, stringid.GenerateRandomID), of Podman
 (libpod, stringid.GenerateRandomID), and of containerd for the VOLUMEs of an image (pkg/cri/server, volumeMounts).
@@ -19,9 +19,10 @@ from typing import Any
 import msgspec
 
 from nodeworker.capture import hugepages
-from nodeworker.domain import wishes
+from nodeworker.domain import pod_annotations, wishes
 from nodeworker.domain.cgroup_path import v2_path
 from nodeworker.domain.gpu import GpuWish, wish
+from nodeworker.domain.pod_annotations import PLAIN_IMAGE, CriContainer
 from nodeworker.domain.turns import GRACE_PERIOD
 from nodeworker.domain.wishes import InvalidWishError, Wishes
 from nodeworker.runtime import container, engines
@@ -29,11 +30,8 @@ from protocol.facts import ContainerFacts
 from protocol.failures import Failure, FailureError
 from protocol.manifest import CONFIG_DATA
 
-_NAMESPACE = ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.cri-o.Namespace", "io.kubernetes.pod.namespace")
-_POD = ("io.kubernetes.cri.sandbox-name", "io.kubernetes.cri-o.KubeName", "io.kubernetes.pod.name")
-_POD_UID = ("io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid")
-_IMAGE = ("io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName")
-_SANDBOX = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
+_KUBERNETES_LABELS = ("io.kubernetes.docker.type", "io.kubernetes.pod.namespace")
+"""With which cri-dockerd marks Docker's containers (core/docker_service.go, and the kubelet's labels)."""
 _SHM = "/dev/shm"
 _EMPTY_DIR = re.compile(
     r"(?P<pod>/(?:.+/)?pods/(?P<uid>[^/]+))/"
@@ -54,7 +52,7 @@ class Volume(msgspec.Struct, frozen=True):
 
 
 class Bundle(msgspec.Struct, frozen=True):
-    """What matters here of one config.json. ``namespace`` is None where the engine names none."""
+    """What matters here of one config.json. ``namespace`` is None for a container that belongs to no pod."""
 
     rootfs: Path
     namespace: str | None
@@ -126,18 +124,21 @@ def read(folder: str) -> Bundle:
     """Read ``folder``/config.json.
 
     Raises:
-        FailureError: ``bundle-unreadable``, if it is missing or is not what the specification says; ``invalid-annotation``.
+        FailureError: ``bundle-unreadable``, if it is missing or is not what the specification says; ``invalid-annotation``;
+            ``namespace-unknown`` for a pod's container whose engine does not name its namespace.
     """
     path = Path(folder)
     try:
         config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
         annotations: dict[str, str] = config.get("annotations") or {}
         mounts: list[dict[str, Any]] = config.get("mounts") or []
-        namespace = _first(annotations, _NAMESPACE)
-        environment = container.environment(config) if namespace is None else {}
+        container_id = _container_id(path)
+        cri = pod_annotations.read(annotations, container_id)
+        namespace = _namespace(cri, config, container_id)
+        environment = container.environment(config) if cri is None else {}
         wished = wishes.read({**wishes.from_environment(environment), **annotations})
-        image, digest = _image(config, annotations, folder)
-        pod_uid = _first(annotations, _POD_UID)
+        image, digest = (cri.image, None) if cri is not None else _image(config, annotations, folder)
+        pod_uid = None if cri is None else cri.uid
         namespaces = {one.get("type"): one for one in (config.get("linux") or {}).get("namespaces") or []}
         uts, user = namespaces.get("uts"), namespaces.get("user")
         return Bundle(
@@ -148,7 +149,7 @@ def read(folder: str) -> Bundle:
                 image_digest=digest,
                 mounts=tuple(sorted(mount["destination"] for mount in mounts)),
                 interval_seconds=wished.interval_seconds,
-                pod=_first(annotations, _POD),
+                pod=None if cri is None else cri.name,
                 pod_uid=pod_uid,
                 id_mappings=_id_mappings(config) if user is not None else (),
             ),
@@ -162,7 +163,7 @@ def read(folder: str) -> Bundle:
             volumes=tuple(_volumes(mounts, pod_uid)),
             binds={mount["destination"].rstrip("/"): path / mount["source"] for mount in mounts if _is_bind(mount)},
             wishes=wished,
-            sandbox=_first(annotations, _SANDBOX) or "",
+            sandbox=(cri.sandbox if cri is not None else None) or "",
             cgroups_path=str((config.get("linux") or {}).get("cgroupsPath") or ""),
             grace_seconds=_grace_seconds(annotations),
             gpu=wish(config),
@@ -198,14 +199,37 @@ def variable(folder: str, name: str) -> str | None:
         raise FailureError(Failure("bundle-unreadable", f"{folder}/config.json: {problem!r}", "")) from problem
 
 
-def _first(annotations: dict[str, str], names: tuple[str, ...]) -> str | None:
-    return next((annotations[name] for name in names if annotations.get(name)), None)
+def _container_id(bundle: Path) -> str:
+    """Both engines call a bundle's directory by the container's id; CRI-O and Podman keep it in a part of that."""
+    return bundle.parent.name if bundle.name == "userdata" else bundle.name
+
+
+def _namespace(cri: CriContainer | None, config: dict[str, Any], container_id: str) -> str | None:
+    """Return the namespace of the container's pod, or None if it belongs to none.
+
+    Raises:
+        FailureError: ``namespace-unknown``. Every pod of a node would otherwise share one namespace, and its snapshots.
+    """
+    if cri is not None and cri.namespace is not None:
+        return cri.namespace
+    engine = "the container engine" if cri is not None else "Docker, behind cri-dockerd,"
+    if cri is None:
+        labels = container.part(container.part(engines.docker_record(config, container_id), "Config"), "Labels")
+        if not any(name in labels for name in _KUBERNETES_LABELS):
+            return None
+    raise FailureError(
+        Failure(
+            "namespace-unknown",
+            f"{engine} does not say to which namespace the pod of container {container_id} belongs",
+            "Use containerd 1.5 or newer, or CRI-O.",
+        )
+    )
 
 
 def _image(config: dict[str, Any], annotations: dict[str, str], folder: str) -> tuple[str | None, str | None]:
     """Return the image's name, and its id where the engine has written it down."""
     name, digest = engines.image(config, folder)
-    return _first(annotations, _IMAGE) or name or None, digest or None
+    return annotations.get(PLAIN_IMAGE) or name or None, digest or None
 
 
 def _grace_seconds(annotations: dict[str, str]) -> float | None:

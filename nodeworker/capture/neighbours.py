@@ -14,11 +14,10 @@ from typing import Final
 
 from nodeworker import bundle
 from nodeworker.capture.runc import Runc, RuncState
+from nodeworker.domain import pod_annotations
 from protocol.failures import FailureError
 from protocol.ids import ContainerId
 
-_SANDBOX: Final = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
-_TYPE: Final = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
 _READ_ONLY: Final = 1
 """MS_RDONLY among the flags of a mount in runc's state.json."""
 Identity = tuple[int, int]
@@ -48,9 +47,9 @@ def _of(runc: Runc, root: Path, container_id: ContainerId, live: bundle.Bundle) 
             if wanted not in (folder / "state.json").read_bytes():
                 continue
             state = runc.state(root, ContainerId(folder.name))
-            labels = state.annotations
-            of_this_pod = any(labels.get(name) == live.sandbox for name in _SANDBOX)
-            if of_this_pod and "sandbox" not in {labels.get(name) for name in _TYPE} and state.status != "stopped":
+            said = pod_annotations.read(state.annotations, folder.name)
+            of_this_pod = said is not None and said.sandbox == live.sandbox and said.type != "sandbox"
+            if of_this_pod and state.status != "stopped":
                 yield Neighbour(state.freezer.pids(), frozenset(_writable(state, live.facts.pod_uid)))
 
 

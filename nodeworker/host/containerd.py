@@ -8,6 +8,7 @@ CRI itself. Whichever fails, the old file is put back. Nothing is restarted unle
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -27,6 +28,8 @@ from protocol.failures import Failure, FailureError
 SOCKETS: Final = (Path("/run/containerd/containerd.sock"), Path("/run/k3s/containerd/containerd.sock"))
 CONFIG: Final = Path("/etc/containerd/config.toml")
 
+_VERSION: Final = re.compile(r"\bv?(\d+)\.(\d+)\.\d+\S*")
+_OLDEST: Final = (1, 5)
 _GENERATED: Final = ("/var/lib/rancher/", "/run/k3s/")
 _TOOL_SECONDS: Final = 30
 _RESTART_SECONDS: Final = 90.0
@@ -91,6 +94,27 @@ def find(address: Path | None = None, config: Path | None = None) -> Containerd 
         with suppress(FileNotFoundError, ProcessLookupError):  # it ends at this moment
             return Containerd(each, pid, _binary(pid), config or _config_of(pid), _path_of(pid), _unit_of(pid))
     return None
+
+
+def refuse_old(found: Containerd) -> None:
+    """Refuse a containerd that does not tell a container's runtime the namespace of its pod (before 1.5).
+
+    Raises:
+        FailureError: ``containerd-old``.
+    """
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            [found.binary, "--version"], capture_output=True, text=True, timeout=_TOOL_SECONDS, check=True
+        )
+        numbers = _VERSION.search(done.stdout)
+        if numbers and (int(numbers[1]), int(numbers[2])) < _OLDEST:
+            raise FailureError(
+                Failure(
+                    "containerd-old",
+                    f"the containerd at {found.socket} is {numbers[0].strip()}: it does not say which namespace a pod is in",
+                    "Use containerd 1.5 or newer; Kubernetes asks for 1.6 since 1.26.",
+                )
+            )
 
 
 def file_to_edit(found: Containerd) -> Path:

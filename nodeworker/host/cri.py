@@ -22,6 +22,7 @@ _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 
 _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
 _WINDOW_BYTES: Final = 1 << 24
 _VERBOSE: Final = b"\x08\x01"
+_RUNTIME_HANDLERS: Final = 3
 _ID: Final = re.compile(r"(?:sha256:)?[0-9a-f]{64}")
 
 
@@ -37,12 +38,14 @@ class CriStatus:
     """Whether its runtime is; whether the network is, is the concern of others."""
     config: dict[str, Any]
     """The configuration in force, as far as it tells (containerd does)."""
+    listed: frozenset[str] = frozenset()
+    """The runtime handlers that it lists (CRI-O since 1.30, containerd since 2.0)."""
 
     def handlers(self) -> set[str]:
-        """The runtime handlers that it knows of."""
+        """The runtime handlers that it knows of; empty where it tells none."""
         containerd = self.config.get("containerd")
         runtimes = containerd.get("runtimes") if isinstance(containerd, dict) else None
-        return set(runtimes) if isinstance(runtimes, dict) else set()
+        return set(self.listed) | (set(runtimes) if isinstance(runtimes, dict) else set())
 
 
 def status(address: Path, seconds: float = 10.0) -> CriStatus:
@@ -91,7 +94,7 @@ def _ask(address: Path, method: str, message: bytes, seconds: float) -> bytes:
 
 
 def _read(message: bytes) -> CriStatus:
-    ready, config = False, {}
+    ready, config, listed = False, {}, set()
     try:
         for number, value in _fields(message):
             if number == 1:
@@ -101,9 +104,11 @@ def _read(message: bytes) -> CriStatus:
                 entry = dict(_fields(value))
                 if entry.get(1) == b"config":
                     config = json.loads(entry.get(2, b"{}"))
+            elif number == _RUNTIME_HANDLERS:
+                listed.add(dict(_fields(value)).get(1, b"").decode())
     except (ValueError, IndexError, TypeError) as problem:
         raise CriError(f"the CRI's answer cannot be read: {problem}") from problem
-    return CriStatus(ready, config if isinstance(config, dict) else {})
+    return CriStatus(ready, config if isinstance(config, dict) else {}, frozenset(listed))
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:

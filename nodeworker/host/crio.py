@@ -1,6 +1,11 @@
 """CRI-O: a runtime of its own by a drop-in file, which CRI-O merges, so nothing of the administrator's is touched.
 
 crio.conf.d(5) files are read in lexical order and merged table by table; runtimes are among what a reload takes over.
+
+Nothing is put into ``allowed_annotations``. That list opens annotations which CRI-O itself acts on and otherwise filters out,
+such as ``io.kubernetes.cri-o.Devices``; all others, ours among them, reach config.json by themselves. A name that is not in
+CRI-O's own list makes it drop the runtime (pkg/config/config.go, validateAllowedAndGenerateDisallowedAnnotations), and
+``crio config`` does not notice.
 """
 
 from __future__ import annotations
@@ -23,7 +28,6 @@ _DROP_IN: Final = """\
 [crio.runtime.runtimes.{handler}]
 runtime_path = "{runtime}"
 runtime_type = "oci"
-allowed_annotations = ["io.kubernetes.cri-o.Devices", "io.kubernetes.cri-o.ShmSize", "woodfrog.io"]
 """
 
 

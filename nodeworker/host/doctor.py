@@ -152,10 +152,7 @@ def _engine(options: Options, _environment: Mapping[str, str]) -> Finding:
     found = containerd.find(options.socket, options.config)
     if found is None:
         if Path("/run/crio/crio.sock").exists():
-            status = cri.status(Path("/run/crio/crio.sock"))
-            return Finding(
-                "engine", "ok" if status.ready else "failed", "CRI-O", "" if status.ready else "Read its log."
-            )
+            return crio_finding(cri.status(Path("/run/crio/crio.sock")))
         return Finding("engine", "failed", "no containerd listens", "Start it, or name its socket.")
     try:
         status = cri.status(found.socket)
@@ -168,6 +165,19 @@ def _engine(options: Options, _environment: Mapping[str, str]) -> Finding:
             "engine", "failed", f"containerd knows no runtime {text.HANDLER}", "Run `woodfrog-node install`."
         )
     return Finding("engine", "ok", f"containerd at {found.socket} knows the runtime {text.HANDLER}")
+
+
+def crio_finding(status: cri.CriStatus) -> Finding:
+    """Judge what CRI-O says of itself: a runtime that it does not like is left out with no more than a line in its log."""
+    if not status.ready:
+        return Finding("engine", "failed", "CRI-O", "Read its log.")
+    if not status.handlers():
+        advice = f"CRI-O before 1.30 does not list its runtimes: see in its log that it has {text.HANDLER}."
+        return Finding("engine", "ok", "CRI-O", advice)
+    if text.HANDLER not in status.handlers():
+        advice = "Run `woodfrog-node install`; CRI-O's log says why it left the runtime out."
+        return Finding("engine", "failed", f"CRI-O knows no runtime {text.HANDLER}", advice)
+    return Finding("engine", "ok", f"CRI-O knows the runtime {text.HANDLER}")
 
 
 def _worker(options: Options, environment: Mapping[str, str]) -> Finding:

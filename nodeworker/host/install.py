@@ -105,6 +105,8 @@ def install(options: Options, bundle: Path) -> bool:
                     "Start it, or name containerd's socket with --containerd-socket.",
                 )
             )
+        if found is not None:
+            containerd.refuse_old(found)
         dump = found.dump() if found else {}
         runc = _runc(options, found, dump)
         record = read_record(places) or Record(runc=runc, criu_cache=_CRIU_CACHE.exists())

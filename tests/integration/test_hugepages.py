@@ -11,6 +11,11 @@ import pytest
 from nodeworker import bundle
 
 UID = "4f1c2d4e"
+POD = {
+    "io.kubernetes.cri.container-type": "container",
+    "io.kubernetes.cri.sandbox-namespace": "research",
+    "io.kubernetes.cri.sandbox-uid": UID,
+}
 
 
 @pytest.mark.root
@@ -22,7 +27,7 @@ def test_an_empty_dir_of_huge_pages_does_not_travel_and_those_in_memory_and_on_d
     mounts = [
         {"destination": f"/{name}", "type": "bind", "source": f"{place}/{name}", "options": ["rbind"]} for name in names
     ]
-    config = {"root": {"path": "rootfs"}, "annotations": {"io.kubernetes.cri.sandbox-uid": UID}, "mounts": mounts}
+    config = {"root": {"path": "rootfs"}, "annotations": POD, "mounts": mounts}
     (tmp_path / "config.json").write_text(json.dumps(config))
     mounted = []
     try:

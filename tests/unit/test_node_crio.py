@@ -34,8 +34,7 @@ def test_the_drop_in_names_the_runtime_and_nothing_else(places: Places) -> None:
     assert crio.install(places)
     written = tomllib.loads(crio.drop_in(places).read_text())
     runtime = written["crio"]["runtime"]["runtimes"].pop("cedana")
-    assert runtime["runtime_path"] == str(places.runtime)
-    assert "woodfrog.io" in runtime["allowed_annotations"]
+    assert runtime == {"runtime_path": str(places.runtime), "runtime_type": "oci"}
     assert written == {"crio": {"runtime": {"runtimes": {}}}}
 
 

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.timeout(5)
 CONFIG: dict[str, Any] = {
     "root": {"path": "rootfs"},
     "annotations": {
+        "io.kubernetes.cri.container-type": "container",
         "io.kubernetes.cri.sandbox-namespace": "research",
         "io.kubernetes.cri.image-name": "registry/trainer:1",
     },
@@ -101,7 +102,7 @@ VOLUMES = f"/mnt/k/pods/{UID}/volumes"
 
 def mounts(*pairs: tuple[str, str]) -> dict[str, Any]:
     return CONFIG | {
-        "annotations": {"io.kubernetes.cri.sandbox-uid": UID},
+        "annotations": CONFIG["annotations"] | {"io.kubernetes.cri.sandbox-uid": UID},
         "mounts": [
             {"destination": inside, "type": "bind", "source": out, "options": ["rbind"]} for inside, out in pairs
         ],
@@ -182,7 +183,7 @@ def test_without_pods_the_environment_spells_annotations_and_an_annotation_count
     }
     wishes = bundle.read(written(tmp_path, config)).wishes
     assert (wishes.interval_seconds, wishes.dump_on_stop, wishes.shm) == (30.0, False, True)
-    config["annotations"] |= {"io.kubernetes.cri.sandbox-namespace": "research"}
+    config["annotations"] |= CONFIG["annotations"]
     assert bundle.read(written(tmp_path, config)).wishes.interval_seconds is None
 
 
