@@ -34,6 +34,8 @@ def example(kind: Any) -> Any:
         return example(next(argument for argument in arguments if argument is not type(None)))
     if origin is dict:
         return {example(arguments[0]): example(arguments[1])}
+    if origin is tuple and arguments[-1] is not ...:
+        return tuple(example(argument) for argument in arguments)
     if origin in {tuple, list}:
         return origin((example(arguments[0]),))
     if issubclass(kind, Enum):
