@@ -52,7 +52,7 @@ from controlplane.loop import DecisionLoop
 from controlplane.settings import Settings
 from controlplane.web.metrics import Metrics
 from controlplane.web.pages import Health, pages
-from process.http import HttpServer
+from process.http import HttpServer, probes
 from process.nats import connect
 from protocol.ids import Epoch
 
@@ -86,14 +86,19 @@ class ControlPlane:
             LeadLostError, StaleEpochError: another control plane has taken the lead.
             FailureError: the log or the AUDIT stream cannot be worked with.
         """
-        address = self._settings.http_address
-        if address is None:
-            await self._stand_by()
-            return
+        shown = pages(self._health, self._metrics)
         async with asyncio.TaskGroup() as group:
-            server = group.create_task(HttpServer(address, pages(self._health, self._metrics)).run())
+            servers = [
+                group.create_task(HttpServer(address, some).run())
+                for address, some in (
+                    (self._settings.http_address, shown),
+                    (self._settings.probe_address, probes(shown)),
+                )
+                if address is not None
+            ]
             await self._stand_by()
-            server.cancel()
+            for server in servers:
+                server.cancel()
 
     async def _stand_by(self) -> None:
         settings = self._settings

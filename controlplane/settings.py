@@ -65,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_STREAM_REPLICAS``: how many servers of a NATS cluster keep each stream."""
     http_address: Address | None = None
     """``WOODFROG_HTTP_ADDRESS``: where ``/healthz``, ``/readyz`` and ``/metrics`` are shown; nowhere if it is not set."""
+    probe_address: Address | None = None
+    """``WOODFROG_PROBE_ADDRESS``: where ``/healthz`` and ``/readyz`` are shown as well, by a server of their own."""
 
     policies: Policies = Policies()
     """``WOODFROG_POLICY_FILE``: what is kept, and how often containers are dumped; unset: everything, and never."""
@@ -112,6 +114,7 @@ class Settings(msgspec.Struct, frozen=True):
             **_of_kubernetes(environment),
             stream_replicas=_replicas(environment, "WOODFROG_STREAM_REPLICAS"),
             http_address=_address(environment, "WOODFROG_HTTP_ADDRESS"),
+            probe_address=_address(environment, "WOODFROG_PROBE_ADDRESS"),
         )
 
 

@@ -47,7 +47,7 @@ from nodeworker.store.keys import KeyRing
 from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.storing import Storer
 from nodeworker.tells import Tells
-from process.http import HttpServer
+from process.http import HttpServer, probes
 from protocol.events import NodeRegistered
 from protocol.facts import NodeFacts
 from protocol.failures import Failure, FailureError
@@ -223,8 +223,8 @@ class Worker:
                     tells.close()
                     await self._end(server, obedience, bus)
                     connection.cancel()
-                    if pages is not None:
-                        pages.cancel()
+                    for task in pages:
+                        task.cancel()
         finally:
             await _log.ainfo("node worker stopped", worker_id=self._worker_id)
 
@@ -242,9 +242,13 @@ class Worker:
             await asyncio.to_thread(self._cuda.rest)
         await _log.awarning("this node's NVIDIA driver has come, gone or changed: a new life begins")
 
-    def _show_pages(self, group: asyncio.TaskGroup, metrics: Metrics) -> asyncio.Task[None] | None:
-        address = self._settings.http_address
-        return None if address is None else group.create_task(HttpServer(address, metrics.pages()).run())
+    def _show_pages(self, group: asyncio.TaskGroup, metrics: Metrics) -> list[asyncio.Task[None]]:
+        shown = metrics.pages()
+        return [
+            group.create_task(HttpServer(address, some).run())
+            for address, some in ((self._settings.http_address, shown), (self._settings.probe_address, probes(shown)))
+            if address is not None
+        ]
 
     async def _end(self, server: LocalServer, obedience: Obedience, bus: Bus) -> None:
         """Finish what would leave a container half-way, leave the rest to the next life, and say what is to be said."""

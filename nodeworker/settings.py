@@ -60,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often storing a captured snapshot is tried before its dump counts as failed."""
     http_address: Address | None = None
     """``WOODFROG_HTTP_ADDRESS``: where ``/healthz``, ``/readyz`` and ``/metrics`` are shown; nowhere if it is not set."""
+    probe_address: Address | None = None
+    """``WOODFROG_PROBE_ADDRESS``: where ``/healthz`` and ``/readyz`` are shown as well, by a server of their own."""
     copies_bytes: int = 0
     """How much of the disk may hold unpacked copies of snapshots, for quick restores on this node; 0: there are none."""
     copies_seconds: float = 3600.0
@@ -203,6 +205,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         gpu_lock_seconds=_positive(environment, "WOODFROG_GPU_LOCK_SECONDS", 30.0),
         store_attempts=int(_positive(environment, "WOODFROG_STORE_ATTEMPTS", 5)),
         http_address=address("WOODFROG_HTTP_ADDRESS"),
+        probe_address=address("WOODFROG_PROBE_ADDRESS"),
         copies_bytes=_copies_bytes(environment),
         copies_seconds=_copies_seconds(environment),
     )

@@ -100,6 +100,7 @@ def test_a_worker_is_told_how_many_dumps_at_once_only_if_somebody_says_so(values
         ({"store": {"hostPath": {"path": "relative"}}}, "/store/hostPath/path"),
         ({"nats": {"replicas": 2}}, "/nats/replicas"),
         ({"node": {"htpPort": 1}}, "htpPort"),
+        ({"node": {"httpPort": 9475}}, "node.probePort"),
         ({"node": {"dumpsAtOnce": -1}}, "/node/dumpsAtOnce"),
         ({"controlplane": {"resources": {"request": {}}}}, "request"),
         ({"controlplane": {"runAsUser": 0}}, "/controlplane/runAsUser"),
@@ -182,6 +183,23 @@ def test_a_changed_configuration_starts_its_pods_anew() -> None:
 
     assert checksum({}) == checksum({"node": {"httpPort": 1}})
     assert checksum({}) != checksum({"nats": {"extraConfig": "max_conn: 9"}})
+
+
+def test_probes_ask_where_no_pod_takes_their_places() -> None:
+    manifests = render()
+    worker = one(manifests, "DaemonSet", "woodfrog-node")["spec"]["template"]["spec"]["containers"][0]
+    plane = one(manifests, "Deployment", "woodfrog-controlplane")["spec"]["template"]["spec"]["containers"][0]
+    kinds = ("startupProbe", "livenessProbe", "readinessProbe")
+    assert {(worker[kind]["httpGet"]["host"], worker[kind]["httpGet"]["port"]) for kind in kinds} == {
+        ("127.0.0.1", 9475)
+    }
+    assert {plane[kind]["httpGet"]["port"] for kind in kinds} == {"probes"}
+    said = {
+        each["name"]: each.get("value") for part in (worker, plane) for each in part["env"] if "ADDRESS" in each["name"]
+    }
+    assert said["WOODFROG_PROBE_ADDRESS"] == ":8081"
+    ports = {port["targetPort"] for each in manifests if each["kind"] == "Service" for port in each["spec"]["ports"]}
+    assert "probes" not in ports
 
 
 @pytest.mark.cluster

@@ -22,8 +22,8 @@ async def broken() -> Page:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[int]:
-    server = HttpServer(Address("127.0.0.1", 0), {"/fine": fine, "/broken": broken})
+async def served(pages: dict[str, http.Answerer] | None = None) -> AsyncIterator[int]:
+    server = HttpServer(Address("127.0.0.1", 0), pages or {"/fine": fine, "/broken": broken})
     task = asyncio.create_task(server.run())
     try:
         yield await server.port()
@@ -76,17 +76,32 @@ async def test_who_never_comes_to_the_point_is_dropped(monkeypatch: pytest.Monke
         assert await said(port, b"GET /fi") == ""
 
 
-async def test_more_than_can_be_served_at_once_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_at_the_limit_the_oldest_that_has_not_asked_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "_MOST_AT_ONCE", 1)
     async with served() as port:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.sleep(0.05)
-        with suppress(ConnectionResetError):
-            assert await said(port, b"GET /fine HTTP/1.1\r\n\r\n") == ""
-        writer.close()
-        await writer.wait_closed()
-        await asyncio.sleep(0.05)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert "200" in (await said(port, b"GET /fine HTTP/1.1\r\n\r\n")).splitlines()[0]
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_who_is_being_answered_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_MOST_AT_ONCE", 1)
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> Page:
+        asked.set()
+        await go_on.wait()
+        return Page(b"slow\n")
+
+    async with served({"/slow": slow}) as port:
+        first = asyncio.create_task(said(port, b"GET /slow HTTP/1.1\r\n\r\n"))
+        await asked.wait()
+        with suppress(ConnectionResetError):
+            assert await said(port, b"GET /slow HTTP/1.1\r\n\r\n") == ""
+        go_on.set()
+        assert (await first).endswith("slow\n")
 
 
 @pytest.mark.parametrize(

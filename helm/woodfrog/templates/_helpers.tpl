@@ -325,6 +325,9 @@ persistentVolumeClaim
 {{- if and (eq .Values.store.type "persistentVolumeClaim") (not .Values.store.persistentVolumeClaim.existingClaim) -}}
 {{- fail "store.type is persistentVolumeClaim: set store.persistentVolumeClaim.existingClaim to a claim that every node can mount at once (ReadWriteMany)" -}}
 {{- end -}}
+{{- if eq (int .Values.node.httpPort) (int .Values.node.probePort) -}}
+{{- fail "node.probePort must not be node.httpPort: the kubelet's probes have a port of their own" -}}
+{{- end -}}
 {{- if and .Values.store.encryption.existingSecret .Values.store.encryption.generate -}}
 {{- fail "store.encryption: either existingSecret or generate, not both" -}}
 {{- end -}}
@@ -394,6 +397,8 @@ sqlite+aiosqlite:////var/lib/woodfrog/log.db
 {{- end }}
 - name: WOODFROG_HTTP_ADDRESS
   value: ":{{ .Values.node.httpPort }}"
+- name: WOODFROG_PROBE_ADDRESS
+  value: "127.0.0.1:{{ .Values.node.probePort }}"
 - name: WOODFROG_CREATE_LIMIT_SECONDS
   value: {{ .Values.node.createLimitSeconds | quote }}
 - name: WOODFROG_STOP_LIMIT_SECONDS
