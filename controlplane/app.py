@@ -26,6 +26,7 @@ from controlplane.bus.presence import Presence
 from controlplane.bus.relay import Relay
 from controlplane.bus.replicas import keep_replicated
 from controlplane.bus.services import Decisions, Queries
+from controlplane.bus.storage import Use, keep_within
 from controlplane.bus.streams import REQUEST_SECONDS
 from controlplane.bus.vouching import Vouching
 from controlplane.domain.inputs import Policy
@@ -201,6 +202,9 @@ class ControlPlane:
             if self._settings.stream_replicas > 1:
                 jetstream = client.jetstream(timeout=REQUEST_SECONDS)
                 group.create_task(keep_replicated(jetstream, self._settings.stream_replicas))
+            group.create_task(
+                keep_within(client.jetstream(timeout=REQUEST_SECONDS), self._settings.streams_bytes, self._streams_seen)
+            )
             group.create_task(relay.run())
             group.create_task(ingest.run())
             group.create_task(presence.run())
@@ -210,6 +214,10 @@ class ControlPlane:
             await decisions.listening.wait()
             await _log.ainfo("control plane ready", cluster=self._settings.cluster, position=loop.committed.value)
             self.ready.set()
+
+    def _streams_seen(self, use: Use) -> None:
+        self._metrics.streams_use(use)
+        self._health.streams_use(use)
 
 
 async def _tell_of_stale_views(log: EventLog) -> None:

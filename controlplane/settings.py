@@ -12,6 +12,7 @@ import msgspec
 
 from controlplane.policies import InvalidPolicyError, Policies, read_policies
 from process.http import Address, InvalidAddressError
+from protocol.durations import InvalidAmountError, parse_bytes
 from protocol.ids import InvalidIdError, check_id
 
 _DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
@@ -63,6 +64,9 @@ class Settings(msgspec.Struct, frozen=True):
 
     stream_replicas: int = 1
     """``WOODFROG_STREAM_REPLICAS``: how many servers of a NATS cluster keep each stream."""
+    streams_bytes: int | None = None
+    """``WOODFROG_STREAMS_BYTES``: how much of NATS's storage the streams may share, such as ``4GiB``; unset: what the account's limit
+    says, or 4 GiB."""
     http_address: Address | None = None
     """``WOODFROG_HTTP_ADDRESS``: where ``/healthz``, ``/readyz`` and ``/metrics`` are shown; nowhere if it is not set."""
     probe_address: Address | None = None
@@ -113,6 +117,7 @@ class Settings(msgspec.Struct, frozen=True):
             policies=policies,
             **_of_kubernetes(environment),
             stream_replicas=_replicas(environment, "WOODFROG_STREAM_REPLICAS"),
+            streams_bytes=_bytes(environment, "WOODFROG_STREAMS_BYTES"),
             http_address=_address(environment, "WOODFROG_HTTP_ADDRESS"),
             probe_address=_address(environment, "WOODFROG_PROBE_ADDRESS"),
         )
@@ -139,6 +144,14 @@ def _seconds(environment: Mapping[str, str], name: str, default: float, *, least
     if not (math.isfinite(value) and value >= least):
         raise InvalidSettingError(f"{name} is {text!r}; it must be a number of seconds, {least:g} or more")
     return value
+
+
+def _bytes(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name, "")
+    try:
+        return parse_bytes(text) or None if text else None
+    except InvalidAmountError as problem:
+        raise InvalidSettingError(f"{name}: {problem}") from problem
 
 
 def _address(environment: Mapping[str, str], name: str) -> Address | None:

@@ -21,13 +21,14 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.errors import APIError
 
 from nodeworker.journal import Journal
-from process.nats import connect
+from process.nats import NO_ROOM, connect
 from process.pauses import Pauses
 from protocol import subjects, wire
 from protocol.commands import Command
-from protocol.ids import NodeName
+from protocol.ids import CheckpointKey, NodeName
 from protocol.reports import Heartbeat, Vouched
 from protocol.requests import Resolution, ResolveRequest
 
@@ -44,6 +45,7 @@ _PUBLISH_SECONDS = 5.0
 _FETCH_SECONDS = 5.0
 _REPLY_SECONDS = 15.0
 """More than the control plane may take to catch up with the asker's own reports before it answers."""
+_ALL = -1
 _NOT_FOR_THIS_ACCOUNT = 10039
 """JSNotEnabledForAccountErr in nats-server's server/errors.json."""
 
@@ -76,6 +78,8 @@ class Bus:
         self._confirmed = asyncio.Condition()
         self._doubt = True
         """Whether the broker may have lost what it confirmed: not asked since it was away, or had no stream."""
+        self.reports_refused = False
+        """Whether the broker has no room for reports: it answered, and keeps none."""
         self._resent: set[UUID] = set()
         self._vouching = asyncio.Lock()
         self._obeying: set[asyncio.Task[None]] = set()
@@ -138,11 +142,13 @@ class Bus:
                     )
                 except (nats.errors.Error, OSError) as problem:
                     await _log.awarning("a report waits", report_id=str(report.report_id), error=problem)
+                    self.reports_refused = isinstance(problem, APIError) and problem.err_code in NO_ROOM
                     await pauses.take()
                     self._doubt = True
                     self._written.set()
                     break
                 pauses.reset()
+                self.reports_refused = False
                 await asyncio.to_thread(self._journal.confirm, place, confirmation.seq)
                 self._resent.discard(report.report_id)
                 async with self._confirmed:
@@ -288,10 +294,12 @@ class Bus:
         """Ask how a container shall start until somebody answers; the caller bounds the time.
 
         ``ask`` builds the question from the stream sequence of the last confirmed report. What was reported before is
-        sent before.
+        sent before. Only a broker that has no room for reports is not waited for, unless a report on this very id is
+        among them: its last snapshot might be what the container is to start from.
         """
+        key = ask(0).key
         while True:
-            if self.connected and await self.flush(_PUBLISH_SECONDS):
+            if self.connected and (await self.flush(_PUBLISH_SECONDS) or await self._may_overtake(key)):
                 assert self._client is not None
                 sequence = await asyncio.to_thread(self._journal.reports_sequence)
                 try:
@@ -304,3 +312,16 @@ class Bus:
                 else:
                     return answer
             await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _may_overtake(self, key: CheckpointKey) -> bool:
+        if not self.reports_refused:
+            return False
+        unsent = await asyncio.to_thread(self._journal.outbox, _ALL)
+        concerned = any(getattr(report.event, "key", None) == key for _, report in unsent)
+        await _log.awarning(
+            "NATS has no room for this node's reports",
+            key=str(key),
+            reports=len(unsent),
+            asks_all_the_same=not concerned,
+        )
+        return not concerned

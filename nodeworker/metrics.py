@@ -44,6 +44,12 @@ class Metrics:
         stores.set_function(lambda: storer.in_flight)
         connected = Gauge("woodfrog_worker_nats_connected", "1 if NATS can be reached, else 0.", registry=registry)
         connected.set_function(lambda: bus.connected)
+        refused = Gauge(
+            "woodfrog_worker_reports_refused",
+            "1 if NATS has no room for this node's reports, else 0.",
+            registry=registry,
+        )
+        refused.set_function(lambda: bus.reports_refused)
         self._outbox = Gauge(
             "woodfrog_worker_outbox_reports", "Reports that NATS has not confirmed.", registry=registry
         )

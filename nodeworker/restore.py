@@ -231,6 +231,8 @@ class Restorer:
                         return answer
                     record = answer
         except TimeoutError:
+            if self._bus.reports_refused:
+                reason = "NATS has no room for what this node has to report about it"
             cause = f"no start was possible within {self._settings.create_limit_seconds:g} s: {reason}"
             advice = "The container engine will try again; look at the control plane and at NATS if this goes on."
             return Refused(Failure("start-timeout", cause, advice))

@@ -35,6 +35,11 @@ _PERMISSIONS: Final = "permissions violation"
 _RECONNECT_SECONDS: Final = 1
 
 
+NO_ROOM: Final = frozenset({10002, 10023, 10028, 10047, 10077})
+"""JSAccountResourcesExceededErr, JSInsufficientResourcesErr, JSMemoryResourcesExceededErr, JSStorageResourcesExceededErr and
+JSStreamStoreFailedF (a stream that takes no more than its limit) in nats-server's server/errors.json."""
+
+
 class TokenUnreadableError(OSError):
     """There is no token to present; the message names the file."""
 

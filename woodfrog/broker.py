@@ -16,8 +16,10 @@ _CONFIG = """\
 listen: "127.0.0.1:{port}"
 server_name: woodfrog
 authorization {{ user: woodfrog, password: "{password}" }}
-jetstream {{ store_dir: "{store}", sync_interval: always }}
+jetstream {{ store_dir: "{store}", sync_interval: always, max_file: 1GB }}
 """
+STREAMS_BYTES = "1GiB"
+"""The same for the control plane, which gives each stream a share of it."""
 # sync_interval: by default JetStream confirms before it syncs, every two minutes; the log could rebuild the streams, but a
 # worker's report that was confirmed and then lost would be gone (jepsen.io/analyses/nats-2.12.1).
 

@@ -76,15 +76,24 @@ def dev_(
 
 
 @app.command()
-def doctor(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+def doctor(
+    control_plane: Annotated[
+        bool, typer.Option("--control-plane", help="Look at what a control plane uses instead: NATS and the database.")
+    ] = False,
+    state_dir: StateDir = None,
+    output: Output = Form.TABLE,
+) -> None:
     """Show what works on this machine and what does not; a container is dumped, restored and continued for it.
 
     Exit code 1 if something does not work. On a node of a cluster, use woodfrog-node doctor.
     """
-    from woodfrog import local_doctor  # noqa: PLC0415 -- its clients of clouds take long to import
+    from woodfrog import controlplane_doctor, local_doctor  # noqa: PLC0415 -- its clients of clouds take long to import
 
     with telling():
-        code = local_doctor.examine(state_of(state_dir), as_json=output is Form.JSON)
+        if control_plane:
+            code = controlplane_doctor.examine(reach_of(state_dir), as_json=output is Form.JSON)
+        else:
+            code = local_doctor.examine(state_of(state_dir), as_json=output is Form.JSON)
     raise typer.Exit(code)
 
 

@@ -27,7 +27,7 @@ from process.pauses import Pauses
 from protocol.failures import Failure, FailureError
 from protocol.ids import NodeName
 from woodfrog import ask
-from woodfrog.broker import Broker
+from woodfrog.broker import STREAMS_BYTES, Broker
 from woodfrog.state import Description, StateDirectory
 
 CLUSTER = "local"
@@ -169,6 +169,7 @@ class Stack:
             "WOODFROG_NAMESPACE": NAMESPACE,
             "WOODFROG_NODE": NODE,
             "WOODFROG_NATS_URL": self.description.nats_url,
+            "WOODFROG_STREAMS_BYTES": STREAMS_BYTES,
             "WOODFROG_DATABASE_URL": f"sqlite+aiosqlite:///{self._state.database}",
             "WOODFROG_STATE_DIR": str(self._state.worker),
             "WOODFROG_RUN_DIR": str(self._state.run),

@@ -16,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from controlplane.bus.ingest import PutAside
+from controlplane.bus.storage import Use
 from controlplane.domain.state import SnapshotStatus
 from controlplane.log.deadletters import DeadLetter
 from controlplane.loop import DecisionLoop
@@ -106,6 +107,21 @@ class Metrics:
         self._stored_bytes = Counter(
             "woodfrog_stored_bytes", "Bytes that snapshots took in the store.", registry=registry
         )
+        self._storage_bytes = Gauge(
+            "woodfrog_nats_storage_bytes", "Bytes of NATS's storage that the streams take.", registry=registry
+        )
+        self._storage_limit_bytes = Gauge(
+            "woodfrog_nats_storage_limit_bytes",
+            "Bytes of NATS's storage that there are for streams.",
+            registry=registry,
+        )
+        self._stream_bytes = Gauge("woodfrog_stream_bytes", "Bytes in a stream.", ["stream"], registry=registry)
+        self._stream_limit_bytes = Gauge(
+            "woodfrog_stream_limit_bytes",
+            "Bytes from which on a stream gives up its oldest messages.",
+            ["stream"],
+            registry=registry,
+        )
         self._census = _Census()
         registry.register(self._census)
 
@@ -118,6 +134,14 @@ class Metrics:
     def resolved(self, seconds: float) -> None:
         """Note how long an answer to a worker took."""
         self._resolve_seconds.observe(seconds)
+
+    def streams_use(self, use: Use) -> None:
+        """Show what the streams take of the broker's storage."""
+        self._storage_bytes.set(use.bytes)
+        self._storage_limit_bytes.set(use.limit_bytes)
+        for stream, (held, limit) in use.streams.items():
+            self._stream_bytes.labels(stream).set(held)
+            self._stream_limit_bytes.labels(stream).set(limit)
 
     def counting(self, put_aside: PutAside) -> PutAside:
         """Count the reports that ``put_aside`` keeps."""

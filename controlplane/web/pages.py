@@ -12,6 +12,7 @@ from typing import Final
 
 from nats.aio.client import Client
 
+from controlplane.bus.storage import Use
 from controlplane.web.metrics import Metrics
 from process.http import Answerer, Page
 
@@ -26,13 +27,21 @@ class Health:
         self._clock = clock
         self._client: Client | None = None
         self._connected_at = clock()
+        self._scarce: str | None = None
 
     def answers(self, client: Client) -> None:
         """Note that queries are answered from now on, over ``client``."""
         self._client = client
 
+    def streams_use(self, use: Use) -> None:
+        """Note what the streams take of the broker's storage."""
+        self._scarce = use.scarce
+
     def unready(self) -> str | None:
-        """Say why this process cannot be asked anything now; ``None`` if it can."""
+        """Say why this process needs somebody; ``None`` if it can be asked and there is room for what it is told."""
+        return self._away() or self._scarce
+
+    def _away(self) -> str | None:
         if self._client is None:
             return "not listening yet"
         if not self._client.is_connected:
@@ -42,7 +51,7 @@ class Health:
 
     def sick(self) -> str | None:
         """Say why this process had better be started anew; ``None`` if it had not."""
-        problem = self.unready()
+        problem = self._away()
         away_seconds = self._clock() - self._connected_at
         return None if problem is None or away_seconds < _PATIENCE_SECONDS else f"{problem} for {away_seconds:.0f} s"
 

@@ -86,6 +86,19 @@ def test_every_metric_of_the_dashboard_is_one_that_there_is() -> None:
     assert asked <= known
 
 
+def test_every_alert_is_on_metrics_that_there_are_and_the_chart_and_compose_carry_it() -> None:
+    alerts = yaml.safe_load((CHART / "files/alerts.yaml").read_text())
+    page = (ROOT / "docs/reference/metrics.md").read_text()
+    rules = [rule for group in alerts["groups"] for rule in group["rules"]]
+    asked = {name for rule in rules for name in re.findall(r"\bwoodfrog_\w+", rule["expr"])}
+    assert asked
+    assert asked <= set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert all(f"`{rule['alert']}`" in page for rule in rules)
+    made = one(render({"metrics": {"prometheusRule": {"enabled": True}}}), "PrometheusRule", "woodfrog")
+    assert made["spec"] == alerts
+    assert yaml.safe_load((COMPOSE / "prometheus.yaml").read_text())["rule_files"] == ["/etc/prometheus/alerts.yaml"]
+
+
 def test_the_chart_carries_the_same_dashboard_and_none_of_it_is_taken_for_a_template() -> None:
     made = one(render({"metrics": {"dashboard": {"enabled": True}}}), "ConfigMap", "woodfrog-dashboard")
     assert made["metadata"]["labels"]["grafana_dashboard"] == "1"

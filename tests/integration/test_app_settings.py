@@ -36,6 +36,7 @@ def test_everything_may_be_set() -> None:
         "WOODFROG_CLUSTER": "west-1",
         "WOODFROG_NODE_LOST_SECONDS": "30",
         "WOODFROG_HANDOVER_SECONDS": "0",
+        "WOODFROG_STREAMS_BYTES": "2GiB",
     }
     assert Settings.from_environment(environment) == Settings(
         database_url=URL["WOODFROG_DATABASE_URL"],
@@ -47,6 +48,7 @@ def test_everything_may_be_set() -> None:
         cluster="west-1",
         node_lost_seconds=30.0,
         handover_seconds=0.0,
+        streams_bytes=2 << 30,
     )
 
 
@@ -57,6 +59,7 @@ def test_everything_may_be_set() -> None:
         ("WOODFROG_CLUSTER", "a/b"),
         ("WOODFROG_INSTANCE", "a/b"),
         ("WOODFROG_CLUSTER", ""),
+        ("WOODFROG_STREAMS_BYTES", "much"),
         ("WOODFROG_NODE_LOST_SECONDS", "soon"),
         ("WOODFROG_NODE_LOST_SECONDS", "0"),
         ("WOODFROG_NODE_LOST_SECONDS", "nan"),

@@ -142,7 +142,7 @@ def test_a_broker_that_stays_away_makes_a_new_process_worth_a_try() -> None:
 
 def worker_metrics(folder: Path) -> tuple[WorkerMetrics, Journal]:
     journal = Journal(folder / "journal.sqlite3", node=NodeName("n"), worker_id=WorkerId("w"))
-    idle: Any = SimpleNamespace(in_flight=2, waiting=3, connected=False)
+    idle: Any = SimpleNamespace(in_flight=2, waiting=3, connected=False, reports_refused=False)
     return WorkerMetrics(journal, idle, idle, idle), journal
 
 

@@ -31,7 +31,7 @@ EVERYTHING: Values = {
     "store": {"type": "s3", "bucket": "b", "prefix": "p/q", "region": "r", "endpoint": "http://minio:9000",
               "existingSecret": "s3", "encryption": {"generate": True}},
     "networkPolicy": {"enabled": True, "nodeCidrs": ["10.0.0.0/8"]},
-    "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "p"}}, "dashboard": {"enabled": True}},
+    "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "p"}}, "prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}},
     "node": {"extraEnv": [{"name": "A", "value": "b"}], "podAnnotations": {"a": "b"}, "affinity": {"nodeAffinity": {}},
              "updateStrategy": {"type": "OnDelete", "rollingUpdate": None}, "dumpsAtOnce": 4},
 }  # fmt: skip

@@ -31,8 +31,11 @@ def wait_for(what: Callable[[], Any], *, saying: str, seconds: float = START_SEC
 class NatsServer:
     """nats-server with JetStream on loopback. It keeps its port from one start to the next."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, max_file: str = "") -> None:
+        """``max_file``: as much as its streams may take, as in its configuration."""
         self.store = folder / "jetstream"
+        self._config = folder / "nats.conf"
+        self._max_file = max_file
         self._ports = folder / "ports"
         self._log = folder / "nats.log"
         self._ports.mkdir(parents=True)
@@ -48,11 +51,13 @@ class NatsServer:
         """Start it and wait until it takes connections."""
         for stale in self._ports.iterdir():
             stale.unlink()
+        limit = f", max_file: {self._max_file}" if self._max_file else ""
+        self._config.write_text(f'jetstream {{ store_dir: "{self.store}"{limit} }}\n')
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    NATS_SERVER, "--addr", "127.0.0.1", "--port", str(self._port), "--jetstream",
-                    "--store_dir", str(self.store), "--ports_file_dir", str(self._ports),
+                    NATS_SERVER, "--config", str(self._config), "--addr", "127.0.0.1", "--port", str(self._port),
+                    "--ports_file_dir", str(self._ports),
                 ],
                 stdout=log,
                 stderr=log,
