@@ -116,7 +116,7 @@ def _obstacle(
         return "it could not be restored in this start"
     if (asker.node, image_of(asker.container)) in snapshot.failed_on:
         return "it could not be restored on this node before"
-    return misfit(taken_on, taken_from, asker.facts, asker.container)
+    return misfit(taken_on, taken_from, asker.facts, asker.container, taken_at=snapshot.node)
 
 
 def _fate(snapshot: Snapshot) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from nodeworker.capture import image_files
 from nodeworker.domain.uts_image import with_names
 
 _CLONE_NEWUTS: Final = 0x04000000
@@ -43,11 +42,17 @@ def names_in(namespace: Path) -> dict[str, str]:
 
 
 def name_images(images: Path, names: Mapping[str, str]) -> bool:
-    """Let CRIU set these names with the images in a directory; say whether that is certain."""
+    """Let CRIU set these names with the images in a directory; say whether that is certain.
+
+    The images may be other names of files that somebody else holds, so they are replaced and not written to.
+    """
     renamed = False
     for image in images.glob("utsns-*.img"):
         try:
-            image_files.replace(images, {image.name: with_names(image.read_bytes(), names)})
+            data = with_names(image.read_bytes(), names)
+            fresh = images / f".{image.name}"
+            fresh.write_bytes(data)
+            fresh.rename(image)
         except (OSError, ValueError):
             return False
         renamed = True
