@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from nodeworker.capture import image_files
 from nodeworker.domain.uts_image import with_names
 
 _CLONE_NEWUTS: Final = 0x04000000
@@ -42,17 +43,11 @@ def names_in(namespace: Path) -> dict[str, str]:
 
 
 def name_images(images: Path, names: Mapping[str, str]) -> bool:
-    """Let CRIU set these names with the images in a directory; say whether that is certain.
-
-    The images may be other names of files that somebody else holds, so they are replaced and not written to.
-    """
+    """Let CRIU set these names with the images in a directory; say whether that is certain."""
     renamed = False
     for image in images.glob("utsns-*.img"):
         try:
-            data = with_names(image.read_bytes(), names)
-            fresh = images / f".{image.name}"
-            fresh.write_bytes(data)
-            fresh.rename(image)
+            image_files.replace(images, {image.name: with_names(image.read_bytes(), names)})
         except (OSError, ValueError):
             return False
         renamed = True

@@ -2,22 +2,20 @@
 
 CRIU gives the restored UTS namespace the names that it had at the dump, also where a whole pod shares the namespace. The names of
 the new container are known before, so they are written into the image, and no process ever sees the old ones.
-
-The image is two magic numbers, the length of one protobuf message and the message: ``nodename`` as field 1, ``domainname`` as
-field 2, both strings (CRIU, criu/include/magic.h, criu/image.c and images/utsns.proto).
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from typing import Final
 
-_MAGICS: Final = (0x54564319, 0x54473203)
-_HEAD: Final = struct.Struct("<III")
-_FIELDS: Final = {0x0A: "hostname", 0x12: "domainname"}
+from nodeworker.domain.criu_images import form
+from nodeworker.domain.criu_images.protobuf import Message, data_field
+
+_FIELDS: Final = {"hostname": 1, "domainname": 2}
+"""Strings (CRIU, images/utsns.proto, where the first is called ``nodename``)."""
 _LONGEST: Final = 64
-"""__NEW_UTS_LEN of the kernel; below 128, so that a protobuf length is one byte."""
+"""__NEW_UTS_LEN of the kernel."""
 
 
 def with_names(image: bytes, names: Mapping[str, str]) -> bytes:
@@ -27,13 +25,13 @@ def with_names(image: bytes, names: Mapping[str, str]) -> bytes:
         ValueError: it is no such image, or a name is too long for the kernel.
     """
     held = {**names_of(image), **names}
-    message = b""
-    for tag, field in _FIELDS.items():
+    fields: dict[int, bytes] = {}
+    for field, number in _FIELDS.items():
         raw = held[field].encode()
         if len(raw) > _LONGEST:
             raise ValueError(f"the {field} {held[field][:80]!r} has more than {_LONGEST} bytes")
-        message += bytes((tag, len(raw))) + raw
-    return _HEAD.pack(*_MAGICS, len(message)) + message
+        fields[number] = data_field(number, raw)
+    return form.write_messages([_message(image).rewritten(fields)], form.UTS)
 
 
 def names_of(image: bytes) -> dict[str, str]:
@@ -42,18 +40,9 @@ def names_of(image: bytes) -> dict[str, str]:
     Raises:
         ValueError: it is no such image.
     """
-    if len(image) < _HEAD.size:
-        raise ValueError("the image of the UTS namespace is too short")
-    *magics, length = _HEAD.unpack_from(image)
-    message = image[_HEAD.size :]
-    if tuple(magics) != _MAGICS or length != len(message):
-        raise ValueError("the image of the UTS namespace has an unknown form")
-    names: dict[str, str] = {}
-    while message:
-        if len(message) < 2 or message[0] not in _FIELDS or message[1] > len(message) - 2:
-            raise ValueError("the image of the UTS namespace has an unknown field")
-        names[_FIELDS[message[0]]] = message[2 : 2 + message[1]].decode()
-        message = message[2 + message[1] :]
-    if names.keys() != set(_FIELDS.values()):
-        raise ValueError("the image of the UTS namespace lacks a name")
-    return names
+    message = _message(image)
+    return {field: message.text(number) for field, number in _FIELDS.items()}
+
+
+def _message(image: bytes) -> Message:
+    return form.read_message(image, form.UTS, "the image of the UTS namespace")
