@@ -64,7 +64,12 @@ _CLOSING_SECONDS: Final = 5.0
 
 def _policy(settings: Settings) -> Policy:
     said = settings.policies
-    return Policy(handover_seconds=settings.handover_seconds, retention=said.retention, schedule=said.schedule)
+    return Policy(
+        handover_seconds=settings.handover_seconds,
+        restore_tries=settings.restore_tries,
+        retention=said.retention,
+        schedule=said.schedule,
+    )
 
 
 class ControlPlane:

@@ -6,15 +6,17 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
+from controlplane.domain.endings import RESTORE_TRIES
 from controlplane.policies import InvalidPolicyError, Policies, read_policies
 from process.http import Address, InvalidAddressError
 from protocol.durations import InvalidAmountError, parse_bytes
 from protocol.ids import InvalidIdError, check_id
 
+_MOST: Final = 1000
 _DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
@@ -45,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_NODE_LOST_SECONDS``: how long a worker may be silent before nobody waits for it any more."""
     handover_seconds: float = 120.0
     """``WOODFROG_HANDOVER_SECONDS``: the longest that a start waits for its predecessor's snapshot."""
+    restore_tries: int = RESTORE_TRIES
+    """``WOODFROG_RESTORE_TRIES``: from how many containers in a row that failed soon after their restore a snapshot is passed over."""
 
     lease: Literal["sql", "kubernetes"] = "sql"
     """``WOODFROG_LEASE``: where the lease lies by which one of several control planes leads: in the log's database, or in the Lease
@@ -114,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True):
             cluster=cluster,
             node_lost_seconds=_seconds(environment, "WOODFROG_NODE_LOST_SECONDS", 15.0, least=1.0),
             handover_seconds=_seconds(environment, "WOODFROG_HANDOVER_SECONDS", 120.0, least=0.0),
+            restore_tries=_count(environment, "WOODFROG_RESTORE_TRIES", RESTORE_TRIES),
             policies=policies,
             **_of_kubernetes(environment),
             stream_replicas=_replicas(environment, "WOODFROG_STREAM_REPLICAS"),
@@ -189,6 +194,13 @@ def _switch(environment: Mapping[str, str], name: str, default: str) -> bool:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _count(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name) or str(default)
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
+        raise InvalidSettingError(f"{name} is {text!r}; it must be a whole number from 1 to {_MOST}")
+    return int(text)
 
 
 def _replicas(environment: Mapping[str, str], name: str) -> int:

@@ -45,7 +45,6 @@ from nodeworker.runtime.container import Marker
 from nodeworker.settings import Settings
 from nodeworker.store.keys import KeyRing
 from nodeworker.store.snapshots import SnapshotStore
-from nodeworker.store_watch import StoreWatch
 from nodeworker.storing import Storer
 from nodeworker.tells import Tells
 from process.http import HttpServer, probes
@@ -116,7 +115,7 @@ def _open_store(settings: Settings) -> SnapshotStore:
     """Open the store, with its keys if there are any."""
     keys = KeyRing() if settings.store_key_file is None else KeyRing.from_file(settings.store_key_file)
     try:
-        return SnapshotStore(settings.store_url, keys=keys, remembered=settings.state_dir)
+        return SnapshotStore(settings.store_url, keys=keys)
     except ValueError as problem:
         advice = "Correct WOODFROG_STORE_URL, or give what its cloud needs beside it."
         raise FailureError(Failure("store-url", str(problem), advice)) from problem
@@ -160,7 +159,7 @@ class Worker:
         criu.refuse_too_old(self._runc.criu, self._facts.criu_version)
         await asyncio.to_thread(self_test.ensure, self._runc.binary, self._runc.criu)
         config = self._criu_config()
-        store = await self._store()
+        store = await asyncio.to_thread(_open_store, settings)
         bus = Bus(
             settings.nats_url,
             settings.node,
@@ -197,7 +196,7 @@ class Worker:
         obedience = Obedience(journal, self._dumper, self._storer, store, copies)
         metrics = Metrics(journal, bus, self._dumper, self._storer)
         self._restorer.on_fetched = metrics.fetched
-        await asyncio.to_thread(journal.report, self._registration())
+        await asyncio.to_thread(self._register, journal)
         await asyncio.to_thread(release_gpus, journal, self._cuda, frozen)
         whole = await asyncio.to_thread(
             lambda: settle_dumps(settings, journal, self._storer, self._runc, boot_id=self._boot_id, frozen=frozen)
@@ -210,7 +209,7 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 connection = group.create_task(bus.run(obedience.obey))
-                background = self._begin(group, metrics)
+                pages = self._show_pages(group, metrics)
                 tells = Tells(settings.tells, lambda words: self._hear(group, words))
                 try:
                     await server.start()
@@ -224,17 +223,10 @@ class Worker:
                     tells.close()
                     await self._end(server, obedience, bus)
                     connection.cancel()
-                    for task in background:
+                    for task in pages:
                         task.cancel()
         finally:
             await _log.ainfo("node worker stopped", worker_id=self._worker_id)
-
-    async def _store(self) -> SnapshotStore:
-        """Open the store and look which one it is."""
-        store = await asyncio.to_thread(_open_store, self._settings)
-        self._store_watch = StoreWatch(store.identity)
-        await self._store_watch.look()
-        return store
 
     def _criu_config(self) -> CriuConfig | None:
         number = self._facts.criu_version
@@ -250,15 +242,13 @@ class Worker:
             await asyncio.to_thread(self._cuda.rest)
         await _log.awarning("this node's NVIDIA driver has come, gone or changed: a new life begins")
 
-    def _begin(self, group: asyncio.TaskGroup, metrics: Metrics) -> list[asyncio.Task[None]]:
-        """Begin what runs beside everything else: the look at the store, and the pages."""
+    def _show_pages(self, group: asyncio.TaskGroup, metrics: Metrics) -> list[asyncio.Task[None]]:
         shown = metrics.pages()
-        pages = (
+        return [
             group.create_task(HttpServer(address, some).run())
             for address, some in ((self._settings.http_address, shown), (self._settings.probe_address, probes(shown)))
             if address is not None
-        )
-        return [group.create_task(self._store_watch.run()), *pages]
+        ]
 
     async def _end(self, server: LocalServer, obedience: Obedience, bus: Bus) -> None:
         """Finish what would leave a container half-way, leave the rest to the next life, and say what is to be said."""
@@ -274,11 +264,14 @@ class Worker:
             await bus.flush(_LAST_WORDS_SECONDS)
 
     def _heartbeat(self) -> Heartbeat:
-        return Heartbeat(self._settings.node, self._worker_id, self._boot_id, self._store_watch.add_to(self._facts))
+        return Heartbeat(self._settings.node, self._worker_id, self._boot_id, self._facts)
 
-    def _registration(self) -> NodeRegistered:
-        facts = self._store_watch.add_to(self._facts)
-        return NodeRegistered(node=self._settings.node, worker_id=self._worker_id, boot_id=self._boot_id, facts=facts)
+    def _register(self, journal: Journal) -> None:
+        journal.report(
+            NodeRegistered(
+                node=self._settings.node, worker_id=self._worker_id, boot_id=self._boot_id, facts=self._facts
+            )
+        )
 
     def _hear(self, group: asyncio.TaskGroup, words: list[str]) -> None:
         """Take in what the runtime's shell part says."""
@@ -309,6 +302,7 @@ class Worker:
                 return Done()
             case AskStop():
                 await self._restorer.started(ask.container_id)  # told by a pipe, and this may have overtaken it
+                await self._restorer.stopped(ask.container_id)
                 try:
                     return Stopped(await self._dumper.stop(ask.container_id))
                 except FailureError as problem:
@@ -360,6 +354,8 @@ class Worker:
                 if record is None or not record.incarnation:
                     continue
                 await _log.awarning("noted while no worker was there", what=word, at=str(at), key=str(record.key))
+                if word == absence.STOP:
+                    await self._restorer.stopped(container_id)
                 if word == absence.STOP and record.final_snapshot is None:
                     failed = absence.missed_stop(self._settings, record, at)
                     await asyncio.to_thread(partial(self._journal.report, failed, at=at))

@@ -81,6 +81,8 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     final_snapshot: SnapshotId | None = None
     warnings: tuple[str, ...] = ()
     """What of the snapshot had no place in the container, until its start is reported."""
+    stopped: bool = False
+    """Whether it was sent a stop signal."""
     gpu_sources: tuple[str, ...] = ()
     """GPUs of the snapshot that is being restored, which ``runc restore`` brings back without their content."""
 

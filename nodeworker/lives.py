@@ -87,6 +87,13 @@ class Lives:
         removal.add_done_callback(lambda _: self._removals.pop(container_id, None))
         return True
 
+    async def stopped(self, container_id: ContainerId) -> None:
+        """Note that a container was sent a stop signal: how it ends from now on says nothing about its program."""
+        async with self._starting:
+            record = await asyncio.to_thread(self._journal.container, container_id)
+            if record is not None and not record.stopped:
+                await asyncio.to_thread(self._journal.save_container, msgspec.structs.replace(record, stopped=True))
+
     def _start(self, record: ContainerRecord) -> None:
         running = msgspec.structs.replace(record, state=ContainerState.RUNNING, applied=None, warnings=())
         started = ContainerStarted(
@@ -128,6 +135,7 @@ class Lives:
             node=self._settings.node,
             container_id=record.container_id,
             exit_code=exit_code,
+            stopped=record.stopped,
         )
         self._journal.forget_container(record.container_id, *((ended,) if record.incarnation else ()), at=at)
         shutil.rmtree(self.fetched(record), ignore_errors=True)

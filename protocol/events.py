@@ -135,8 +135,6 @@ class RestoreFailed(_KeyEvent, frozen=True, tag="incarnation.restore-failed"):
     node: NodeName
     stage: RestoreStage
     failure: Failure
-    store: str | None = None
-    """Identity of the store in which an object was missing, if the store could be identified before and after it was looked for."""
 
 
 class ContainerStarted(_KeyEvent, frozen=True, tag="container.started"):
@@ -157,6 +155,8 @@ class ContainerEnded(_KeyEvent, frozen=True, tag="container.ended"):
     node: NodeName
     container_id: ContainerId
     exit_code: int | None = None
+    stopped: bool | None = None
+    """Whether it was sent a stop signal before; unknown of workers that did not report it."""
 
 
 class DumpStarted(_KeyEvent, frozen=True, tag="snapshot.dump-started"):
@@ -243,6 +243,13 @@ class SnapshotPinned(_KeyEvent, frozen=True, tag="snapshot.pinned"):
 
 class SnapshotUnpinned(_KeyEvent, frozen=True, tag="snapshot.unpinned"):
     """The snapshot is one like the others again."""
+
+    snapshot_id: SnapshotId
+    reason: str = ""
+
+
+class SnapshotRetried(_KeyEvent, frozen=True, tag="snapshot.retried"):
+    """Somebody wants the snapshot chosen again: failed restores and short lives until now do not count, nor that it was invalidated."""
 
     snapshot_id: SnapshotId
     reason: str = ""
@@ -359,6 +366,7 @@ KeyEvent = (
     | SnapshotDeleted
     | SnapshotPinned
     | SnapshotUnpinned
+    | SnapshotRetried
     | CommandIssued
     | CommandFinished
     | PodFact

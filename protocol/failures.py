@@ -40,3 +40,32 @@ SNAPSHOT_MISSING = "snapshot-missing"
 
 CONDEMNING_CODES = frozenset({SNAPSHOT_CORRUPT, SNAPSHOT_MISSING})
 """Codes that invalidate a snapshot at once; any other failure needs a second node's word (design: the selection law)."""
+
+PASSING_CODES = frozenset(
+    {
+        "address-taken",
+        "capability-missing",
+        "cgroup-misplaced",
+        "config-held",
+        "container-gone",
+        "criu-missing",
+        "criu-unusable",
+        "disk-full",
+        "file-changed",
+        "file-missing",
+        "gpu-lost",
+        "gpu-out-of-memory",
+        "gpu-timeout",
+        "internal",
+        "mount-missing",
+        "out-of-memory",
+        "pid-taken",
+        "rootfs-not-overlay",
+        "runc-missing",
+        "sandbox-gone",
+        "security-profile",
+        "undo-failed",
+    }
+)
+"""Codes of restores that failed because of the place: a file, port, process id, disk or tool of the node, or the container that
+went away. They say nothing about the snapshot and may have passed by the next start, which tries it again."""

@@ -86,14 +86,14 @@ class CommandAccepted(_Answer, frozen=True, tag="accepted"):
 class SnapshotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Decide about one snapshot, of whichever id of the namespace it is.
 
-    ``pin`` and ``unpin`` it; ``invalidate`` it: never choose it again; ``delete`` it from the store. ``force`` deletes it
+    ``pin`` and ``unpin`` it; ``invalidate`` it: never choose it again; ``retry`` it: choose it as if no restore of it had failed; ``delete`` it from the store. ``force`` deletes it
     even if it is the latest valid one of its id.
     """
 
     cluster: str
     namespace: str
     snapshot_id: SnapshotId
-    wish: Literal["pin", "unpin", "invalidate", "delete"]
+    wish: Literal["pin", "unpin", "invalidate", "retry", "delete"]
     because: str = ""
     force: bool = False
 

@@ -212,7 +212,7 @@ class Stack:
                 await asyncio.gather(task, return_exceptions=True)
 
     async def _until_ready(self) -> None:
-        limit_seconds = float(os.environ.get("WOODFROG_READY_SECONDS", "60"))
+        limit_seconds = float(os.environ.get("WOODFROG_READY_SECONDS", "180"))
         deadline = time.monotonic() + limit_seconds
         while True:
             try:

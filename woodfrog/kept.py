@@ -1,4 +1,4 @@
-"""The verbs about one snapshot: pin it, unpin it, set it aside, delete it."""
+"""The verbs about one snapshot: pin it, unpin it, set it aside, try it again, delete it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _POLL_SECONDS = 0.1
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (pin, unpin, invalidate, delete):
+    for verb in (pin, unpin, invalidate, retry, delete):
         app.command()(verb)
 
 
 def _decide(
-    wish: Literal["pin", "unpin", "invalidate", "delete"],
+    wish: Literal["pin", "unpin", "invalidate", "retry", "delete"],
     snapshot: str,
     namespace: str,
     state_dir: Path | None,
@@ -98,10 +98,28 @@ def invalidate(
     state_dir: StateDir = None,
     output: Output = Form.TABLE,
 ) -> None:
-    """Never choose a snapshot again. There is no way back."""
+    """Never choose a snapshot again, unless it is retried."""
     with telling():
         reach, noted = _decide("invalidate", snapshot, namespace, state_dir, because)
         _put(reach, noted, output, f"{noted.snapshot_id} is never chosen again")
+
+
+def retry(
+    snapshot: SnapshotName,
+    because: Because = "",
+    namespace: Namespace = dev.NAMESPACE,
+    state_dir: StateDir = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Have a snapshot chosen again although restoring it has failed, or its container soon ended, or it was invalidated."""
+    with telling():
+        reach, noted = _decide("retry", snapshot, namespace, state_dir, because)
+        _put(
+            reach,
+            noted,
+            output,
+            f"{noted.snapshot_id} is tried again at the next start of {noted.key.id}, if none is newer",
+        )
 
 
 def delete(

@@ -42,6 +42,7 @@ from protocol.events import (
     SnapshotExpired,
     SnapshotInvalidated,
     SnapshotPinned,
+    SnapshotRetried,
     SnapshotStored,
     SnapshotSuperseded,
     SnapshotUnpinned,
@@ -149,6 +150,7 @@ _TELL: dict[type, Callable[[Any], str]] = {
         f"snapshot {e.snapshot_id} has expired and may be deleted after {moment(e.delete_after)}: {e.reason}"
     ),
     SnapshotDeleted: lambda e: f"snapshot {e.snapshot_id} was deleted by node {e.node}",
+    SnapshotRetried: lambda e: f"snapshot {e.snapshot_id} is to be tried again{_because(e.reason)}",
     SnapshotPinned: lambda e: f"snapshot {e.snapshot_id} was pinned{_because(e.reason)}",
     SnapshotUnpinned: lambda e: f"snapshot {e.snapshot_id} was unpinned{_because(e.reason)}",
     CommandIssued: lambda e: f"command {e.command.command_id} asks node {e.command.node} {_asked(e.command)}",

@@ -30,6 +30,9 @@ predecessor has not even begun to be dumped, what to do is said in :mod:`control
 *But never for ever.* The wait is bounded by a moment that is recorded when it begins, so that neither asking again
 nor a restart of the control plane prolongs it; and a dump on a node that is lost is not waited for at all.
 
+*Not into the same death, nor into the past.* See :mod:`controlplane.domain.endings`. A pin overrides both, and that a restore failed
+before.
+
 *At last, cold.* If nothing usable is left the container starts from its image: late work is better than no work.
 """
 
@@ -38,6 +41,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+from controlplane.domain.endings import RESTORE_TRIES, SHORT_LIFE_SECONDS, short_lives
 from controlplane.domain.handover import Asker, Wait, awaited, remark, running_before
 from controlplane.domain.state import (
     Cold,
@@ -61,10 +65,12 @@ def choose(
     asker: Asker,
     now: datetime,
     handover_seconds: float = 120.0,
+    restore_tries: int = RESTORE_TRIES,
 ) -> Restore | Wait | Cold:
     """Say how ``asker`` shall start, given all that is known of its key at ``now``. Pure and total.
 
-    ``handover_seconds`` bounds a wait that begins now; a wait that has begun ends at the moment recorded then.
+    ``handover_seconds`` bounds a wait that begins now; a wait that has begun ends at the moment recorded then. A snapshot from
+    which ``restore_tries`` containers in a row went on only to fail soon is passed over.
     """
     start = key.incarnations.get(asker.incarnation, Incarnation(number=asker.incarnation))
     until = start.wait_until or now + timedelta(seconds=handover_seconds)
@@ -75,7 +81,7 @@ def choose(
     for snapshot in key.candidates():
         if wait is not None and not snapshot.pinned:
             return wait
-        obstacle = _obstacle(key, nodes, asker, start, snapshot)
+        obstacle = _obstacle(key, nodes, asker, start, snapshot, restore_tries)
         if obstacle is None and snapshot.status.in_flight:
             if now < until:
                 return Wait(_description(snapshot), until)
@@ -96,7 +102,12 @@ def choose(
 
 
 def _obstacle(
-    key: KeyState, nodes: Mapping[NodeName, NodeState], asker: Asker, start: Incarnation, snapshot: Snapshot
+    key: KeyState,
+    nodes: Mapping[NodeName, NodeState],
+    asker: Asker,
+    start: Incarnation,
+    snapshot: Snapshot,
+    restore_tries: int,
 ) -> str | None:
     """Say why the snapshot cannot be chosen, or if in flight why it could not be once it is valid; ``None`` if it can."""
     if snapshot.status is SnapshotStatus.VALID:
@@ -114,9 +125,19 @@ def _obstacle(
         taken_from = origin.container if origin is not None else snapshot.taken_from
     if snapshot.snapshot_id in start.set_aside:
         return "it could not be restored in this start"
+    if snapshot.pinned:
+        return misfit(taken_on, taken_from, asker.facts, asker.container)
     if (asker.node, image_of(asker.container)) in snapshot.failed_on:
         return "it could not be restored on this node before"
-    return misfit(taken_on, taken_from, asker.facts, asker.container, taken_at=snapshot.node)
+    if snapshot.incarnation <= key.done_through > snapshot.retried_at:
+        return f"incarnation {key.done_through} has done its work: it ended by itself, with exit code 0"
+    lives = short_lives(key, snapshot)
+    if len(lives) >= restore_tries:
+        return (
+            f"the last {len(lives)} containers that went on from it ended by themselves within {SHORT_LIFE_SECONDS:g} s, "
+            f"the last with exit code {lives[0].exit_code}"
+        )
+    return misfit(taken_on, taken_from, asker.facts, asker.container)
 
 
 def _fate(snapshot: Snapshot) -> str:

@@ -71,15 +71,16 @@ class Draft(msgspec.Struct, gc=False):
     latest_start: IncarnationNumber
     pods: Mapping[str, Pod]
     """Replaced as a whole: few events are about pods."""
+    done_through: IncarnationNumber
 
     @classmethod
     def of(cls, key: KeyState) -> Draft:
         """Begin with a copy."""
-        return cls(dict(key.incarnations), dict(key.snapshots), key.latest_start, key.pods)
+        return cls(dict(key.incarnations), dict(key.snapshots), key.latest_start, key.pods, key.done_through)
 
     def ended(self) -> KeyState:
         """Hand the dictionaries over; the draft is used no more, or only by whoever owns the value, too."""
-        return KeyState(self.incarnations, self.snapshots, self.latest_start, self.pods)
+        return KeyState(self.incarnations, self.snapshots, self.latest_start, self.pods, self.done_through)
 
     def start(self, number: IncarnationNumber, **changes: Any) -> None:
         """Change an incarnation, unknown until now or not."""

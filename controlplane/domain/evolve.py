@@ -15,6 +15,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from controlplane.domain.draft import Draft, shared
+from controlplane.domain.endings import is_done
 from controlplane.domain.pods import pods_after
 from controlplane.domain.state import (
     REMEMBERED,
@@ -62,13 +63,16 @@ from protocol.events import (
     SnapshotExpired,
     SnapshotInvalidated,
     SnapshotPinned,
+    SnapshotRetried,
     SnapshotStored,
     SnapshotSuperseded,
     SnapshotUnpinned,
     StartDeferred,
     UnknownEvent,
 )
+from protocol.failures import PASSING_CODES
 from protocol.ids import CheckpointKey, IncarnationNumber
+from protocol.pods import EndedBecause
 
 _FIRST_DELETE_PAUSE_SECONDS = 10.0
 _LONGEST_DELETE_PAUSE_SECONDS = 3600.0
@@ -173,8 +177,8 @@ def _cold_start_chosen(draft: Draft, event: ColdStartChosen, _at: datetime) -> N
 def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
     """Hold the failure against the snapshot, and let those compete that came too late only for the failed choice.
 
-    A fetch that failed says nothing about the snapshot: the store was away or a disk full. It is set aside for this start
-    and no longer, or a store's bad hour would cost every id its newest snapshot.
+    A fetch that failed says nothing about the snapshot: the store was away or a disk full. Neither does a port that was taken or
+    a file that was not mounted. It is set aside for this start and no longer, or a bad hour would cost every id its newest snapshot.
     """
     number = event.incarnation
     known = draft.incarnations.get(number)
@@ -185,7 +189,11 @@ def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
     )
     tried_in = image_of(draft.incarnations[number].container)
     for name, snapshot in draft.snapshots.items():
-        if name == event.snapshot_id and event.stage is not RestoreStage.FETCH:
+        if (
+            name == event.snapshot_id
+            and event.stage is not RestoreStage.FETCH
+            and event.failure.code not in PASSING_CODES
+        ):
             changed = replace(snapshot, failed_on=snapshot.failed_on | {(event.node, tried_in)})
         elif snapshot.missed_by == number > draft.latest_start:
             changed = replace(snapshot, missed_by=None)
@@ -199,12 +207,21 @@ def _has_started(draft: Draft, event: ContainerStarted | DumpStarted) -> None:
     draft.latest_start = max(draft.latest_start, event.incarnation)
 
 
-def _container_started(draft: Draft, event: ContainerStarted, _at: datetime) -> None:
+def _container_started(draft: Draft, event: ContainerStarted, at: datetime) -> None:
     _has_started(draft, event)
+    draft.start(event.incarnation, started_at=at)
 
 
-def _container_ended(draft: Draft, event: ContainerEnded, _at: datetime) -> None:
-    draft.start(event.incarnation, ended=True)
+def _container_ended(draft: Draft, event: ContainerEnded, at: datetime) -> None:
+    known = draft.incarnations.get(event.incarnation)
+    exit_code = event.exit_code if event.exit_code is not None or known is None else known.exit_code
+    draft.start(event.incarnation, ended=True, ended_at=at, exit_code=exit_code, stopped=event.stopped)
+    _look_whether_done(draft, event.incarnation)
+
+
+def _look_whether_done(draft: Draft, number: IncarnationNumber) -> None:
+    if is_done(draft.ended(), draft.incarnations[number]):
+        draft.done_through = max(draft.done_through, number)
 
 
 def _dump_started(draft: Draft, event: DumpStarted, at: datetime) -> None:
@@ -269,6 +286,14 @@ def _unpinned(draft: Draft, event: SnapshotUnpinned, at: datetime) -> None:
     draft.move(event, at, SnapshotStatus.DUMPING, pinned=False)
 
 
+def _retried(draft: Draft, event: SnapshotRetried, _at: datetime) -> None:
+    known = draft.snapshots.get(event.snapshot_id)
+    if known is not None:
+        status = SnapshotStatus.VALID if known.status is SnapshotStatus.INVALIDATED else known.status
+        newest = max(draft.incarnations, default=event.incarnation)
+        draft.snapshots[event.snapshot_id] = replace(known, status=status, failed_on=frozenset(), retried_at=newest)
+
+
 def _command_issued(draft: Draft, event: CommandIssued, _at: datetime) -> None:
     command = event.command
     if isinstance(command, DumpCommand):
@@ -315,6 +340,10 @@ def _missed_by(draft: Draft, incarnation: IncarnationNumber) -> IncarnationNumbe
 
 def _pod_seen(draft: Draft, event: PodFact, at: datetime) -> None:
     draft.pods = pods_after(draft.ended(), event, at).pods
+    if isinstance(event, PodContainerEnded) and event.incarnation in draft.incarnations:
+        out_of_memory = event.because is EndedBecause.OOM_KILLED
+        draft.start(event.incarnation, exit_code=event.exit_code, out_of_memory=out_of_memory)
+        _look_whether_done(draft, event.incarnation)
 
 
 def _noted(_draft: Draft, _event: JobOutcome, _at: datetime) -> None:
@@ -339,6 +368,7 @@ _FOLDS: dict[type[KeyEvent], Callable[[Draft, Any, datetime], None]] = {
     SnapshotDeleted: _deleted,
     SnapshotPinned: _pinned,
     SnapshotUnpinned: _unpinned,
+    SnapshotRetried: _retried,
     CommandIssued: _command_issued,
     CommandFinished: _command_finished,
     PodScheduled: _pod_seen,

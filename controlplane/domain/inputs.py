@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from controlplane.domain.endings import RESTORE_TRIES
 from controlplane.domain.retention import Retention
 from controlplane.domain.schedule import Schedule
 from protocol.events import Event
@@ -30,6 +31,8 @@ class Policy(msgspec.Struct, frozen=True):
 
     handover_seconds: float = 120.0
     """The longest that a start waits for its predecessor's snapshot; 0 for not at all."""
+    restore_tries: int = RESTORE_TRIES
+    """From how many containers in a row that failed soon after their restore a snapshot is passed over."""
     longest_command_seconds: float = 86400.0
     """The longest time that may be given to a command."""
     dumps_per_node: int = 2

@@ -60,6 +60,8 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     taken_from: ContainerFacts = ContainerFacts()
     failed_on: frozenset[tuple[NodeName, str]] = frozenset()
     """Where restoring it failed, as (node, :func:`image_of` the container that tried)."""
+    retried_at: IncarnationNumber = IncarnationNumber(0)
+    """The newest incarnation when somebody wanted it tried again; how those until then ended does not count against it."""
     missed_by: IncarnationNumber | None = None
     """The later incarnation that had its answer already when this one became valid."""
     note: str = ""
@@ -110,7 +112,15 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     set_aside: frozenset[SnapshotId] = frozenset()
     """Snapshots that this start tried in vain."""
     started: bool = False
+    started_at: datetime | None = None
     ended: bool = False
+    ended_at: datetime | None = None
+    exit_code: int | None = None
+    """Known once it has ended, where anybody knows."""
+    stopped: bool | None = None
+    """Whether it was sent a stop signal before it ended."""
+    out_of_memory: bool = False
+    """Whether the kubelet says that it ended for want of memory."""
     dump_command: CommandId | None = None
     """The command to dump it that is open."""
     dump_asked_at: datetime | None = None
@@ -153,6 +163,8 @@ class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     one stores from now on comes too late."""
     pods: Mapping[str, Pod] = {}
     """By uid, in the order in which they were first seen."""
+    done_through: IncarnationNumber = IncarnationNumber(0)
+    """The newest incarnation whose program has done its work; what comes after it does not go back before its end."""
 
     @property
     def newest(self) -> IncarnationNumber:

@@ -18,6 +18,7 @@ from protocol.events import (
     SnapshotExpired,
     SnapshotInvalidated,
     SnapshotPinned,
+    SnapshotRetried,
     SnapshotUnpinned,
 )
 from protocol.ids import CheckpointKey, CommandId
@@ -42,6 +43,8 @@ def decide_about(state: State, asked: SnapshotAsked, now: datetime, policy: Poli
             return _unpin(name, snapshot, wish)
         case "invalidate":
             return _invalidate(name, snapshot, wish)
+        case "retry":
+            return _retry(name, snapshot, wish)
         case "delete":
             return _delete(name, key, snapshot, wish, now, policy)
 
@@ -99,11 +102,23 @@ def _invalidate(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) 
     )
 
 
+def _retry(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) -> Decision:
+    if snapshot.status not in {SnapshotStatus.VALID, SnapshotStatus.INVALIDATED} or not snapshot.takes_room:
+        return _not_valid(snapshot)
+    return _noted(
+        name,
+        snapshot,
+        SnapshotRetried(
+            key=name, incarnation=snapshot.incarnation, snapshot_id=snapshot.snapshot_id, reason=wish.because
+        ),
+    )
+
+
 def _not_valid(snapshot: Snapshot) -> Decision:
     return refuse(
         "snapshot-not-valid",
         f"Snapshot {snapshot.snapshot_id} is {snapshot.status}, not valid",
-        "Only a snapshot that is stored and verified, and may still be chosen, can be pinned or invalidated.",
+        "Only a snapshot that is stored and verified, and may still be chosen, can be pinned or invalidated; one that was invalidated, and is still stored, can be retried.",
     )
 
 

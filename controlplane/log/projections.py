@@ -51,6 +51,7 @@ from protocol.events import (
     SnapshotExpired,
     SnapshotInvalidated,
     SnapshotPinned,
+    SnapshotRetried,
     SnapshotStored,
     SnapshotSuperseded,
     SnapshotUnpinned,
@@ -77,6 +78,7 @@ _SnapshotEvent = (
     | SnapshotDeleted
     | SnapshotPinned
     | SnapshotUnpinned
+    | SnapshotRetried
 )
 _StartEvent = (
     IncarnationOpened
@@ -101,6 +103,7 @@ _STATUS_AFTER: dict[type[_SnapshotEvent], str] = {
     SnapshotDeleted: "deleted",
     SnapshotPinned: "dumping",
     SnapshotUnpinned: "dumping",
+    SnapshotRetried: "dumping",
 }
 
 
@@ -223,6 +226,8 @@ def _fold_snapshot(rows: Rows, record: Recorded, event: _SnapshotEvent) -> None:
             row |= {"pinned": True, "pinned_reason": event.reason}
         case SnapshotUnpinned():
             row |= {"pinned": False, "pinned_reason": None}
+        case SnapshotRetried() if row["status"] == "invalidated":
+            row |= {"status": "valid", "invalidated_reason": None}
 
 
 def _fold_dump(row: Fields, event: _DumpEvent, at: datetime) -> None:

@@ -40,7 +40,7 @@ from protocol.events import (
     StartDeferred,
 )
 from protocol.facts import ContainerFacts, NodeFacts, misfit
-from protocol.failures import CONDEMNING_CODES, SNAPSHOT_MISSING
+from protocol.failures import CONDEMNING_CODES, PASSING_CODES
 from protocol.ids import CheckpointKey
 from protocol.reports import Report
 from protocol.requests import Noted, Refusal, RestoreFrom, StartCold, WaitFor
@@ -65,8 +65,6 @@ class Snapshot:
     taken_from: ContainerFacts
     digest: str
     stored_bytes: int = 1
-    store: str = ""
-    """The store that holds its bytes."""
     content: str = "unwritten"
     """``unwritten``, ``good``, ``corrupt``, ``missing``, or ``deleted`` by a worker that was told to."""
     told: bool = False
@@ -104,6 +102,7 @@ def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one
     order: dict[str, tuple[int, int]] = {}
     begun: dict[str, Any] = {}
     over, tried, written = set[str](), set[str](), dict[str, SnapshotStored]()
+    failed_here, done = set[str](), 0
     pinned = set[str]()
     for e, position in log:
         if isinstance(e, DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed):
@@ -127,18 +126,24 @@ def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one
             until = e.until
         elif isinstance(e, RestoreFailed):
             answered.discard(e.incarnation)
-            if _proves(e, written.get(e.snapshot_id), facts):
+            if e.failure.code in CONDEMNING_CODES:
                 over.add(e.snapshot_id)
             here = (e.node, opened[e.incarnation].container.image) == (me.node, me.container.image)
-            if e.incarnation == number or (here and e.stage is not RestoreStage.FETCH):
+            if e.incarnation == number:
                 tried.add(e.snapshot_id)
+            elif here and e.stage is not RestoreStage.FETCH and e.failure.code not in PASSING_CODES:
+                failed_here.add(e.snapshot_id)
+        elif _is_done(e):
+            done = max(done, e.incarnation)
     runs_on = now < until and _runs_on(log, ahead, opened, number, lost, facts)
     walk = sorted(order, key=order.__getitem__, reverse=True)
     for snapshot in [one for one in walk if one in pinned] + [one for one in walk if one not in pinned]:
         if runs_on and snapshot not in pinned:
             return "wait"
         event = written.get(snapshot)
-        if snapshot in over | tried:
+        if snapshot in over | tried or (
+            snapshot not in pinned and (snapshot in failed_here or order[snapshot][0] <= done)
+        ):
             continue
         where, origin = begun[snapshot].node, opened[begun[snapshot].incarnation].container
         if misfit(event.taken_on if event else facts[where], origin, facts[me.node], me.container):
@@ -148,14 +153,6 @@ def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one
         if order[snapshot][0] >= ahead and now < until and (where == me.node or not lost[where]):
             return "wait"
     return "wait" if runs_on else None
-
-
-def _proves(failed: RestoreFailed, stored: SnapshotStored | None, facts: dict[str, NodeFacts]) -> bool:
-    """The model of proof: damaged bytes, or an object that is missing in the store where the snapshot was put."""
-    if failed.failure.code != SNAPSHOT_MISSING:
-        return failed.failure.code in CONDEMNING_CODES
-    holds = None if stored is None else stored.taken_on.store or facts[stored.node].store
-    return failed.store is not None and failed.store == holds
 
 
 def _runs_on(
@@ -185,6 +182,11 @@ def _runs_on(
     issued = [(place, command.command_id) for place, command in asked if isinstance(command, DumpCommand)]
     finished = {e.command_id for _, e in about if isinstance(e, CommandFinished)}
     return any(command not in finished for _, command in issued) or not any(place > mine for place, _ in issued)
+
+
+def _is_done(event: Event) -> bool:
+    """Whether a program is said to have done its work."""
+    return isinstance(event, ContainerEnded) and event.exit_code == 0 and event.stopped is False
 
 
 class Laws:
@@ -303,9 +305,12 @@ class Laws:
         if chosen in self.keeping.of(event.key).pinned:
             return  # somebody wants to go back
         floor = self._order(chosen) if chosen is not None else (0, 0)
+        done = max((one.incarnation for one in told if _is_done(one)), default=0)
         for name, stored in self.stored_at.items():
             snapshot = self.truth.snapshots[name]
             if snapshot.key != event.key or stored > opened or name in gone or snapshot.content != "good":
+                continue
+            if snapshot.incarnation <= done:
                 continue
             if misfit(snapshot.taken_on, snapshot.taken_from, self.facts[start.node], start.container):
                 continue
@@ -334,21 +339,18 @@ class Laws:
         """A snapshot is condemned on proof, on two nodes' word, or because somebody wants it."""
         if event.snapshot_id in self.set_aside:
             return
-        self._bytes_are_lost(event)
         failures = [
             told
             for told, _ in self.of_key[event.key]
             if isinstance(told, RestoreFailed) and told.snapshot_id == event.snapshot_id
         ]
-        nodes = {failure.node for failure in failures if failure.stage is not RestoreStage.FETCH}
+        nodes = {
+            failure.node
+            for failure in failures
+            if failure.stage is not RestoreStage.FETCH and failure.failure.code not in PASSING_CODES
+        }
         if len(nodes) < 2 and not any(failure.failure.code in CONDEMNING_CODES for failure in failures):
             raise LawBrokenError(f"condemned without proof: {event}")
-
-    def _bytes_are_lost(self, event: SnapshotInvalidated) -> None:
-        """A snapshot whose bytes are whole somewhere is never invalidated for the sake of its bytes."""
-        whole = self.truth.snapshots[event.snapshot_id].content == "good"
-        if whole and not event.reason.startswith("restoring it failed on nodes"):
-            raise LawBrokenError(f"condemned although every byte is there: {event}")
 
     def _finished(self, event: CommandFinished) -> None:
         command = event.command_id

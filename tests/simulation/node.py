@@ -47,8 +47,10 @@ _EXPIRED = Failure("command-expired", "the deadline is over", "Ask again.")
 _DUMP_FAILED = Failure("criu-error", "CRIU could not dump", "Look at its log.")
 _RESTORE_FAILED = Failure("criu-error", "CRIU could not restore", "Look at its log.")
 _STORE_AWAY = Failure("store-unavailable", "the store does not answer", "Bring it back.")
-_NOT_MOUNTED = Failure("store-not-mounted", "the store has no mark", "Mount it.")
 _STORE_REFUSED = Failure("store-refused", "the store did not remove it", "It is tried again.")
+_PORT_TAKEN = Failure("address-taken", "the port is taken", "Free it.")
+_ENDS_KNOWN = 0.3
+"""How often anybody knows how a container ended."""
 
 
 @dataclass
@@ -120,10 +122,6 @@ class Node:
         self.chance = chance
         self.say = say
         self.skew_seconds = 0.0
-        self.store = ""
-        """The store that is at this node's place for one."""
-        self.mounted = True
-        """Whether it is; otherwise there is an empty directory."""
         self.now = datetime.min.replace(tzinfo=UTC)
         self.up = True
         self.linked = True
@@ -265,10 +263,9 @@ class Node:
         container, entry = self.containers[name], self.journal.containers.get(name)
         if container.phase != "creating" or entry is None:
             return  # it was deleted meanwhile
-        snapshot = self.truth.snapshots[answer.snapshot_id]
-        content = snapshot.content if self.mounted and snapshot.store == self.store else "missing"
+        content = self.truth.snapshots[answer.snapshot_id].content
         dice = self.chance.random()
-        if snapshot.content == "unwritten":
+        if content == "unwritten":
             raise LawBrokenError(f"{answer.snapshot_id} is to be restored and was never stored")
         if content != "good":
             code = "snapshot-corrupt" if content == "corrupt" else "snapshot-missing"
@@ -277,18 +274,14 @@ class Node:
             failure, stage = _STORE_AWAY, RestoreStage.FETCH
         elif dice < 0.16:
             failure, stage = _RESTORE_FAILED, RestoreStage.CRIU
+        elif dice < 0.3:
+            failure, stage = _PORT_TAKEN, RestoreStage.CRIU
         else:
             self._created(container, entry, answer.snapshot_id, told_at)
             return
         self.say(f"{self.name}: {container.container_id} cannot be restored from {answer.snapshot_id}: {failure.code}")
         about = {"key": container.key, "incarnation": answer.incarnation, "node": self.name}
-        knows = self.mounted and self.facts.store is not None and failure.code == "snapshot-missing"
-        looked_in = self.store if knows else None
-        if not self.mounted and self.facts.store is not None:
-            failure = _NOT_MOUNTED
-        self.report(
-            RestoreFailed(**about, snapshot_id=answer.snapshot_id, stage=stage, failure=failure, store=looked_in)
-        )
+        self.report(RestoreFailed(**about, snapshot_id=answer.snapshot_id, stage=stage, failure=failure))
 
     def _created(self, container: Container, entry: Entry, restored_from: str | None, told_at: int) -> None:
         container.phase = entry.phase = "created"
@@ -329,7 +322,9 @@ class Node:
         self.restoring.pop(name, None)
         if entry.incarnation:
             about = {"key": entry.key, "incarnation": entry.incarnation, "node": self.name}
-            self.report(ContainerEnded(**about, container_id=ContainerId(name)))
+            how = self.chance.choice(((None, None), (0, True), (0, False), (137, False)))
+            exit_code, stopped = how if self.chance.random() < _ENDS_KNOWN else (None, None)
+            self.report(ContainerEnded(**about, container_id=ContainerId(name), exit_code=exit_code, stopped=stopped))
 
     # Dumps
 
@@ -369,8 +364,8 @@ class Node:
                 dump.container.phase = "dead"
         elif dump.step == "complete":
             self._captured(dump)
-        elif failing or not self.mounted:
-            self._fail(dump, _STORE_AWAY if self.mounted else _NOT_MOUNTED, DumpStage.STORE)
+        elif failing:
+            self._fail(dump, _STORE_AWAY, DumpStage.STORE)
         else:
             self._store(dump)
 
@@ -381,7 +376,7 @@ class Node:
 
     def _store(self, dump: Dump) -> None:
         snapshot = self.truth.snapshots[dump.snapshot_id]
-        snapshot.content, snapshot.store = "good", self.store
+        snapshot.content = "good"
         if self.chance.random() < 0.05:
             return  # killed or cut off behind the last byte: stored again, to the same effect
         snapshot.told = True
@@ -451,10 +446,6 @@ class Node:
             failure = _EXPIRED
         elif self.chance.random() < 0.06:
             failure = _STORE_REFUSED
-        elif not self.mounted:
-            failure = _NOT_MOUNTED
-        elif command.store not in {None, self.store}:
-            raise LawBrokenError(f"{self.name} is to delete in {command.store} and has {self.store}")
         if failure is not None:
             self._close(command.command_id, Outcome.FAILED)
             self.report(self._finished(command, failure))

@@ -64,6 +64,11 @@ MUTANTS = {
         "image_of(asker.container)) in snapshot.failed_on",
         "image_of(asker.container)) in ()",
     ),
+    "what passes counts for ever": ("event.failure.code not in PASSING_CODES", "True"),
+    "work that is done is begun in its middle": (
+        "if snapshot.incarnation <= key.done_through",
+        "if False and key.done_through",
+    ),
     "a late dump is not superseded": ("snapshot.missed_by <= self.latest_start", "False"),
     "only a start that was reported is a start": ("and other.choice is not None", "and False"),
     "what comes late is not noted as late": ("if draft.latest_start > incarnation", "if False"),
@@ -72,11 +77,6 @@ MUTANTS = {
     "a command ends although it has ended": ("state.commands.pop(event.command_id, None)", "pass"),
     "one failure condemns": ("elif len(nodes) > 1", "elif nodes"),
     "a proof does not condemn": ("if event.failure.code in CONDEMNING_CODES", "if False"),
-    "what an empty directory lacks condemns": (
-        "if event.store is None:\n        return False",
-        "if event.store is None:\n        return True",
-    ),
-    "another store is asked to delete": ("and (holds is None or node.facts.store == holds)", "and True"),
     "silence is not heard": ("node.worker_id != silence.worker_id", "True"),
     "a decision changes the state": ("match given:", "state.nodes.clear()\n    match given:"),
     "what was told is told otherwise": ("newest.choice is not None and", "False and"),

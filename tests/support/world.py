@@ -16,7 +16,6 @@ from controlplane.domain import (
     Policy,
     ReportReceived,
     ResolveAsked,
-    SnapshotAsked,
     State,
     Tick,
     decide,
@@ -42,7 +41,7 @@ from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
 from protocol.reports import Heartbeat, Report
-from protocol.requests import CheckpointRequest, ResolveRequest, SnapshotRequest
+from protocol.requests import CheckpointRequest, ResolveRequest
 
 KEY = CheckpointKey("lab", "default", "trainer")
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -70,6 +69,11 @@ class World:
             self.log.append((event, self.now))
             evolve(self.state, event, self.now)
         return decision
+
+    def fold(self, event: Event) -> None:
+        """Put an event into the log, as if it had been decided."""
+        self.log.append((event, self.now))
+        evolve(self.state, event, self.now)
 
     def source(self) -> str:
         self.given += 1
@@ -116,10 +120,10 @@ class World:
         about = {"key": KEY, "incarnation": start.incarnation, "node": start.node, "container_id": start.container_id}
         return self.report(ContainerStarted(**about))
 
-    def ended(self, number: int) -> Decision:
+    def ended(self, number: int, *, exit_code: int | None = 0, stopped: bool | None = None) -> Decision:
         start = self.opened(number)
         about = {"key": KEY, "incarnation": start.incarnation, "node": start.node, "container_id": start.container_id}
-        return self.report(ContainerEnded(**about, exit_code=0))
+        return self.report(ContainerEnded(**about, exit_code=exit_code, stopped=stopped))
 
     def about(self, number: int, snapshot: str) -> dict[str, Any]:
         return {
@@ -148,15 +152,9 @@ class World:
         return self.report(DumpFailed(**about, stage=DumpStage.CAPTURE, failure=BROKEN, command_id=command_id))
 
     def restore_failed(
-        self,
-        number: int,
-        snapshot: str,
-        failure: Failure = BROKEN,
-        stage: RestoreStage = RestoreStage.CRIU,
-        store: str | None = None,
+        self, number: int, snapshot: str, failure: Failure = BROKEN, stage: RestoreStage = RestoreStage.CRIU
     ) -> Decision:
-        about = self.about(number, snapshot)
-        return self.report(RestoreFailed(**about, stage=stage, failure=failure, store=store))
+        return self.report(RestoreFailed(**self.about(number, snapshot), stage=stage, failure=failure))
 
     def snapshot(self, number: int, snapshot: str, *, final: bool = False, **other: Any) -> Decision:
         """Report a whole dump, from its start to its being stored."""
@@ -170,16 +168,9 @@ class World:
     def silent(self, node: str, worker: str | None = None) -> Decision:
         return self.give(NodeSilent(NodeName(node), WorkerId(worker or f"worker-{node}"), 15.0, self.source()))
 
-    def heartbeat(self, heartbeat: Heartbeat) -> Decision:
-        return self.give(NodeHeard(heartbeat, self.source()))
-
-    def delete(self, snapshot: str, *, key: CheckpointKey = KEY) -> Decision:
-        """Have a snapshot deleted, even the latest."""
-        request = SnapshotRequest(key.cluster, key.namespace, SnapshotId(snapshot), "delete", force=True)
-        return self.give(SnapshotAsked(request, self.source()))
-
     def heard(self, node: str, worker: str | None = None) -> Decision:
-        return self.heartbeat(Heartbeat(NodeName(node), WorkerId(worker or f"worker-{node}"), "boot", ANY_NODE))
+        heartbeat = Heartbeat(NodeName(node), WorkerId(worker or f"worker-{node}"), "boot", ANY_NODE)
+        return self.give(NodeHeard(heartbeat, self.source()))
 
     def later(self, seconds: float) -> Decision:
         """Let time pass, and say so."""
