@@ -125,8 +125,12 @@ def _obstacle(
         taken_from = origin.container if origin is not None else snapshot.taken_from
     if snapshot.snapshot_id in start.set_aside:
         return "it could not be restored in this start"
-    if snapshot.pinned:
-        return misfit(taken_on, taken_from, asker.facts, asker.container)
+    against = None if snapshot.pinned else _held_against(key, asker, snapshot, restore_tries)
+    return against or misfit(taken_on, taken_from, asker.facts, asker.container)
+
+
+def _held_against(key: KeyState, asker: Asker, snapshot: Snapshot, restore_tries: int) -> str | None:
+    """Say what earlier starts speak against the snapshot, or ``None``."""
     if (asker.node, image_of(asker.container)) in snapshot.failed_on:
         return "it could not be restored on this node before"
     if snapshot.incarnation <= key.done_through > snapshot.retried_at:
@@ -137,7 +141,7 @@ def _obstacle(
             f"the last {len(lives)} containers that went on from it ended by themselves within {SHORT_LIFE_SECONDS:g} s, "
             f"the last with exit code {lives[0].exit_code}"
         )
-    return misfit(taken_on, taken_from, asker.facts, asker.container)
+    return None
 
 
 def _fate(snapshot: Snapshot) -> str:

@@ -45,7 +45,7 @@ def mutated(old: str, new: str) -> Iterator[None]:
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(old) == 1, f"{old!r} stands in {function.__qualname__} {source.count(old)} times"
     text = source.replace(old, new).removeprefix("@property\n")
-    made: dict[str, FunctionType] = {}
+    made = dict(function.__globals__)
     flags = __future__.annotations.compiler_flag
     exec(compile(text, f"<mutant of {function.__qualname__}>", "exec", flags=flags), made)
     original = function.__code__
