@@ -332,7 +332,7 @@ class Dumper:
 
     def _copy_files(self, spool: Spool, plan: Plan) -> list[CapturedTree]:
         faultpoints.reach("dump.after-criu")
-        return [*spool.copy_files(plan.upper, plan.shm, plan.volumes), *configs.links(plan.configs)]
+        return [*spool.copy_files(plan.upper, plan.shm, plan.volumes, plan.bounds), *configs.links(plan.configs)]
 
     def _kill(self, plan: Plan) -> None:
         try:

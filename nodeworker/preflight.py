@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from nodeworker import bundle
 from nodeworker.capture import criu, user_namespace
+from nodeworker.capture.bounds import Bounds, Tally, measure
 from nodeworker.capture.cuda import Cuda, GpuPlan
 from nodeworker.capture.freezer import Freezer
 from nodeworker.capture.overlay import find_overlay
 from nodeworker.capture.runc import Runc
-from nodeworker.capture.spool import file_bytes, refuse_too_little_space
+from nodeworker.capture.spool import refuse_too_little_space
 from nodeworker.copies import Copies
 from nodeworker.domain import wishes
 from nodeworker.domain.criu_options import CriuConfig
@@ -23,6 +25,9 @@ from nodeworker.failure import refusal
 from nodeworker.journal import ContainerRecord, ContainerState
 from nodeworker.settings import Settings
 from protocol.failures import FailureError
+
+_LAYER: Final = "the writable layer"
+_SHM: Final = "/dev/shm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ class Plan:
     upper: Path | None
     shm: Path | None
     volumes: dict[str, Path]
+    bounds: Bounds
     configs: dict[str, Path]
     stopped_pids: tuple[int, ...]
     gpus: GpuPlan | None
@@ -86,8 +92,8 @@ class Preflight:
         overlay = find_overlay(state.rootfs)
         upper = None if overlay is None else overlay.upper
         shm, volumes = live.travelling_shm, live.travelling
-        copied_bytes = sum(file_bytes(path) for path in (upper, shm) if path is not None)
-        copied_bytes += _refuse_too_large(volumes, live.wishes.volumes_limit_bytes)
+        bounds = self._settings.bounds
+        copied_bytes = _measured(upper, shm, volumes, bounds, live.wishes.volumes_limit_bytes)
         self._settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         gpus = self._cuda.plan(state, pids, container.facts.gpus)
         gpu_bytes = 0 if gpus is None else gpus.gpu_bytes
@@ -98,23 +104,33 @@ class Preflight:
                 raise
             refuse_too_little_space(self._settings.spool, pids, copied_bytes + gpu_bytes)
         text = self._config.for_dump()
-        return Plan(root, freezer, config, text, upper, shm, volumes, live.configs, stopped, gpus)
+        return Plan(root, freezer, config, text, upper, shm, volumes, bounds, live.configs, stopped, gpus)
 
 
-def _refuse_too_large(volumes: dict[str, Path], limit_bytes: int) -> int:
-    """Add up what volumes hold. More than their owner allows is no snapshot: without its files no process goes on rightly.
+def _measured(upper: Path | None, shm: Path | None, volumes: dict[str, Path], bounds: Bounds, limit_bytes: int) -> int:
+    """Add up what is to be copied. More than is allowed is no snapshot: without its files no process goes on rightly.
 
     Raises:
-        FailureError: ``volumes-too-large``, naming the largest.
+        FailureError: ``volumes-too-large``, naming the largest; ``too-many-files``, ``files-too-large``, ``tree-too-deep``.
     """
-    sizes = {key: file_bytes(source) for key, source in volumes.items()}
-    total = sum(sizes.values())
+    tally = Tally(bounds)
+    own = {_LAYER: upper, _SHM: shm}
+    sizes = {name: measure(place, tally) for name, place in own.items() if place is not None}
+    counted = {key: measure(source, tally) for key, source in volumes.items()}
+    if bounds.layer_counts:
+        counted = {**sizes, **counted}
+        sizes = {}
+    total = sum(counted.values())
     if total > limit_bytes:
-        largest = max(sizes, key=sizes.__getitem__)
-        cause = f"the container's emptyDirs and anonymous volumes hold {total >> 20} MiB, {sizes[largest] >> 20} MiB of them in {largest}; the limit is "
+        what = "writable layer, /dev/shm, emptyDirs" if bounds.layer_counts else "emptyDirs"
+        largest = max(counted, key=counted.__getitem__)
+        cause = (
+            f"the container's {what} and anonymous volumes hold {total >> 20} MiB, {counted[largest] >> 20} MiB of them "
+            f"in {largest}; the limit is {limit_bytes >> 20} MiB"
+        )
         advice = (
             f"Raise the annotation {wishes.VOLUMES_LIMIT}, or name in {wishes.VOLUMES} the volumes that shall travel: "
             "a cache need not."
         )
-        raise refusal("volumes-too-large", f"{cause}{limit_bytes >> 20} MiB", advice)
-    return total
+        raise refusal("volumes-too-large", cause, advice)
+    return total + sum(sizes.values())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from nodeworker.capture.bounds import DEFAULT_FILES, DEFAULT_SPARSE_BYTES, Bounds
 from process.http import Address, InvalidAddressError
 from protocol.durations import InvalidAmountError, parse_bytes, parse_seconds
 from protocol.ids import InvalidIdError, NodeName, check_id
@@ -66,6 +67,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How much of the disk may hold unpacked copies of snapshots, for quick restores on this node; 0: there are none."""
     copies_seconds: float = 3600.0
     """How long such a copy stays."""
+
+    files_limit: int = DEFAULT_FILES
+    """How many files and directories one dump copies at most."""
+    sparse_limit_bytes: int = DEFAULT_SPARSE_BYTES
+    """How large the files that one dump copies may be in all, holes included."""
+    limit_layer: bool = False
+    """Whether ``woodfrog.io/volumes-limit`` is for the writable layer and /dev/shm as well."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """The most that one dump copies."""
+        return Bounds(self.files_limit, self.sparse_limit_bytes, self.limit_layer)
 
     @property
     def socket(self) -> Path:
@@ -132,6 +145,20 @@ def _count(environment: Mapping[str, str], name: str, default: int) -> int:
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise SettingsError(f"{name} is {text!r}; it must be a whole number of at least 1")
     return int(text)
+
+
+def _bytes(environment: Mapping[str, str], name: str, default: int) -> int:
+    try:
+        return parse_bytes(text) if (text := environment.get(name, "")) else default
+    except InvalidAmountError as problem:
+        raise SettingsError(f"{name}: {problem}") from problem
+
+
+def _switch(environment: Mapping[str, str], name: str) -> bool:
+    text = environment.get(name) or "off"
+    if text not in {"on", "off"}:
+        raise SettingsError(f"{name} is {text!r}; it must be `on` or `off`")
+    return text == "on"
 
 
 def _copies_bytes(environment: Mapping[str, str]) -> int:
@@ -208,4 +235,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         probe_address=address("WOODFROG_PROBE_ADDRESS"),
         copies_bytes=_copies_bytes(environment),
         copies_seconds=_copies_seconds(environment),
+        files_limit=_count(environment, "WOODFROG_FILES_LIMIT", DEFAULT_FILES),
+        sparse_limit_bytes=_bytes(environment, "WOODFROG_SPARSE_LIMIT", DEFAULT_SPARSE_BYTES),
+        limit_layer=_switch(environment, "WOODFROG_LIMIT_LAYER"),
     )

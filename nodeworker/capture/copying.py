@@ -1,7 +1,8 @@
 """Taking a directory tree: a list of its entries, and copies of its files where the originals will not wait.
 
 The copy is made while the container is frozen, so the kernel copies (or shares, where the file system can) and nothing is
-hashed or compressed here. What the overlay file system writes into an upper directory is read as
+hashed or compressed here. Other containers of its pod are not frozen, so everything is said of the very inode that is copied
+(``pinned``), and there is a limit to how much is copied (``bounds``). What the overlay file system writes into an upper directory is read as
 Documentation/filesystems/overlayfs.rst of the kernel defines it: a character device 0/0 or the attribute
 ``trusted.overlay.whiteout`` is a deletion, ``trusted.overlay.opaque=y`` hides what lies below. Renamed directories (``redirect``)
 and files of which only the attributes were copied up (``metacopy``) name places in the layers below that another node
@@ -13,12 +14,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodeworker.domain.names import text_of
+from nodeworker.capture.bounds import Bounds, Tally, refuse_too_deep
+from nodeworker.capture.entry_list import EntryWriter, NumberedFiles, beside
+from nodeworker.capture.pinned import Pinned, names_in, opened_root
+from nodeworker.domain.names import bytes_of, text_of
 from nodeworker.domain.problems import disk_full, is_disk_full
 from protocol.failures import Failure, FailureError
 from protocol.manifest import Entry, EntryKind, Root, TreeName
@@ -27,11 +30,11 @@ KEPT_XATTRS = frozenset({"security.capability", "system.posix_acl_access", "syst
 """Besides ``user.*``. Labels of security modules belong to the node, ``trusted.*`` to the node's file systems."""
 _OVERLAY = "trusted.overlay."
 _UNSUPPORTED = frozenset({"redirect", "metacopy"})
-_LIMIT_DEPTH = 500
-"""Every level holds a file descriptor and a stack frame."""
 _VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 ASIDE = b".woodfrog-aside"
 """In the top directory of a volume, while a snapshot is put there: see ``aside``."""
+_MOST_WARNINGS = 100
+"""Of device nodes that were left behind: a manifest need not name thousands."""
 _COPY_BYTES = 1 << 30
 _BUFFER_BYTES = 1 << 20
 _NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF})
@@ -49,7 +52,7 @@ class CapturedTree:
     """A tree as it lies on this node; ``contents`` says in which local file the bytes of a non-empty file entry are."""
 
     name: TreeName
-    entries: tuple[Entry, ...]
+    entries: Collection[Entry]
     contents: Mapping[str, Path]
     warnings: tuple[str, ...] = ()
     """What was left behind and why (device nodes), for the manifest's ``warnings``."""
@@ -58,7 +61,7 @@ class CapturedTree:
 
 
 def list_tree(name: TreeName, root: Path) -> CapturedTree:
-    """List what is under ``root``; content stays where it is, so ``root`` must stay as it is until it is stored.
+    """List what is under ``root``, a directory of ours; content stays where it is, so it must stay as it is until it is stored.
 
     Several names of one file are listed as several files.
 
@@ -66,35 +69,51 @@ def list_tree(name: TreeName, root: Path) -> CapturedTree:
         FailureError: ``tree-too-deep``.
         OSError: ``root`` cannot be read.
     """
-    walk = _Walk(overlay=False, spool=None)
-    walk.take(root)
-    contents = {
-        entry.path: root / path for entry, path in zip(walk.entries, walk.paths, strict=True) if entry.size_bytes
-    }
-    return CapturedTree(name, tuple(walk.entries), contents, tuple(walk.warnings))
+    entries: list[Entry] = []
+    walk = _Walk(entries.append, None, Tally(Bounds()), overlay=False, shared=False)
+    with opened_root(root) as descriptor:
+        walk.directory(descriptor, b"", 0)
+    contents = {entry.path: root / os.fsdecode(bytes_of(entry.path)) for entry in entries if entry.size_bytes}
+    return CapturedTree(name, tuple(entries), contents, tuple(walk.warnings))
 
 
 def copy_tree(
-    name: TreeName, root: Path, spool: Path, *, overlay: bool = False, shared: bool = False, volume: str = ""
+    name: TreeName,
+    root: Path,
+    spool: Path,
+    *,
+    overlay: bool = False,
+    shared: bool = False,
+    volume: str = "",
+    tally: Tally | None = None,
 ) -> CapturedTree:
     """Copy everything under ``root`` into ``spool``, which is made if need be. Several names stay one file, holes holes.
 
     ``overlay`` reads ``root`` as an overlay's upper directory. ``shared`` says that others than the frozen container may
     change ``root`` meanwhile: what vanishes is not taken, what shrinks is taken as it is. Otherwise nobody may.
+    ``tally`` counts for all trees of a dump. The list of entries lies beside ``spool``.
 
     Raises:
-        FailureError: ``disk-full``, ``tree-too-deep``, or ``overlay-unsupported`` for redirected or metacopied entries.
+        FailureError: ``disk-full``, ``tree-too-deep``, ``too-many-files``, ``files-too-large``, or ``overlay-unsupported`` for
+            redirected or metacopied entries.
         OSError: something cannot be read or written.
     """
     spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-    walk = _Walk(overlay=overlay, spool=spool, shared=shared)
     try:
-        walk.take(root)
+        with (
+            EntryWriter(beside(spool)) as entries,
+            opened_root(root) as descriptor,
+        ):
+            copies = _Copies(spool, entries, shared=shared)
+            walk = _Walk(entries.add, copies, tally or Tally(Bounds()), overlay=overlay, shared=shared)
+            walk.directory(descriptor, b"", 0)
+            own = root_of(descriptor)
     except OSError as problem:
         if is_disk_full(problem):
             raise disk_full(str(spool), str(problem)) from problem
         raise
-    return CapturedTree(name, tuple(walk.entries), walk.copies, tuple(walk.warnings), root_of(root), volume)
+    listed = entries.entries()
+    return CapturedTree(name, listed, NumberedFiles(listed, spool), tuple(walk.warnings), own, volume)
 
 
 def root_of(place: Path | int) -> Root:
@@ -103,92 +122,104 @@ def root_of(place: Path | int) -> Root:
     Raises:
         OSError: there is none at ``place``.
     """
-    descriptor = (
-        os.dup(place) if isinstance(place, int) else os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    )
-    try:
-        status = os.fstat(descriptor)
-        xattrs, _ = _xattrs(b"/proc/self/fd/%d" % descriptor, follow=True)
-    finally:
-        os.close(descriptor)
+    if not isinstance(place, int):
+        with opened_root(place) as descriptor:
+            return root_of(descriptor)
+    status = os.fstat(place)
+    xattrs, _ = _xattrs(b"/proc/self/fd/%d" % place)
     return Root(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, xattrs)
+
+
+class _Copies:
+    """The copies of a tree's files, each named by the number of its entry."""
+
+    def __init__(self, spool: Path, entries: EntryWriter, *, shared: bool) -> None:
+        self._spool = spool
+        self._entries = entries
+        self._shared = shared
+
+    def take(self, file: Pinned) -> int:
+        """Copy a file that has a size; return how many bytes were copied."""
+        return _copy_file(file, self._spool / str(self._entries.count), may_shrink=self._shared)
 
 
 class _Walk:
     """One pass over a tree, directories before what is in them, names in order of their bytes."""
 
-    def __init__(self, *, overlay: bool, spool: Path | None, shared: bool = False) -> None:
+    def __init__(
+        self, add: Callable[[Entry], None], copies: _Copies | None, tally: Tally, *, overlay: bool, shared: bool
+    ) -> None:
+        self._add = add
+        self._copies = copies
+        self._tally = tally
         self._overlay = overlay
-        self._spool = spool
         self._shared = shared
         self._seen: dict[tuple[int, int], str] = {}
-        self.entries: list[Entry] = []
-        self.paths: list[str] = []
-        self.copies: dict[str, Path] = {}
         self.warnings: list[str] = []
 
-    def take(self, root: Path) -> None:
-        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._directory(descriptor, b"", 0)
-        finally:
-            os.close(descriptor)
-
-    def _directory(self, descriptor: int, prefix: bytes, depth: int) -> None:
-        if depth > _LIMIT_DEPTH:
-            raise FailureError(
-                Failure(
-                    "tree-too-deep",
-                    f"Directories are nested more than {_LIMIT_DEPTH} deep below {os.fsdecode(prefix[:100])}.",
-                    "Have the container remove them; checkpoints do not go that deep.",
-                )
-            )
-        for name in sorted(os.fsencode(name) for name in os.listdir(descriptor)):
+    def directory(self, descriptor: int, prefix: bytes, depth: int) -> None:
+        refuse_too_deep(prefix, depth)
+        for name in self._names(descriptor):
             if self._shared and depth == 0 and name == ASIDE:
                 continue
             try:
-                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                path = prefix + name
-                if self._entry(descriptor, name, path, status) and stat.S_ISDIR(status.st_mode):
-                    with _opened(name, os.O_DIRECTORY, descriptor) as child:
-                        self._directory(child, path + b"/", depth + 1)
+                with Pinned(name, descriptor) as found:
+                    path = prefix + name
+                    if self._entry(found, path) and stat.S_ISDIR(found.status.st_mode):
+                        child = found.open_directory()
+                        try:
+                            self.directory(child, path + b"/", depth + 1)
+                        finally:
+                            os.close(child)
             except OSError as problem:
                 if not (self._shared and problem.errno in _VANISHED):
                     raise
 
-    def _entry(self, parent: int, name: bytes, path: bytes, status: os.stat_result) -> bool:
+    def _names(self, descriptor: int) -> list[bytes]:
+        names: list[bytes] = []
+        for name in names_in(descriptor):
+            if len(names) >= self._tally.files_left:
+                self._tally.refuse_more()
+            names.append(name)
+        return sorted(names)
+
+    def _entry(self, found: Pinned, path: bytes) -> bool:
         """Record one entry; tell whether it was taken."""
+        status = found.status
+        self._tally.add(status)
         text = text_of(path)
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
         if kind is None:
-            if not (self._overlay and stat.S_ISCHR(status.st_mode) and status.st_rdev == 0):
-                self.warnings.append(f"The device node {text} was left behind: snapshots hold no devices.")
-            if self._overlay:  # what a device node has replaced in the image must not come back in its place
-                self._add(Entry(text, "whiteout"), path)
+            self._leave_behind(text, status)
             return False
         identity = (status.st_dev, status.st_ino)
         first = self._seen.get(identity)
         if first is not None:
-            self._add(self._described(text, kind, status, hardlink=first), path)
+            self._add(self._described(text, kind, status, hardlink=first))
             return True
-        xattrs, marks = _xattrs(b"/proc/self/fd/%d/%s" % (parent, name))  # by descriptor, following nothing
+        xattrs, marks = _xattrs(found.path)
         if self._overlay:
             self._check_marks(text, marks)
             if kind == "file" and "whiteout" in marks:
-                self._add(Entry(text, "whiteout"), path)
+                self._add(Entry(text, "whiteout"))
                 return False
         opaque = self._overlay and kind == "directory" and marks.get("opaque") == b"y"
-        target = text_of(os.readlink(name, dir_fd=parent)) if kind == "symlink" else None
+        target = text_of(found.target()) if kind == "symlink" else None
         size = status.st_size if kind == "file" else 0
-        if size and self._spool is not None:
-            copy = self._spool / str(len(self.entries))
-            size = _copy_file(parent, name, copy, status, may_shrink=self._shared)
-            if size:
-                self.copies[text] = copy
-        self._add(self._described(text, kind, status, opaque=opaque, target=target, xattrs=xattrs, size=size), path)
-        if status.st_nlink > 1 and kind != "directory" and self._spool is not None:
+        if size and self._copies is not None:
+            size = self._copies.take(found)
+        self._add(self._described(text, kind, status, opaque=opaque, target=target, xattrs=xattrs, size=size))
+        if status.st_nlink > 1 and kind != "directory" and self._copies is not None:
             self._seen[identity] = text
         return True
+
+    def _leave_behind(self, text: str, status: os.stat_result) -> None:
+        """Take no device node. What one has replaced in the image must not come back in its place, though."""
+        is_whiteout = self._overlay and stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+        if not is_whiteout and len(self.warnings) < _MOST_WARNINGS:
+            self.warnings.append(f"The device node {text} was left behind: snapshots hold no devices.")
+        if self._overlay:
+            self._add(Entry(text, "whiteout"))
 
     @staticmethod
     def _described(
@@ -228,45 +259,33 @@ class _Walk:
                 )
             )
 
-    def _add(self, entry: Entry, path: bytes) -> None:
-        self.entries.append(entry)
-        self.paths.append(os.fsdecode(path))
 
-
-@contextmanager
-def _opened(name: bytes, flags: int, parent: int) -> Iterator[int]:
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=parent)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _xattrs(path: bytes, *, follow: bool = False) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """Read the attributes that travel, and overlayfs's own marks."""
+def _xattrs(path: bytes) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Read the attributes that travel, and overlayfs's own marks, by the path of a descriptor: it leads to that inode itself."""
     kept: dict[str, bytes] = {}
     marks: dict[str, bytes] = {}
     try:
-        listed = os.listxattr(path, follow_symlinks=follow)
+        listed = os.listxattr(path)
     except OSError as problem:
         if problem.errno == errno.ENOTSUP:
             return kept, marks
         raise
     for attribute in listed:
         if attribute.startswith("user.") or attribute in KEPT_XATTRS:
-            kept[text_of(os.fsencode(attribute))] = os.getxattr(path, attribute, follow_symlinks=follow)
+            kept[text_of(os.fsencode(attribute))] = os.getxattr(path, attribute)
         elif attribute.startswith(_OVERLAY):
-            marks[attribute.removeprefix(_OVERLAY)] = os.getxattr(path, attribute, follow_symlinks=follow)
+            marks[attribute.removeprefix(_OVERLAY)] = os.getxattr(path, attribute)
     return kept, marks
 
 
-def _copy_file(parent: int, name: bytes, copy: Path, status: os.stat_result, *, may_shrink: bool) -> int:
+def _copy_file(file: Pinned, copy: Path, *, may_shrink: bool) -> int:
     """Copy a file's first ``st_size`` bytes, or as many as there are; say how many."""
-    size = status.st_size
-    with _opened(name, os.O_NONBLOCK, parent) as source:
+    size = file.status.st_size
+    source = file.open_file()
+    try:
         target = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            if status.st_blocks * 512 >= size:
+            if file.status.st_blocks * 512 >= size:
                 _copy_range(source, target, 0, size)
             else:
                 os.ftruncate(target, size)
@@ -279,6 +298,8 @@ def _copy_file(parent: int, name: bytes, copy: Path, status: os.stat_result, *, 
             os.ftruncate(target, size)
         finally:
             os.close(target)
+    finally:
+        os.close(source)
     return size
 
 

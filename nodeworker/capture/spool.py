@@ -6,15 +6,16 @@ next life of the worker goes on storing from the list.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from nodeworker.capture.bounds import Bounds, Tally
+from nodeworker.capture.entry_list import EntryFile, NumberedFiles
 from nodeworker.capture.trees import CapturedTree, copy_tree, list_tree
 from protocol import wire
 from protocol.failures import Failure, FailureError
@@ -26,12 +27,16 @@ _MARGIN_BYTES: Final = 64 * 1024 * 1024
 
 class _ListedTree(msgspec.Struct, frozen=True):
     name: TreeName
-    entries: tuple[Entry, ...]
-    contents: dict[str, str]
+    entries: tuple[Entry, ...] = ()
+    contents: dict[str, str] = {}
     """Paths below the spool's folder, which may be moved."""
-    warnings: tuple[str, ...]
-    root: Root | None
+    warnings: tuple[str, ...] = ()
+    root: Root | None = None
     volume: str = ""
+    folder: str = ""
+    """Of a tree that a container filled: where its copies lie below the spool's folder, with the list of its entries beside it."""
+    count: int = 0
+    """How many entries that list has."""
 
 
 class Spool:
@@ -49,34 +54,39 @@ class Spool:
         self.images.mkdir(mode=0o700)
         self.work.mkdir(mode=0o700)
 
-    def copy_files(self, upper: Path | None, shm: Path | None, volumes: Mapping[str, Path]) -> list[CapturedTree]:
-        """Copy the writable layer, the shared memory that lies outside, and volumes; the container must be frozen."""
+    def copy_files(
+        self, upper: Path | None, shm: Path | None, volumes: Mapping[str, Path], bounds: Bounds
+    ) -> list[CapturedTree]:
+        """Copy the writable layer, the shared memory that lies outside, and volumes; the container must be frozen.
+
+        Raises:
+            FailureError: as ``copy_tree``.
+            OSError: the same.
+        """
+        tally = Tally(bounds)
         trees = []
         if upper is not None:
-            trees.append(copy_tree(TreeName.LAYER, upper, self.folder / "layer", overlay=True))
+            trees.append(copy_tree(TreeName.LAYER, upper, self.folder / "layer", overlay=True, tally=tally))
         if shm is not None:
-            trees.append(copy_tree(TreeName.SHM, shm, self.folder / "shm", shared=True))
+            trees.append(copy_tree(TreeName.SHM, shm, self.folder / "shm", shared=True, tally=tally))
         for number, (volume, source) in enumerate(volumes.items()):
             spool = self.folder / f"volume-{number}"
-            trees.append(copy_tree(TreeName.VOLUME, source, spool, shared=True, volume=volume))
+            trees.append(copy_tree(TreeName.VOLUME, source, spool, shared=True, volume=volume, tally=tally))
         return trees
 
     def write_list(self, files: Iterable[CapturedTree]) -> list[CapturedTree]:
         """List CRIU's images, and write down where everything lies; the capture is whole when this returns."""
         trees = [list_tree(TreeName.PROCESSES, self.images), *files]
-        listed = [
-            _ListedTree(
-                tree.name,
-                tree.entries,
-                {path: str(at.relative_to(self.folder)) for path, at in tree.contents.items()},
-                tree.warnings,
-                tree.root,
-                tree.volume,
-            )
-            for tree in trees
-        ]
-        self._list.write_bytes(wire.encode(listed))
+        self._list.write_bytes(wire.encode([self._listed(tree) for tree in trees]))
         return trees
+
+    def _listed(self, tree: CapturedTree) -> _ListedTree:
+        own = _ListedTree(tree.name, warnings=tree.warnings, root=tree.root, volume=tree.volume)
+        if isinstance(tree.contents, NumberedFiles):
+            folder = str(tree.contents.folder.relative_to(self.folder))
+            return msgspec.structs.replace(own, folder=folder, count=len(tree.entries))
+        contents = {path: str(at.relative_to(self.folder)) for path, at in tree.contents.items()}
+        return msgspec.structs.replace(own, entries=tuple(tree.entries), contents=contents)
 
     def read_list(self) -> list[CapturedTree]:
         """Read what :meth:`write_list` wrote.
@@ -86,21 +96,20 @@ class Spool:
         """
         try:
             listed: list[_ListedTree] = wire.decode(self._list.read_bytes(), list[_ListedTree])
+            return [self._read(tree) for tree in listed]
         except (OSError, wire.MalformedMessageError) as problem:
             raise FailureError(
                 Failure("spool-lost", f"the capture in {self.folder} is gone: {problem}", "Take a new checkpoint.")
             ) from problem
-        return [
-            CapturedTree(
-                tree.name,
-                tree.entries,
-                {path: self.folder / at for path, at in tree.contents.items()},
-                tree.warnings,
-                tree.root,
-                tree.volume,
-            )
-            for tree in listed
-        ]
+
+    def _read(self, tree: _ListedTree) -> CapturedTree:
+        entries: Collection[Entry] = tree.entries
+        contents: Mapping[str, Path] = {path: self.folder / at for path, at in tree.contents.items()}
+        if tree.folder:
+            folder = self.folder / tree.folder
+            entries = EntryFile.beside(folder, tree.count)
+            contents = NumberedFiles(entries, folder)
+        return CapturedTree(tree.name, entries, contents, tree.warnings, tree.root, tree.volume)
 
     def remove(self) -> None:
         """Remove it with all that it holds."""
@@ -137,13 +146,3 @@ def _memory_bytes(pid: int) -> int:
         lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines())
         return sum(int(words[1]) * 1024 for words in lines if words[0] in wanted)
     return 0
-
-
-def file_bytes(root: Path) -> int:
-    """Add up what the files under ``root`` occupy."""
-    total = 0
-    for folder, _, names in os.walk(root):
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118 -- Path is 5 times slower
-    return total

@@ -89,11 +89,11 @@ class Packer:
         if size_bytes == 0:
             return landing
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        holes = _holes(descriptor, size_bytes)
+        filled = _filled(descriptor, size_bytes)
         for offset in range(0, size_bytes, CHUNK_BYTES):
             length = min(CHUNK_BYTES, size_bytes - offset)
             future = None
-            if offset not in holes:
+            if filled is None or offset in filled:
                 future = self._workers.submit(prepare, descriptor, offset, length, self._known)
             self._jobs.append(_Job(landing, future, descriptor if offset + length == size_bytes else None))
             while len(self._jobs) > self._ahead:
@@ -181,10 +181,10 @@ def prove(objects: Objects, path: str, digest: str, size_bytes: int) -> None:
         reader.close()
 
 
-def _holes(descriptor: int, size_bytes: int) -> frozenset[int]:
-    """Find the offsets of chunks that lie in holes of the file as a whole; lseek(2) on SEEK_DATA."""
+def _filled(descriptor: int, size_bytes: int) -> set[int] | None:
+    """Find the offsets of chunks that hold data, by lseek(2) on SEEK_DATA; None for a file without holes."""
     if os.fstat(descriptor).st_blocks * 512 >= size_bytes:
-        return frozenset()
+        return None
     with_data: set[int] = set()
     position = 0
     while position < size_bytes:
@@ -194,4 +194,4 @@ def _holes(descriptor: int, size_bytes: int) -> frozenset[int]:
             break
         position = os.lseek(descriptor, start, os.SEEK_HOLE)
         with_data.update(range(start - start % CHUNK_BYTES, min(position, size_bytes), CHUNK_BYTES))
-    return frozenset(range(0, size_bytes, CHUNK_BYTES)) - with_data
+    return with_data

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,7 +51,7 @@ class TreeToStore(Protocol):
         """Which tree it is."""
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> Collection[Entry]:
         """Parents before children, files without their chunks."""
 
     @property

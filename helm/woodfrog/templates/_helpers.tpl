@@ -409,6 +409,12 @@ sqlite+aiosqlite:////var/lib/woodfrog/log.db
 {{- end }}
 - name: WOODFROG_STORE_ATTEMPTS
   value: {{ .Values.node.storeAttempts | quote }}
+- name: WOODFROG_FILES_LIMIT
+  value: {{ .Values.node.limits.files | int64 | quote }}
+- name: WOODFROG_SPARSE_LIMIT
+  value: {{ .Values.node.limits.sparse | quote }}
+- name: WOODFROG_LIMIT_LAYER
+  value: {{ .Values.node.limits.layer | ternary "on" "off" | quote }}
 {{- with .Values.node.extraEnv }}
 {{ toYaml . }}
 {{- end }}

@@ -1,0 +1,142 @@
+"""How many files, and how large ones, a dump takes of a container: a container decides both, so both have a limit.
+
+The same limits hold before the freeze, where a refusal costs the container nothing, and during the copy, because another
+container of the pod may have made more meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from nodeworker.capture.pinned import Pinned, names_in, opened_root
+from protocol.failures import Failure, FailureError
+
+DEFAULT_FILES: Final = 1_000_000
+DEFAULT_SPARSE_BYTES: Final = 1 << 40
+LIMIT_DEPTH: Final = 500
+"""Every level holds a file descriptor and a stack frame."""
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """The most that one dump takes of a container's layer, /dev/shm and volumes together."""
+
+    files: int = DEFAULT_FILES
+    """Entries of any kind."""
+    apparent_bytes: int = DEFAULT_SPARSE_BYTES
+    """Sum of the files' sizes, holes included: a hole costs no disk, but each MiB of it has a place in the manifest."""
+    layer_counts: bool = False
+    """Whether ``woodfrog.io/volumes-limit`` is for the writable layer and /dev/shm as well."""
+
+
+class Tally:
+    """What was counted so far of one dump; counting stops at the limit."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self.files = 0
+        self.apparent_bytes = 0
+        self.occupied_bytes = 0
+
+    @property
+    def files_left(self) -> int:
+        """How many more entries may come."""
+        return self._bounds.files - self.files
+
+    def add(self, status: os.stat_result) -> None:
+        """Count one entry.
+
+        Raises:
+            FailureError: ``too-many-files``, ``files-too-large``.
+        """
+        self.files += 1
+        if self.files > self._bounds.files:
+            self.refuse_more()
+        self.occupied_bytes += status.st_blocks * 512
+        if stat.S_ISREG(status.st_mode):
+            self.apparent_bytes += status.st_size
+            if self.apparent_bytes > self._bounds.apparent_bytes:
+                raise FailureError(
+                    Failure(
+                        "files-too-large",
+                        f"the container's files have sizes of more than {self._bounds.apparent_bytes >> 20} MiB in all, holes included",
+                        "Have the container remove or shrink its sparse files, or raise WOODFROG_SPARSE_LIMIT (node.limits.sparse in the chart).",
+                    )
+                )
+
+    def refuse_more(self) -> None:
+        """Refuse the dump for the number of its files.
+
+        Raises:
+            FailureError: ``too-many-files``.
+        """
+        raise FailureError(
+            Failure(
+                "too-many-files",
+                f"the container's writable layer, /dev/shm and volumes hold more than {self._bounds.files} files and directories",
+                "Name in woodfrog.io/volumes the volumes that are needed, or raise WOODFROG_FILES_LIMIT (node.limits.files in the chart).",
+            )
+        )
+
+
+def measure(root: Path, tally: Tally) -> int:
+    """Count everything under a directory, which may be in use; return how many bytes its files occupy.
+
+    Raises:
+        FailureError: ``too-many-files``, ``files-too-large``, ``tree-too-deep``.
+        OSError: ``root`` cannot be read.
+    """
+    before = tally.occupied_bytes
+    with opened_root(root) as descriptor:
+        _measure(descriptor, tally, b"", 0)
+    return tally.occupied_bytes - before
+
+
+def _measure(directory: int, tally: Tally, prefix: bytes, depth: int) -> None:
+    refuse_too_deep(prefix, depth)
+    below = []
+    for name in names_in(directory):
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except OSError:  # it vanished
+            continue
+        tally.add(status)
+        if stat.S_ISDIR(status.st_mode):
+            below.append(name)
+    for name in below:
+        for child in _directories(name, directory):
+            _measure(child, tally, prefix + name + b"/", depth + 1)
+
+
+def _directories(name: bytes, parent: int) -> Iterator[int]:
+    """Open a directory; none if something else is there by now."""
+    try:
+        with Pinned(name, parent) as found:
+            descriptor = found.open_directory()
+    except OSError:
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def refuse_too_deep(prefix: bytes, depth: int) -> None:
+    """Refuse directories that are nested deeper than anybody's are.
+
+    Raises:
+        FailureError: ``tree-too-deep``.
+    """
+    if depth > LIMIT_DEPTH:
+        raise FailureError(
+            Failure(
+                "tree-too-deep",
+                f"Directories are nested more than {LIMIT_DEPTH} deep below {os.fsdecode(prefix[:100])}.",
+                "Have the container remove them; checkpoints do not go that deep.",
+            )
+        )
