@@ -2,8 +2,8 @@
 
 ``mountpoints-NAMESPACE.img`` lists the mounts of one mount namespace. CRIU makes each with its flags as dumped, also the root file
 system and those whose source the runtime gives it by a key (criu/mount-v2.c, ``do_mount_root_v2`` and ``do_bind_mount_v2``), so
-whether one may be written to is said by the image alone. On kernels before 5.15 (without MOVE_MOUNT_SET_GROUP) CRIU makes the
-mounts in its older way, which leaves the root file system as the runtime mounted it.
+whether one may be written to is said by the image alone. Of the root file system that is true since CRIU 4.2; an older one leaves
+it as the runtime mounted it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ IMAGE: Final = "mountpoints-{}.img"
 FLAGS: Final = 5
 READ_ONLY: Final = 1
 """MS_RDONLY (sys/mount.h)."""
-_ID: Final = 2
+ID: Final = 2
 _SUPERBLOCK_FLAGS: Final = 17
 _TMPFS: Final = 5
 _NOTHING: Final = "/dev/null"
@@ -101,7 +101,7 @@ def _mount(entry: Message, name: str) -> Mount:
     if entry.boolean(13) and key is None:
         raise MalformedImageError(f"{name} is of a CRIU before 2.0, which kept the keys of mounts elsewhere")
     return Mount(
-        id=entry.uint32(_ID),
+        id=entry.uint32(ID),
         parent=entry.uint32(4),
         place=place,
         kind=entry.uint32(1),

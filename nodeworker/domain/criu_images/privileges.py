@@ -12,7 +12,7 @@ from operator import or_
 from typing import Final
 
 from nodeworker.domain.capabilities import names_of
-from nodeworker.domain.criu_images.mounts import masked_places, read_mounts, read_only_places
+from nodeworker.domain.criu_images.mounts import Mount, masked_places, read_mounts, read_only_places
 from nodeworker.domain.criu_images.seccomp import all_filtered
 from nodeworker.domain.criu_images.tasks import RESOURCES, Credentials, Task, Thread, Tree, read_tree
 from protocol.privileges import NO_FILTER, SOME_FILTER, Privileges
@@ -36,7 +36,7 @@ def read_privileges(images: Mapping[str, bytes]) -> Privileges:
         MalformedImageError: an image is missing, or not what CRIU writes since 3.9.
     """
     tree = read_tree(images)
-    mounts = [] if "mount" in tree.shared_namespaces else read_mounts(images, mount_namespaces(tree))
+    mounts = _mounts(images, tree)
     credentials = [thread.credentials for task in tree.tasks for thread in task.threads]
     return Privileges(
         uids=tuple(sorted({uid for one in credentials for uid in one.uids})),
@@ -58,6 +58,17 @@ def read_privileges(images: Mapping[str, bytes]) -> Privileges:
     )
 
 
+def mounted_places(images: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Return every place at which CRIU will mount something, ``/`` among them, in any mount namespace of the snapshot.
+
+    One that the new container's spec does not name was mounted by a process, with rights that the new one may not have.
+
+    Raises:
+        MalformedImageError: as :func:`read_privileges`.
+    """
+    return tuple(sorted({mount.place for mount in _mounts(images, read_tree(images))}))
+
+
 def mount_namespaces(tree: Tree) -> tuple[int, ...]:
     """Return the mount namespaces of the processes, the first process' first."""
     return tuple(dict.fromkeys(task.mount_namespace for task in tree.tasks))
@@ -76,6 +87,10 @@ def held_by(task: Task, thread: Thread) -> Privileges:
         rlimits=tuple((name, hard) for name, (_, hard) in zip(RESOURCES, task.rlimits, strict=False)),
         oom_score_adj=task.oom_score_adj,
     )
+
+
+def _mounts(images: Mapping[str, bytes], tree: Tree) -> list[Mount]:
+    return [] if "mount" in tree.shared_namespaces else read_mounts(images, mount_namespaces(tree))
 
 
 def _capabilities(sets: Iterable[int]) -> tuple[str, ...]:
