@@ -45,6 +45,7 @@ from nodeworker.runtime.container import Marker
 from nodeworker.settings import Settings
 from nodeworker.store.keys import KeyRing
 from nodeworker.store.snapshots import SnapshotStore
+from nodeworker.store_watch import StoreWatch
 from nodeworker.storing import Storer
 from nodeworker.tells import Tells
 from process.http import HttpServer, probes
@@ -115,7 +116,7 @@ def _open_store(settings: Settings) -> SnapshotStore:
     """Open the store, with its keys if there are any."""
     keys = KeyRing() if settings.store_key_file is None else KeyRing.from_file(settings.store_key_file)
     try:
-        return SnapshotStore(settings.store_url, keys=keys)
+        return SnapshotStore(settings.store_url, keys=keys, remembered=settings.state_dir)
     except ValueError as problem:
         advice = "Correct WOODFROG_STORE_URL, or give what its cloud needs beside it."
         raise FailureError(Failure("store-url", str(problem), advice)) from problem
@@ -159,7 +160,7 @@ class Worker:
         criu.refuse_too_old(self._runc.criu, self._facts.criu_version)
         await asyncio.to_thread(self_test.ensure, self._runc.binary, self._runc.criu)
         config = self._criu_config()
-        store = await asyncio.to_thread(_open_store, settings)
+        store = await self._store()
         bus = Bus(
             settings.nats_url,
             settings.node,
@@ -196,7 +197,7 @@ class Worker:
         obedience = Obedience(journal, self._dumper, self._storer, store, copies)
         metrics = Metrics(journal, bus, self._dumper, self._storer)
         self._restorer.on_fetched = metrics.fetched
-        await asyncio.to_thread(self._register, journal)
+        await asyncio.to_thread(journal.report, self._registration())
         await asyncio.to_thread(release_gpus, journal, self._cuda, frozen)
         whole = await asyncio.to_thread(
             lambda: settle_dumps(settings, journal, self._storer, self._runc, boot_id=self._boot_id, frozen=frozen)
@@ -209,7 +210,7 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 connection = group.create_task(bus.run(obedience.obey))
-                pages = self._show_pages(group, metrics)
+                background = self._begin(group, metrics)
                 tells = Tells(settings.tells, lambda words: self._hear(group, words))
                 try:
                     await server.start()
@@ -223,10 +224,17 @@ class Worker:
                     tells.close()
                     await self._end(server, obedience, bus)
                     connection.cancel()
-                    for task in pages:
+                    for task in background:
                         task.cancel()
         finally:
             await _log.ainfo("node worker stopped", worker_id=self._worker_id)
+
+    async def _store(self) -> SnapshotStore:
+        """Open the store and look which one it is."""
+        store = await asyncio.to_thread(_open_store, self._settings)
+        self._store_watch = StoreWatch(store.identity)
+        await self._store_watch.look()
+        return store
 
     def _criu_config(self) -> CriuConfig | None:
         number = self._facts.criu_version
@@ -242,13 +250,15 @@ class Worker:
             await asyncio.to_thread(self._cuda.rest)
         await _log.awarning("this node's NVIDIA driver has come, gone or changed: a new life begins")
 
-    def _show_pages(self, group: asyncio.TaskGroup, metrics: Metrics) -> list[asyncio.Task[None]]:
+    def _begin(self, group: asyncio.TaskGroup, metrics: Metrics) -> list[asyncio.Task[None]]:
+        """Begin what runs beside everything else: the look at the store, and the pages."""
         shown = metrics.pages()
-        return [
+        pages = (
             group.create_task(HttpServer(address, some).run())
             for address, some in ((self._settings.http_address, shown), (self._settings.probe_address, probes(shown)))
             if address is not None
-        ]
+        )
+        return [group.create_task(self._store_watch.run()), *pages]
 
     async def _end(self, server: LocalServer, obedience: Obedience, bus: Bus) -> None:
         """Finish what would leave a container half-way, leave the rest to the next life, and say what is to be said."""
@@ -264,14 +274,11 @@ class Worker:
             await bus.flush(_LAST_WORDS_SECONDS)
 
     def _heartbeat(self) -> Heartbeat:
-        return Heartbeat(self._settings.node, self._worker_id, self._boot_id, self._facts)
+        return Heartbeat(self._settings.node, self._worker_id, self._boot_id, self._store_watch.add_to(self._facts))
 
-    def _register(self, journal: Journal) -> None:
-        journal.report(
-            NodeRegistered(
-                node=self._settings.node, worker_id=self._worker_id, boot_id=self._boot_id, facts=self._facts
-            )
-        )
+    def _registration(self) -> NodeRegistered:
+        facts = self._store_watch.add_to(self._facts)
+        return NodeRegistered(node=self._settings.node, worker_id=self._worker_id, boot_id=self._boot_id, facts=facts)
 
     def _hear(self, group: asyncio.TaskGroup, words: list[str]) -> None:
         """Take in what the runtime's shell part says."""

@@ -20,9 +20,10 @@ import structlog
 from nodeworker.capture.trees import ReadInto
 from nodeworker.copies import Copies, Copy
 from nodeworker.domain.problems import DISK_FULL
+from nodeworker.failure import failure_of
 from nodeworker.store.proving import prove_files, prove_sizes
 from nodeworker.store.snapshots import SnapshotStore, tree_of
-from protocol.failures import FailureError
+from protocol.failures import SNAPSHOT_MISSING, Failure, FailureError
 from protocol.ids import CheckpointKey
 from protocol.manifest import Entry, Manifest, Tree, TreeName
 from protocol.requests import RestoreFrom
@@ -98,6 +99,23 @@ class Fetcher:
         manifest = self._store.open_manifest(*identity)
         self._store.fetch_files(manifest, TreeName.PROCESSES, images)
         return Fetched(self._store, manifest, images, None)
+
+    @property
+    def store(self) -> str | None:
+        """Identity of the store, as it was last known."""
+        return self._store.identity.last
+
+    def confirm(self, key: CheckpointKey, choice: RestoreFrom, failure: Failure) -> tuple[Failure, str | None]:
+        """Return what is to be reported of a fetch that failed, and in which store an object was missing if that is certain.
+
+        An empty mount point looks like a store from which everything was removed.
+        """
+        if failure.code != SNAPSHOT_MISSING:
+            return failure, None
+        try:
+            return failure, self._store.lacks(key, choice.snapshot_id, choice.manifest_digest)
+        except (FailureError, OSError) as problem:
+            return failure_of(problem), None
 
     def prove(self, key: CheckpointKey, fetched: Fetched) -> None:
         """Prove what :meth:`fetch` left to be proved; a copy that is broken is dropped.

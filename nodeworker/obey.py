@@ -105,8 +105,16 @@ class Obedience:
             return
         faultpoints.reach("delete.taken")
         try:
+            store = self._store.identity.read()
+            if command.store not in {None, store}:
+                cause = f"{command.node} has the store {store}, and {command.snapshot_id} is in {command.store}"
+                self._end(command, Failure("store-differs", cause, "Another node removes it; nothing to do."))
+                return
             self._copies.drop(command.key, command.snapshot_id)
             self._store.discard(command.key, command.snapshot_id)
+        except FailureError as problem:
+            self._end(command, problem.failure)
+            return
         except (OSError, ValueError) as problem:
             _log.warning("a snapshot could not be deleted", snapshot_id=command.snapshot_id, error=str(problem))
             advice = "It is tried again; look at the store if this goes on."

@@ -250,7 +250,7 @@ class Restorer:
                 container_id=record.container_id,
                 node=self._settings.node,
                 worker_id=self._worker_id,
-                facts=self._facts,
+                facts=msgspec.structs.replace(self._facts, store=self._fetcher.store),
                 container=record.facts,
                 reports_sequence=reports_sequence,
             )
@@ -295,9 +295,8 @@ class Restorer:
             fetched = await in_daemon_thread(lambda: self._fetch(record, choice))
             self.on_fetched(time.monotonic() - began)
         except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
-            return await asyncio.to_thread(
-                self._give_up, record, live, choice.snapshot_id, RestoreStage.FETCH, failure_of(problem)
-            )
+            failure = failure_of(problem)
+            return await self._give_up_fetch(record, live, choice, failure)
         if fetched.unproved:
             self._prove(record, fetched)
         await _until(asked)
@@ -312,8 +311,18 @@ class Restorer:
             raise
         except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
             failure = await self._unproved(record.container_id) or failure_of(problem)
-            stage = RestoreStage.FETCH if failure.code in CONDEMNING_CODES else RestoreStage.APPLY
-            return await asyncio.to_thread(self._give_up, record, live, choice.snapshot_id, stage, failure)
+            if failure.code in CONDEMNING_CODES:
+                return await self._give_up_fetch(record, live, choice, failure)
+            return await asyncio.to_thread(self._give_up, record, live, choice.snapshot_id, RestoreStage.APPLY, failure)
+
+    async def _give_up_fetch(
+        self, record: ContainerRecord, live: Bundle, choice: RestoreFrom, failure: Failure
+    ) -> ContainerRecord:
+        """Undo and report as :meth:`_give_up`; what is missing is looked for once more in a store that is identified."""
+        failure, store = await in_daemon_thread(lambda: self._fetcher.confirm(record.key, choice, failure))
+        return await asyncio.to_thread(
+            self._give_up, record, live, choice.snapshot_id, RestoreStage.FETCH, failure, store
+        )
 
     def _fetch(self, record: ContainerRecord, choice: RestoreFrom) -> Fetched:
         """Fetch CRIU's images."""
@@ -358,7 +367,13 @@ class Restorer:
         )
 
     def _give_up(
-        self, record: ContainerRecord, live: Bundle, snapshot_id: SnapshotId, stage: RestoreStage, failure: Failure
+        self,
+        record: ContainerRecord,
+        live: Bundle,
+        snapshot_id: SnapshotId,
+        stage: RestoreStage,
+        failure: Failure,
+        store: str | None = None,
     ) -> ContainerRecord:
         """Undo what was applied of a snapshot and report why it was not restored.
 
@@ -382,6 +397,7 @@ class Restorer:
             node=self._settings.node,
             stage=stage,
             failure=failure,
+            store=store,
         )
         self._proofs.pop(record.container_id, None)
         if stage is not RestoreStage.FETCH or self._journal_says_applied(record):

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 
 from nodeworker.capture.spool import Spool
@@ -196,7 +197,7 @@ class Storer:
             raw_bytes=stored.raw_bytes,
             stored_bytes=stored.stored_bytes,
             store_seconds=store_seconds,
-            taken_on=self._facts,
+            taken_on=msgspec.structs.replace(self._facts, store=stored.store),
             taken_from=record.facts,
             command_id=record.command_id,
             warnings=record.warnings,

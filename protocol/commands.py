@@ -26,8 +26,16 @@ class DumpCommand(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=T
     """Whether the id's interval asked for it, and no person."""
 
 
-class DeleteCommand(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag_field="kind", tag="delete"):
-    """Remove an expired snapshot from the store. Any node can, because all share the store. Void after ``deadline``."""
+class DeleteCommand(
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag_field="kind",
+    tag="delete",
+):
+    """Remove an expired snapshot from the store. Any node with that store can. Void after ``deadline``."""
 
     command_id: CommandId
     node: NodeName
@@ -37,6 +45,8 @@ class DeleteCommand(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields
     snapshot_id: SnapshotId
     issued_at: datetime
     deadline: datetime
+    store: str | None = None
+    """Identity of the store that holds it, if it is known; a worker that has another refuses. Sent only to workers that know it."""
 
 
 class PrefetchCommand(

@@ -135,6 +135,8 @@ class RestoreFailed(_KeyEvent, frozen=True, tag="incarnation.restore-failed"):
     node: NodeName
     stage: RestoreStage
     failure: Failure
+    store: str | None = None
+    """Identity of the store in which an object was missing, if the store could be identified before and after it was looked for."""
 
 
 class ContainerStarted(_KeyEvent, frozen=True, tag="container.started"):

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from protocol.ids import NodeName
 from protocol.privileges import Privileges
 
 GPU_MOVE_DRIVER: Final = 580
@@ -57,6 +58,8 @@ class NodeFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Version of the NVIDIA driver, e.g. ``580.65.06``; unknown where there is none."""
     gpus: tuple[GpuFacts, ...] = ()
     """In NVML's order, which is that of the PCI bus."""
+    store: str | None = None
+    """Identity of the snapshot store, as its mark gives it. Of a snapshot: the store that holds its bytes."""
 
 
 class ContainerFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -82,25 +85,28 @@ class ContainerFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Of a container that is being created what its spec allows, of a snapshot what its processes held."""
 
 
-def misfit(taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, container: ContainerFacts) -> str | None:
+def misfit(
+    taken_on: NodeFacts,
+    taken_from: ContainerFacts,
+    node: NodeFacts,
+    container: ContainerFacts,
+    *,
+    taken_at: NodeName | None = None,
+) -> str | None:
     """Say why a snapshot cannot go on in ``container`` on ``node``, or ``None`` if nothing known speaks against it.
 
     CRIU compares CPU features itself (``cpu-cap``) but only in part and late; a feature that the snapshot's node had and
     this one lacks makes the restored process die of SIGILL at some later time, which is worse than a cold start. The images
     name the cgroup controllers that were there, and a kernel mounts each in one version only. CRIU makes the user namespace of
-    the dump again, with its mapping, whatever the new container's is: its files would be somebody else's.
+    the dump again, with its mapping, whatever the new container's is: its files would be somebody else's. ``taken_at`` names the
+    snapshot's node in what is said. A node with another store cannot read the snapshot at all.
     """
-    for name, there, here in (
-        ("architecture", taken_on.architecture, node.architecture),
-        ("page size", taken_on.page_size_bytes, node.page_size_bytes),
-        ("cgroup version", taken_on.cgroup_version, node.cgroup_version),
-    ):
-        if there is not None and here is not None and there != here:
-            return f"it was taken on {name} {there}, this node has {here}"
-    if taken_on.cpu_features and node.cpu_features:
-        lacking = sorted(set(taken_on.cpu_features) - set(node.cpu_features))
-        if lacking:
-            return f"this node's CPU lacks {', '.join(lacking[:8])}{' …' if len(lacking) > 8 else ''}"
+    if other_store(taken_on, node):
+        where = "another store" if taken_at is None else f"the store of node {taken_at}"
+        return f"its bytes are in {where}, which this node does not have"
+    problem = _machine_misfit(taken_on, node)
+    if problem is not None:
+        return problem
     if taken_from.image_digest and container.image_digest:
         if taken_from.image_digest != container.image_digest:
             return f"the image changed from {_image(taken_from)} to {_image(container)}"
@@ -115,6 +121,26 @@ def misfit(taken_on: NodeFacts, taken_from: ContainerFacts, node: NodeFacts, con
     if was != now:
         return f"its users are mapped to {_mapping(was)}, the new container's to {_mapping(now)}"
     return gpu_misfit(taken_on, taken_from, node, container) if taken_from.gpus else None
+
+
+def _machine_misfit(taken_on: NodeFacts, node: NodeFacts) -> str | None:
+    for name, there, here in (
+        ("architecture", taken_on.architecture, node.architecture),
+        ("page size", taken_on.page_size_bytes, node.page_size_bytes),
+        ("cgroup version", taken_on.cgroup_version, node.cgroup_version),
+    ):
+        if there is not None and here is not None and there != here:
+            return f"it was taken on {name} {there}, this node has {here}"
+    if taken_on.cpu_features and node.cpu_features:
+        lacking = sorted(set(taken_on.cpu_features) - set(node.cpu_features))
+        if lacking:
+            return f"this node's CPU lacks {', '.join(lacking[:8])}{' …' if len(lacking) > 8 else ''}"
+    return None
+
+
+def other_store(taken_on: NodeFacts, node: NodeFacts) -> bool:
+    """Return whether a node is known to have another store than the one that holds a snapshot."""
+    return taken_on.store is not None and node.store is not None and taken_on.store != node.store
 
 
 def _image(container: ContainerFacts) -> str:

@@ -27,6 +27,7 @@ from controlplane.bus.intake import Intake, UndecidableError
 from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES
 from controlplane.domain.inputs import Input, NodeHeard, NodeSilent, Tick
 from controlplane.domain.state import NodeState
+from controlplane.domain.stores import has_other_store
 from controlplane.log.records import LogUnavailableError
 from protocol import subjects, wire
 from protocol.ids import InvalidIdError, NodeName, WorkerId, check_id
@@ -106,7 +107,7 @@ class Presence:
         known = self._roll().get(heartbeat.node)
         if known is not None and heartbeat.worker_id in {known.worker_id, *known.earlier_workers}:
             self._strange_since.pop(worker, None)
-            return known.lost
+            return known.lost or (heartbeat.worker_id == known.worker_id and has_other_store(known, heartbeat))
         now = self._clock()
         return now - self._strange_since.setdefault(worker, now) >= _STRANGE_SECONDS
 

@@ -126,7 +126,7 @@ def _obstacle(
     if snapshot.snapshot_id in start.set_aside:
         return "it could not be restored in this start"
     against = None if snapshot.pinned else _held_against(key, asker, snapshot, restore_tries)
-    return against or misfit(taken_on, taken_from, asker.facts, asker.container)
+    return against or misfit(taken_on, taken_from, asker.facts, asker.container, taken_at=snapshot.node)
 
 
 def _held_against(key: KeyState, asker: Asker, snapshot: Snapshot, restore_tries: int) -> str | None:

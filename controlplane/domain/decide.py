@@ -32,6 +32,7 @@ from controlplane.domain.inputs import (
 from controlplane.domain.retention import expiries
 from controlplane.domain.seen import job_acted, node_seen, pod_seen
 from controlplane.domain.state import Cold, Incarnation, KeyState, Restore, SnapshotStatus, State
+from controlplane.domain.stores import has_other_store, is_proof
 from controlplane.domain.testimony import objection, told_before
 from controlplane.domain.upkeep import expired, upkeep
 from controlplane.domain.wishes import checkpoint, decide_about, demand
@@ -104,7 +105,7 @@ def _report(state: State, report: Report, now: datetime, policy: Policy) -> Deci
         case DumpFailed() | SnapshotDeleted():
             _finish_command(state, event, course)
         case RestoreFailed():
-            _condemn(event, course)
+            _condemn(state, event, course)
         case _:
             pass
     return course.decision()
@@ -127,17 +128,17 @@ def _finish_command(state: State, event: SnapshotStored | DumpFailed | SnapshotD
     )
 
 
-def _condemn(event: RestoreFailed, course: Course) -> None:
+def _condemn(state: State, event: RestoreFailed, course: Course) -> None:
     """Invalidate the snapshot if the failure proves that the fault is in it, or a second node says the same.
 
     One node's failure may be the node's own; two nodes failing alike are no accident, and a third try would only cost
-    a third start.
+    a third start. What is missing in a store proves something only if it is the store that holds the snapshot.
     """
     snapshot = course.key.snapshots.get(event.snapshot_id)
     if snapshot is None or snapshot.status is not SnapshotStatus.VALID:
         return
     nodes = sorted({node for node, _ in snapshot.failed_on})
-    if event.failure.code in CONDEMNING_CODES:
+    if event.failure.code in CONDEMNING_CODES and is_proof(state, snapshot, event):
         reason = f"{event.failure.cause} (found on node {event.node})"
     elif len(nodes) > 1 and not snapshot.pinned:
         reason = f"restoring it failed on nodes {' and '.join(nodes)}, at last with: {event.failure.cause}"
@@ -247,11 +248,13 @@ def _heard(state: State, heartbeat: Heartbeat) -> Decision:
 
     Without that, a worker that outlives a lost log would be answered and never believed until somebody restarts it. One that
     is thought to be an earlier life, while the one that is thought to live has fallen silent, is the one that lives: the word of
-    an earlier life may come after the first sign of life of a later one.
+    an earlier life may come after the first sign of life of a later one. A worker whose store is another one than it registered
+    with, because a file system was mounted since, is registered again.
     """
     node = state.nodes.get(heartbeat.node)
     other = node is None or heartbeat.worker_id != node.worker_id
-    if node is None or (other and (node.lost or heartbeat.worker_id not in node.earlier_workers)):
+    unknown = node is None or (other and (node.lost or heartbeat.worker_id not in node.earlier_workers))
+    if node is None or unknown or (not other and has_other_store(node, heartbeat)):
         registered = NodeRegistered(
             node=heartbeat.node, worker_id=heartbeat.worker_id, boot_id=heartbeat.boot_id, facts=heartbeat.facts
         )

@@ -14,12 +14,13 @@ from controlplane.domain.emptying import to_be_dumped
 from controlplane.domain.inputs import Decision, Policy, Tick
 from controlplane.domain.retention import Expiry, Retention, expiries, in_use
 from controlplane.domain.schedule import due_at
-from controlplane.domain.state import KeyState, NodeState, Snapshot, SnapshotStatus, State
+from controlplane.domain.state import KeyState, Snapshot, SnapshotStatus, State
+from controlplane.domain.stores import remover
 from controlplane.domain.wishes import demand
 from protocol.commands import Command, DeleteCommand, DumpCommand
 from protocol.events import CommandFinished, CommandIssued, Event, Outcome, SnapshotExpired
 from protocol.failures import Failure
-from protocol.ids import CheckpointKey, CommandId, NodeName, event_id
+from protocol.ids import CheckpointKey, CommandId, event_id
 
 KEYS_A_TICK = 2000
 """Over how many ids a tick looks."""
@@ -70,7 +71,7 @@ def _of_key(
         if not _to_be_deleted(snapshot, now):
             continue
         used = in_use(key, now, retention.grace_seconds) if used is None else used
-        node = _remover(state.nodes, snapshot)
+        node = remover(state.nodes, snapshot)
         if node is not None and snapshot.snapshot_id not in used:
             yield _issued(
                 DeleteCommand(
@@ -81,6 +82,7 @@ def _of_key(
                     snapshot_id=snapshot.snapshot_id,
                     issued_at=now,
                     deadline=now + timedelta(seconds=policy.delete_seconds),
+                    store=snapshot.taken_on.store,
                 )
             )
     due = due_at(name, key, state.nodes, policy.schedule)
@@ -109,15 +111,6 @@ def _to_be_deleted(snapshot: Snapshot, now: datetime) -> bool:
         and (snapshot.delete_after is None or now >= snapshot.delete_after)
         and (snapshot.delete_again_at is None or now >= snapshot.delete_again_at)
     )
-
-
-def _remover(nodes: dict[NodeName, NodeState], snapshot: Snapshot) -> NodeName | None:
-    """Choose the node that removes a snapshot: the one that took it, or another that is there; after a failure the next."""
-    there = sorted(name for name, node in nodes.items() if not node.lost)
-    if not there:
-        return None
-    first = there.index(snapshot.node) if snapshot.node in there else 0
-    return there[(first + snapshot.deletes_failed) % len(there)]
 
 
 def _command_id(source: str, about: str) -> CommandId:

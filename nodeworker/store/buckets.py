@@ -136,7 +136,7 @@ class BucketObjects:
     def names(self, folder: str) -> list[str]:
         """List a folder."""
         with self.explained(folder):
-            listed = obstore.list_with_delimiter(self._store, f"{folder}/")
+            listed = obstore.list_with_delimiter(self._store, f"{folder}/" if folder else None)
         return sorted(meta["path"].rpartition("/")[2] for meta in listed["objects"])
 
     def remove(self, folder: str, name: str) -> None:
@@ -207,7 +207,7 @@ class _BucketWriter:
         self._data += data
 
     def commit(self, name: str, *, exclusive: bool = False) -> None:
-        self._objects.put(f"{self._folder}/{name}", self._data, exclusive=exclusive)
+        self._objects.put(f"{self._folder}/{name}".lstrip("/"), self._data, exclusive=exclusive)
         self._data = bytearray()
 
     def abort(self) -> None:

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -25,15 +25,16 @@ from blake3 import blake3
 
 from nodeworker.domain.problems import corrupt, format_unknown
 from nodeworker.store.chunks import CHUNK_BYTES
+from nodeworker.store.identity import StoreIdentity
 from nodeworker.store.keys import KeyRing
 from nodeworker.store.objects import Objects, open_objects
-from nodeworker.store.packing import Packer, prove
+from nodeworker.store.packing import Packer, pack_name, prove
 from nodeworker.store.reading import Unpacker, fetch_files
 from nodeworker.store.sealing import SealedObjects
 from nodeworker.store.validation import problem_of
 from process.faultpoints import reach
 from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import Failure, FailureError
+from protocol.failures import SNAPSHOT_MISSING, Failure, FailureError
 from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId, check_id
 from protocol.manifest import MANIFEST_VERSION, Entry, Manifest, Outline, Root, Tree, TreeName
 from protocol.wire import MalformedMessageError, decode, encode
@@ -90,6 +91,8 @@ class Stored:
     """Sum of the sizes of all files, holes included."""
     stored_bytes: int
     """What the snapshot occupies in the store, manifest included."""
+    store: str | None = None
+    """Identity of the store."""
 
 
 class SnapshotStore:
@@ -98,15 +101,20 @@ class SnapshotStore:
     A key or snapshot id that may not be one raises ``protocol.ids.InvalidIdError`` everywhere.
     """
 
-    def __init__(self, url: str, *, workers: int | None = None, keys: KeyRing | None = None) -> None:
+    def __init__(
+        self, url: str, *, workers: int | None = None, keys: KeyRing | None = None, remembered: Path | None = None
+    ) -> None:
         """Open a store; ``workers`` is the number of threads that each put and fetch uses, by default one a core.
 
-        With ``keys``, what is put is encrypted; what is fetched may be or not.
+        With ``keys``, what is put is encrypted; what is fetched may be or not. In the folder ``remembered`` this node keeps which
+        store was at the URL.
 
         Raises:
             ValueError: the URL names no store.
         """
-        self._objects: Objects = SealedObjects(open_objects(url), keys or KeyRing())
+        objects = open_objects(url)
+        self.identity = StoreIdentity(objects, url, remembered)
+        self._objects: Objects = SealedObjects(objects, keys or KeyRing())
         self._workers = workers or len(os.sched_getaffinity(0))
 
     def put(self, header: ManifestHeader, trees: Sequence[TreeToStore]) -> Stored:
@@ -115,14 +123,15 @@ class SnapshotStore:
         Raises:
             FailureError: ``disk-full``; ``snapshot-corrupt`` or ``snapshot-missing`` if the store does not give back
                 what it was given; ``capture-unfit`` for a tree that no reader would accept. Whatever was written is
-                removed then.
+                removed then. ``store-not-mounted`` if nothing may be written.
             OSError: a file of a tree, or the store, cannot be read or written. The same.
         """
         folder = _folder(header.key, header.snapshot_id)
+        store = self.identity.read()
         try:
             for name in self._objects.names(folder):
                 self._objects.remove(folder, name)
-            return self._put(folder, header, trees)
+            return replace(self._put(folder, header, trees), store=store)
         except BaseException:
             with suppress(OSError, FailureError):  # the failure that is on its way says more
                 self.discard(header.key, header.snapshot_id)
@@ -181,6 +190,27 @@ class SnapshotStore:
     def reader(self, manifest: Manifest) -> Unpacker:
         """Open the packs of a manifest: ``with store.reader(manifest) as reader: apply_tree(tree, root, reader)``."""
         return self._unpacker(manifest)
+
+    def lacks(self, key: CheckpointKey, snapshot_id: SnapshotId, manifest_digest: str) -> str | None:
+        """Look again for a snapshot of which an object was missing; return the store's identity if one still is.
+
+        ``None`` if everything is there by now, or if the store became another one meanwhile: a file system was mounted or unmounted.
+
+        Raises:
+            FailureError: why the store cannot be identified or read.
+            OSError: it cannot be read.
+        """
+        before = self.identity.read()
+        try:
+            manifest = self.open_manifest(key, snapshot_id, manifest_digest)
+            for pack in manifest.packs:
+                self._objects.open(f"{_folder(key, snapshot_id)}/{pack_name(pack.digest)}").close()
+        except FailureError as problem:
+            if problem.failure.code != SNAPSHOT_MISSING:
+                raise
+        else:
+            return None
+        return before if self.identity.read() == before else None
 
     def discard(self, key: CheckpointKey, snapshot_id: SnapshotId) -> None:
         """Remove every object of a snapshot, the manifest first, so that no manifest outlives its packs.

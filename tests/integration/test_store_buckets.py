@@ -16,6 +16,7 @@ from support.snapshots import HEADER, KEY, SNAPSHOT, Place, contents, mixed
 
 from nodeworker.store import SnapshotStore, buckets
 from nodeworker.store.buckets import open_bucket
+from nodeworker.store.identity import MARK
 from protocol.failures import CONDEMNING_CODES, FailureError
 
 pytestmark = pytest.mark.timeout(120)
@@ -67,10 +68,10 @@ def code_of(call: Callable[[], object]) -> str:
 def test_a_snapshot_goes_to_s3_and_comes_back(place: Place, s3: dict[str, str]) -> None:
     mixed(place)
     stored = place.put()
-    assert all(key.startswith(f"a/prefix/{KEY}/{SNAPSHOT}/") for key in keys(s3))
+    assert all(key.startswith(f"a/prefix/{KEY}/{SNAPSHOT}/") for key in keys(s3) if not key.endswith(MARK))
     assert place.fetch(stored) == contents(place.images)
     place.store.discard(KEY, SNAPSHOT)
-    assert keys(s3) == []
+    assert [key for key in keys(s3) if not key.endswith(MARK)] == []
     assert code_of(lambda: place.open(stored)) == "snapshot-missing"
 
 
@@ -227,3 +228,16 @@ def test_a_url_that_names_no_bucket_is_refused_at_the_start(url: str, monkeypatc
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
     with pytest.raises(ValueError, match="store"):
         SnapshotStore(url)
+
+
+def test_a_bucket_keeps_its_identity_when_a_rule_removes_the_mark(tmp_path: Path, s3: dict[str, str]) -> None:
+    url = f"s3://{BUCKET}/marked"
+    store = SnapshotStore(url, remembered=tmp_path)
+    identity = store.identity.read()
+    assert f"marked/{MARK}" in keys(s3)
+    assert SnapshotStore(url).identity.read() == identity, "another node reads the same mark"
+    client = boto3.client("s3", endpoint_url=s3["AWS_ENDPOINT_URL"], region_name="us-east-1")
+    client.delete_object(Bucket=BUCKET, Key=f"marked/{MARK}")
+    client.close()
+    assert SnapshotStore(url, remembered=tmp_path).identity.read() == identity
+    assert f"marked/{MARK}" in keys(s3)

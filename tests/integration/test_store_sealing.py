@@ -14,6 +14,7 @@ from support.buckets import BUCKET, s3_server
 from support.snapshots import HEADER, KEY, MIB, SNAPSHOT, Place, contents, mixed, noise, refusal
 
 from nodeworker.store import KeyRing, ManifestHeader, SnapshotStore
+from nodeworker.store.identity import MARK
 from nodeworker.store.keys import StoreKey
 from nodeworker.store.objects import DirectoryObjects
 from nodeworker.store.sealing import SEGMENT_BYTES, SealedObjects
@@ -37,7 +38,9 @@ def place(tmp_path: Path) -> Place:
 
 
 def files(place: Place) -> list[Path]:
-    return sorted(path for path in place.root.rglob("*") if path.is_file() and "sealed-keys" not in path.parts)
+    return sorted(
+        path for path in place.root.rglob("*") if path.is_file() and not {"sealed-keys", MARK} & {*path.parts}
+    )
 
 
 def test_what_was_put_comes_back(place: Place) -> None:

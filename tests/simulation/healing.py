@@ -10,6 +10,8 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
+from protocol.ids import NodeName
+
 from .fabric import LawBrokenError
 from .node import Node, clock_of
 from .people import quiet
@@ -38,7 +40,7 @@ def heal(world: World) -> None:
     for node in world.nodes:
         node.chance = world.chance
         node.skew_seconds = 0.0
-        node.linked = True
+        node.linked = node.mounted = True
         node.up = not node.gone
     world.laws.keeping.scheduled.clear()
     if not world.truth.tainted:
@@ -50,7 +52,7 @@ def heal(world: World) -> None:
     for node, container in world.live_ones("creating", "created", "running"):
         if container.facts.interval_seconds:
             node.end(container)
-    _play_until(world, lambda: _under_way(world) + world.laws.keeping.left_over(world.plane_now))
+    _play_until(world, lambda: _under_way(world) + _left_over(world))
     _check_end(world)
 
 
@@ -118,6 +120,15 @@ def _not_dumped(world: World, wanted: int) -> list[str]:
         and keeping.interval_seconds(container.key, container.incarnation) > 0
         and keeping.scheduled[container.key, container.incarnation] < wanted
     ]
+
+
+def _left_over(world: World) -> list[str]:
+    """Name what is to go from a store and is still there, where a node is known to have that store."""
+    facts = {node.name: node.facts for node in world.nodes}
+    stores = {node.facts.store for node in world.nodes if not node.gone} | {None}
+    over = world.laws.keeping.left_over(world.plane_now)
+    known = world.truth.snapshots
+    return [name for name in over if name not in known or facts[NodeName(known[name].node)].store in stores]
 
 
 def _under_way(world: World) -> list[str]:

@@ -40,7 +40,7 @@ from protocol.events import (
     StartDeferred,
 )
 from protocol.facts import ContainerFacts, NodeFacts, misfit
-from protocol.failures import CONDEMNING_CODES, PASSING_CODES
+from protocol.failures import CONDEMNING_CODES, PASSING_CODES, SNAPSHOT_MISSING
 from protocol.ids import CheckpointKey
 from protocol.reports import Report
 from protocol.requests import Noted, Refusal, RestoreFrom, StartCold, WaitFor
@@ -65,6 +65,8 @@ class Snapshot:
     taken_from: ContainerFacts
     digest: str
     stored_bytes: int = 1
+    store: str = ""
+    """The store that holds its bytes."""
     content: str = "unwritten"
     """``unwritten``, ``good``, ``corrupt``, ``missing``, or ``deleted`` by a worker that was told to."""
     told: bool = False
@@ -126,7 +128,7 @@ def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one
             until = e.until
         elif isinstance(e, RestoreFailed):
             answered.discard(e.incarnation)
-            if e.failure.code in CONDEMNING_CODES:
+            if _proves(e, written.get(e.snapshot_id), facts):
                 over.add(e.snapshot_id)
             here = (e.node, opened[e.incarnation].container.image) == (me.node, me.container.image)
             if e.incarnation == number:
@@ -153,6 +155,14 @@ def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one
         if order[snapshot][0] >= ahead and now < until and (where == me.node or not lost[where]):
             return "wait"
     return "wait" if runs_on else None
+
+
+def _proves(failed: RestoreFailed, stored: SnapshotStored | None, facts: dict[str, NodeFacts]) -> bool:
+    """The model of proof: damaged bytes, or an object that is missing in the store where the snapshot was put."""
+    if failed.failure.code != SNAPSHOT_MISSING:
+        return failed.failure.code in CONDEMNING_CODES
+    holds = None if stored is None else stored.taken_on.store or facts[stored.node].store
+    return failed.store is not None and failed.store == holds
 
 
 def _runs_on(
@@ -339,6 +349,7 @@ class Laws:
         """A snapshot is condemned on proof, on two nodes' word, or because somebody wants it."""
         if event.snapshot_id in self.set_aside:
             return
+        self._bytes_are_lost(event)
         failures = [
             told
             for told, _ in self.of_key[event.key]
@@ -351,6 +362,12 @@ class Laws:
         }
         if len(nodes) < 2 and not any(failure.failure.code in CONDEMNING_CODES for failure in failures):
             raise LawBrokenError(f"condemned without proof: {event}")
+
+    def _bytes_are_lost(self, event: SnapshotInvalidated) -> None:
+        """A snapshot whose bytes are whole somewhere is never invalidated for the sake of its bytes."""
+        whole = self.truth.snapshots[event.snapshot_id].content == "good"
+        if whole and not event.reason.startswith("restoring it failed on nodes"):
+            raise LawBrokenError(f"condemned although every byte is there: {event}")
 
     def _finished(self, event: CommandFinished) -> None:
         command = event.command_id

@@ -47,6 +47,7 @@ _EXPIRED = Failure("command-expired", "the deadline is over", "Ask again.")
 _DUMP_FAILED = Failure("criu-error", "CRIU could not dump", "Look at its log.")
 _RESTORE_FAILED = Failure("criu-error", "CRIU could not restore", "Look at its log.")
 _STORE_AWAY = Failure("store-unavailable", "the store does not answer", "Bring it back.")
+_NOT_MOUNTED = Failure("store-not-mounted", "the store has no mark", "Mount it.")
 _STORE_REFUSED = Failure("store-refused", "the store did not remove it", "It is tried again.")
 _PORT_TAKEN = Failure("address-taken", "the port is taken", "Free it.")
 _ENDS_KNOWN = 0.3
@@ -122,6 +123,10 @@ class Node:
         self.chance = chance
         self.say = say
         self.skew_seconds = 0.0
+        self.store = ""
+        """The store that is at this node's place for one."""
+        self.mounted = True
+        """Whether it is; otherwise there is an empty directory."""
         self.now = datetime.min.replace(tzinfo=UTC)
         self.up = True
         self.linked = True
@@ -263,9 +268,10 @@ class Node:
         container, entry = self.containers[name], self.journal.containers.get(name)
         if container.phase != "creating" or entry is None:
             return  # it was deleted meanwhile
-        content = self.truth.snapshots[answer.snapshot_id].content
+        snapshot = self.truth.snapshots[answer.snapshot_id]
+        content = snapshot.content if self.mounted and snapshot.store == self.store else "missing"
         dice = self.chance.random()
-        if content == "unwritten":
+        if snapshot.content == "unwritten":
             raise LawBrokenError(f"{answer.snapshot_id} is to be restored and was never stored")
         if content != "good":
             code = "snapshot-corrupt" if content == "corrupt" else "snapshot-missing"
@@ -281,7 +287,13 @@ class Node:
             return
         self.say(f"{self.name}: {container.container_id} cannot be restored from {answer.snapshot_id}: {failure.code}")
         about = {"key": container.key, "incarnation": answer.incarnation, "node": self.name}
-        self.report(RestoreFailed(**about, snapshot_id=answer.snapshot_id, stage=stage, failure=failure))
+        knows = self.mounted and self.facts.store is not None and failure.code == "snapshot-missing"
+        looked_in = self.store if knows else None
+        if not self.mounted and self.facts.store is not None:
+            failure = _NOT_MOUNTED
+        self.report(
+            RestoreFailed(**about, snapshot_id=answer.snapshot_id, stage=stage, failure=failure, store=looked_in)
+        )
 
     def _created(self, container: Container, entry: Entry, restored_from: str | None, told_at: int) -> None:
         container.phase = entry.phase = "created"
@@ -364,8 +376,8 @@ class Node:
                 dump.container.phase = "dead"
         elif dump.step == "complete":
             self._captured(dump)
-        elif failing:
-            self._fail(dump, _STORE_AWAY, DumpStage.STORE)
+        elif failing or not self.mounted:
+            self._fail(dump, _STORE_AWAY if self.mounted else _NOT_MOUNTED, DumpStage.STORE)
         else:
             self._store(dump)
 
@@ -376,7 +388,7 @@ class Node:
 
     def _store(self, dump: Dump) -> None:
         snapshot = self.truth.snapshots[dump.snapshot_id]
-        snapshot.content = "good"
+        snapshot.content, snapshot.store = "good", self.store
         if self.chance.random() < 0.05:
             return  # killed or cut off behind the last byte: stored again, to the same effect
         snapshot.told = True
@@ -446,6 +458,10 @@ class Node:
             failure = _EXPIRED
         elif self.chance.random() < 0.06:
             failure = _STORE_REFUSED
+        elif not self.mounted:
+            failure = _NOT_MOUNTED
+        elif command.store not in {None, self.store}:
+            raise LawBrokenError(f"{self.name} is to delete in {command.store} and has {self.store}")
         if failure is not None:
             self._close(command.command_id, Outcome.FAILED)
             self.report(self._finished(command, failure))

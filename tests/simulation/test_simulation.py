@@ -77,6 +77,11 @@ MUTANTS = {
     "a command ends although it has ended": ("state.commands.pop(event.command_id, None)", "pass"),
     "one failure condemns": ("elif len(nodes) > 1", "elif nodes"),
     "a proof does not condemn": ("if event.failure.code in CONDEMNING_CODES", "if False"),
+    "what an empty directory lacks condemns": (
+        "if event.store is None:\n        return False",
+        "if event.store is None:\n        return True",
+    ),
+    "another store is asked to delete": ("and (holds is None or node.facts.store == holds)", "and True"),
     "silence is not heard": ("node.worker_id != silence.worker_id", "True"),
     "a decision changes the state": ("match given:", "state.nodes.clear()\n    match given:"),
     "what was told is told otherwise": ("newest.choice is not None and", "False and"),

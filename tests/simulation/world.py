@@ -63,6 +63,7 @@ class World:
             Node(name, facts, self.truth, self.chance, self.say)
             for name, facts in (("a", NEW_CPU), ("b", NEW_CPU), ("c", OLD_CPU))
         ]
+        self.give_stores()
         for node in self.nodes:
             node.now = NOON
             node.start_worker()
@@ -89,6 +90,7 @@ class World:
             (self.wish, 7),
             (self.start_worker, 10),
             (self.reconnect, 3),
+            (self.mount, 4),
             (self.boot_up, 5),
             (self.sweep, 1),
         ]
@@ -104,6 +106,7 @@ class World:
             (self.skew_clocks, 0.5),
             (self.change_policy, 1),
             (self.corrupt_store, 0.8),
+            (self.unmount, 0.8),
             (self.wipe_broker, 0.3),
         ]
         # Each world has a temper of its own: some kinds of harm are frequent in it and others unknown, for what is rare
@@ -111,6 +114,14 @@ class World:
         tempered = [(action, weight * self.chance.choice((0.0, 0.3, 1.0, 1.0, 3.0))) for action, weight in harm]
         self._what = [action for action, _ in usual + tempered]
         self._weights = list(accumulate(weight for _, weight in usual + tempered))
+
+    def give_stores(self) -> None:
+        """One store for all, or one each; some nodes' workers are too old to tell which theirs is."""
+        kind = self.chance.choice(("shared", "shared", "private", "old workers"))
+        for node in self.nodes:
+            node.store = f"store-{node.name}" if kind == "private" else "store"
+            if kind != "old workers" or self.chance.random() < 0.5:
+                node.facts = msgspec.structs.replace(node.facts, store=node.store)
 
     # Time and words
 
@@ -587,6 +598,21 @@ class World:
         for node in self.nodes:
             node.skew_seconds = self.chance.uniform(-300.0, 300.0)
         return True
+
+    def unmount(self) -> bool:
+        """A node's store is an empty directory for a while."""
+        node = self.chance.choice(self.nodes)
+        self.say(f"{node.name}: its store is not mounted")
+        node.mounted = False
+        return True
+
+    def mount(self) -> bool:
+        for node in self.nodes:
+            if not node.mounted:
+                self.say(f"{node.name}: its store is mounted")
+                node.mounted = True
+                return True
+        return False
 
     def corrupt_store(self) -> bool:
         good = [name for name, snapshot in self.truth.snapshots.items() if snapshot.content == "good"]

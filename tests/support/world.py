@@ -16,6 +16,7 @@ from controlplane.domain import (
     Policy,
     ReportReceived,
     ResolveAsked,
+    SnapshotAsked,
     State,
     Tick,
     decide,
@@ -41,7 +42,7 @@ from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
 from protocol.reports import Heartbeat, Report
-from protocol.requests import CheckpointRequest, ResolveRequest
+from protocol.requests import CheckpointRequest, ResolveRequest, SnapshotRequest
 
 KEY = CheckpointKey("lab", "default", "trainer")
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -152,9 +153,15 @@ class World:
         return self.report(DumpFailed(**about, stage=DumpStage.CAPTURE, failure=BROKEN, command_id=command_id))
 
     def restore_failed(
-        self, number: int, snapshot: str, failure: Failure = BROKEN, stage: RestoreStage = RestoreStage.CRIU
+        self,
+        number: int,
+        snapshot: str,
+        failure: Failure = BROKEN,
+        stage: RestoreStage = RestoreStage.CRIU,
+        store: str | None = None,
     ) -> Decision:
-        return self.report(RestoreFailed(**self.about(number, snapshot), stage=stage, failure=failure))
+        about = self.about(number, snapshot)
+        return self.report(RestoreFailed(**about, stage=stage, failure=failure, store=store))
 
     def snapshot(self, number: int, snapshot: str, *, final: bool = False, **other: Any) -> Decision:
         """Report a whole dump, from its start to its being stored."""
@@ -168,9 +175,16 @@ class World:
     def silent(self, node: str, worker: str | None = None) -> Decision:
         return self.give(NodeSilent(NodeName(node), WorkerId(worker or f"worker-{node}"), 15.0, self.source()))
 
-    def heard(self, node: str, worker: str | None = None) -> Decision:
-        heartbeat = Heartbeat(NodeName(node), WorkerId(worker or f"worker-{node}"), "boot", ANY_NODE)
+    def heartbeat(self, heartbeat: Heartbeat) -> Decision:
         return self.give(NodeHeard(heartbeat, self.source()))
+
+    def delete(self, snapshot: str, *, key: CheckpointKey = KEY) -> Decision:
+        """Have a snapshot deleted, even the latest."""
+        request = SnapshotRequest(key.cluster, key.namespace, SnapshotId(snapshot), "delete", force=True)
+        return self.give(SnapshotAsked(request, self.source()))
+
+    def heard(self, node: str, worker: str | None = None) -> Decision:
+        return self.heartbeat(Heartbeat(NodeName(node), WorkerId(worker or f"worker-{node}"), "boot", ANY_NODE))
 
     def later(self, seconds: float) -> Decision:
         """Let time pass, and say so."""
