@@ -69,6 +69,7 @@ def _policy(settings: Settings) -> Policy:
         restore_tries=settings.restore_tries,
         retention=said.retention,
         schedule=said.schedule,
+        privileges=said.privileges,
     )
 
 

@@ -1,4 +1,4 @@
-"""The policy file: what is kept for how long, and how often containers are dumped. TOML, checked strictly.
+"""The policy file: what is kept for how long, how often containers are dumped, and whose privileges hold. TOML, checked strictly.
 
 A setting that is misspelt and silently ignored would be found out when the snapshots are gone, so every table and field that is
 not known is refused, and the message names it. ``docs/how-to/keep-snapshots.md`` is the manual.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
+from controlplane.domain.privilege_policy import PrivilegePolicy
 from controlplane.domain.retention import Keep, Retention
 from controlplane.domain.schedule import Schedule
 from protocol.durations import InvalidAmountError, parse_bytes, parse_interval, parse_seconds
 from protocol.ids import InvalidIdError, check_id
+
+_OF_THE_SNAPSHOT = "snapshot"
 
 
 class InvalidPolicyError(ValueError):
@@ -27,6 +30,7 @@ class _Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_for: str | None = None
     keep_bytes: str | None = None
     interval: str | None = None
+    privileges: Literal["new-container", "snapshot"] | None = None
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,6 +46,7 @@ class Policies(msgspec.Struct, frozen=True):
 
     retention: Retention = Retention()
     schedule: Schedule = Schedule()
+    privileges: PrivilegePolicy = PrivilegePolicy()
 
 
 def read_policies(path: str) -> Policies:
@@ -80,6 +85,15 @@ def _policies(said: _File) -> Policies:
             default_seconds=_interval_seconds("default", said.default) or 0.0,
             namespaces={name: seconds for name, seconds in interval_seconds.items() if seconds is not None},
             ids={name: seconds for name, seconds in id_interval_seconds.items() if seconds is not None},
+        ),
+        PrivilegePolicy(
+            default=said.default.privileges != _OF_THE_SNAPSHOT,
+            namespaces={
+                name: rules.privileges != _OF_THE_SNAPSHOT
+                for name, (_, rules) in namespaces.items()
+                if rules.privileges
+            },
+            ids={name: rules.privileges != _OF_THE_SNAPSHOT for name, (_, rules) in ids.items() if rules.privileges},
         ),
     )
 

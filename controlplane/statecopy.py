@@ -29,8 +29,9 @@ import protocol.facts
 import protocol.failures
 import protocol.ids
 import protocol.pods
+import protocol.privileges
 from controlplane.domain import state
-from controlplane.domain.draft import shared
+from controlplane.domain.draft import shared, with_shared_privileges
 from controlplane.domain.state import KeyState, NodeState, State
 from protocol.commands import Command
 from protocol.events import CommandIssued
@@ -45,6 +46,7 @@ _FOLDED_BY: Final[tuple[ModuleType, ...]] = (
     protocol.failures,
     protocol.ids,
     protocol.pods,
+    protocol.privileges,
 )
 
 
@@ -94,10 +96,17 @@ def encode(folded: Folded) -> Iterator[bytes]:
 
 def _with_shared_facts(key: KeyState) -> KeyState:
     """Let equal facts be one value again, as they were before they became bytes."""
-    if not any(snapshot.taken_on.cpu_features for snapshot in key.snapshots.values()):
+    if not any(snapshot.taken_on.cpu_features or snapshot.taken_from.privileges for snapshot in key.snapshots.values()):
         return key
-    kept = {name: replace(each, taken_on=shared(each.taken_on)) for name, each in key.snapshots.items()}
-    return replace(key, snapshots=kept)
+    snapshots = {
+        name: replace(each, taken_on=shared(each.taken_on), taken_from=with_shared_privileges(each.taken_from))
+        for name, each in key.snapshots.items()
+    }
+    starts = {
+        number: replace(each, container=with_shared_privileges(each.container))
+        for number, each in key.incarnations.items()
+    }
+    return replace(key, snapshots=snapshots, incarnations=starts)
 
 
 def decode(parts: Iterable[bytes]) -> Folded:

@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from nodeworker.capture import hugepages
-from nodeworker.domain import pod_annotations, wishes
+from nodeworker.capture import hugepages, privileges
+from nodeworker.domain import pod_annotations, spec_privileges, wishes
 from nodeworker.domain.cgroup_path import v2_path
 from nodeworker.domain.gpu import GpuWish, wish
 from nodeworker.domain.pod_annotations import PLAIN_IMAGE, CriContainer
@@ -81,6 +81,10 @@ class Bundle(msgspec.Struct, frozen=True):
     gpu: GpuWish = GpuWish()
     devices: tuple[dict[str, Any], ...] = ()
     """``linux.devices``: the nodes that the engine, or CDI, gives the container."""
+    lsm_profile: str = ""
+    """The AppArmor profile or SELinux label, as ``runc restore --lsm-profile`` wants it."""
+    seccomp: dict[str, Any] | None = None
+    """``linux.seccomp``."""
 
     @property
     def travelling(self) -> dict[str, Path]:
@@ -152,6 +156,7 @@ def read(folder: str) -> Bundle:
                 pod=None if cri is None else cri.name,
                 pod_uid=pod_uid,
                 id_mappings=_id_mappings(config) if user is not None else (),
+                privileges=spec_privileges.allowed(config, privileges.is_hosts),
             ),
             shm_source=next(
                 (_bound(path, mount) for mount in mounts if mount["destination"].rstrip("/") == _SHM), None
@@ -168,6 +173,8 @@ def read(folder: str) -> Bundle:
             grace_seconds=_grace_seconds(annotations),
             gpu=wish(config),
             devices=tuple((config.get("linux") or {}).get("devices") or ()),
+            lsm_profile=spec_privileges.lsm_profile(config),
+            seccomp=(config.get("linux") or {}).get("seccomp"),
         )
     except InvalidWishError as problem:
         raise FailureError(

@@ -219,6 +219,8 @@ class Dumper:
         stage = DumpStage.PREFLIGHT
         try:
             plan = await asyncio.to_thread(self._preflight.look, container)
+            facts = msgspec.structs.replace(record.facts, privileges=plan.privileges)
+            record = msgspec.structs.replace(record, facts=facts)
             await asyncio.to_thread(self._announce, record)
             if self._bus.connected:
                 await self._bus.flush(_ANNOUNCE_SECONDS)

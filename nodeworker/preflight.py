@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker import bundle
-from nodeworker.capture import criu, user_namespace
+from nodeworker.capture import criu, privileges, user_namespace
 from nodeworker.capture.bounds import Bounds, Tally, measure
 from nodeworker.capture.cuda import Cuda, GpuPlan
 from nodeworker.capture.freezer import Freezer
@@ -25,6 +25,7 @@ from nodeworker.failure import refusal
 from nodeworker.journal import ContainerRecord, ContainerState
 from nodeworker.settings import Settings
 from protocol.failures import FailureError
+from protocol.privileges import Privileges
 
 _LAYER: Final = "the writable layer"
 _SHM: Final = "/dev/shm"
@@ -44,6 +45,7 @@ class Plan:
     bounds: Bounds
     configs: dict[str, Path]
     stopped_pids: tuple[int, ...]
+    privileges: Privileges | None
     gpus: GpuPlan | None
 
 
@@ -104,7 +106,8 @@ class Preflight:
                 raise
             refuse_too_little_space(self._settings.spool, pids, copied_bytes + gpu_bytes)
         text = self._config.for_dump()
-        return Plan(root, freezer, config, text, upper, shm, volumes, bounds, live.configs, stopped, gpus)
+        held = privileges.held(pids, state.pid, container.facts.privileges or live.facts.privileges)
+        return Plan(root, freezer, config, text, upper, shm, volumes, bounds, live.configs, stopped, held, gpus)
 
 
 def _measured(upper: Path | None, shm: Path | None, volumes: dict[str, Path], bounds: Bounds, limit_bytes: int) -> int:

@@ -67,6 +67,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How much of the disk may hold unpacked copies of snapshots, for quick restores on this node; 0: there are none."""
     copies_seconds: float = 3600.0
     """How long such a copy stays."""
+    bounds_privileges: bool = True
+    """``WOODFROG_PRIVILEGES``: whether what is restored may do no more than the new container's spec allows."""
 
     files_limit: int = DEFAULT_FILES
     """How many files and directories one dump copies at most."""
@@ -179,6 +181,13 @@ def _copies_seconds(environment: Mapping[str, str]) -> float:
         raise SettingsError(f"WOODFROG_COPIES_AGE: {problem}") from problem
 
 
+def _bounds_privileges(environment: Mapping[str, str]) -> bool:
+    text = environment.get("WOODFROG_PRIVILEGES") or "new-container"
+    if text not in {"new-container", "snapshot"}:
+        raise SettingsError(f"WOODFROG_PRIVILEGES is {text!r}; it must be `new-container` or `snapshot`")
+    return text == "new-container"
+
+
 def from_environment(environment: Mapping[str, str]) -> Settings:
     """Read the settings; an unset or empty variable means its default.
 
@@ -238,4 +247,5 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         files_limit=_count(environment, "WOODFROG_FILES_LIMIT", DEFAULT_FILES),
         sparse_limit_bytes=_bytes(environment, "WOODFROG_SPARSE_LIMIT", DEFAULT_SPARSE_BYTES),
         limit_layer=_switch(environment, "WOODFROG_LIMIT_LAYER"),
+        bounds_privileges=_bounds_privileges(environment),
     )

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from protocol.ids import NodeName
-from protocol.privileges import Privileges
+from protocol.privileges import Excess, Privileges, excess, where_mounted, without_processes
 
 GPU_MOVE_DRIVER: Final = 580
 """The first NVIDIA driver (CUDA 13.0) whose checkpoint API can restore onto other GPUs than those of the dump."""
@@ -85,6 +85,13 @@ class ContainerFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Of a container that is being created what its spec allows, of a snapshot what its processes held."""
 
 
+def at_start(container: ContainerFacts) -> ContainerFacts:
+    """Leave out of a container's facts what its spec allows its processes: only a dump says what they hold."""
+    if container.privileges is None:
+        return container
+    return msgspec.structs.replace(container, privileges=without_processes(container.privileges))
+
+
 def misfit(
     taken_on: NodeFacts,
     taken_from: ContainerFacts,
@@ -92,6 +99,7 @@ def misfit(
     container: ContainerFacts,
     *,
     taken_at: NodeName | None = None,
+    bounded: bool = True,
 ) -> str | None:
     """Say why a snapshot cannot go on in ``container`` on ``node``, or ``None`` if nothing known speaks against it.
 
@@ -99,7 +107,8 @@ def misfit(
     this one lacks makes the restored process die of SIGILL at some later time, which is worse than a cold start. The images
     name the cgroup controllers that were there, and a kernel mounts each in one version only. CRIU makes the user namespace of
     the dump again, with its mapping, whatever the new container's is: its files would be somebody else's. ``taken_at`` names the
-    snapshot's node in what is said. A node with another store cannot read the snapshot at all.
+    snapshot's node in what is said. A node with another store cannot read the snapshot at all. What the processes hold beyond
+    what the new container allows, and what cannot be taken from them, counts if they are ``bounded`` by it.
     """
     if other_store(taken_on, node):
         where = "another store" if taken_at is None else f"the store of node {taken_at}"
@@ -120,7 +129,15 @@ def misfit(
     was, now = taken_from.id_mappings, container.id_mappings
     if was != now:
         return f"its users are mapped to {_mapping(was)}, the new container's to {_mapping(now)}"
-    return gpu_misfit(taken_on, taken_from, node, container) if taken_from.gpus else None
+    too_much = "; ".join(each.what for each in excesses(taken_from, container) if not each.lowers) if bounded else ""
+    return too_much or (gpu_misfit(taken_on, taken_from, node, container) if taken_from.gpus else None)
+
+
+def excesses(taken_from: ContainerFacts, container: ContainerFacts) -> list[Excess]:
+    """Say what a snapshot's processes hold, as it is known, and a new container does not allow."""
+    if taken_from.privileges is None or container.privileges is None:
+        return []
+    return excess(taken_from.privileges, where_mounted(container.privileges, taken_from.mounts))
 
 
 def _machine_misfit(taken_on: NodeFacts, node: NodeFacts) -> str | None:

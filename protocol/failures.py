@@ -38,6 +38,9 @@ SNAPSHOT_CORRUPT = "snapshot-corrupt"
 SNAPSHOT_MISSING = "snapshot-missing"
 """The manifest or an object that it names is not in the store."""
 
+PRIVILEGES_EXCEED = "privileges-exceed"
+"""The snapshot's processes hold what the new container does not allow: says nothing about the snapshot, nor about the node."""
+
 CONDEMNING_CODES = frozenset({SNAPSHOT_CORRUPT, SNAPSHOT_MISSING})
 """Codes that invalidate a snapshot at once; any other failure needs a second node's word (design: the selection law)."""
 
@@ -60,6 +63,7 @@ PASSING_CODES = frozenset(
         "mount-missing",
         "out-of-memory",
         "pid-taken",
+        PRIVILEGES_EXCEED,
         "rootfs-not-overlay",
         "runc-missing",
         "sandbox-gone",

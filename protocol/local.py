@@ -92,6 +92,8 @@ class CreateRestored(_Answer, frozen=True, tag="restore"):
     """Whether memory is still being compared with its digests. Ask :class:`AskProved` before anybody may run."""
     names_set: bool = False
     """Whether CRIU is going to set the host name of the new container by itself, and not the one of the dump."""
+    lsm_profile: str = ""
+    """For ``runc restore --lsm-profile``: by what the processes are confined, in place of what confined them at the dump."""
     gpus: bool = False
     """Whether to ask for the GPUs (:class:`AskGpus`) before the container counts as created."""
 

@@ -107,6 +107,24 @@ def ceiling(allowed: Privileges, *, gains: bool = False) -> Privileges:
     )
 
 
+def without_processes(spec: Privileges) -> Privileges:
+    """Leave what holds for a container whatever its processes do: its namespaces, its mounts, and whether it has a filter."""
+    return Privileges(
+        seccomp=spec.seccomp,
+        read_only=spec.read_only,
+        masked=spec.masked,
+        host_namespaces=spec.host_namespaces,
+    )
+
+
+def where_mounted(allowed: Privileges, mounts: Collection[str]) -> Privileges:
+    """Leave out read-only mounts of the new container at places where the snapshot's has no mount: nothing is there to be written to."""
+    if allowed.read_only is None:
+        return allowed
+    kept = (place for place in allowed.read_only if place in mounts or place == "/" or _is_the_kernels(place))
+    return msgspec.structs.replace(allowed, read_only=tuple(kept))
+
+
 def lower(held: Privileges, top: Privileges) -> Privileges:
     """Take from one process, or from all together, what is above ``top`` (a :func:`ceiling`), as far as that can be done exactly.
 
@@ -126,9 +144,7 @@ def lower(held: Privileges, top: Privileges) -> Privileges:
         **sets,
         no_new_privs=True if "no_new_privs" in found else held.no_new_privs,
         lsm=top.lsm if "lsm" in found else held.lsm,
-        read_only=tuple(sorted({*(held.read_only or ()), *(top.read_only or ())}))
-        if "read_only" in found
-        else held.read_only,
+        read_only=_lowered_places(held, top),
         rlimits=(
             tuple((name, min(hard, most.get(name, hard))) for name, hard in held.rlimits or ())
             if "rlimits" in found
@@ -149,6 +165,13 @@ def excess(held: Privileges, allowed: Privileges) -> list[Excess]:
         *_places(held, top),
         *_limits(held, top),
     ]
+
+
+def _lowered_places(held: Privileges, top: Privileges) -> tuple[str, ...] | None:
+    if held.read_only is None:
+        return None
+    made = (place for place in top.read_only or () if not _is_the_kernels(place))
+    return tuple(sorted({*held.read_only, *made}))
 
 
 def _identities(held: Privileges, top: Privileges, *, gained: bool) -> Iterator[Excess]:
@@ -205,9 +228,10 @@ def _places(held: Privileges, top: Privileges) -> Iterator[Excess]:
         yield Excess("masked", f"it sees {_list(bare)}, which the new container masks", lowers=False)
     if held.read_only is not None and top.read_only is not None:
         writable = [each for each in top.read_only if each not in held.read_only and not _covered(each, masked)]
-        if writable:
-            what = f"it may write to {_list(writable)}, which the new container mounts read-only"
-            yield Excess("read_only", what, lowers=True)
+        for lowers in (False, True):
+            if places := [each for each in writable if _is_the_kernels(each) is not lowers]:
+                what = f"it may write to {_list(places)}, which the new container mounts read-only"
+                yield Excess("read_only", what, lowers=lowers)
 
 
 def _limits(held: Privileges, top: Privileges) -> Iterator[Excess]:
@@ -224,6 +248,11 @@ def _limits(held: Privileges, top: Privileges) -> Iterator[Excess]:
 def _confined_by(profile: str, allowed: Collection[str]) -> bool:
     """Whether a process is confined by one of the profiles, or by a child of one (``PROFILE//CHILD``, apparmor.d(5))."""
     return any(profile == each or profile.startswith(f"{each}//") for each in allowed)
+
+
+def _is_the_kernels(place: str) -> bool:
+    """Whether a path lies in /proc or /sys and is no mount of its own unless somebody protects it, which cannot be made up for."""
+    return place.startswith(("/proc/", "/sys/")) and not place.startswith("/sys/fs/cgroup")
 
 
 def _covered(place: str, by: Collection[str]) -> bool:

@@ -43,6 +43,10 @@ class RestoreFrom(_Answer, frozen=True, tag="restore"):
     snapshot_id: SnapshotId
     manifest_digest: str
     reason: str
+    bounded: bool = True
+    """Whether its processes may hold no more than the new container's spec allows; else the cluster's policy says so."""
+    taken_as: int | None = None
+    """As which user the container of the snapshot was started, as its worker recorded it before; None if that is not known."""
 
 
 class StartCold(_Answer, frozen=True, tag="cold"):

@@ -33,6 +33,9 @@ nor a restart of the control plane prolongs it; and a dump on a node that is los
 *Not into the same death, nor into the past.* See :mod:`controlplane.domain.endings`. A pin overrides both, and that a restore failed
 before.
 
+*Never more than the new container allows.* CRIU restores privileges as they were dumped. What of them cannot be lowered to what
+the new container's spec allows speaks against the snapshot, as far as the log knows it; the worker looks at the rest.
+
 *At last, cold.* If nothing usable is left the container starts from its image: late work is better than no work.
 """
 
@@ -43,6 +46,7 @@ from datetime import datetime, timedelta
 
 from controlplane.domain.endings import RESTORE_TRIES, SHORT_LIFE_SECONDS, short_lives
 from controlplane.domain.handover import Asker, Wait, awaited, remark, running_before
+from controlplane.domain.privilege_policy import lowered
 from controlplane.domain.state import (
     Cold,
     Incarnation,
@@ -53,7 +57,7 @@ from controlplane.domain.state import (
     SnapshotStatus,
     image_of,
 )
-from protocol.facts import misfit
+from protocol.facts import at_start
 from protocol.ids import NodeName
 
 _REASONS_SHOWN = 5
@@ -92,7 +96,9 @@ def choose(
                 chosen = f"{chosen} is pinned"
             else:
                 chosen = f"{chosen} is the newest {'usable ' if skipped else ''}snapshot"
-            return Restore(snapshot.snapshot_id, (f"{chosen}; {_listed(skipped)}" if skipped else chosen) + also)
+            less = lowered(snapshot.taken_from, asker.container) if asker.bounded else ""
+            why = "; ".join(part for part in (chosen, less, _listed(skipped)) if part)
+            return Restore(snapshot.snapshot_id, why + also)
         skipped.append(f"{'pinned' if snapshot.pinned else 'newer'} {snapshot.snapshot_id} skipped: {obstacle}")
     if wait is not None:
         return wait
@@ -122,11 +128,11 @@ def _obstacle(
             return f"it is still on node {snapshot.node}, which is lost"
         origin = key.incarnations.get(snapshot.incarnation)
         taken_on = node.facts if node is not None else snapshot.taken_on
-        taken_from = origin.container if origin is not None else snapshot.taken_from
+        taken_from = at_start(origin.container) if origin is not None else snapshot.taken_from
     if snapshot.snapshot_id in start.set_aside:
-        return "it could not be restored in this start"
+        return start.too_much.get(snapshot.snapshot_id, "it could not be restored in this start")
     against = None if snapshot.pinned else _held_against(key, asker, snapshot, restore_tries)
-    return against or misfit(taken_on, taken_from, asker.facts, asker.container, taken_at=snapshot.node)
+    return against or asker.misfit(taken_on, taken_from, taken_at=snapshot.node)
 
 
 def _held_against(key: KeyState, asker: Asker, snapshot: Snapshot, restore_tries: int) -> str | None:

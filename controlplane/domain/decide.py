@@ -173,6 +173,7 @@ def _resolve(state: State, asked: ResolveAsked, now: datetime, policy: Policy) -
     else:
         number = start.number
     newest = course.key.incarnations[course.key.newest]
+    bounded = policy.privileges.bounds(request.key)
     if number < newest.number:
         return refuse(
             "superseded",
@@ -180,8 +181,8 @@ def _resolve(state: State, asked: ResolveAsked, now: datetime, policy: Policy) -
             "Two containers use one id at once. Give each its own id, or end the one that is not wanted.",
         )
     if newest.choice is not None and _stands(course.key, newest.choice):
-        return course.decision(_told(course.key, number, newest.choice))
-    asker = Asker(request.node, request.facts, request.container, number)
+        return course.decision(_told(course.key, number, newest.choice, bounded=bounded))
+    asker = Asker(request.node, request.facts, request.container, number, bounded)
     choice = choose(course.key, state.nodes, asker, now, policy.handover_seconds, policy.restore_tries)
     match choice:
         case Wait(waiting_for=waiting_for, until=until, to_dump=before):
@@ -194,7 +195,7 @@ def _resolve(state: State, asked: ResolveAsked, now: datetime, policy: Policy) -
             course.record(RestoreChosen(key=request.key, incarnation=number, snapshot_id=snapshot_id, reason=reason))
         case Cold(reason=reason):
             course.record(ColdStartChosen(key=request.key, incarnation=number, reason=reason))
-    return course.decision(_told(course.key, number, choice))
+    return course.decision(_told(course.key, number, choice, bounded=bounded))
 
 
 def _start_of(key: KeyState, request: ResolveRequest) -> Incarnation | None:
@@ -221,17 +222,21 @@ def _stands(key: KeyState, choice: Restore | Cold) -> bool:
     return snapshot is not None and snapshot.status is SnapshotStatus.VALID
 
 
-def _told(key: KeyState, number: IncarnationNumber, choice: Restore | Cold) -> Resolution:
+def _told(key: KeyState, number: IncarnationNumber, choice: Restore | Cold, *, bounded: bool) -> Resolution:
     if isinstance(choice, Cold):
         gone = {SnapshotStatus.EXPIRED, SnapshotStatus.DELETED}
         left = (each for each in key.snapshots.values() if each.incarnation > key.done_through)
         unusable = sum(bool(each.manifest_digest) and each.status not in gone for each in left)
         return StartCold(incarnation=number, reason=choice.reason, unusable=unusable)
+    snapshot = key.snapshots[choice.snapshot_id]
+    held = snapshot.taken_from.privileges
     return RestoreFrom(
         incarnation=number,
         snapshot_id=choice.snapshot_id,
-        manifest_digest=key.snapshots[choice.snapshot_id].manifest_digest,
+        manifest_digest=snapshot.manifest_digest,
         reason=choice.reason,
+        bounded=bounded,
+        taken_as=None if held is None else held.user,
     )
 
 

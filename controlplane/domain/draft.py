@@ -36,8 +36,9 @@ from protocol.events import (
     SnapshotSuperseded,
     SnapshotUnpinned,
 )
-from protocol.facts import NodeFacts
+from protocol.facts import ContainerFacts, NodeFacts
 from protocol.ids import IncarnationNumber, SnapshotId
+from protocol.privileges import Privileges
 
 SnapshotEvent = (
     DumpStarted
@@ -61,6 +62,18 @@ _FEW: Final = min(REMEMBERED, REMEMBERED_STORED)
 def shared(facts: NodeFacts) -> NodeFacts:
     """Give the first of all equal facts: a node's list of CPU features is kilobytes, and comes with each of its snapshots."""
     return facts
+
+
+@lru_cache(_REMEMBERED_FACTS)
+def _shared_privileges(privileges: Privileges) -> Privileges:
+    return privileges
+
+
+def with_shared_privileges(facts: ContainerFacts) -> ContainerFacts:
+    """Do the same with privileges: those of an id are a kilobyte, and the same at each start and in each snapshot."""
+    if facts.privileges is None:
+        return facts
+    return replace(facts, privileges=_shared_privileges(facts.privileges))
 
 
 class Draft(msgspec.Struct, gc=False):

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from controlplane.domain.draft import Draft, shared
+from controlplane.domain.draft import Draft, shared, with_shared_privileges
 from controlplane.domain.endings import is_done
 from controlplane.domain.pods import pods_after
 from controlplane.domain.state import (
@@ -70,7 +70,7 @@ from protocol.events import (
     StartDeferred,
     UnknownEvent,
 )
-from protocol.failures import PASSING_CODES
+from protocol.failures import PASSING_CODES, PRIVILEGES_EXCEED
 from protocol.ids import CheckpointKey, IncarnationNumber
 from protocol.pods import EndedBecause
 
@@ -155,7 +155,7 @@ def _opened(draft: Draft, event: IncarnationOpened, at: datetime) -> None:
         event.incarnation,
         node=event.node,
         container_id=event.container_id,
-        container=event.container,
+        container=with_shared_privileges(event.container),
         opened_at=at,
     )
 
@@ -187,6 +187,9 @@ def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
         choice=None,
         set_aside=frozenset({event.snapshot_id}) | (frozenset() if known is None else known.set_aside),
     )
+    if event.failure.code == PRIVILEGES_EXCEED:
+        told = draft.incarnations[number].too_much
+        draft.start(number, too_much={**told, event.snapshot_id: event.failure.cause})
     tried_in = image_of(draft.incarnations[number].container)
     for name, snapshot in draft.snapshots.items():
         if (
@@ -244,7 +247,7 @@ def _stored(draft: Draft, event: SnapshotStored, at: datetime) -> None:
         manifest_digest=event.manifest_digest,
         stored_bytes=event.stored_bytes,
         taken_on=shared(event.taken_on),
-        taken_from=event.taken_from,
+        taken_from=with_shared_privileges(event.taken_from),
         missed_by=_missed_by(draft, event.incarnation),
     )
 

@@ -24,7 +24,7 @@ import msgspec
 
 from controlplane.domain.pods import ending_until, ends_undumped, pod_of
 from controlplane.domain.state import Incarnation, KeyState, NodeState
-from protocol.facts import ContainerFacts, NodeFacts, misfit
+from protocol.facts import ContainerFacts, NodeFacts, at_start, misfit
 from protocol.ids import IncarnationNumber, NodeName
 
 
@@ -35,6 +35,14 @@ class Asker(msgspec.Struct, frozen=True):
     facts: NodeFacts
     container: ContainerFacts
     incarnation: IncarnationNumber
+    bounded: bool = True
+    """Whether a snapshot's processes may hold no more than it allows (:mod:`controlplane.domain.privilege_policy`)."""
+
+    def misfit(
+        self, taken_on: NodeFacts, taken_from: ContainerFacts, *, taken_at: NodeName | None = None
+    ) -> str | None:
+        """Say why a snapshot that was taken there cannot be restored here."""
+        return misfit(taken_on, taken_from, self.facts, self.container, taken_at=taken_at, bounded=self.bounded)
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -65,7 +73,7 @@ def running_before(key: KeyState, nodes: Mapping[NodeName, NodeState], asker: As
         return None
     if any(dump.final and dump.incarnation == before.number for dump in key.snapshots.values()):
         return None
-    if ends_undumped(key, before) or misfit(node.facts, before.container, asker.facts, asker.container) is not None:
+    if ends_undumped(key, before) or asker.misfit(node.facts, at_start(before.container)) is not None:
         return None
     pod = pod_of(key, before)
     name = before.container.pod

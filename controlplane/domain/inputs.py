@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from controlplane.domain.endings import RESTORE_TRIES
+from controlplane.domain.privilege_policy import PrivilegePolicy
 from controlplane.domain.retention import Retention
 from controlplane.domain.schedule import Schedule
 from protocol.events import Event
@@ -41,6 +42,7 @@ class Policy(msgspec.Struct, frozen=True):
     """How long a worker may take to remove a snapshot before another is asked."""
     retention: Retention = Retention()
     schedule: Schedule = Schedule()
+    privileges: PrivilegePolicy = PrivilegePolicy()
 
 
 class ReportReceived(msgspec.Struct, frozen=True):

@@ -111,6 +111,8 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What it was told; ``None`` before, and again after a restore that failed."""
     set_aside: frozenset[SnapshotId] = frozenset()
     """Snapshots that this start tried in vain."""
+    too_much: Mapping[SnapshotId, str] = {}
+    """Of those whose processes hold what this container does not allow, what that is."""
     started: bool = False
     started_at: datetime | None = None
     ended: bool = False

@@ -68,7 +68,7 @@ class Call:
         words = [f"--{name}" if value is None else f"--{name}={value}" for name, value in kept]
         return [*words, f"--log={log}", "--log-format=json"]
 
-    def restore(self, *, bundle: str, image_path: str, work_path: str, log: str) -> list[str]:
+    def restore(self, *, bundle: str, image_path: str, work_path: str, log: str, lsm_profile: str = "") -> list[str]:
         """The arguments of a ``restore`` that takes the place of this ``create``.
 
         ``restore`` has no ``--no-new-keyring`` and no ``--preserve-fds``: CRIU brings both back as they were.
@@ -78,6 +78,7 @@ class Call:
         words += ["--no-pivot"] if "no-pivot" in self.options else []
         words += [f"--image-path={image_path}", f"--work-path={work_path}"]
         words += ["--ext-unix-sk", "--file-locks"]
+        words += [f"--lsm-profile={lsm_profile}"] if lsm_profile else []
         return [*words, self.container_id]
 
     def create(self, *, bundle: str, log: str) -> list[str]:

@@ -141,7 +141,11 @@ class Create(Verb):
         )
         log = os.path.join(self.folder, "restore.log")
         arguments = self.call.restore(
-            bundle=bundle, image_path=str(answer["image_path"]), work_path=str(answer["work_path"]), log=log
+            bundle=bundle,
+            image_path=str(answer["image_path"]),
+            work_path=str(answer["work_path"]),
+            log=log,
+            lsm_profile=str(answer.get("lsm_profile") or ""),
         )
         # CRIU sets no groups of a process that had none (criu/pie/restorer.c): it would have the engine's.
         os.setgroups([])

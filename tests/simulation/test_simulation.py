@@ -58,7 +58,7 @@ MUTANTS = {
     "a wait has no end": ("if now < until:", "if True:"),
     "asking again prolongs the wait": ("start.wait_until or now", "now"),
     "a lost node is waited for": ("node.lost and snapshot", "False and snapshot"),
-    "what does not fit is taken": ("return against or misfit(", "return against or None and misfit("),
+    "what does not fit is taken": ("return against or asker.misfit(", "return against or None and asker.misfit("),
     "what failed in this start is tried again": ("snapshot.snapshot_id in start.set_aside", "False"),
     "what failed on this node is tried again": (
         "image_of(asker.container)) in snapshot.failed_on",

@@ -38,6 +38,7 @@ def test_the_drivers_libraries_are_looked_for_unless_their_folder_is_named() -> 
         ("WOODFROG_CREATE_LIMIT_SECONDS", "soon"),
         ("WOODFROG_STOP_LIMIT_SECONDS", "-1"),
         ("WOODFROG_STORE_ATTEMPTS", "nan"),
+        ("WOODFROG_PRIVILEGES", "off"),
         ("WOODFROG_GPU_LOCK_SECONDS", "0"),
         ("WOODFROG_NVIDIA_LIBRARIES", "lib"),
         ("WOODFROG_DUMPS_AT_ONCE", "0"),
