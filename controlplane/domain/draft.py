@@ -127,7 +127,8 @@ class Draft(msgspec.Struct, gc=False):
         ]
         for name in (*nowhere[:-REMEMBERED], *stored[:-REMEMBERED_STORED]):
             del self.snapshots[name]
-        origins = {snapshot.incarnation for snapshot in self.snapshots.values()}
+        # The one that started last may still run, and its next dump be worth waiting for, however many were opened since.
+        origins = {self.latest_start, *(snapshot.incarnation for snapshot in self.snapshots.values())}
         unreferred = sorted(number for number in self.incarnations if number not in origins)
         for number in unreferred[:-REMEMBERED]:
             del self.incarnations[number]
