@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -29,19 +28,12 @@ from controlplane.bus.services import Decisions, Queries
 from controlplane.bus.storage import Use, keep_within
 from controlplane.bus.streams import REQUEST_SECONDS
 from controlplane.bus.vouching import Vouching
+from controlplane.cluster import Cluster
 from controlplane.domain.inputs import Policy
 from controlplane.kube.api import KubernetesApi, kubernetes
 from controlplane.kube.authcallout import AuthCallout
-from controlplane.kube.caches import ignore_change
-from controlplane.kube.jobs.actions import JobActions
-from controlplane.kube.jobs.giving_back import JOBS, give_back_until_done
-from controlplane.kube.jobs.reconciler import JobReconciler
 from controlplane.kube.lease import KubernetesLease
-from controlplane.kube.listwatch import ListWatch
-from controlplane.kube.nodes import ENDING
 from controlplane.kube.nodeworkers import NodeWorkers
-from controlplane.kube.telling import Teller
-from controlplane.kube.watcher import Watcher
 from controlplane.lead.election import Election
 from controlplane.lead.holder import myself
 from controlplane.lead.lease import LeaseStore
@@ -55,7 +47,7 @@ from controlplane.web.metrics import Metrics
 from controlplane.web.pages import Health, pages
 from process.http import HttpServer, probes
 from process.nats import connect
-from protocol.ids import Epoch
+from protocol.ids import Epoch, NodeName
 
 _log = structlog.get_logger(component="controlplane")
 
@@ -142,39 +134,13 @@ class ControlPlane:
                 await loop.load()
                 gc.freeze()  # the state lives as long as the process: no collection need walk through it
                 await _log.ainfo("leading", epoch=epoch, position=loop.committed.value)
+                cluster = None
                 if api is not None:
-                    group.create_task(self._watch(api, log, client, loop))
-                await self._serve(log, loop, client, election, letters, epoch)
+                    cluster = Cluster(api, self._settings, log, client, loop, clock=self._clock)
+                    group.create_task(cluster.run())
+                await self._serve(log, loop, client, election, letters, epoch, cluster)
         finally:
             await letters.close()
-
-    async def _watch(self, api: KubernetesApi, log: EventLog, client: Client, loop: DecisionLoop) -> None:
-        settings = self._settings
-        instance = settings.instance or socket.gethostname()
-        actions = JobActions(api, runtime_classes=settings.runtime_classes, instance=instance, clock=self._clock)
-        jobs = JobReconciler(
-            actions, loop, loop.key, loop.nodes, cluster=settings.cluster, runtime_classes=settings.runtime_classes
-        )
-        watcher = Watcher(
-            api,
-            client.jetstream(timeout=REQUEST_SECONDS),
-            loop,
-            cluster=settings.cluster,
-            runtime_classes=settings.runtime_classes,
-            ending=ENDING if settings.ending_taints is None else settings.ending_taints,
-            clock=self._clock,
-            pod_changed=jobs.pod_changed if settings.preserve_jobs else ignore_change,
-        )
-        teller = Teller(api, log, loop.committed, loop.key, instance=instance, clock=self._clock)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(watcher.run())
-            group.create_task(teller.run())
-            if settings.preserve_jobs:
-                await watcher.pods_listed.wait()  # a pod that a Job's ledger names and nobody has seen counts as gone
-                group.create_task(ListWatch(api, JOBS, jobs).run())
-                group.create_task(jobs.run())
-            else:
-                group.create_task(give_back_until_done(api, actions))
 
     async def _serve(
         self,
@@ -184,9 +150,18 @@ class ControlPlane:
         election: Election,
         letters: DeadLetters,
         epoch: Epoch,
+        cluster: Cluster | None,
     ) -> None:
         ingest = Ingest(client, loop, self._metrics.counting(partial(letters.put_aside, epoch=epoch)))
-        decisions = Decisions(client, loop, ingest.taken_in, loop.stirrings, election.check)
+        decisions = Decisions(
+            client,
+            loop,
+            ingest.taken_in,
+            loop.stirrings,
+            election.check,
+            pods=None if cluster is None else cluster.placements,
+            outside=[NodeName(node) for node in self._settings.outside_nodes],
+        )
         decisions.on_resolved = self._metrics.resolved
         self._metrics.leads(loop)
         relay = Relay(

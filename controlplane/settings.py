@@ -59,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_KUBERNETES``: ``on`` to watch pods and nodes, and to tell pods what became of their containers."""
     runtime_classes: tuple[str, ...] = ("cedana",)
     """``WOODFROG_RUNTIME_CLASSES``: names of the RuntimeClasses that stand for our runtime, separated by commas."""
+    outside_nodes: tuple[str, ...] = ()
+    """``WOODFROG_OUTSIDE_NODES``: nodes that are not Kubernetes', separated by commas: what they say of their containers is believed."""
     preserve_jobs: bool = True
     """``WOODFROG_PRESERVE_JOBS``: ``off`` to leave it to the Job controller what a preemption costs a Job; where it was on before, the users'
     ``backoffLimit`` is put back."""
@@ -180,6 +182,7 @@ def _of_kubernetes(environment: Mapping[str, str]) -> dict[str, Any]:
         "pod_namespace": namespace,
         "kubernetes": _switch(environment, "WOODFROG_KUBERNETES", "off"),
         "runtime_classes": _names(environment.get("WOODFROG_RUNTIME_CLASSES", "cedana")),
+        "outside_nodes": _names(environment.get("WOODFROG_OUTSIDE_NODES", "")),
         "preserve_jobs": _switch(environment, "WOODFROG_PRESERVE_JOBS", "on"),
         "ending_taints": None if taints is None else _names(taints),
     }

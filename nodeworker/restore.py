@@ -37,7 +37,7 @@ from nodeworker.settings import Settings
 from nodeworker.threads import in_daemon_thread
 from protocol.events import RestoreFailed, RestoreStage
 from protocol.facts import NodeFacts
-from protocol.failures import CONDEMNING_CODES, Failure, FailureError
+from protocol.failures import CONDEMNING_CODES, REPEATED_CODES, Failure, FailureError
 from protocol.ids import CheckpointKey, ContainerId, InvalidIdError, SnapshotId, WorkerId
 from protocol.local import (
     AskCreate,
@@ -214,14 +214,12 @@ class Restorer:
                 while True:
                     asked_at = time.monotonic()
                     resolution = await self._bus.resolve(self._question(record))
-                    if isinstance(resolution, WaitFor):
-                        reason = f"it waits for {resolution.waiting_for}"
-                        # The control plane holds the question for a while, unless it has too many to hold.
-                        await asyncio.sleep(_ASK_EVERY_SECONDS - (time.monotonic() - asked_at))
+                    if isinstance(resolution, WaitFor | Refusal):
+                        outcome = await self._not_now(record, resolution, asked_at)
+                        if isinstance(outcome, Refused):
+                            return outcome
+                        reason = outcome
                         continue
-                    if isinstance(resolution, Refusal):
-                        await asyncio.to_thread(self._journal.forget_container, record.container_id)
-                        return Refused(resolution.failure)
                     record = await self._numbered(record, resolution)
                     if isinstance(resolution, StartCold):
                         failure = live.wishes.objection_to_cold(resolution.unusable, resolution.reason)
@@ -242,6 +240,15 @@ class Restorer:
             return Refused(Failure("start-timeout", cause, advice))
         except FailureError as problem:
             return Refused(problem.failure)
+
+    async def _not_now(self, record: ContainerRecord, resolution: WaitFor | Refusal, asked_at: float) -> str | Refused:
+        """Wait for the next question and say for what; or refuse the start."""
+        if isinstance(resolution, Refusal) and resolution.failure.code not in REPEATED_CODES:
+            await asyncio.to_thread(self._journal.forget_container, record.container_id)
+            return Refused(resolution.failure)
+        # The control plane holds the question for a while, unless it has too many to hold.
+        await asyncio.sleep(_ASK_EVERY_SECONDS - (time.monotonic() - asked_at))
+        return resolution.failure.cause if isinstance(resolution, Refusal) else f"it waits for {resolution.waiting_for}"
 
     def _question(self, record: ContainerRecord) -> Callable[[int], ResolveRequest]:
         def ask(reports_sequence: int) -> ResolveRequest:

@@ -108,6 +108,16 @@ class IncarnationOpened(_KeyEvent, frozen=True, tag="incarnation.opened"):
     container: ContainerFacts
 
 
+class StartRefused(_KeyEvent, frozen=True, tag="incarnation.start-refused"):
+    """A worker asked for a start that it has no right to; ``incarnation`` is 0, for none was opened."""
+
+    node: NodeName
+    container_id: ContainerId
+    failure: Failure
+    pod: str = ""
+    """The name of the pod, as the worker says."""
+
+
 class StartDeferred(_KeyEvent, frozen=True, tag="incarnation.start-deferred"):
     """The start waits, no longer than ``until``, because starting now would be a step back."""
 
@@ -352,6 +362,7 @@ JobOutcome = PodReplaced | PodEndCounted
 """What was done about Jobs; the incarnation is that of the pod that ended, 0 where no start of it is known."""
 KeyEvent = (
     IncarnationOpened
+    | StartRefused
     | StartDeferred
     | RestoreChosen
     | ColdStartChosen

@@ -76,6 +76,10 @@ class ContainerFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     pod: str | None = None
     """The name of the pod that it is in, where there are pods."""
     pod_uid: str | None = None
+    service_account: str | None = None
+    """The ServiceAccount of its pod, as the Kubernetes API says."""
+    owner_kind: str | None = None
+    """The kind of its pod's owner, as the Kubernetes API says, such as ``Job``; empty for a pod that nobody owns."""
     gpus: tuple[str, ...] | None = None
     """UUIDs of the GPUs that it sees, in the node's order: every one of them belongs to the driver's checkpoint."""
     id_mappings: tuple[str, ...] = ()

@@ -73,3 +73,9 @@ PASSING_CODES = frozenset(
 )
 """Codes of restores that failed because of the place: a file, port, process id, disk or tool of the node, or the container that
 went away. They say nothing about the snapshot and may have passed by the next start, which tries it again."""
+
+KUBERNETES_UNREACHABLE = "kubernetes-unreachable"
+"""The Kubernetes API does not say where a pod is."""
+
+REPEATED_CODES = frozenset({KUBERNETES_UNREACHABLE})
+"""Refusals that say nothing about the container: a worker asks again for as long as its engine waits."""

@@ -47,6 +47,7 @@ from protocol.events import (
     SnapshotSuperseded,
     SnapshotUnpinned,
     StartDeferred,
+    StartRefused,
 )
 from protocol.failures import Failure
 from protocol.ids import IncarnationNumber, SnapshotId
@@ -127,6 +128,7 @@ _TELL: dict[type, Callable[[Any], str]] = {
         f"the end of pod {e.pod} ({e.why}) counts against the backoffLimit of Job {e.job}: nothing of it was captured"
     ),
     IncarnationOpened: lambda e: f"container {e.container_id} is to be created on node {e.node}",
+    StartRefused: lambda e: f"node {e.node} asked for a start that it has no right to: {e.failure}",
     StartDeferred: lambda e: f"the start waits, until {moment(e.until)} at the longest: {e.waiting_for}",
     RestoreChosen: lambda e: f"snapshot {e.snapshot_id} was chosen: {e.reason}",
     ColdStartChosen: lambda e: f"a cold start was chosen: {e.reason}",

@@ -26,7 +26,10 @@ from protocol.requests import Refusal, Rows
 _log = structlog.get_logger(component="services")
 
 DECIDE_SECONDS: Final = 4.0
-"""How long a decision and its commit, or a query, may take; with the catching up less than the 15 s that workers wait."""
+"""How long a decision and its commit, or a query, may take.
+
+With the catching up and a look at the pod it is less than the 15 s that workers wait.
+"""
 _FLUSH_SECONDS: Final = 5
 _MOST_IN_FLIGHT: Final = 1024
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Collection
+from typing import Final, Protocol
 
 import structlog
 from nats.aio.client import Client
@@ -18,17 +18,19 @@ from nats.aio.msg import Msg
 from controlplane.bus.answering import DECIDE_SECONDS, Answering, Reply, malformed
 from controlplane.bus.intake import Intake, UndecidableError
 from controlplane.bus.progress import Progress
+from controlplane.bus.refusals import RefusalBudget
 from controlplane.bus.stirrings import Stirrings
 from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS
 from controlplane.domain.inputs import CheckpointAsked, Input, ResolveAsked, SnapshotAsked
+from controlplane.domain.placement import PlacedPod, Placement, misplaced
 from controlplane.log.eventlog import EventLog
 from protocol import subjects, wire
-from protocol.ids import CheckpointKey, CommandId, check_id
+from protocol.ids import CheckpointKey, CommandId, NodeName, check_id
 from protocol.requests import CheckpointRequest, QueryRequest, ResolveRequest, Rows, SnapshotRequest, WaitFor
 
 _log = structlog.get_logger(component="services")
 
-_CATCH_UP_SECONDS: Final = 10.0
+_CATCH_UP_SECONDS: Final = 7.0
 """How long a resolve waits for the asker's own reports before it is answered without them."""
 _HOLD_SECONDS: Final = 3.0
 """How long the question of a start that has to wait is held; a node worker that is told to wait asks again."""
@@ -58,6 +60,14 @@ class Queries(Answering):
         return Rows(rows=rows)
 
 
+class Pods(Protocol):
+    """Knows where pods are."""
+
+    async def look(self, request: ResolveRequest) -> PlacedPod | None:
+        """Find the pod that a start is asked for in."""
+        ...
+
+
 class Decisions(Answering):
     """Answers what has to be decided.
 
@@ -72,8 +82,14 @@ class Decisions(Answering):
         taken_in: Progress,
         stirrings: Stirrings,
         check_lease: Callable[[], None],
+        *,
+        pods: Pods | None = None,
+        outside: Collection[NodeName] = (),
     ) -> None:
-        """``taken_in`` is the REPORTS sequence up to which reports are in the log, ``stirrings`` is told what comes there."""
+        """``taken_in`` is the REPORTS sequence up to which reports are in the log, ``stirrings`` is told what comes there.
+
+        Starts are answered for ``pods`` that are where they are asked for, but on nodes ``outside`` of Kubernetes.
+        """
         answerers = {
             subjects.RESOLVE_ALL: self._resolve,
             subjects.CHECKPOINT: self._checkpoint,
@@ -84,6 +100,9 @@ class Decisions(Answering):
         self._intake = intake
         self._taken_in = taken_in
         self._stirrings = stirrings
+        self._pods = pods
+        self._outside = frozenset(outside)
+        self._refusals = RefusalBudget()
         self._held = 0
         self.on_resolved: Callable[[float], None] = lambda _seconds: None
         """Called with the seconds that it took to decide about a worker's question; held ones count each time."""
@@ -99,12 +118,24 @@ class Decisions(Answering):
         await self._catch_up(request)
         while True:
             with self._stirrings.of(request.key) as stirred:
-                asked = ResolveAsked(request, f"resolve/{uuid.uuid4()}")
+                asked = ResolveAsked(request, f"resolve/{uuid.uuid4()}", await self._placement(request))
                 reply = await self._decided(asked, actor=f"worker/{request.node}")
                 self.on_resolved(time.monotonic() - began)
                 if not isinstance(reply, WaitFor) or not await self._worth_another_look(stirred, hold_until):
                     return reply
             began = time.monotonic()
+
+    async def _placement(self, request: ResolveRequest) -> Placement | None:
+        """Find out where Kubernetes has the pod.
+
+        Raises:
+            FailureError: ``kubernetes-unreachable``.
+        """
+        if self._pods is None or request.node in self._outside:
+            return None
+        pod = await self._pods.look(request)
+        answered = pod is not None and not pod.static_uid and misplaced(request, pod) is None
+        return Placement(pod, answered or self._refusals.take(request.node, request.key))
 
     async def _worth_another_look(self, stirred: asyncio.Event, hold_until: float) -> bool:
         """Wait until something happened, which may end the wait that a start was told of; not for long."""

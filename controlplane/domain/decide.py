@@ -29,6 +29,7 @@ from controlplane.domain.inputs import (
     SnapshotAsked,
     Tick,
 )
+from controlplane.domain.placement import Placement, identified, misplaced, not_here, not_its_own
 from controlplane.domain.retention import expiries
 from controlplane.domain.seen import job_acted, node_seen, pod_seen
 from controlplane.domain.state import Cold, Incarnation, KeyState, Restore, SnapshotStatus, State
@@ -51,11 +52,13 @@ from protocol.events import (
     SnapshotInvalidated,
     SnapshotStored,
     StartDeferred,
+    StartRefused,
 )
+from protocol.facts import ContainerFacts
 from protocol.failures import CONDEMNING_CODES
 from protocol.ids import CheckpointKey, CommandId, IncarnationNumber, InvalidIdError, event_id
 from protocol.reports import Heartbeat, Report
-from protocol.requests import Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
+from protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 
 def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decision:
@@ -157,7 +160,21 @@ def _resolve(state: State, asked: ResolveAsked, now: datetime, policy: Policy) -
         CheckpointKey.checked(request.key.cluster, request.key.namespace, request.key.id)
     except InvalidIdError as problem:
         return refuse("invalid-id", str(problem), "Correct it where the container is declared and create it again.")
-    course = Course(state.keys.get(request.key, KeyState()), now)
+    key = state.keys.get(request.key, KeyState())
+    if asked.placement is None:
+        return _start(state, asked, request.container, Course(key, now), policy)
+    pod = asked.placement.pod
+    obstacle = misplaced(request, pod)
+    if obstacle is None and pod is not None:
+        obstacle = not_its_own(key, request, pod)
+    if obstacle is not None or pod is None:
+        return _not_here(asked, asked.placement, str(obstacle))
+    return _start(state, asked, identified(request.container, pod), Course(key, now), policy)
+
+
+def _start(state: State, asked: ResolveAsked, container: ContainerFacts, course: Course, policy: Policy) -> Decision:
+    """Decide how ``container`` starts, once it is known that it may."""
+    request, now = asked.request, course.now
     start = _start_of(course.key, request)
     if start is None:
         number = IncarnationNumber(course.key.newest + 1)
@@ -167,7 +184,7 @@ def _resolve(state: State, asked: ResolveAsked, now: datetime, policy: Policy) -
                 incarnation=number,
                 node=request.node,
                 container_id=request.container_id,
-                container=request.container,
+                container=container,
             )
         )
     else:
@@ -182,7 +199,7 @@ def _resolve(state: State, asked: ResolveAsked, now: datetime, policy: Policy) -
         )
     if newest.choice is not None and _stands(course.key, newest.choice):
         return course.decision(_told(course.key, number, newest.choice, bounded=bounded))
-    asker = Asker(request.node, request.facts, request.container, number, bounded)
+    asker = Asker(request.node, request.facts, container, number, bounded)
     choice = choose(course.key, state.nodes, asker, now, policy.handover_seconds, policy.restore_tries)
     match choice:
         case Wait(waiting_for=waiting_for, until=until, to_dump=before):
@@ -196,6 +213,19 @@ def _resolve(state: State, asked: ResolveAsked, now: datetime, policy: Policy) -
         case Cold(reason=reason):
             course.record(ColdStartChosen(key=request.key, incarnation=number, reason=reason))
     return course.decision(_told(course.key, number, choice, bounded=bounded))
+
+
+def _not_here(asked: ResolveAsked, placement: Placement, problem: str) -> Decision:
+    request, failure = asked.request, not_here(problem)
+    refused = StartRefused(
+        key=request.key,
+        incarnation=IncarnationNumber(0),
+        node=request.node,
+        container_id=request.container_id,
+        pod=request.container.pod or "",
+        failure=failure,
+    )
+    return Decision(events=(refused,) if placement.recorded else (), answer=Refusal(failure=failure))
 
 
 def _start_of(key: KeyState, request: ResolveRequest) -> Incarnation | None:

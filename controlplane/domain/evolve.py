@@ -68,8 +68,10 @@ from protocol.events import (
     SnapshotSuperseded,
     SnapshotUnpinned,
     StartDeferred,
+    StartRefused,
     UnknownEvent,
 )
+from protocol.facts import ContainerFacts
 from protocol.failures import PASSING_CODES, PRIVILEGES_EXCEED
 from protocol.ids import CheckpointKey, IncarnationNumber
 from protocol.pods import EndedBecause
@@ -83,7 +85,7 @@ def evolve(state: State, event: AnyEvent, at: datetime) -> None:
 
     What a newer release wrote and this one does not understand changes nothing.
     """
-    if isinstance(event, UnknownEvent):
+    if isinstance(event, _CHANGING_NOTHING):
         return
     if isinstance(event, NodeEvent):
         state.nodes[event.node] = _node_after(state.nodes.get(event.node), event, at)
@@ -111,7 +113,7 @@ class Replay:
 
     def take(self, event: AnyEvent, at: datetime) -> None:
         """Do as :func:`evolve`."""
-        if isinstance(event, UnknownEvent):
+        if isinstance(event, _CHANGING_NOTHING):
             return
         if isinstance(event, NodeEvent):
             self._state.nodes[event.node] = _node_after(self._state.nodes.get(event.node), event, at)
@@ -132,6 +134,8 @@ class Replay:
 
 
 _NOTHING = KeyState()
+_CHANGING_NOTHING = UnknownEvent | StartRefused
+"""What a worker was refused makes no key known: it may have named any."""
 
 
 def _follow_commands(state: State, event: KeyEvent) -> None:
@@ -247,9 +251,18 @@ def _stored(draft: Draft, event: SnapshotStored, at: datetime) -> None:
         manifest_digest=event.manifest_digest,
         stored_bytes=event.stored_bytes,
         taken_on=shared(event.taken_on),
-        taken_from=with_shared_privileges(event.taken_from),
+        taken_from=with_shared_privileges(_as_opened(draft, event)),
         missed_by=_missed_by(draft, event.incarnation),
     )
+
+
+def _as_opened(draft: Draft, event: SnapshotStored) -> ContainerFacts:
+    """Take from its start what the API said of the pod; the rest is the worker's word."""
+    start = draft.incarnations[event.incarnation].container
+    if start.service_account is None:
+        return event.taken_from
+    names = ("pod", "pod_uid", "service_account", "owner_kind")
+    return replace(event.taken_from, **{name: getattr(start, name) for name in names})
 
 
 def _dump_failed(draft: Draft, event: DumpFailed, at: datetime) -> None:
@@ -349,12 +362,13 @@ def _pod_seen(draft: Draft, event: PodFact, at: datetime) -> None:
         _look_whether_done(draft, event.incarnation)
 
 
-def _noted(_draft: Draft, _event: JobOutcome, _at: datetime) -> None:
-    """Change nothing: no decision about a key depends on what was done about a Job."""
+def _noted(_draft: Draft, _event: JobOutcome | StartRefused, _at: datetime) -> None:
+    """Change nothing: no decision about a key depends on what was done about a Job, or on what was refused."""
 
 
 _FOLDS: dict[type[KeyEvent], Callable[[Draft, Any, datetime], None]] = {
     IncarnationOpened: _opened,
+    StartRefused: _noted,
     StartDeferred: _deferred,
     RestoreChosen: _restore_chosen,
     ColdStartChosen: _cold_start_chosen,

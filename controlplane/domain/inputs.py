@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from controlplane.domain.endings import RESTORE_TRIES
+from controlplane.domain.placement import Placement
 from controlplane.domain.privilege_policy import PrivilegePolicy
 from controlplane.domain.retention import Retention
 from controlplane.domain.schedule import Schedule
@@ -57,10 +58,11 @@ class ReportReceived(msgspec.Struct, frozen=True):
 
 
 class ResolveAsked(msgspec.Struct, frozen=True):
-    """A worker asks how a container shall start."""
+    """A worker asks how a container shall start. ``placement`` is ``None`` where no Kubernetes can be asked about the pod."""
 
     request: ResolveRequest
     source: str
+    placement: Placement | None = None
 
 
 class CheckpointAsked(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 
+from controlplane.domain.placement import PlacedPod
 from controlplane.kube import nodes, pods
 from controlplane.kube.nodes import NodeView
 from controlplane.kube.pods import PodView
@@ -86,6 +87,13 @@ class PodCache:
         self._runtime_classes = runtime_classes
         self._changed = changed
         self.seen: dict[str, PodView] = {}
+        self._static: dict[str, str] = {}
+        """Uids of mirror pods, by what the kubelet calls the static pods themselves."""
+
+    def find(self, uid: str) -> PlacedPod | None:
+        """Show where the pod with a uid is, or the static pod that the kubelet calls so; None if none was seen."""
+        seen = self.seen.get(uid) or self.seen.get(self._static.get(uid, ""))
+        return None if seen is None else seen.placed
 
     def keep(self, data: bytes) -> tuple[str, PodView] | None:
         """Read a pod; None if nothing in it is protected."""
@@ -106,8 +114,19 @@ class PodCache:
             self.seen.pop(uid, None)
         else:
             self.seen[uid] = now
+        self._note_static(before, now)
         self._changed(before, now)
         about = now or before
         if about is not None:
             for what in pods.happened(before, now):
                 await self._tell(about, what)
+
+    def _note_static(self, before: PodView | None, now: PodView | None) -> None:
+        if (
+            before is not None
+            and before.placed is not None
+            and self._static.get(before.placed.static_uid) == before.uid
+        ):
+            del self._static[before.placed.static_uid]
+        if now is not None and now.placed is not None and now.placed.static_uid:
+            self._static[now.placed.static_uid] = now.uid

@@ -33,6 +33,17 @@ def checkpoint_ids(pod: Pod, variable: str = VARIABLE) -> dict[str, str]:
     return found
 
 
+def ids_elsewhere(pod: Pod, variable: str = VARIABLE) -> bool:
+    """Say whether a container has an id that its declaration does not hold: it comes from a Secret, a ConfigMap or the node."""
+    for container in (*(pod.spec.containers or ()), *(pod.spec.init_containers or ())):
+        if any(each.name == variable for each in container.env or ()):
+            if _value(container, pod, variable) is None:
+                return True
+        elif container.env_from:
+            return True
+    return False
+
+
 def expand(text: str, known: Mapping[str, str]) -> str:
     """Replace references to known variables, as the kubelet does."""
 

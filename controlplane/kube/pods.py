@@ -16,8 +16,10 @@ from typing import Final
 
 import msgspec
 
+from controlplane.domain.placement import PlacedPod
 from controlplane.kube.environment import VARIABLE, checkpoint_ids
 from controlplane.kube.jobs.models import JobPod, job_pod
+from controlplane.kube.placement import placed
 from controlplane.kube.shapes import ContainerStatus, Pod, Terminated
 from protocol.ids import NodeName
 from protocol.pods import (
@@ -75,6 +77,8 @@ class PodView(msgspec.Struct, frozen=True, gc=False):
     ended: tuple[Ended, ...]
     job: JobPod | None = None
     """What a Job's pod is to the Job controller."""
+    placed: PlacedPod | None = None
+    """Where its containers may start."""
 
     @property
     def has_run(self) -> bool:
@@ -116,6 +120,7 @@ def view(
         terminating=_terminating(pod, cordoned),
         ended=tuple(_endings(ids, statuses)),
         job=job_pod(pod),
+        placed=placed(pod, runtime_classes),
     )
 
 

@@ -60,17 +60,18 @@ class EnvVar(_Shape, frozen=True):
     value_from: ValueFrom | None = None
 
 
+class Named(_Shape, frozen=True):
+    """Something of which only matters that it is there."""
+
+    name: str | None = None
+
+
 class Container(_Shape, frozen=True):
     """A container as it is declared."""
 
     name: str
     env: list[EnvVar] | None = None
-
-
-class Named(_Shape, frozen=True):
-    """Something of which only matters that it is there."""
-
-    name: str | None = None
+    env_from: list[Named] | None = None
 
 
 class PodSpec(_Shape, frozen=True):

@@ -56,6 +56,7 @@ from protocol.events import (
     SnapshotSuperseded,
     SnapshotUnpinned,
     StartDeferred,
+    StartRefused,
     event_type,
 )
 from protocol.facts import NodeFacts
@@ -112,7 +113,7 @@ _START_EVENTS = frozenset(get_args(_StartEvent))
 _NODE_EVENTS = frozenset(get_args(NodeEvent))
 _OF_A_COMMAND = CommandIssued, CommandFinished
 _ABOUT_A_COMMAND = CommandFinished, DumpStarted
-_MAY_TELL_A_FAILURE = DumpFailed, RestoreFailed, CommandFinished
+_MAY_TELL_A_FAILURE = DumpFailed, RestoreFailed, CommandFinished, StartRefused
 _RANK = {status: rank for rank, status in enumerate(_FORWARD)}
 
 
@@ -301,7 +302,10 @@ def _fold_command(rows: Rows, record: Recorded, event: CommandIssued | CommandFi
 
 
 def _fold_failure(
-    rows: Rows, record: Recorded, event: DumpFailed | RestoreFailed | CommandFinished, failure: Failure
+    rows: Rows,
+    record: Recorded,
+    event: DumpFailed | RestoreFailed | CommandFinished | StartRefused,
+    failure: Failure,
 ) -> None:
     stage = getattr(event, "stage", None)
     rows.put(

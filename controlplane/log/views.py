@@ -30,6 +30,10 @@ _STATUSES: Final = (
     "container had started without it); `failed`; `invalidated` (proved unusable, or somebody said so); `expired` (a policy or "
     "somebody wants it gone); `deleted` (the store holds nothing of it any more)."
 )
+_FAILING: Final = (
+    "Event that told of it: `snapshot.dump-failed`, `incarnation.restore-failed`, `incarnation.start-refused`, "
+    "`command.finished`."
+)
 _FAILURE: Final[list[ColumnDoc]] = [
     ("failure_code", TEXT, "Stable code of the failure, fit for counting; NULL if nothing failed."),
     ("failure_cause", TEXT, "What went wrong, in a sentence."),
@@ -131,7 +135,7 @@ _ALL = (
         (
             "type",
             TEXT,
-            "Event that told of it: `snapshot.dump-failed`, `incarnation.restore-failed`, `command.finished`.",
+            _FAILING,
         ),
         ("incarnation", INTEGER, "Which start under the key."),
         ("node", TEXT, "Node on which it failed; NULL for a command."),

@@ -15,17 +15,19 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import nats.errors
 import nats.js.errors
 import pytest
+from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 from support.isolated import IsolatedServer, Mode
 from support.servers import ControlPlaneProcess
 from support.tokens import TokenApi
-from support.worker import FACTS, KEY, Worker, eventually, stored_messages
+from support.worker import CONTAINER, FACTS, KEY, Worker, ask, eventually, query, stored_messages
 
 from controlplane.bus.streams import command_queue, ensure_streams
 from nodeworker.bus import Bus
@@ -35,9 +37,18 @@ from protocol.commands import Command, DumpCommand
 from protocol.events import ContainerStarted, NodeRegistered
 from protocol.facts import ContainerFacts
 from protocol.failures import FailureError
-from protocol.ids import CommandId, ContainerId, IncarnationNumber, NodeName, WorkerId
+from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, WorkerId
 from protocol.reports import Heartbeat
-from protocol.requests import CheckpointRequest, CommandAccepted, QueryRequest, Refusal, ResolveRequest, StartCold
+from protocol.requests import (
+    CheckpointRequest,
+    CommandAccepted,
+    QueryRequest,
+    Refusal,
+    Resolution,
+    ResolveRequest,
+    RestoreFrom,
+    StartCold,
+)
 from woodfrog.isolation import Isolation
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
@@ -63,12 +74,17 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 
 
 @pytest.fixture
-async def unanswered(tmp_path: Path, mode: Mode) -> AsyncIterator[IsolatedServer]:
+async def kubernetes(tmp_path: Path) -> AsyncIterator[TokenApi]:
+    async with TokenApi(tmp_path) as api:
+        yield api
+
+
+@pytest.fixture
+async def unanswered(tmp_path: Path, mode: Mode, kubernetes: TokenApi) -> AsyncIterator[IsolatedServer]:
     """A server whose questions nobody answers yet."""
-    async with TokenApi(tmp_path) as kubernetes:
-        server = IsolatedServer(tmp_path, A, B, mode=mode, kubernetes=kubernetes)
-        yield server
-        await server.close()
+    server = IsolatedServer(tmp_path, A, B, mode=mode, kubernetes=kubernetes)
+    yield server
+    await server.close()
 
 
 @pytest.fixture
@@ -410,6 +426,106 @@ async def test_control_plane_and_worker_work_together_under_this_configuration(
             await running
         journal.close()
         plane.close()
+
+
+class Claims:
+    """A control plane that asks Kubernetes about pods, node a's worker that lies, and node b's, which has the pod of the id."""
+
+    def __init__(self, kubernetes: TokenApi, liar: Worker, honest: Worker, person: Client) -> None:
+        self.kubernetes, self.liar, self.honest, self.person = kubernetes, liar, honest, person
+
+    async def ask(self, worker: Worker, container: str, pod: dict[str, Any], key: CheckpointKey = KEY) -> Resolution:
+        """Have a worker ask for a start in a pod."""
+        facts = replace(CONTAINER, pod=pod["metadata"]["name"], pod_uid=pod["metadata"]["uid"])
+        question = ResolveRequest(
+            key, ContainerId(container), worker.node, worker.worker_id, FACTS, facts, worker.sequence
+        )
+        answer: Resolution = await ask(worker.client, subjects.resolve(worker.node), question, Resolution)
+        return answer
+
+    async def refused(self, cause: str) -> None:
+        """See in the log that the lie was refused, as what, and of which node."""
+
+        async def recorded() -> bool:
+            rows = await query(self.person, "failures")
+            return any(
+                (row["failure_code"], row["node"], row["type"]) == ("pod-not-here", A, "incarnation.start-refused")
+                and cause in row["failure_cause"]
+                for row in rows
+            )
+
+        await eventually(recorded, saying=f"recorded: {cause}")
+
+
+@pytest.fixture
+async def claims(unanswered: IsolatedServer, kubernetes: TokenApi, tmp_path: Path) -> AsyncIterator[Claims]:
+    server = unanswered
+    kubernetes.place("job-0", B, checkpoint_id=KEY.id)
+    environment = {
+        "WOODFROG_NATS_SEED_FILE": str(server.control_seed),
+        "WOODFROG_KUBERNETES": "on",
+        "KUBECONFIG": str(kubernetes.kubeconfig),
+        **server.callout,
+    }
+    plane = ControlPlaneProcess(tmp_path, server.url, **environment)
+    try:
+        await asyncio.to_thread(plane.start)
+        workers = [Worker(await server.as_node(node), node) for node in (A, B)]
+        for worker in workers:
+            await worker.register()
+        yield Claims(kubernetes, *workers, await server.as_operator())
+    finally:
+        plane.close()
+
+
+def cause_of(answer: Resolution) -> str:
+    assert isinstance(answer, Refusal), answer
+    assert answer.failure.code == "pod-not-here"
+    return answer.failure.cause
+
+
+async def test_11_a_node_gets_no_start_of_a_pod_on_another_node(claims: Claims) -> None:
+    pod = claims.kubernetes.pods["job-0"]
+    assert isinstance(await claims.ask(claims.honest, "c1", pod), StartCold)
+    assert "is on node node.b" in cause_of(await claims.ask(claims.liar, "x", pod))
+    await claims.refused("is on node node.b")
+    assert len(await query(claims.person, "restore_history", key=KEY)) == 1
+
+
+async def test_12_a_node_gets_no_start_of_a_pod_that_does_not_exist(claims: Claims) -> None:
+    nobody = {"metadata": {"name": "nobody", "uid": "no-such-pod"}}
+    assert "there is no pod" in cause_of(await claims.ask(claims.liar, "x", nobody))
+    await claims.refused("there is no pod default/nobody")
+    later = claims.kubernetes.place("later", A, checkpoint_id="later")  # the watch does not show it
+    key = CheckpointKey(KEY.cluster, KEY.namespace, "later")
+    assert isinstance(await claims.ask(claims.liar, "c2", later, key), StartCold)
+
+
+async def test_13_a_node_gets_no_start_of_an_id_that_its_own_pod_does_not_have(claims: Claims) -> None:
+    own = claims.kubernetes.place("own", A, namespace="attacker", checkpoint_id=KEY.id)
+    assert "there is no pod default/own" in cause_of(await claims.ask(claims.liar, "x", own))
+    beside = claims.kubernetes.place("beside", A, checkpoint_id="another")
+    assert "no container of pod default/beside has the id" in cause_of(await claims.ask(claims.liar, "y", beside))
+    await claims.refused("there is no pod default/own")
+
+
+async def test_14_a_node_reports_no_snapshot_of_an_id_whose_pod_is_elsewhere(claims: Claims) -> None:
+    pod = claims.kubernetes.pods["job-0"]
+    assert isinstance(await claims.ask(claims.honest, "c1", pod), StartCold)
+    await claims.honest.say(claims.honest.started("c1"))
+    liar = claims.liar
+    await liar.say(liar.started("x"), liar.dump_started("evil"), liar.captured("evil"), liar.stored("evil"))
+
+    async def all_refused() -> bool:
+        return [row["node"] for row in await query(claims.person, "dead_letters")] == [A] * 4
+
+    await eventually(all_refused, saying="every word of it is refused")
+    assert await query(claims.person, "checkpoint_history", key=KEY) == []
+    honest = claims.honest
+    await honest.say(honest.dump_started("good", final=True), honest.captured("good"), honest.stored("good"))
+    answer = await claims.ask(honest, "c2", pod)  # which takes its own reports into account
+    assert isinstance(answer, RestoreFrom)
+    assert answer.snapshot_id == "good"
 
 
 @pytest.mark.parametrize("mode", ["keys"], indirect=True)

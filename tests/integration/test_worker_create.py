@@ -27,7 +27,7 @@ from nodeworker.settings import Settings, from_environment
 from nodeworker.store.snapshots import ManifestHeader, SnapshotStore
 from protocol.events import ContainerEnded, ContainerStarted, RestoreFailed, RestoreStage
 from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import Failure
+from protocol.failures import KUBERNETES_UNREACHABLE, Failure
 from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId, WorkerId
 from protocol.local import AskCreate, AskProved, AskRestoreFailed, CreateCold, CreateRestored, Done, Refused
 from protocol.manifest import TreeName
@@ -45,6 +45,7 @@ class SayingBus:
     """Answers each question by the next of ``answers``, and the last one for ever; without any, never."""
 
     def __init__(self, *answers: Resolution) -> None:
+        self.reports_refused = 0
         self.answers = list(answers)
         self.asked: list[ResolveRequest] = []
 
@@ -286,6 +287,18 @@ async def test_a_refusal_of_the_control_plane_is_passed_on_and_leaves_no_record(
     failure = Failure("superseded", "a newer one runs", "Stop this one.")
     assert await restorer(SayingBus(Refusal(failure=failure))).create(ask) == Refused(failure)
     assert journal.containers() == []
+
+
+async def test_a_start_is_asked_for_again_while_nobody_can_say_where_the_pod_is(
+    restorer: Callable[[SayingBus], Restorer], ask: AskCreate
+) -> None:
+    away = Refusal(failure=Failure(KUBERNETES_UNREACHABLE, "the API does not answer", "Look at it."))
+    bus = SayingBus(away, away, COLD)
+    assert isinstance(await restorer(bus).create(ask), CreateCold)
+    assert len(bus.asked) == 3
+    answer = await restorer(SayingBus(away)).create(ask)
+    assert isinstance(answer, Refused)
+    assert (answer.failure.code, "the API does not answer" in answer.failure.cause) == ("start-timeout", True)
 
 
 @pytest.mark.parametrize("bad", ["", "..", "a/b", "x" * 300, "tab\there", "line\nbreak", "-dash", "dot."])

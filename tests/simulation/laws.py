@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from controlplane.domain import Decision, Input, ResolveAsked, SnapshotAsked, State, evolve
+from controlplane.domain.placement import PlacedPod
 from protocol.commands import DeleteCommand, DumpCommand
 from protocol.events import (
     ColdStartChosen,
@@ -41,7 +42,7 @@ from protocol.events import (
 )
 from protocol.facts import ContainerFacts, NodeFacts, misfit
 from protocol.failures import CONDEMNING_CODES, PASSING_CODES, SNAPSHOT_MISSING
-from protocol.ids import CheckpointKey
+from protocol.ids import CheckpointKey, IncarnationNumber, NodeName
 from protocol.reports import Report
 from protocol.requests import Noted, Refusal, RestoreFrom, StartCold, WaitFor
 
@@ -84,6 +85,14 @@ class Truth:
     """How often a command was really carried out."""
     stored_for: set[str] = field(default_factory=set)
     """Commands whose dump was really stored."""
+    pods: dict[str, PlacedPod] = field(default_factory=dict)
+    """What Kubernetes has, by uid."""
+    lies: set[str] = field(default_factory=set)
+    """Containers for which a start was asked that no engine is to create."""
+    forged: set[str] = field(default_factory=set)
+    """Snapshots that were never taken of any pod."""
+    forgeries: set[str] = field(default_factory=set)
+    """Reports that are not true."""
     tainted: bool = False
     """A broker was wiped with words in it that nobody will say again."""
 
@@ -259,14 +268,21 @@ class Laws:
         if isinstance(given, SnapshotAsked) and not isinstance(decision.answer, Noted | Refusal):
             raise LawBrokenError(f"a wish was not answered: {given}: {decision.answer}")
         if isinstance(given, ResolveAsked):
-            self._answered(given.request.key, decision.answer, now)
+            lie = given.request.container_id in self.truth.lies
+            self._answered(given.request.key, decision.answer, now, lie=lie)
 
     def _too_late(self, given: Input, why: str) -> bool:
-        """Whether a word may be refused: it is of a start long forgotten, or of a deletion that was given up before."""
+        """Whether a word may be refused: it is not true, of a start long forgotten, or of a deletion that was given up before."""
         report: Report | None = getattr(given, "report", None)
         if report is not None and isinstance(report.event, SnapshotDeleted):
             return report.event.command_id in self.finished
+        if report is not None and str(report.report_id) in self.truth.forgeries:
+            return True
         return "is long over" in why
+
+    def starts(self, key: CheckpointKey) -> list[tuple[IncarnationNumber, NodeName]]:
+        """Tell which starts of a key were opened, and where."""
+        return [(event.incarnation, event.node) for (each, _), (event, _) in self.opened.items() if each == key]
 
     def stepped(self, state: State) -> None:
         """Compare the live state with what the log alone says."""
@@ -298,6 +314,8 @@ class Laws:
         withdrawn = {told.snapshot_id for told, _ in self.of_key[event.key] if isinstance(told, void)}
         if before[1] >= 0 and before[0] not in withdrawn:
             raise LawBrokenError(f"told otherwise: {event} after {before}, which stands")
+        if chosen in self.truth.forged:
+            raise LawBrokenError(f"{event}, which was not taken where Kubernetes had the pod")
         if chosen is not None:
             self._not_too_late(event.key, event.incarnation, chosen)
         self.choices[event.key, event.incarnation] = (chosen, position)
@@ -385,7 +403,7 @@ class Laws:
         elif command not in self.truth.stored_for:
             raise LawBrokenError(f"command {command} is said to have succeeded and stored nothing")
 
-    def _answered(self, key: CheckpointKey, answer: Any, now: datetime) -> None:
+    def _answered(self, key: CheckpointKey, answer: Any, now: datetime, *, lie: bool) -> None:
         match answer:
             case RestoreFrom():
                 said: str | None = answer.snapshot_id
@@ -402,7 +420,7 @@ class Laws:
                     raise LawBrokenError(f"a wait for nothing: {answer}")
                 return
             case Refusal():
-                if answer.failure.code != "superseded":
+                if answer.failure.code != "superseded" and not (lie and answer.failure.code == "pod-not-here"):
                     raise LawBrokenError(f"a start was refused: {answer}")
                 return
             case _:

@@ -128,6 +128,7 @@ MUTANTS = {
     "a schedule asks too soon": ("seconds=_spaced(interval_seconds", "seconds=_spaced(0.5 * interval_seconds"),
     "a schedule passes over what a container says": ("if own is not None:", "if False:"),
     "a schedule gives up after a failure": ("return min(longer,", "return 1e8 if failed else min(longer,"),
+    "a node is believed about where a pod is": ("if pod.node != request.node", "if False"),
     "a worker that was thought dead stays so": (
         "(node.lost or heartbeat.worker_id not in",
         "(heartbeat.worker_id not in",

@@ -27,6 +27,7 @@ from protocol.requests import CheckpointRequest
 from .fabric import Broker, LawBrokenError, Log, LogAwayError, StaleLeadError
 from .healing import heal
 from .laws import Laws, Truth
+from .lying import Liar, has_pod, placement
 from .node import Ask, Container, Node, clock_of
 from .people import own_interval_seconds, policy_of, wish
 from .plane import CATCH_UP_SECONDS, Pending, Plane
@@ -67,6 +68,7 @@ class World:
         for node in self.nodes:
             node.now = NOON
             node.start_worker()
+        self.liar = Liar(self.nodes[1], self.truth, self.broker, self.chance, self.laws.starts)
         usual: list[tuple[Callable[[], bool], float]] = [
             (self.flow, 30),
             (self.decide, 40),
@@ -108,6 +110,7 @@ class World:
             (self.corrupt_store, 0.8),
             (self.unmount, 0.8),
             (self.wipe_broker, 0.3),
+            (self.lie, 2),
         ]
         # Each world has a temper of its own: some kinds of harm are frequent in it and others unknown, for what is rare
         # everywhere would never come together often enough to matter.
@@ -356,7 +359,8 @@ class World:
         return True
 
     def pending_ask(self, node: Node, ask: Ask) -> Pending:
-        return Pending(ResolveAsked(ask.request, self.source("resolve")), partial(self.answer, node, ask))
+        asked = ResolveAsked(ask.request, self.source("resolve"), placement(self.truth, ask.request))
+        return Pending(asked, partial(self.answer, node, ask))
 
     def take_question(self) -> bool:
         """Hand a question over once the asker's own reports are taken in, or it has waited long enough for them."""
@@ -407,8 +411,12 @@ class World:
         facts = node.containers[name].facts if again else IMAGES[self.chance.random() < 0.05]
         if not again:
             facts = msgspec.structs.replace(facts, interval_seconds=own_interval_seconds(self.chance))
+        uid = f"pod-{self.source('')}"
+        facts = msgspec.structs.replace(facts, pod=uid, pod_uid=uid)
         self.say(f"{node.name}: {name} is to be created as {key.id} from {facts.image}")
-        node.create(Container(name, key, facts))
+        container = Container(name, key, facts)
+        has_pod(self.truth, node, container)
+        node.create(container)
 
     def live_ones(self, *phases: str) -> list[tuple[Node, Container]]:
         return [(n, c) for n in self.nodes if n.up for c in n.containers.values() if c.phase in phases]
@@ -592,6 +600,16 @@ class World:
         self.say(f"{node.name}: the machine is gone for ever")
         node.reboot()
         node.up, node.gone = False, True
+        return True
+
+    def lie(self) -> bool:
+        """A node that somebody has broken into asks for what is not its own."""
+        if not (self.liar.node.works and self.liar.node.linked):
+            return False
+        request = self.liar.lie(self.chance.choice(self.keys))
+        self.say(f"{self.liar.node.name}: lies about {request.key.id} in pod {request.container.pod}")
+        asked = ResolveAsked(request, self.source("lie"), placement(self.truth, request))
+        self.plane.queue.append(Pending(asked, partial(self.liar.make_the_most_of, request)))
         return True
 
     def skew_clocks(self) -> bool:

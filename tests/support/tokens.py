@@ -5,6 +5,7 @@ No apiserver can run here; that a real one says the same is for the tests in a c
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -39,7 +40,9 @@ class TokenApi:
         app = web.Application()
         app.router.add_post(REVIEWS, self._review)
         app.router.add_get("/api/v1/namespaces/{namespace}/pods/{name}", self._pod)
-        self._runner = web.AppRunner(app)
+        for collection in ("/api/v1/pods", "/api/v1/nodes", "/apis/batch/v1/jobs"):
+            app.router.add_get(collection, self._list)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -95,6 +98,33 @@ class TokenApi:
             "audiences": [audience],
         }
         return token
+
+    def place(self, name: str, node: str, *, namespace: str = "default", checkpoint_id: str) -> dict[str, Any]:
+        """Have a protected pod run on a node; answer its object."""
+        env = [{"name": "CEDANA_CHECKPOINT", "value": checkpoint_id}]
+        self.pods[name] = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, "uid": str(uuid.uuid4()), "resourceVersion": "1"},
+            "spec": {
+                "nodeName": node,
+                "runtimeClassName": "cedana",
+                "serviceAccountName": "default",
+                "containers": [{"name": "main", "env": env}],
+            },
+            "status": {"phase": "Running"},
+        }
+        return self.pods[name]
+
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        """Give all pods, and no change of them."""
+        if "watch" in request.query:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await asyncio.sleep(float(request.query["timeoutSeconds"]))
+            return response
+        items = list(self.pods.values()) if request.path.endswith("/pods") else []
+        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": items})
 
     async def _review(self, request: web.Request) -> web.Response:
         if self.failing:
