@@ -184,7 +184,7 @@ def read(folder: str) -> Bundle:
                 "Correct it where the container is declared and create it again.",
             )
         ) from problem
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise FailureError(
             Failure(
                 "bundle-unreadable",
@@ -202,7 +202,7 @@ def variable(folder: str, name: str) -> str | None:
     """
     try:
         return container.variable(json.loads((Path(folder) / "config.json").read_bytes()), name)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise FailureError(Failure("bundle-unreadable", f"{folder}/config.json: {problem!r}", "")) from problem
 
 

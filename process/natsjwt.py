@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from process.nkeys import InvalidPublicKeyError, KeyPair, Owner, public_bytes, signed_by
+from protocol import wire
 
 REQUEST_AUDIENCE: Final = "nats-authorization-request"
 _VERSION: Final = 2
@@ -84,15 +85,15 @@ def read_request(token: bytes, *, now_seconds: float) -> RequestClaims:
     if len(parts) != 3:
         raise InvalidClaimError("not three parts")
     try:
-        header = msgspec.json.decode(_decoded(parts[0]), type=_Header)
-        claims = msgspec.json.decode(_decoded(parts[1]), type=RequestClaims)
+        header: _Header = wire.decode(_decoded(parts[0]), _Header)
+        claims: RequestClaims = wire.decode(_decoded(parts[1]), RequestClaims)
         signature = _decoded(parts[2])
         if header.typ.upper() != "JWT" or header.alg != _ALGORITHM:
             raise InvalidClaimError("not signed with an nkey")
         if not signed_by(claims.iss, Owner.SERVER, parts[0] + b"." + parts[1], signature):
             raise InvalidClaimError("the signature is wrong")
         public_bytes(claims.nats.user_nkey, Owner.USER)
-    except (msgspec.DecodeError, binascii.Error, InvalidPublicKeyError) as problem:
+    except (wire.MalformedMessageError, binascii.Error, InvalidPublicKeyError) as problem:
         raise InvalidClaimError(f"unreadable: {type(problem).__name__}") from problem
     if claims.iss != claims.nats.server_id.id:
         raise InvalidClaimError("not signed by the server that it names")

@@ -6,6 +6,7 @@ Timestamps are UTC with an offset; bytes are base64; unknown fields are refused 
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -46,3 +47,19 @@ def decode(data: bytes | str, as_type: Any) -> Any:
         return _decoder(as_type).decode(data)
     except msgspec.DecodeError as problem:  # ValidationError is a DecodeError
         raise MalformedMessageError(str(problem)) from problem
+    except (
+        UnicodeError,
+        RecursionError,
+    ) as problem:  # msgspec says so of text that is not UTF-8, and of a thousand brackets
+        raise MalformedMessageError(f"it is no JSON that can be read: {problem}") from problem
+
+
+def time_problem(moment: datetime) -> str | None:
+    """Say why a time in a message cannot be placed, or ``None``."""
+    if moment.tzinfo is None:
+        return "a time without an offset from UTC"
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        return "a time that is none in UTC"
+    return None

@@ -190,8 +190,8 @@ def read_report(subject: str, data: bytes) -> Report:
             CheckpointKey.checked(report.event.key.cluster, report.event.key.namespace, report.event.key.id)
     except (wire.MalformedMessageError, InvalidIdError) as problem:
         raise RefusedReportError(str(problem)) from problem
-    if report.at.tzinfo is None:
-        raise RefusedReportError("a time without an offset from UTC - at `$.at`")
+    if (problem_of_time := wire.time_problem(report.at)) is not None:
+        raise RefusedReportError(f"{problem_of_time} - at `$.at`")
     if subjects.reports(report.node) != subject:
         raise RefusedReportError(f"node {report.node!r} may not report over {subject} - at `$.node`")
     return report

@@ -97,8 +97,8 @@ def read_pod_event(subject: str, data: bytes) -> PodEvent:
         raise RefusedPodEventError(str(problem)) from problem
     if not told.uid:
         raise RefusedPodEventError("the pod has no uid - at `$.uid`")
-    if told.at.tzinfo is None:
-        raise RefusedPodEventError("a time without an offset from UTC - at `$.at`")
+    if (problem_of_time := wire.time_problem(told.at)) is not None:
+        raise RefusedPodEventError(f"{problem_of_time} - at `$.at`")
     if subjects.pods(told.namespace, told.pod) != subject:
         raise RefusedPodEventError(f"pod {told.namespace}/{told.pod} is not told of over {subject} - at `$.pod`")
     return told

@@ -17,8 +17,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from controlplane.kube.shapes import Container, EnvVar, Pod
+from protocol.ids import MAX_ID_LENGTH
 
 VARIABLE: Final = "CEDANA_CHECKPOINT"
+LONGEST: Final = 4 * MAX_ID_LENGTH
+"""Characters of a value that could still become a part of an id. What is longer is unknown: a pod whose variables name each other
+twice, thirty deep, would else fill the control plane's memory."""
 _REFERENCE = re.compile(r"\$(?:\$|\(([^()]*)\))")
 _OF_A_MAP = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
@@ -44,13 +48,18 @@ def ids_elsewhere(pod: Pod, variable: str = VARIABLE) -> bool:
     return False
 
 
-def expand(text: str, known: Mapping[str, str]) -> str:
-    """Replace references to known variables, as the kubelet does."""
-
-    def replaced(match: re.Match[str]) -> str:
-        return "$" if match[0] == "$$" else known.get(match[1], match[0])
-
-    return _REFERENCE.sub(replaced, text)
+def expand(text: str, known: Mapping[str, str]) -> str | None:
+    """Replace references to known variables, as the kubelet does; ``None`` if that gives more than :data:`LONGEST` characters."""
+    parts, length, end = [], 0, 0
+    for match in _REFERENCE.finditer(text):
+        for part in (text[end : match.start()], "$" if match[0] == "$$" else known.get(match[1], match[0])):
+            parts.append(part)
+            length += len(part)
+        if length > LONGEST:
+            return None
+        end = match.end()
+    rest = text[end:]
+    return None if length + len(rest) > LONGEST else "".join([*parts, rest])
 
 
 def _value(container: Container, pod: Pod, variable: str) -> str | None:
@@ -68,7 +77,7 @@ def _value(container: Container, pod: Pod, variable: str) -> str | None:
     if raw is None:
         return None
     value = expand(raw, {name: text for name, text in known.items() if name != variable})
-    return None if "$(" in value else value
+    return None if value is None or "$(" in value else value
 
 
 def _declared(each: EnvVar, pod: Pod, before: Mapping[str, str]) -> str | None:

@@ -7,12 +7,12 @@ The kubelet can have tokens made for the pods of its own node only, so who holds
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any, Final
 
 import msgspec
 
 from controlplane.kube.api import KubernetesApi, NotThereError
+from protocol import wire
 from protocol.ids import InvalidIdError, NodeName, check_id
 
 AUDIENCE: Final = "woodfrog"
@@ -158,6 +158,7 @@ def _claimed(token: str) -> _Payload:
         raise RefusedError("what was presented is no token of a ServiceAccount")
     try:
         payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
-        return msgspec.json.decode(payload, type=_Payload)
-    except (binascii.Error, ValueError, msgspec.DecodeError) as problem:
+        said: _Payload = wire.decode(payload, _Payload)
+    except ValueError as problem:
         raise RefusedError("what was presented is no token of a ServiceAccount") from problem
+    return said

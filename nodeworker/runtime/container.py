@@ -18,6 +18,7 @@ CRIU_CONFIG_ANNOTATION = "org.criu.config"
 _CLONE_NEWUTS = 0x04000000
 _MNT_DETACH = 2
 _POLL_SECONDS = 0.02
+_LONGEST_VALUE = 4096
 
 Json = dict[str, object]
 
@@ -120,7 +121,10 @@ def read_json(path: str) -> Json:
         ValueError: when it is no object.
     """
     with open(path, "rb") as file:
-        data = json.load(file)
+        try:
+            data = json.load(file)
+        except RecursionError as problem:
+            raise ValueError(f"{path} is nested too deeply") from problem
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds no JSON object")  # noqa: TRY004  # callers treat it as malformed JSON
     return data
@@ -170,13 +174,17 @@ def variable(spec: Json, name: str) -> str | None:
     """The value of an environment variable in config.json, the last one if there are several; ``None`` if there is none.
 
     The kubelet replaces ``$(NAME)`` only by what stands before, and the Job controller puts JOB_COMPLETION_INDEX behind all
-    else: what is left over is replaced here by whatever the environment holds.
+    else: what is left over is replaced here by whatever the environment holds. A value that would be longer than any id by far is
+    left as it is: references to references double at each step.
     """
     known = environment(spec)
     value = known.get(name)
     for reference in known if value and "$(" in value else ():
         if value and reference != name:
-            value = value.replace(f"$({reference})", known[reference])
+            written = f"$({reference})"
+            longer = value.count(written) * (len(known[reference]) - len(written))
+            if len(value) + longer <= _LONGEST_VALUE:
+                value = value.replace(written, known[reference])
     return value
 
 
