@@ -18,7 +18,8 @@ from typing import Any
 
 import msgspec
 
-from nodeworker.capture import hugepages, privileges
+from nodeworker.capture import filesystem, privileges
+from nodeworker.domain import mounts as mounted
 from nodeworker.domain import pod_annotations, spec_privileges, wishes
 from nodeworker.domain.cgroup_path import v2_path
 from nodeworker.domain.gpu import GpuWish, wish
@@ -32,7 +33,6 @@ from protocol.manifest import CONFIG_DATA
 
 _KUBERNETES_LABELS = ("io.kubernetes.docker.type", "io.kubernetes.pod.namespace")
 """With which cri-dockerd marks Docker's containers (core/docker_service.go, and the kubelet's labels)."""
-_SHM = "/dev/shm"
 _EMPTY_DIR = re.compile(
     r"(?P<pod>/(?:.+/)?pods/(?P<uid>[^/]+))/"
     r"(?:volumes/kubernetes\.io~empty-dir/(?P<whole>[^/]+)|volume-subpaths/(?P<part>[^/]+)/[^/]+/\d+)"
@@ -49,6 +49,8 @@ class Volume(msgspec.Struct, frozen=True):
     """By which its owner calls it: of an anonymous volume where it is mounted."""
     source: Path
     """The directory outside."""
+    read_only: bool = False
+    """Whether the container may only read there: then it neither travels nor is anything put there."""
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -58,7 +60,9 @@ class Bundle(msgspec.Struct, frozen=True):
     namespace: str | None
     facts: ContainerFacts
     shm_source: Path | None
-    """The directory outside that is mounted at /dev/shm; None if the container has a tmpfs of its own, or none."""
+    """The directory outside that is mounted at /dev/shm, if it is the engine's own for this pod and may be written to.
+
+    None if the container has a tmpfs of its own there, one of the pod's volumes, or anything else."""
     names: dict[str, str] = {}
     """``hostname`` and ``domainname``, as far as the container gets its own."""
     uts_namespace: Path | None = None
@@ -96,14 +100,19 @@ class Bundle(msgspec.Struct, frozen=True):
             volume.key: volume.source
             for volume in self.volumes
             if self.wishes.takes_volume(volume.name)
+            and not volume.read_only
             and volume.source.is_dir()
-            and not hugepages.are_under(volume.source)
+            and not filesystem.is_huge_pages(volume.source)
         }
 
     @property
     def configs(self) -> dict[str, Path]:
         """Where ConfigMaps, Secrets and tokens are mounted, with their directories: those in which the kubelet keeps a link."""
-        return {place: source for place, source in self.binds.items() if (source / CONFIG_DATA).is_symlink()}
+        return {
+            place: source
+            for place, source in self.binds.items()
+            if mounted.is_config(str(source), self.facts.pod_uid) and (source / CONFIG_DATA).is_symlink()
+        }
 
     @property
     def v2_cgroup(self) -> str:
@@ -120,8 +129,16 @@ class Bundle(msgspec.Struct, frozen=True):
 
     @property
     def travelling_shm(self) -> Path | None:
-        """The directory of /dev/shm if it is wanted in snapshots."""
-        return self.shm_source if self.wishes.shm else None
+        """The directory of /dev/shm if it is wanted in snapshots; whatever is no tmpfs is not the engine's."""
+        source = self.shm_source
+        own = source is not None and source.is_dir() and filesystem.is_tmpfs(source)
+        return source if own and self.wishes.shm else None
+
+    @property
+    def shm_is_a_volume(self) -> bool:
+        """Whether one of the pod's volumes is mounted at /dev/shm: it travels as that volume."""
+        source = self.binds.get(mounted.SHM)
+        return source is not None and any(volume.source == source for volume in self.volumes)
 
 
 def read(folder: str) -> Bundle:
@@ -158,15 +175,15 @@ def read(folder: str) -> Bundle:
                 id_mappings=_id_mappings(config) if user is not None else (),
                 privileges=spec_privileges.allowed(config, privileges.is_hosts),
             ),
-            shm_source=next(
-                (_bound(path, mount) for mount in mounts if mount["destination"].rstrip("/") == _SHM), None
-            ),
+            shm_source=_shm(mounts, (cri.sandbox if cri is not None else None) or ""),
             names=_names(config) if uts is not None else {},
             uts_namespace=Path(uts["path"]) if uts is not None and uts.get("path") else None,
             joins_user_namespace=user is not None and bool(user.get("path")),
             idmapped=tuple(mount["destination"] for mount in mounts if _is_idmapped(mount)),
             volumes=tuple(_volumes(mounts, pod_uid)),
-            binds={mount["destination"].rstrip("/"): path / mount["source"] for mount in mounts if _is_bind(mount)},
+            binds={
+                mount["destination"].rstrip("/"): path / mount["source"] for mount in mounts if mounted.is_bind(mount)
+            },
             wishes=wished,
             sandbox=(cri.sandbox if cri is not None else None) or "",
             cgroups_path=str((config.get("linux") or {}).get("cgroupsPath") or ""),
@@ -257,12 +274,13 @@ def _id_mappings(config: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _bound(bundle: Path, mount: dict[str, Any]) -> Path | None:
-    return bundle / mount["source"] if _is_bind(mount) else None
-
-
-def _is_bind(mount: Mapping[str, Any]) -> bool:
-    return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options") or ())
+def _shm(mounts: list[dict[str, Any]], sandbox: str) -> Path | None:
+    for mount in mounts:
+        source = str(mount.get("source", ""))
+        if mount["destination"].rstrip("/") == mounted.SHM:
+            own = mounted.is_bind(mount) and mounted.is_engines_shm(source, sandbox)
+            return Path(source) if own and not mounted.is_read_only(mount) else None
+    return None
 
 
 def _is_idmapped(mount: Mapping[str, Any]) -> bool:
@@ -282,13 +300,15 @@ def volume_name(source: str, pod_uid: str | None) -> str | None:
 
 
 def _volumes(mounts: list[dict[str, Any]], pod_uid: str | None) -> Iterator[Volume]:
-    seen = set()
+    """Yield each volume once: of one that is mounted in several places, a writable one counts."""
+    found: dict[str, Volume] = {}
     for mount in mounts:
         source, place = str(mount.get("source", "")), mount["destination"].rstrip("/")
-        anonymous = _is_bind(mount) and _ANONYMOUS.fullmatch(source) is not None
-        name = place if anonymous else volume_name(source, pod_uid) if _is_bind(mount) else None
+        if not mounted.is_bind(mount):
+            continue
+        name = place if _ANONYMOUS.fullmatch(source) else volume_name(source, pod_uid)
         if name is not None:
             key = place if "/volume-subpaths/" in source else name
-            if key not in seen:
-                seen.add(key)
-                yield Volume(key, name, Path(source))
+            if key not in found or found[key].read_only:
+                found[key] = Volume(key, name, Path(source), mounted.is_read_only(mount))
+    yield from found.values()

@@ -80,11 +80,9 @@ def put(manifest: Manifest, live: Bundle, notes: Path, reader: Reader, company: 
         if tree.name is TreeName.LAYER:
             _put_layer(tree, live, notes, reader)
         elif tree.name is TreeName.SHM:
-            if live.shm_source is None:
-                cause = "the snapshot has a /dev/shm from outside the container, the new container has none"
-                raise refusal("shm-missing", cause, "Mount /dev/shm into the container, as before.")
-            if live.travelling_shm is not None:
-                _put_shared(tree, live.shm_source, notes / _VOLUME_NOTES.format(number), reader, company.stays(None))
+            place = _shm_of(live)
+            if place is not None:
+                _put_shared(tree, place, notes / _VOLUME_NOTES.format(number), reader, company.stays(None))
         elif tree.name is TreeName.VOLUME:
             place = live.travelling.get(tree.volume)
             if place is not None:
@@ -95,11 +93,26 @@ def put(manifest: Manifest, live: Bundle, notes: Path, reader: Reader, company: 
     return tuple(_left_out(manifest, live))
 
 
+def _shm_of(live: Bundle) -> Path | None:
+    """Say where a snapshot's /dev/shm goes; None if it may stay behind.
+
+    Raises:
+        FailureError: ``shm-missing``.
+    """
+    place = live.travelling_shm
+    if place is None and live.wishes.shm and not live.shm_is_a_volume:
+        cause = "the snapshot has the /dev/shm of its pod, and the new container has none, or something else there"
+        raise refusal("shm-missing", cause, "Let the engine mount /dev/shm as before, or set woodfrog.io/shm to off.")
+    return place
+
+
 def _left_out(manifest: Manifest, live: Bundle) -> Iterator[str]:
     for tree in manifest.trees:
         wanted = tree.name is TreeName.VOLUME and live.wishes.takes_volume(tree.volume)
         if wanted and tree.entries and tree.volume not in live.travelling:
-            yield f"the new container has no emptyDir or anonymous volume {tree.volume} for what the snapshot holds of it"
+            read_only = any(volume.key == tree.volume and volume.read_only for volume in live.volumes)
+            lacks = "may only read its volume" if read_only else "has no emptyDir or anonymous volume"
+            yield f"the new container {lacks} {tree.volume}, so what the snapshot holds of it was left out"
 
 
 def _put_layer(tree: Tree, live: Bundle, notes: Path, reader: Reader) -> None:

@@ -15,16 +15,18 @@ from protocol.failures import FailureError
 
 pytestmark = pytest.mark.timeout(5)
 
+SHM = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes/5a4d/shm"
 CONFIG: dict[str, Any] = {
     "root": {"path": "rootfs"},
     "annotations": {
         "io.kubernetes.cri.container-type": "container",
         "io.kubernetes.cri.sandbox-namespace": "research",
+        "io.kubernetes.cri.sandbox-id": "5a4d",
         "io.kubernetes.cri.image-name": "registry/trainer:1",
     },
     "mounts": [
         {"destination": "/proc", "type": "proc", "source": "proc"},
-        {"destination": "/dev/shm", "type": "bind", "source": "/pod/shm", "options": ["rbind", "rw"]},
+        {"destination": "/dev/shm", "type": "bind", "source": SHM, "options": ["rbind", "rw"]},
     ],
 }
 
@@ -39,7 +41,7 @@ def test_a_pods_container_tells_its_namespace_image_mounts_and_shared_memory(tmp
     assert read.namespace == "research"
     facts = msgspec.structs.replace(read.facts, privileges=None)
     assert facts == ContainerFacts(image="registry/trainer:1", mounts=("/dev/shm", "/proc"))
-    assert read.shm_source == Path("/pod/shm")
+    assert read.shm_source == Path(SHM)
     assert read.rootfs == tmp_path / "rootfs"
 
 
@@ -147,7 +149,7 @@ def test_what_annotations_leave_behind_does_not_travel(tmp_path: Path) -> None:
     for name in ("work", "cache"):
         (tmp_path / "pods" / UID / "volumes" / "kubernetes.io~empty-dir" / name).mkdir(parents=True)
     place = tmp_path / "pods" / UID / "volumes" / "kubernetes.io~empty-dir"
-    config = mounts(("/work", f"{place}/work"), ("/cache", f"{place}/cache"), ("/dev/shm", "/pod/shm"))
+    config = mounts(("/work", f"{place}/work"), ("/cache", f"{place}/cache"), ("/dev/shm", SHM))
     config["annotations"] |= {"woodfrog.io/volumes": "work", "woodfrog.io/shm": "off"}
     read = bundle.read(written(tmp_path, config))
     assert list(read.travelling) == ["work"]

@@ -1,0 +1,44 @@
+"""Which kind of file system a directory lies on (statfs(2)): of some no copy can be taken, and some say whose a directory is."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Final
+
+_HUGETLBFS: Final = 0x958458F6
+_TMPFS: Final = 0x01021994
+"""Both of <linux/magic.h>."""
+_STATFS_BYTES: Final = 256
+"""More than struct statfs has on any architecture; its first word is the file system's type."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def is_huge_pages(directory: Path) -> bool:
+    """Tell whether a directory lies on huge pages: an emptyDir with ``medium: HugePages`` is a hugetlbfs.
+
+    Its files can be mapped and not written to (``write`` gives EINVAL; hugetlbpage.rst in the kernel's documentation), and
+    pages that the new node has not set aside cannot be put back.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    return _type_of(directory) == _HUGETLBFS
+
+
+def is_tmpfs(directory: Path) -> bool:
+    """Tell whether a directory lies in memory.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    return _type_of(directory) == _TMPFS
+
+
+def _type_of(directory: Path) -> int:
+    answer = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _libc.statfs(os.fsencode(directory), answer) != 0:
+        raise OSError(ctypes.get_errno(), "statfs failed", str(directory))
+    return ctypes.c_ulong.from_buffer(answer).value & 0xFFFFFFFF
