@@ -8,6 +8,9 @@ not looked into here: an id that depends on them is unknown until its worker nam
 The Job controller puts ``JOB_COMPLETION_INDEX`` *behind* the container's own variables (job_controller's
 addCompletionIndexEnvVariable), where the kubelet no longer replaces it in those before. Whoever writes
 ``train-$(JOB_COMPLETION_INDEX)`` means it nevertheless, so what is left over is replaced by what comes later, too.
+
+Each variable may double the one before it, so that thirty of them make gigabytes of a pod of a kilobyte. An id has at most 253
+characters: what grows beyond a budget cannot be part of one, and is unknown.
 """
 
 from __future__ import annotations
@@ -17,13 +20,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from controlplane.kube.shapes import Container, EnvVar, Pod
-from protocol.ids import MAX_ID_LENGTH
 
 VARIABLE: Final = "CEDANA_CHECKPOINT"
-LONGEST: Final = 4 * MAX_ID_LENGTH
-"""Characters of a value that could still become a part of an id. What is longer is unknown: a pod whose variables name each other
-twice, thirty deep, would else fill the control plane's memory."""
-_REFERENCE = re.compile(r"\$(?:\$|\(([^()]*)\))")
+VALUE_CHARS: Final = 16 << 10
+"""How long a value may become by replacing references."""
+_ALL_CHARS: Final = 64 << 10
+"""How long all such values of a container may be together."""
 _OF_A_MAP = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
 
@@ -48,35 +50,47 @@ def ids_elsewhere(pod: Pod, variable: str = VARIABLE) -> bool:
     return False
 
 
-def expand(text: str, known: Mapping[str, str]) -> str | None:
-    """Replace references to known variables, as the kubelet does; ``None`` if that gives more than :data:`LONGEST` characters."""
-    parts, length, end = [], 0, 0
-    for match in _REFERENCE.finditer(text):
-        for part in (text[end : match.start()], "$" if match[0] == "$$" else known.get(match[1], match[0])):
-            parts.append(part)
-            length += len(part)
-        if length > LONGEST:
+def expand(text: str, known: Mapping[str, str], *, escapes: bool = True) -> str | None:
+    """Replace references to known variables, once and from left to right; ``None`` if it grows beyond :data:`VALUE_CHARS`.
+
+    As the kubelet does; without ``escapes`` two dollars stay two, as the kubelet has been there before.
+    """
+    pieces: list[str] = []
+    length, at, last = 0, 0, text.rfind(")")
+    while (dollar := text.find("$", at)) >= 0:
+        piece, end = "$", dollar + 1
+        if text.startswith("(", end) and end < last:
+            end = text.index(")", end) + 1
+            piece = known.get(text[dollar + 2 : end - 1], text[dollar:end])
+        elif text.startswith("$", end) and escapes:
+            end += 1
+        pieces += text[at:dollar], piece
+        length += dollar - at + len(piece)
+        if length > VALUE_CHARS:
             return None
-        end = match.end()
-    rest = text[end:]
-    return None if length + len(rest) > LONGEST else "".join([*parts, rest])
+        at = end
+    return "".join((*pieces, text[at:])) if not pieces or length + len(text) - at <= VALUE_CHARS else None
 
 
 def _value(container: Container, pod: Pod, variable: str) -> str | None:
     """Work a variable out; ``None`` if it is not there, or depends on what is not known here."""
     known: dict[str, str] = {}
     raw: str | None = None
+    left = _ALL_CHARS
     for each in container.env or ():
         value = _declared(each, pod, known)
+        if value is not None and "$" in (each.value or ""):
+            left -= len(value)
+            value = value if left >= 0 else None
         if each.name == variable:
-            raw = None if value is None else value
+            raw = value
         if value is None:
             known.pop(each.name, None)
         else:
             known[each.name] = value
     if raw is None:
         return None
-    value = expand(raw, {name: text for name, text in known.items() if name != variable})
+    value = expand(raw, {name: text for name, text in known.items() if name != variable}, escapes=False)
     return None if value is None or "$(" in value else value
 
 

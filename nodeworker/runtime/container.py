@@ -18,7 +18,6 @@ CRIU_CONFIG_ANNOTATION = "org.criu.config"
 _CLONE_NEWUTS = 0x04000000
 _MNT_DETACH = 2
 _POLL_SECONDS = 0.02
-_LONGEST_VALUE = 4096
 
 Json = dict[str, object]
 
@@ -170,22 +169,35 @@ def environment(spec: Json) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+VALUE_CHARS = 16 << 10
+"""How long a variable may become by replacing references; the control plane has the same limit."""
+
+
 def variable(spec: Json, name: str) -> str | None:
     """The value of an environment variable in config.json, the last one if there are several; ``None`` if there is none.
 
     The kubelet replaces ``$(NAME)`` only by what stands before, and the Job controller puts JOB_COMPLETION_INDEX behind all
-    else: what is left over is replaced here by whatever the environment holds. A value that would be longer than any id by far is
-    left as it is: references to references double at each step.
+    else: what is left over is replaced here by whatever the environment holds, once and from left to right. A value that grows
+    beyond any id is left as it is, and is refused as an id.
     """
     known = environment(spec)
-    value = known.get(name)
-    for reference in known if value and "$(" in value else ():
-        if value and reference != name:
-            written = f"$({reference})"
-            longer = value.count(written) * (len(known[reference]) - len(written))
-            if len(value) + longer <= _LONGEST_VALUE:
-                value = value.replace(written, known[reference])
-    return value
+    value = known.pop(name, None)
+    return value if value is None or "$(" not in value else _replaced(value, known)
+
+
+def _replaced(text: str, known: dict[str, str]) -> str:
+    pieces: list[str] = []
+    length, at, last = 0, 0, text.rfind(")")
+    while 0 <= (found := text.find("$(", at)) < last:
+        end = text.index(")", found) + 1
+        piece = known.get(text[found + 2 : end - 1], text[found:end])
+        pieces += text[at:found], piece
+        length += found - at + len(piece)
+        if length > VALUE_CHARS:
+            return text
+        at = end
+    pieces.append(text[at:])
+    return "".join(pieces) if length + len(text) - at <= VALUE_CHARS else text
 
 
 class State:

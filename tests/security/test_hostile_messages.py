@@ -100,8 +100,7 @@ def test_variables_that_double_at_each_step_fill_no_memory_of_the_node(tmp_path:
     doubling = [f"V{step}=$(V{step + 1})$(V{step + 1})" for step in range(DOUBLED)]
     env = ["CEDANA_CHECKPOINT=$(V0)", *doubling, f"V{DOUBLED}=x"]
     value = container.variable({"process": {"env": env}}, "CEDANA_CHECKPOINT")
-    assert value is not None
-    assert 253 < len(value) <= 4096
+    assert value == "$(V1)$(V1)", "what is left over is replaced once"
     long = container.variable({"process": {"env": ["A=" + "$(B)" * 1000, "B=" + "x" * 100_000]}}, "A")
     assert long == "$(B)" * 1000
     assert container.variable({"process": {"env": ["A=t-$(B)", "B=1"]}}, "A") == "t-1"
