@@ -80,8 +80,8 @@ def _value(container: Container, pod: Pod, variable: str) -> str | None:
     for each in container.env or ():
         value = _declared(each, pod, known)
         if value is not None and "$" in (each.value or ""):
-            left -= len(value)
-            value = value if left >= 0 else None
+            value = value if len(value) <= left else None
+            left -= len(value or "")
         if each.name == variable:
             raw = value
         if value is None:
