@@ -22,7 +22,7 @@ import structlog
 from nodeworker import bundle, contents
 from nodeworker.bundle import Bundle
 from nodeworker.bus import Bus
-from nodeworker.capture import criu, hostname, neighbours, user_namespace
+from nodeworker.capture import criu, hostname, image_files, neighbours, user_namespace
 from nodeworker.capture.runc import Runc
 from nodeworker.domain.criu_failures import SANDBOX_GONE
 from nodeworker.domain.criu_options import CriuConfig
@@ -359,6 +359,7 @@ class Restorer:
         warnings = contents.put(manifest, live, folder, fetched.reader, company)
         names = hostname.names_in(live.uts_namespace) if live.uts_namespace else live.names
         names_set = bool(names) and hostname.name_images(fetched.images, names)
+        image_files.repair(fetched.images)
         if record.facts.id_mappings:
             user_namespace.let_in(fetched.images)
         self._save_created(msgspec.structs.replace(record, warnings=warnings))

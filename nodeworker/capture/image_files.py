@@ -13,8 +13,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from nodeworker.domain.criu_images import MalformedImageError
+import structlog
 
+from nodeworker.domain.criu_images import MalformedImageError, repaired
+
+_log = structlog.get_logger(component="restore")
 _LONGEST_BYTES: Final = 64 << 20
 """Of an image that is read; those of a process with 100,000 mappings have about 6 MB."""
 _NAME: Final = re.compile(r"[a-z-]+(-\d+)?\.img", re.ASCII)
@@ -59,3 +62,19 @@ def replace(folder: Path, changed: Mapping[str, bytes]) -> None:
         fresh = folder / f".{name}"
         fresh.write_bytes(data)
         fresh.rename(folder / name)
+
+
+def repair(folder: Path) -> None:
+    """Mend in the images of a directory what CRIU could not restore; images that are not understood are left to CRIU.
+
+    Raises:
+        OSError: an image could not be read or written.
+    """
+    try:
+        changed = repaired(ImageFiles(folder))
+    except MalformedImageError as problem:
+        _log.warning("images were not looked at for what needs mending", folder=str(folder), problem=str(problem))
+        return
+    if changed:
+        _log.info("images were mended", folder=str(folder), images=sorted(changed))
+        replace(folder, changed)

@@ -9,5 +9,14 @@ from __future__ import annotations
 from nodeworker.domain.criu_images.lowering import CannotLowerError, left_writable, lower
 from nodeworker.domain.criu_images.privileges import mounted_places, read_privileges
 from nodeworker.domain.criu_images.protobuf import MalformedImageError
+from nodeworker.domain.criu_images.repairs import repaired
 
-__all__ = ["CannotLowerError", "MalformedImageError", "left_writable", "lower", "mounted_places", "read_privileges"]
+__all__ = [
+    "CannotLowerError",
+    "MalformedImageError",
+    "left_writable",
+    "lower",
+    "mounted_places",
+    "read_privileges",
+    "repaired",
+]

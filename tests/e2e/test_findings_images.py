@@ -1,0 +1,133 @@
+"""What was dumped without a complaint and could not be restored, or came back wrong, until its images were mended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.stack import Run, Stack, running, until
+
+pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
+
+COUNT = "i=0; while :; do i=$((i+1)); echo $i $(cat /v/said 2>/dev/null) >> /count; sleep 0.05; done"
+TICK = textwrap.dedent("""
+    import ctypes, os, struct, sys
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.timerfd_create(1, 0)
+    spec = struct.pack("qqqq", 0, int(sys.argv[1]), 0, int(sys.argv[1]))
+    assert libc.timerfd_settime(fd, 0, spec, None) == 0
+    count = 0
+    while True:
+        os.read(fd, 8)
+        count += 1
+        if count % 20 == 0:
+            with open("/count", "a") as file:
+                print(count, file=file)
+""")
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with (
+        tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as path,
+        running(Path(path) / "s") as made,
+    ):
+        yield made
+
+
+def stopped(stack: Stack, run: Run, checkpoint_id: str) -> int:
+    """Stop a container with its final dump; return how far it had counted."""
+    stored = stack.types(checkpoint_id).count("snapshot.stored")
+    counted = len(run.lines("/count"))
+    run.stop()
+    until(lambda: stack.types(checkpoint_id).count("snapshot.stored") > stored, saying="it is stored")
+    return counted
+
+
+def goes_on(run: Run, counted: int) -> None:
+    """The count went on without a gap, in a restored container."""
+    assert run.container["restored_from"] is not None
+    lines = run.until_lines("/count", counted + 3)
+    numbers = [int(line.split()[0]) for line in lines]
+    step = numbers[0]
+    assert numbers == list(range(step, step * (len(numbers) + 1), step))
+
+
+def test_what_an_exec_session_left_in_a_restored_container_travels_on_with_it(stack: Stack) -> None:
+    run = stack.run("left", "sh", "-c", COUNT)
+    run.until_lines("/count", 3)
+    stopped(stack, run, "left")
+    restored = stack.run("left", "sh", "-c", COUNT)
+    container = str(restored.container["container_id"])
+    subprocess.run(
+        ["runc", "--root", stack.runc_root, "exec", "-d", container, "sh", "-c", "(exec sleep 98765 >/dev/null 2>&1 &)"],
+        check=True, timeout=30,
+    )  # fmt: skip
+    until(lambda: "98765" in processes(restored), saying="the daemon runs")
+    counted = stopped(stack, restored, "left")
+    again = stack.run("left", "sh", "-c", COUNT)
+    goes_on(again, counted)
+    assert "98765" in processes(again)
+    again.stop()
+
+
+def processes(run: Run) -> str:
+    """The command lines of all processes in a container's PID namespace."""
+    namespace = Path(f"/proc/{run.init_pid()}/ns/pid").readlink()
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdecimal() and (folder / "ns/pid").readlink() == namespace:
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:  # it has ended
+            continue
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_bound_source_that_was_replaced_does_not_spoil_later_snapshots(
+    stack: Stack, tmp_path: Path, kind: str
+) -> None:
+    source = tmp_path / "source"
+
+    def put(text: str) -> None:
+        if kind == "file":
+            fresh = tmp_path / "fresh"
+            fresh.write_text(text)
+            fresh.rename(source)
+            return
+        if source.exists():
+            source.rename(tmp_path / "old")
+            (tmp_path / "old" / "said").unlink()
+            (tmp_path / "old").rmdir()
+        source.mkdir()
+        (source / "said").write_text(text)
+
+    put("old")
+    mount = f"{source}:/v/said" if kind == "file" else f"{source}:/v"
+    run = stack.run(f"replaced-{kind}", "sh", "-c", COUNT, options=("--mount", mount))
+    run.until_lines("/count", 3)
+    put("new")
+    counted = stopped(stack, run, f"replaced-{kind}")
+    again = stack.run(f"replaced-{kind}", "sh", "-c", COUNT, options=("--mount", mount))
+    goes_on(again, counted)
+    assert again.lines("/count")[-1].endswith("new")
+    assert "new" in (source if kind == "file" else source / "said").read_text(), "the node's own file is untouched"
+    again.stop()
+
+
+@pytest.mark.parametrize("nanoseconds", [1_000_000, 10_000_000], ids=["1ms", "10ms"])
+def test_periodic_timers_go_on_ticking_through_four_generations(stack: Stack, nanoseconds: int) -> None:
+    name, command = f"timer-{nanoseconds}", (sys.executable, "-c", TICK, str(nanoseconds))
+    run = stack.run(name, *command)
+    run.until_lines("/count", 3)
+    for _ in range(4):
+        counted = stopped(stack, run, name)
+        run = stack.run(name, *command)
+        goes_on(run, counted)
+    run.stop()
