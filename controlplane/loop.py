@@ -25,6 +25,7 @@ from controlplane import statecopy
 from controlplane.bus.intake import Settled, UndecidableError
 from controlplane.bus.progress import Progress
 from controlplane.bus.stirrings import Stirrings
+from controlplane.domain.believed import believed
 from controlplane.domain.decide import decide
 from controlplane.domain.evolve import Replay, evolve
 from controlplane.domain.inputs import Decision, Input, JobActed, PodSeen, Policy, ReportReceived
@@ -308,14 +309,14 @@ class DecisionLoop:
                 _fail(pending, UndecidableError(repr(problem)))
                 continue
             for new in _new_events(pending, decision, now):
-                evolve(self._state, new.event, new.occurred_at)
+                evolve(self._state, new.event, believed(new.occurred_at, now))
                 events.append(new)
                 known[new.event_id] = new.event
             silent = isinstance(pending.asked, ReportReceived) and not decision.events and decision.rejected is None
             settled = Settled(answer=decision.answer, rejected=decision.rejected, overtaken=silent)
             decided.append(_Decided(pending, settled))
         if events:
-            await self._append(events)
+            await self._append(events, now)
         else:  # an answer out of a state that somebody else has moved on from would be a lie
             await self._log.check_lead(self._epoch)
         for one in decided:
@@ -335,9 +336,9 @@ class DecisionLoop:
         found = await self._log.recorded(ids) if ids else {}
         return {recorded.event_id: recorded.event for recorded in found.values()}
 
-    async def _append(self, events: list[NewEvent]) -> None:
+    async def _append(self, events: list[NewEvent], now: datetime) -> None:
         began = time.monotonic()
-        recorded = await self._log.append(events, epoch=self._epoch)
+        recorded = await self._log.append(events, epoch=self._epoch, recorded_at=now)
         appended = [one.event for one in recorded]
         self.on_appended(appended, time.monotonic() - began)
         faultpoints.reach("app.after-append")

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from controlplane.domain import Policy, ResolveAsked, State, decide, evolve
+from controlplane.domain.believed import believed
 from controlplane.log.archive import Archive
 from controlplane.log.chain import Problem
 from controlplane.log.eventlog import EventLog
@@ -63,7 +64,7 @@ async def state_at(log: EventLog, moment: datetime) -> State:
         for recorded in page:
             if recorded.recorded_at > moment:
                 return state
-            evolve(state, recorded.event, recorded.occurred_at)
+            evolve(state, recorded.event, believed(recorded.occurred_at, recorded.recorded_at))
         position = page[-1].position
     return state
 

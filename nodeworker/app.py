@@ -274,7 +274,8 @@ class Worker:
             await bus.flush(_LAST_WORDS_SECONDS)
 
     def _heartbeat(self) -> Heartbeat:
-        return Heartbeat(self._settings.node, self._worker_id, self._boot_id, self._store_watch.add_to(self._facts))
+        facts = self._store_watch.add_to(self._facts)
+        return Heartbeat(self._settings.node, self._worker_id, self._boot_id, facts, at=datetime.now(UTC))
 
     def _registration(self) -> NodeRegistered:
         facts = self._store_watch.add_to(self._facts)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import uuid
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -23,6 +25,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import APIError
 
+from nodeworker.domain.plane_clock import PlaneClock
 from nodeworker.journal import Journal
 from process.nats import NO_ROOM, connect
 from process.pauses import Pauses
@@ -37,6 +40,9 @@ _log = structlog.get_logger(component="bus")
 HEARTBEAT_SECONDS = 2.0
 _VOUCH_SECONDS = 30.0
 _VOUCH_REPLY_SECONDS = 6.0
+_CLOCK_SECONDS = 600.0
+"""After so long the control plane's time is asked for again."""
+_FRESH_CLOCK_SECONDS = 5.0
 _ACK_WAIT_SECONDS = 30.0
 _PROGRESS_SECONDS = 10.0
 _RETRY_SECONDS = 0.5
@@ -82,6 +88,7 @@ class Bus:
         """Whether the broker has no room for reports: it answered, and keeps none."""
         self._resent: set[UUID] = set()
         self._vouching = asyncio.Lock()
+        self._plane_clock = PlaneClock()
         self._obeying: set[asyncio.Task[None]] = set()
         journal.on_report = self._wake
 
@@ -159,20 +166,23 @@ class Bus:
     async def _have_reports_vouched_for(self) -> None:
         """Ask now and then what became of confirmed reports, until none is kept."""
         while True:
+            if self._plane_clock.age_seconds(time.monotonic()) > _CLOCK_SECONDS:
+                await self._ask_for_vouchers(for_time=True)
             await asyncio.sleep(_VOUCH_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 -- not all nodes at once
             while await self._ask_for_vouchers():
                 pass
 
-    async def _ask_for_vouchers(self) -> bool:
+    async def _ask_for_vouchers(self, *, for_time: bool = False) -> bool:
         """Name the oldest reports that are kept; let those go that are settled, and take those back that the broker lost.
 
-        Answers whether it was of use and there may be more.
+        The answer gives the control plane's time as well; ``for_time`` asks for the sake of that. Answers whether it was of use
+        and there may be more.
         """
         async with self._vouching:
             named = await asyncio.to_thread(self._journal.confirmed)
             if not named:
                 self._doubt = False
-            if not named or not self.connected:
+            if not self.connected or not (named or for_time):
                 return False
             assert self._client is not None
             question = msgspec.structs.replace(self._heartbeat(), confirmed=tuple(named))
@@ -187,6 +197,7 @@ class Bus:
                 await _log.adebug("nobody vouched for reports", error=problem)
                 return False
             self._doubt = False
+            self._plane_clock.hear(vouched.at, time.monotonic())
             await asyncio.to_thread(self._journal.let_go, vouched.settled)
             if vouched.missing:
                 await _log.awarning(
@@ -271,7 +282,7 @@ class Bus:
             return
         progress = asyncio.create_task(self._show_progress(message))
         try:
-            await obey(command)
+            await obey(await self._by_our_clock(command))
         except Exception:  # noqa: BLE001 -- it stays unacknowledged and comes back; the other commands go on
             await _log.aexception("a command failed in an unforeseen way", command_id=command.command_id)
             return
@@ -281,6 +292,14 @@ class Bus:
             await message.ack()
         except (nats.errors.Error, OSError) as problem:
             await _log.awarning("a command could not be acknowledged", error=problem)
+
+    async def _by_our_clock(self, command: Command) -> Command:
+        """Give a command's deadline as a moment of this node's clock, however wrong that is."""
+        left_seconds = self._plane_clock.left_seconds(command, time.monotonic())
+        if left_seconds <= 0 and self._plane_clock.age_seconds(time.monotonic()) > _FRESH_CLOCK_SECONDS:
+            await self._ask_for_vouchers(for_time=True)  # another control plane may lead by now, with another clock
+            left_seconds = self._plane_clock.left_seconds(command, time.monotonic())
+        return msgspec.structs.replace(command, deadline=datetime.now(UTC) + timedelta(seconds=left_seconds))
 
     async def _show_progress(self, message: Msg) -> None:
         while True:

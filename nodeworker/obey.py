@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
+import msgspec
 import structlog
 
 from nodeworker.copies import Copies
@@ -28,7 +29,10 @@ _log = structlog.get_logger(component="obey")
 
 
 class Obedience:
-    """Carries out the commands of one worker, those for different containers at the same time."""
+    """Carries out the commands of one worker, those for different containers at the same time.
+
+    Their deadlines are moments of this node's clock, as the bus gives them.
+    """
 
     def __init__(self, journal: Journal, dumper: Dumper, storer: Storer, store: SnapshotStore, copies: Copies) -> None:
         self._journal = journal
@@ -59,6 +63,8 @@ class Obedience:
         if known is not None and known.outcome is not None:
             await asyncio.to_thread(self._journal.report, self._finished(command, known.failure))
             return
+        if known is not None:  # it was taken by an earlier life of the worker, and does not gain time by coming again
+            command = msgspec.structs.replace(command, deadline=min(command.deadline, known.command.deadline))
         if isinstance(command, DeleteCommand):
             await in_daemon_thread(lambda: self._delete(command))
         elif isinstance(command, PrefetchCommand):

@@ -85,6 +85,12 @@ class NodeReturned(_NodeEvent, frozen=True, tag="node.returned"):
     """A lost worker was heard of again."""
 
 
+class NodeClockMeasured(_NodeEvent, frozen=True, tag="node.clock-measured"):
+    """The node's clock is ahead of the control plane's by so much, or behind it if negative; recorded when that changes."""
+
+    offset_seconds: float
+
+
 class NodeEnding(_NodeEvent, frozen=True, tag="node.ending"):
     """The node is about to be emptied or to end, because of ``reason``: what runs there is dumped while it can be."""
 
@@ -355,7 +361,7 @@ ReportedEvent = (
 )
 """What a worker may say; anything else in a report is refused."""
 
-NodeEvent = NodeRegistered | NodeLost | NodeReturned | NodeEnding | NodeSpared
+NodeEvent = NodeRegistered | NodeLost | NodeReturned | NodeClockMeasured | NodeEnding | NodeSpared
 PodFact = PodScheduled | PodTerminating | PodContainerEnded | PodGone
 """What was seen of pods; their incarnation is 0 where no start is known that belongs to the pod."""
 JobOutcome = PodReplaced | PodEndCounted

@@ -34,13 +34,17 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     boot_id: str
     facts: NodeFacts
     confirmed: tuple[UUID, ...] = ()
-    """Reports that the broker has confirmed and the worker still keeps; one that names any is answered by :class:`Vouched`."""
+    """Reports that the broker has confirmed and the worker still keeps; a request is answered by :class:`Vouched`."""
+    at: datetime | None = None
+    """The node's clock."""
 
 
-class Vouched(msgspec.Struct, frozen=True):
+class Vouched(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of the reports that a heartbeat names; of those in neither list nothing is known yet."""
 
     settled: tuple[UUID, ...]
     """In the log, or refused with a reason: need not be kept."""
     missing: tuple[UUID, ...]
     """Nowhere, not even on their way: the broker has lost them, and they shall be sent again."""
+    at: datetime | None = None
+    """The control plane's clock, by which the deadlines of commands are meant."""

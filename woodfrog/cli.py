@@ -292,6 +292,8 @@ def nodes(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
         "criu_version",
         "runc_version",
         "cgroup_version",
+        "clock_offset_seconds",
+        "store",
         "gpu_count",
         "gpu_models",
         "gpu_memory_bytes",

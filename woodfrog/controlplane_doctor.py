@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client
 from sqlalchemy.engine import make_url
 
 from controlplane.bus.storage import STANDARD_BYTES, look
+from controlplane.domain.clocks import is_news
 from nodeworker.host.doctor import Finding, report
 from process.nats import connect
+from protocol import subjects, wire
 from protocol.durations import parse_bytes
+from protocol.requests import QueryRequest, Refusal, Rows
 from woodfrog.state import Reach
 
 _SECONDS: Final = 10.0
@@ -43,6 +46,7 @@ async def _nats(reach: Reach, environment: Mapping[str, str]) -> AsyncIterator[F
     try:
         yield Finding("nats", "ok", "connected")
         yield await _streams(client, environment)
+        yield await _clocks(client)
     finally:
         await client.close()
 
@@ -63,6 +67,27 @@ async def _streams(client: Client, environment: Mapping[str, str]) -> Finding:
         advice = "A leading control plane gives every stream a limit; see that one leads."
         return Finding("streams", "warning", f"{said}; without a limit: {', '.join(without)}", advice)
     return Finding("streams", "ok", said)
+
+
+async def _clocks(client: Client) -> Finding:
+    try:
+        reply = await client.request(subjects.QUERY, wire.encode(QueryRequest(view="nodes")), timeout=_SECONDS)
+        answer: Rows | Refusal = wire.decode(reply.data, Rows | Refusal)
+    except (nats.errors.Error, TimeoutError, wire.MalformedMessageError) as problem:
+        return Finding("clocks", "failed", f"{problem!r}", "See that a control plane runs.")
+    return clocks(answer.rows if isinstance(answer, Rows) else [])
+
+
+def clocks(nodes: list[dict[str, Any]]) -> Finding:
+    """Say which nodes' clocks are off, of rows of the view ``nodes``."""
+    measured = ((str(row["node"]), row.get("clock_offset_seconds")) for row in nodes if row["status"] == "ready")
+    off = [
+        f"{node} by {seconds:+.0f} s" for node, seconds in measured if seconds is not None and is_news(None, seconds)
+    ]
+    if off:
+        advice = "Keep the nodes' clocks by NTP: the log's times of what happens there are wrong, and buckets refuse their requests."
+        return Finding("clocks", "warning", f"off: {', '.join(off)}", advice)
+    return Finding("clocks", "ok", "no node's clock is off")
 
 
 def database(url: str | None) -> Finding:

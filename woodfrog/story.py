@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from controlplane.domain.clocks import CLOCK_TOLERANCE_SECONDS
 from protocol.commands import Command, DeleteCommand, DumpCommand, PrefetchCommand
 from protocol.events import (
     ColdStartChosen,
@@ -24,6 +25,7 @@ from protocol.events import (
     Event,
     IncarnationOpened,
     KeyEvent,
+    NodeClockMeasured,
     NodeEnding,
     NodeLost,
     NodeRegistered,
@@ -109,8 +111,15 @@ def _asked(command: Command) -> str:
             return f"to have snapshot {snapshot_id} ready for a container that is on its way"
 
 
+def _off(offset_seconds: float) -> str:
+    if abs(offset_seconds) < CLOCK_TOLERANCE_SECONDS:
+        return "is right again"
+    return f"is {abs(offset_seconds):.0f} s {'ahead' if offset_seconds > 0 else 'behind'}"
+
+
 _TELL: dict[type, Callable[[Any], str]] = {
     NodeRegistered: lambda e: f"worker {e.worker_id} began on node {e.node} (CRIU {e.facts.criu_version or 'unknown'})",
+    NodeClockMeasured: lambda e: f"the clock of node {e.node} {_off(e.offset_seconds)}",
     NodeLost: lambda e: f"nothing was heard of node {e.node} for {e.silent_seconds:.0f} s",
     NodeReturned: lambda e: f"node {e.node} was heard of again",
     NodeEnding: lambda e: f"node {e.node} is about to be emptied or to end: {e.reason}",

@@ -14,6 +14,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from itertools import count
 from typing import Final
 from uuid import UUID
@@ -22,13 +23,15 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from controlplane.bus.clock_offsets import ClockOffsets
 from controlplane.bus.ending import end_if_cancelled
 from controlplane.bus.intake import Intake, UndecidableError
 from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES
+from controlplane.domain.clocks import is_news
 from controlplane.domain.inputs import Input, NodeHeard, NodeSilent, Tick
 from controlplane.domain.state import NodeState
 from controlplane.domain.stores import has_other_store
-from controlplane.log.records import LogUnavailableError
+from controlplane.log.records import LogUnavailableError, utc_now
 from protocol import subjects, wire
 from protocol.ids import InvalidIdError, NodeName, WorkerId, check_id
 from protocol.reports import Heartbeat, Vouched
@@ -62,6 +65,7 @@ class Presence:
         *,
         lost_seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], datetime] = utc_now,
         vouch: Vouch | None = None,
     ) -> None:
         """A node is lost after ``lost_seconds`` without a sign of life. ``vouch`` says what became of its reports."""
@@ -73,9 +77,11 @@ class Presence:
         self._lost_seconds = lost_seconds
         self._period_seconds = min(1.0, lost_seconds / 5)
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._offsets = ClockOffsets()
         self._heard_at: dict[tuple[NodeName, WorkerId], float] = {}
         self._strange_since: dict[tuple[NodeName, WorkerId], float] = {}
-        self._heartbeats: asyncio.Queue[Heartbeat] = asyncio.Queue(_LONGEST_QUEUE)
+        self._heartbeats: asyncio.Queue[tuple[Heartbeat, float | None]] = asyncio.Queue(_LONGEST_QUEUE)
 
     async def run(self) -> None:
         """Listen and watch until cancelled."""
@@ -95,19 +101,25 @@ class Presence:
         except (wire.MalformedMessageError, InvalidIdError) as problem:
             await _log.awarning("heartbeat refused", subject=message.subject, reason=str(problem))
             return
-        self._heard_at[heartbeat.node, heartbeat.worker_id] = self._clock()
-        if self._is_news(heartbeat) and not self._heartbeats.full():
-            self._heartbeats.put_nowait(heartbeat)
-        if message.reply and heartbeat.confirmed and not self._asked.full():
+        worker = heartbeat.node, heartbeat.worker_id
+        self._heard_at[worker] = self._clock()
+        offset_seconds = self._offsets.measured(worker, heartbeat.at, self._wall_clock())
+        if self._is_news(heartbeat, offset_seconds) and not self._heartbeats.full():
+            self._heartbeats.put_nowait((heartbeat, offset_seconds))
+        if message.reply and not self._asked.full():
             self._asked.put_nowait((message.reply, heartbeat))
 
-    def _is_news(self, heartbeat: Heartbeat) -> bool:
-        """Whether it may have to be decided upon: from a lost node, or for a while from a worker that the log does not know."""
+    def _is_news(self, heartbeat: Heartbeat, offset_seconds: float | None) -> bool:
+        """Whether it may have to be decided upon: from a lost node, for a while from a worker that the log does not know, or of change.
+
+        What may change while a worker lives is its store, and how far its clock is off.
+        """
         worker = heartbeat.node, heartbeat.worker_id
         known = self._roll().get(heartbeat.node)
         if known is not None and heartbeat.worker_id in {known.worker_id, *known.earlier_workers}:
             self._strange_since.pop(worker, None)
-            return known.lost or (heartbeat.worker_id == known.worker_id and has_other_store(known, heartbeat))
+            changed = has_other_store(known, heartbeat) or is_news(known.clock_offset_seconds, offset_seconds)
+            return known.lost or (heartbeat.worker_id == known.worker_id and changed)
         now = self._clock()
         return now - self._strange_since.setdefault(worker, now) >= _STRANGE_SECONDS
 
@@ -129,6 +141,7 @@ class Presence:
                 answer = Vouched(
                     tuple(report for report in asked if report in settled),
                     tuple(report for report in asked if report in missing),
+                    self._wall_clock(),
                 )
                 try:
                     await self._client.publish(reply, wire.encode(answer))
@@ -138,8 +151,8 @@ class Presence:
     async def _welcome(self) -> None:
         """Bring the signs of life of lost nodes in."""
         while True:
-            heartbeat = await self._heartbeats.get()
-            await self._settle(NodeHeard(heartbeat, f"heard/{uuid.uuid4()}"))
+            heartbeat, offset_seconds = await self._heartbeats.get()
+            await self._settle(NodeHeard(heartbeat, f"heard/{uuid.uuid4()}", offset_seconds))
 
     async def _watch(self) -> None:
         last = self._clock()
@@ -164,6 +177,7 @@ class Presence:
         for gone in self._heard_at.keys() - registered:
             if self._clock() - self._heard_at[gone] > self._lost_seconds:
                 del self._heard_at[gone]
+                self._offsets.forget(gone)
                 self._strange_since.pop(gone, None)
         for node, known in list(roll.items()):
             now, worker_id = self._clock(), known.worker_id

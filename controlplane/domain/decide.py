@@ -12,6 +12,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from controlplane.domain.choose import choose
+from controlplane.domain.clocks import is_news
 from controlplane.domain.course import Course, refuse
 from controlplane.domain.handover import Asker, Wait
 from controlplane.domain.inputs import (
@@ -42,6 +43,7 @@ from protocol.events import (
     CommandFinished,
     DumpFailed,
     IncarnationOpened,
+    NodeClockMeasured,
     NodeLost,
     NodeRegistered,
     NodeReturned,
@@ -57,7 +59,7 @@ from protocol.events import (
 from protocol.facts import ContainerFacts
 from protocol.failures import CONDEMNING_CODES
 from protocol.ids import CheckpointKey, CommandId, IncarnationNumber, InvalidIdError, event_id
-from protocol.reports import Heartbeat, Report
+from protocol.reports import Report
 from protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 
@@ -83,7 +85,7 @@ def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decisio
         case NodeSeen():
             return node_seen(state, given)
         case NodeSilent() | NodeHeard():
-            return _silent(state, given) if isinstance(given, NodeSilent) else _heard(state, given.heartbeat)
+            return _silent(state, given) if isinstance(given, NodeSilent) else _heard(state, given)
         case Tick():
             return upkeep(state, given, now, policy)
 
@@ -278,7 +280,7 @@ def _silent(state: State, silence: NodeSilent) -> Decision:
     return Decision(events=(lost,))
 
 
-def _heard(state: State, heartbeat: Heartbeat) -> Decision:
+def _heard(state: State, heard: NodeHeard) -> Decision:
     """Take a lost node back; and register a worker that the log does not know, for a heartbeat says all that it takes.
 
     Without that, a worker that outlives a lost log would be answered and never believed until somebody restarts it. One that
@@ -286,6 +288,7 @@ def _heard(state: State, heartbeat: Heartbeat) -> Decision:
     an earlier life may come after the first sign of life of a later one. A worker whose store is another one than it registered
     with, because a file system was mounted since, is registered again.
     """
+    heartbeat = heard.heartbeat
     node = state.nodes.get(heartbeat.node)
     other = node is None or heartbeat.worker_id != node.worker_id
     unknown = node is None or (other and (node.lost or heartbeat.worker_id not in node.earlier_workers))
@@ -296,4 +299,9 @@ def _heard(state: State, heartbeat: Heartbeat) -> Decision:
         return Decision(events=(registered,))
     if node.lost and heartbeat.worker_id == node.worker_id:
         return Decision(events=(NodeReturned(node=heartbeat.node, worker_id=heartbeat.worker_id),))
+    if not other and is_news(node.clock_offset_seconds, heard.clock_offset_seconds):
+        assert heard.clock_offset_seconds is not None
+        offset_seconds = round(heard.clock_offset_seconds, 1)
+        measured = NodeClockMeasured(node=heartbeat.node, worker_id=heartbeat.worker_id, offset_seconds=offset_seconds)
+        return Decision(events=(measured,))
     return Decision()

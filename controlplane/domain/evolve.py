@@ -41,6 +41,7 @@ from protocol.events import (
     IncarnationOpened,
     JobOutcome,
     KeyEvent,
+    NodeClockMeasured,
     NodeEnding,
     NodeEvent,
     NodeLost,
@@ -410,6 +411,10 @@ def _node_after(node: NodeState | None, event: NodeEvent, at: datetime) -> NodeS
             if known.worker_id != event.worker_id:
                 return known  # an earlier life's loss says nothing of this one
             return replace(known, lost=isinstance(event, NodeLost), since=at)
+        case NodeClockMeasured(offset_seconds=offset_seconds):
+            if known.worker_id != event.worker_id:
+                return known
+            return replace(known, clock_offset_seconds=offset_seconds)
         case NodeEnding():
             return replace(known, ending_since=known.ending_since or at)
         case NodeSpared():

@@ -126,10 +126,11 @@ class NodeSilent(msgspec.Struct, frozen=True):
 
 
 class NodeHeard(msgspec.Struct, frozen=True):
-    """A worker gave a sign of life."""
+    """A worker gave a sign of life; its clock is ahead by ``clock_offset_seconds``, where that was measured."""
 
     heartbeat: Heartbeat
     source: str
+    clock_offset_seconds: float | None = None
 
 
 class Tick(msgspec.Struct, frozen=True):

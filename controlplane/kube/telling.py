@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from controlplane.bus.progress import Progress
+from controlplane.domain.believed import believed
 from controlplane.domain.state import KeyState
 from controlplane.kube.api import ApiError, KubernetesApi
 from controlplane.log.eventlog import EventLog
@@ -183,7 +184,7 @@ class Teller:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             for recorded in page:
-                note = self._narrator.note(recorded.event, recorded.occurred_at)
+                note = self._narrator.note(recorded.event, believed(recorded.occurred_at, recorded.recorded_at))
                 if note is not None and self._clock() - recorded.recorded_at < _OLDEST:
                     await self._tell(note, recorded)
                 position = recorded.position

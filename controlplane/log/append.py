@@ -81,6 +81,8 @@ class Request(msgspec.Struct, frozen=True):
     batch: Sequence[Prepared]
     epoch: Epoch
     expected: Mapping[str, Version]
+    recorded_at: datetime | None = None
+    """When it was decided; by default the moment of the transaction."""
 
 
 Answer = list[Recorded] | EventConflictError | ExpectedVersionError | StaleEpochError
@@ -142,7 +144,6 @@ class _Page:
         self._known = {str(event_id): record for event_id, record in known.items()}
         self._ends = ends
         self._recorded_at = recorded_at
-        self._recorded_text = utc_text(recorded_at)
         self._prepared: list[Prepared] = []
         self.recorded: list[Recorded] = []
 
@@ -165,7 +166,7 @@ class _Page:
                 if actual != version:
                     return ExpectedVersionError(name, version, Version(actual))
             for event_id, one in fresh.items():
-                known[event_id] = self._place(one)
+                known[event_id] = self._place(one, request.recorded_at or self._recorded_at)
         return [known[one.event_id] for one in request.batch]
 
     def tell_ends(self, ends: dict[str, tuple[int, str]]) -> None:
@@ -177,7 +178,6 @@ class _Page:
     def write(self, dialect: Dialect) -> statements.Write:
         """Tell how the events are written; triggers keep their ids and the ends of their streams."""
         text = UtcTime.is_text(dialect)
-        recorded_at = self._recorded_text if text else self._recorded_at
         return statements.insertion(dialect, events).of_stored(
             [
                 (
@@ -191,14 +191,14 @@ class _Page:
                     one.metadata,
                     one.command_id,
                     one.occurred_at if text else record.occurred_at,
-                    recorded_at,
+                    utc_text(record.recorded_at) if text else record.recorded_at,
                     record.hash,
                 )
                 for one, record in zip(self._prepared, self.recorded, strict=True)
             ],
         )
 
-    def _place(self, one: Prepared) -> Recorded:
+    def _place(self, one: Prepared, recorded_at: datetime) -> Recorded:
         new, stream = one.new, one.stream
         version, previous = self._ends.get(stream, (0, chain.FIRST))
         version += 1
@@ -214,7 +214,7 @@ class _Page:
             one.data,
             one.metadata,
             one.occurred_at,
-            self._recorded_text,
+            utc_text(recorded_at),
         )
         self._ends[stream] = (version, link)
         record = Recorded(
@@ -225,7 +225,7 @@ class _Page:
             new.event,
             new.metadata,
             new.occurred_at,
-            self._recorded_at,
+            recorded_at,
             link,
         )
         self._prepared.append(one)

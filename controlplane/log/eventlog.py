@@ -105,7 +105,12 @@ class EventLog:
         return log
 
     async def append(
-        self, batch: Sequence[NewEvent], *, epoch: Epoch, expected: Mapping[str, Version] | None = None
+        self,
+        batch: Sequence[NewEvent],
+        *,
+        epoch: Epoch,
+        expected: Mapping[str, Version] | None = None,
+        recorded_at: datetime | None = None,
     ) -> list[Recorded]:
         """Record a batch and update the projections, all or nothing, in one transaction that is on disk when this returns.
 
@@ -113,7 +118,8 @@ class EventLog:
 
         Answers one record for each event, in order. An event id that is recorded already, with the same payload, is
         answered with what is recorded and written no second time: an append whose fate is unknown is simply repeated.
-        ``expected`` gives versions that streams must have before the batch (0: no event yet).
+        ``expected`` gives versions that streams must have before the batch (0: no event yet). ``recorded_at`` is the moment with
+        which the batch was decided, so that a fold of the log sees the same; by default it is the clock's.
 
         Raises:
             StaleEpochError: another control plane took the lead.
@@ -126,7 +132,7 @@ class EventLog:
         prepared = [append.Prepared.of(new) for new in batch]
 
         future: asyncio.Future[list[Recorded]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((Request(prepared, epoch, expected or {}), future))
+        self._waiting.append((Request(prepared, epoch, expected or {}, recorded_at), future))
         if self._committing is None or self._committing.done():
             self._committing = asyncio.create_task(self._commit_waiting())
         recorded = await future

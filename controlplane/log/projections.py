@@ -38,6 +38,7 @@ from protocol.events import (
     DumpFailed,
     DumpStarted,
     IncarnationOpened,
+    NodeClockMeasured,
     NodeEnding,
     NodeEvent,
     NodeLost,
@@ -340,10 +341,13 @@ def _fold_node(rows: Rows, record: Recorded, event: NodeEvent) -> None:
             row |= {"kernel_release": facts.kernel_release, "page_size_bytes": facts.page_size_bytes}
             row |= {"cgroup_version": facts.cgroup_version, "cpu_model": facts.cpu_model}
             row |= {"criu_version": facts.criu_version, "runc_version": facts.runc_version, **_gpu_fields(facts)}
+            row["store"] = facts.store
         case NodeLost():
             row |= {"status": "lost", "lost_at": at, "silent_seconds": event.silent_seconds}
         case NodeReturned():
             row |= {"status": "ready", "returned_at": at}
+        case NodeClockMeasured():
+            row["clock_offset_seconds"] = event.offset_seconds
         case NodeEnding() | NodeSpared():
             pass  # it goes on being as ready, or as lost, as it was
 

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection, bindparam, func, select
 
+from controlplane.domain.believed import believed
 from controlplane.log import statements
 from controlplane.log.records import ArchivedRangeError, Metadata, Recorded, ViewFilterError
 from controlplane.log.schema import archived_heads, events, log_head, streams, utc_text
@@ -26,7 +27,14 @@ _READ_PAGE: Final = (
     select(events).where(events.c.position > bindparam("after")).order_by(events.c.position).limit(bindparam("count"))
 )
 _COLUMNS: Final = tuple(events.columns.keys())
-_TOLD: Final = (events.c.position, events.c.type, events.c.schema_version, events.c.data, events.c.occurred_at)
+_TOLD: Final = (
+    events.c.position,
+    events.c.type,
+    events.c.schema_version,
+    events.c.data,
+    events.c.occurred_at,
+    events.c.recorded_at,
+)
 _TELL_PAGE: Final = (
     select(*_TOLD).where(events.c.position > bindparam("after")).order_by(events.c.position).limit(bindparam("count"))
 )
@@ -52,14 +60,20 @@ def read(connection: Connection, after: Position, limit: int, upcasts: Upcasts) 
 def tell(
     connection: Connection, after: Position, limit: int, upcasts: Upcasts
 ) -> tuple[Position, list[tuple[AnyEvent, datetime]]]:
-    """Read as :func:`read` does, but only what a fold asks: what happened, and when. The position is the last one's."""
+    """Read as :func:`read` does, but only what a fold asks: what happened, and when, as far as that is believed.
+
+    The position is the last one's.
+    """
     rows = statements.plain(connection.dialect, _TELL_PAGE).run(connection, after=after, count=limit)
     _check_first(rows, after)
     if not rows:
         return after, []
     understand = upcasts.read
     moment = statements.reader(connection.dialect, events.c.occurred_at)
-    told = [(understand(type_, version, data), moment(at)) for _, type_, version, data, at in rows]
+    told = [
+        (understand(type_, version, data), believed(moment(at), moment(recorded_at)))
+        for _, type_, version, data, at, recorded_at in rows
+    ]
     return Position(rows[-1][0]), told
 
 
@@ -106,7 +120,13 @@ def record_of_row(row: Mapping[str, Any], upcasts: Upcasts) -> Recorded:
 
 def tell_rows(rows: Sequence[Mapping[str, Any]], upcasts: Upcasts) -> list[tuple[AnyEvent, datetime]]:
     """Make of rows what :func:`tell` makes of the table's."""
-    return [(upcasts.read(row["type"], row["schema_version"], row["data"]), row["occurred_at"]) for row in rows]
+    return [
+        (
+            upcasts.read(row["type"], row["schema_version"], row["data"]),
+            believed(row["occurred_at"], row["recorded_at"]),
+        )
+        for row in rows
+    ]
 
 
 def query(

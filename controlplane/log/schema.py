@@ -334,6 +334,8 @@ nodes = Table(
     Column("gpu_models", Text),
     Column("gpu_memory_bytes", BigInteger),
     Column("gpus", Text),
+    Column("store", Text),
+    Column("clock_offset_seconds", Float),
 )
 
 commands = Table(

@@ -176,6 +176,16 @@ _ALL = (
             TEXT,
             "JSON array of GPUs in the PCI bus's order: `uuid`, `model`, `compute_capability`, `memory_bytes`, `mig`, `persistence`, `minor`, each where known; NULL if there is none.",
         ),
+        (
+            "store",
+            TEXT,
+            "Identity of its snapshot store; NULL if it is unknown. Nodes that differ cannot restore each other's snapshots.",
+        ),
+        (
+            "clock_offset_seconds",
+            FLOAT,
+            "By how much its clock is ahead of the control plane's, negative if it is behind; NULL while it never was 5 s off.",
+        ),
     ),
     _view(
         "commands",

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from controlplane.bus.ingest import PutAside
 from controlplane.bus.storage import Use
+from controlplane.domain.clocks import is_news
 from controlplane.domain.state import SnapshotStatus
 from controlplane.log.deadletters import DeadLetter
 from controlplane.loop import DecisionLoop
@@ -210,11 +211,13 @@ class _Census(Collector):
             if place % _SLICE == 0:
                 await asyncio.sleep(0)
         lost = sum(node.lost for node in loop.nodes().values())
+        off = sum(is_news(None, node.clock_offset_seconds) for node in loop.nodes().values() if not node.lost)
         self._families = [
             _gauge("woodfrog_committed_position", "The log's position up to which events are committed.", loop.committed.value),
             _gauge("woodfrog_commands_open", "Commands issued and not finished.", len(loop.open_commands)),
             _gauge("woodfrog_inputs_waiting", "Inputs that wait to be decided.", loop.waiting),
             _gauges("woodfrog_nodes", "Nodes by what is known of them.", "state", heard=len(loop.nodes()) - lost, lost=lost),
+            _gauge("woodfrog_nodes_clock_off", "Nodes whose clock is 5 s or more from this control plane's.", off),
             _gauges("woodfrog_ids", "Checkpoint ids: known, and those whose container runs.", "state", known=known, running=running),
             _gauges(
                 "woodfrog_snapshots",

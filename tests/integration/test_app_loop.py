@@ -41,14 +41,19 @@ class FlakyLog(EventLog):
     away = False
 
     async def append(
-        self, batch: Sequence[NewEvent], *, epoch: Epoch, expected: Mapping[str, Version] | None = None
+        self,
+        batch: Sequence[NewEvent],
+        *,
+        epoch: Epoch,
+        expected: Mapping[str, Version] | None = None,
+        recorded_at: datetime | None = None,
     ) -> list[Recorded]:
         failure = self.failures.pop(0) if self.failures else ""
         if failure == "before":
             raise AWAY
         if failure == "conflict":
             raise EventConflictError(batch[0].event_id, None)
-        recorded = await super().append(batch, epoch=epoch, expected=expected)
+        recorded = await super().append(batch, epoch=epoch, expected=expected, recorded_at=recorded_at)
         self.batches.append(len(batch))
         if failure == "after":
             raise AWAY

@@ -97,7 +97,7 @@ def _heal(world: World, node: Node) -> None:  # noqa: C901 -- one line for each 
     for dump in list(node.journal.dumps.values()):
         node.go_on(dump)
     for command in list(world.broker.commands.get(node.name, ())):
-        if node.obey(command, node.now):
+        if node.obey(command, world.plane_now):
             world.broker.commands[node.name].remove(command)
     while node.journal.outbox:
         node.journal.sequence = world.broker.take(node.journal.outbox.popleft())

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from controlplane.domain import Decision, Input, NodeSilent, Policy, ReportReceived, Tick, decide, evolve
+from controlplane.domain.believed import believed
 from protocol import wire
 from protocol.events import Event
 
@@ -102,7 +103,8 @@ class Plane:
             decision = decide(self.state, given, now, self.policy)
             records = []
             for ordinal, event in enumerate(decision.events):
-                at = given.report.at if isinstance(given, ReportReceived) and ordinal == 0 else now
+                told_at = given.report.at if isinstance(given, ReportReceived) and ordinal == 0 else now
+                at = believed(told_at, now)
                 evolve(self.state, event, at)
                 records.append(Record(wire.encode(event), at, source, ordinal))
             if records:

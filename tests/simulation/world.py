@@ -398,7 +398,7 @@ class World:
             return False
         command = self.chance.choice(waiting)
         self.say(f"{node.name}: is given {command.command_id}")
-        if node.obey(command, node.now) and self.chance.random() > 0.2:
+        if node.obey(command, self.plane_now) and self.chance.random() > 0.2:
             waiting.remove(command)
         return True
 
@@ -614,7 +614,7 @@ class World:
 
     def skew_clocks(self) -> bool:
         for node in self.nodes:
-            node.skew_seconds = self.chance.uniform(-300.0, 300.0)
+            node.skew_seconds = self.chance.uniform(-1.0, 1.0) * self.chance.choice((300.0, 300.0, 30 * 86400.0))
         return True
 
     def unmount(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -17,6 +18,7 @@ from protocol.facts import NodeFacts
 from protocol.ids import NodeName, WorkerId
 from protocol.reports import Heartbeat, Vouched
 
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NODE = NodeName("a")
 
 
@@ -52,7 +54,9 @@ async def test_questions_that_come_while_others_are_answered_are_answered_togeth
         await go_on.wait()
         return Vouched(tuple(set(reports) - {lost}), (lost,))
 
-    presence = Presence(cast("Client", client), cast("Intake", None), dict, lost_seconds=15.0, vouch=vouch)
+    presence = Presence(
+        cast("Client", client), cast("Intake", None), dict, lost_seconds=15.0, wall_clock=lambda: NOON, vouch=vouch
+    )
     running = asyncio.create_task(presence.run())
     await asyncio.sleep(0)
     while client.hear is None:  # noqa: ASYNC110 -- the subscription is made in a few steps of the loop
@@ -68,4 +72,4 @@ async def test_questions_that_come_while_others_are_answered_are_answered_togeth
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert calls == [2, 2 * 299]
-    assert client.answers == {reply: Vouched((report,), (lost,)) for reply, report in named.items()}
+    assert client.answers == {reply: Vouched((report,), (lost,), NOON) for reply, report in named.items()}
