@@ -19,6 +19,10 @@ from protocol.failures import Failure, FailureError
 
 DEFAULT_FILES: Final = 1_000_000
 DEFAULT_SPARSE_BYTES: Final = 1 << 40
+LIST_BYTES: Final = 384 << 20
+"""How long the list of a dump's files may be: with the places of their bytes it has to fit into a manifest that can be read."""
+_ENTRY_BYTES: Final = 128
+"""What a list says of a file beside its path, about."""
 LIMIT_DEPTH: Final = 500
 """Every level holds a file descriptor and a stack frame."""
 
@@ -30,6 +34,8 @@ class Bounds(msgspec.Struct, frozen=True):
     """Entries of any kind."""
     apparent_bytes: int = DEFAULT_SPARSE_BYTES
     """Sum of the files' sizes, holes included: a hole costs no disk, but each MiB of it has a place in the manifest."""
+    list_bytes: int = LIST_BYTES
+    """Length of the list of entries, paths and extended attributes included."""
     layer_counts: bool = False
     """Whether ``woodfrog.io/volumes-limit`` is for the writable layer and /dev/shm as well."""
 
@@ -42,11 +48,24 @@ class Tally:
         self.files = 0
         self.apparent_bytes = 0
         self.occupied_bytes = 0
+        self._listed_bytes = 0
 
     @property
     def files_left(self) -> int:
         """How many more entries may come."""
         return self._bounds.files - self.files
+
+    def list(self, length: int) -> None:
+        """Count what the list says of an entry.
+
+        Raises:
+            FailureError: ``too-many-files``.
+        """
+        self._listed_bytes += length
+        if self._listed_bytes > self._bounds.list_bytes:
+            raise _too_many(
+                f"so many files, or so long names and attributes, that their list has more than {self._bounds.list_bytes >> 20} MiB"
+            )
 
     def add(self, status: os.stat_result) -> None:
         """Count one entry.
@@ -75,13 +94,17 @@ class Tally:
         Raises:
             FailureError: ``too-many-files``.
         """
-        raise FailureError(
-            Failure(
-                "too-many-files",
-                f"the container's writable layer, /dev/shm and volumes hold more than {self._bounds.files} files and directories",
-                "Name in woodfrog.io/volumes the volumes that are needed, or raise WOODFROG_FILES_LIMIT (node.limits.files in the chart).",
-            )
+        raise _too_many(f"more than {self._bounds.files} files and directories")
+
+
+def _too_many(what: str) -> FailureError:
+    return FailureError(
+        Failure(
+            "too-many-files",
+            f"the container's writable layer, /dev/shm and volumes hold {what}",
+            "Name in woodfrog.io/volumes the volumes that are needed, or raise WOODFROG_FILES_LIMIT (node.limits.files in the chart).",
         )
+    )
 
 
 def measure(root: Path, tally: Tally) -> int:
@@ -106,6 +129,7 @@ def _measure(directory: int, tally: Tally, prefix: bytes, depth: int) -> None:
         except OSError:  # it vanished
             continue
         tally.add(status)
+        tally.list(len(prefix) + len(name) + _ENTRY_BYTES)
         if stat.S_ISDIR(status.st_mode):
             below.append(name)
     for name in below:

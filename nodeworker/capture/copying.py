@@ -105,7 +105,10 @@ def copy_tree(
             opened_root(root) as descriptor,
         ):
             copies = _Copies(spool, entries, shared=shared)
-            walk = _Walk(entries.add, copies, tally or Tally(Bounds()), overlay=overlay, shared=shared)
+            counted = tally or Tally(Bounds())
+            walk = _Walk(
+                lambda entry: counted.list(entries.add(entry)), copies, counted, overlay=overlay, shared=shared
+            )
             walk.directory(descriptor, b"", 0)
             own = root_of(descriptor)
     except OSError as problem:

@@ -73,10 +73,10 @@ class EntryWriter:
         """How many entries there are."""
         return self._count
 
-    def add(self, entry: Entry) -> None:
-        """Append an entry."""
-        self._file.write(wire.encode(entry) + b"\n")
+    def add(self, entry: Entry) -> int:
+        """Append an entry; return how many bytes it takes."""
         self._count += 1
+        return self._file.write(wire.encode(entry) + b"\n")
 
     def entries(self) -> EntryFile:
         """Return what was written; the writer must be closed."""

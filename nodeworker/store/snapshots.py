@@ -41,7 +41,8 @@ from protocol.wire import MalformedMessageError, decode, encode
 
 MANIFEST_NAME = "manifest.json"
 LIMIT_MANIFEST_BYTES = 512 << 20
-"""A manifest of some 100 kB a GiB reaches this at 5 TiB; a larger one is an attack on this worker's memory."""
+"""The largest manifest that this worker writes and reads. One of some 100 kB a GiB reaches this at 5 TiB; each file adds some 200
+bytes."""
 
 
 class TreeToStore(Protocol):
@@ -102,12 +103,18 @@ class SnapshotStore:
     """
 
     def __init__(
-        self, url: str, *, workers: int | None = None, keys: KeyRing | None = None, remembered: Path | None = None
+        self,
+        url: str,
+        *,
+        workers: int | None = None,
+        keys: KeyRing | None = None,
+        remembered: Path | None = None,
+        limit_manifest_bytes: int = LIMIT_MANIFEST_BYTES,
     ) -> None:
         """Open a store; ``workers`` is the number of threads that each put and fetch uses, by default one a core.
 
         With ``keys``, what is put is encrypted; what is fetched may be or not. In the folder ``remembered`` this node keeps which
-        store was at the URL.
+        store was at the URL. No manifest that is larger than ``limit_manifest_bytes`` is written or read.
 
         Raises:
             ValueError: the URL names no store.
@@ -116,6 +123,7 @@ class SnapshotStore:
         self.identity = StoreIdentity(objects, url, remembered)
         self._objects: Objects = SealedObjects(objects, keys or KeyRing())
         self._workers = workers or len(os.sched_getaffinity(0))
+        self._limit_manifest_bytes = limit_manifest_bytes
 
     def put(self, header: ManifestHeader, trees: Sequence[TreeToStore]) -> Stored:
         """Store a snapshot and prove it. Putting the same snapshot again, after a crash say, replaces what is there.
@@ -150,13 +158,14 @@ class SnapshotStore:
         """Read the bytes of a manifest, which are those that the log speaks of; nothing in them is checked.
 
         Raises:
-            FailureError: ``snapshot-missing`` or ``snapshot-corrupt``.
+            FailureError: ``snapshot-missing`` or ``snapshot-corrupt``; ``snapshot-format-unknown`` if it is too large.
         """
         path = f"{_folder(key, snapshot_id)}/{MANIFEST_NAME}"
         reader = self._objects.open(path)
         try:
-            if reader.size_bytes > LIMIT_MANIFEST_BYTES:
-                raise corrupt(f"The manifest {path} has {reader.size_bytes} bytes, more than any honest one.")
+            if reader.size_bytes > self._limit_manifest_bytes:
+                most = f"this worker reads up to {self._limit_manifest_bytes}"
+                raise format_unknown(f"The manifest {path} has {reader.size_bytes} bytes, {most}.")
             data = bytes(reader.read(0, reader.size_bytes))
         finally:
             reader.close()
@@ -247,14 +256,11 @@ class SnapshotStore:
         )
         wrong = problem_of(manifest, header.key, header.snapshot_id)
         if wrong is not None:
-            raise FailureError(
-                Failure(
-                    "capture-unfit",
-                    f"The capture cannot be stored: {wrong}.",
-                    "Have the container remove what is named.",
-                )
-            )
+            raise _unfit(wrong, "Have the container remove what is named.")
         data = encode(manifest)
+        if len(data) > self._limit_manifest_bytes:  # no reader would take it
+            most = f"its manifest has {len(data)} bytes, and at most {self._limit_manifest_bytes} can be read back"
+            raise _unfit(most, "Have the container keep fewer files, or give them shorter names.")
         digest = blake3(data).hexdigest()
         writer = self._objects.create(folder)
         try:
@@ -302,6 +308,10 @@ def check_manifest(data: bytes, key: CheckpointKey, snapshot_id: SnapshotId, *, 
     if wrong is not None:
         raise corrupt(f"The manifest {shown} is not acceptable: {wrong}.")
     return manifest
+
+
+def _unfit(cause: str, advice: str) -> FailureError:
+    return FailureError(Failure("capture-unfit", f"The capture cannot be stored: {cause}.", advice))
 
 
 def tree_of(manifest: Manifest, name: TreeName) -> Tree:

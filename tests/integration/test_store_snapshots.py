@@ -24,7 +24,7 @@ from nodeworker.store.buckets import BucketObjects
 from nodeworker.store.identity import MARK
 from nodeworker.store.objects import DirectoryObjects
 from protocol.facts import NodeFacts
-from protocol.failures import CONDEMNING_CODES
+from protocol.failures import CONDEMNING_CODES, FailureError
 from protocol.ids import CheckpointKey, InvalidIdError, SnapshotId
 from protocol.manifest import HOLE, MANIFEST_VERSION, Entry, TreeName
 
@@ -320,11 +320,14 @@ def test_a_frame_that_claims_an_absurd_size_is_refused_before_memory_is_taken(pl
     assert "not a zstd frame" in refusal(lambda: place.fetch(stored)).failure.cause
 
 
-def test_a_manifest_of_an_absurd_size_is_not_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_of_an_absurd_size_is_not_read_and_condemns_nothing(place: Place) -> None:
     place.write("a", b"a")
     stored = place.put()
     os.truncate(place.folder / "manifest.json", 1 << 40)
-    assert "more than any honest one" in refusal(lambda: place.open(stored)).failure.cause
+    with pytest.raises(FailureError) as caught:
+        place.open(stored)
+    assert caught.value.failure.code == "snapshot-format-unknown"
+    assert caught.value.failure.code not in CONDEMNING_CODES
 
 
 class _Broken:
