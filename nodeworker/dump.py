@@ -20,6 +20,7 @@ import structlog
 from nodeworker import stops
 from nodeworker.bus import Bus
 from nodeworker.capture import configs
+from nodeworker.capture.bounds import Bounds
 from nodeworker.capture.cuda import Cuda
 from nodeworker.capture.rendezvous import Rendezvous
 from nodeworker.capture.runc import Runc
@@ -267,6 +268,7 @@ class Dumper:
         self._journal.note_frozen(frozen)
         faultpoints.reach("dump.after-journal")
         began = time.monotonic()
+        bounds = plan.bounds.until(began + limit) if (limit := plan.freeze_limit(record.trigger)) else plan.bounds
         cuda_pids: list[int] = []
 
         def note_gpus(pids: tuple[int, ...]) -> None:
@@ -288,7 +290,7 @@ class Dumper:
                     leave_running=True,
                     stopped_pids=plan.stopped_pids,
                 ),
-                lambda: self._copy_files(spool, plan),
+                lambda: self._copy_files(spool, plan, bounds),
             )
             if record.final:
                 record = self._note_complete(record, plan, spool, files)
@@ -332,9 +334,9 @@ class Dumper:
             return (f"the container was ended after this capture: {problem.failure.cause}",)
         return ()
 
-    def _copy_files(self, spool: Spool, plan: Plan) -> list[CapturedTree]:
+    def _copy_files(self, spool: Spool, plan: Plan, bounds: Bounds) -> list[CapturedTree]:
         faultpoints.reach("dump.after-criu")
-        return [*spool.copy_files(plan.upper, plan.shm, plan.volumes, plan.bounds), *configs.links(plan.configs)]
+        return [*spool.copy_files(plan.upper, plan.shm, plan.volumes, bounds), *configs.links(plan.configs)]
 
     def _kill(self, plan: Plan) -> None:
         try:

@@ -24,6 +24,7 @@ from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.failure import refusal
 from nodeworker.journal import ContainerRecord, ContainerState
 from nodeworker.settings import Settings
+from protocol.events import Trigger
 from protocol.failures import FailureError
 from protocol.privileges import Privileges
 
@@ -47,6 +48,18 @@ class Plan:
     stopped_pids: tuple[int, ...]
     privileges: Privileges | None
     gpus: GpuPlan | None
+    wished_freeze_seconds: float | None
+    """What the container's owner says about it."""
+    usual_freeze_seconds: float
+
+    def freeze_limit(self, trigger: Trigger) -> float | None:
+        """Say how long the container may stand still; None for as long as it takes.
+
+        Of a container that is to end there is no later snapshot, and who asks for one now wants it, unless its owner says otherwise.
+        """
+        if trigger is Trigger.STOP_SIGNAL:
+            return None
+        return self.wished_freeze_seconds or (self.usual_freeze_seconds if trigger is Trigger.SCHEDULE else None)
 
 
 class Preflight:
@@ -107,7 +120,10 @@ class Preflight:
             refuse_too_little_space(self._settings.spool, pids, copied_bytes + gpu_bytes)
         text = self._config.for_dump()
         held = privileges.held(pids, state.pid, container.facts.privileges or live.facts.privileges)
-        return Plan(root, freezer, config, text, upper, shm, volumes, bounds, live.configs, stopped, held, gpus)
+        wished, usual = live.wishes.freeze_limit_seconds, self._settings.freeze_limit_seconds
+        return Plan(
+            root, freezer, config, text, upper, shm, volumes, bounds, live.configs, stopped, held, gpus, wished, usual
+        )
 
 
 def _measured(upper: Path | None, shm: Path | None, volumes: dict[str, Path], bounds: Bounds, limit_bytes: int) -> int:

@@ -74,13 +74,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How many files and directories one dump copies at most."""
     sparse_limit_bytes: int = DEFAULT_SPARSE_BYTES
     """How large the files that one dump copies may be in all, holes included."""
+    freeze_limit_seconds: float = 60.0
+    """How long a container may stand still for a periodic snapshot; ``woodfrog.io/freeze-limit`` says otherwise for one."""
     limit_layer: bool = False
     """Whether ``woodfrog.io/volumes-limit`` is for the writable layer and /dev/shm as well."""
 
     @property
     def bounds(self) -> Bounds:
         """The most that one dump copies."""
-        return Bounds(self.files_limit, self.sparse_limit_bytes, self.limit_layer)
+        return Bounds(files=self.files_limit, apparent_bytes=self.sparse_limit_bytes, layer_counts=self.limit_layer)
 
     @property
     def socket(self) -> Path:
@@ -174,11 +176,11 @@ def _copies_bytes(environment: Mapping[str, str]) -> int:
         raise SettingsError(f"WOODFROG_COPIES is neither `off` nor an amount: {problem}") from problem
 
 
-def _copies_seconds(environment: Mapping[str, str]) -> float:
+def _seconds(environment: Mapping[str, str], name: str, default: str) -> float:
     try:
-        return parse_seconds(environment.get("WOODFROG_COPIES_AGE") or "1h")
+        return parse_seconds(environment.get(name) or default)
     except InvalidAmountError as problem:
-        raise SettingsError(f"WOODFROG_COPIES_AGE: {problem}") from problem
+        raise SettingsError(f"{name}: {problem}") from problem
 
 
 def _bounds_privileges(environment: Mapping[str, str]) -> bool:
@@ -243,7 +245,8 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         http_address=address("WOODFROG_HTTP_ADDRESS"),
         probe_address=address("WOODFROG_PROBE_ADDRESS"),
         copies_bytes=_copies_bytes(environment),
-        copies_seconds=_copies_seconds(environment),
+        copies_seconds=_seconds(environment, "WOODFROG_COPIES_AGE", "1h"),
+        freeze_limit_seconds=_seconds(environment, "WOODFROG_FREEZE_LIMIT", "60s"),
         files_limit=_count(environment, "WOODFROG_FILES_LIMIT", DEFAULT_FILES),
         sparse_limit_bytes=_bytes(environment, "WOODFROG_SPARSE_LIMIT", DEFAULT_SPARSE_BYTES),
         limit_layer=_switch(environment, "WOODFROG_LIMIT_LAYER"),

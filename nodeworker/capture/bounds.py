@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -27,7 +28,7 @@ LIMIT_DEPTH: Final = 500
 """Every level holds a file descriptor and a stack frame."""
 
 
-class Bounds(msgspec.Struct, frozen=True):
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """The most that one dump takes of a container's layer, /dev/shm and volumes together."""
 
     files: int = DEFAULT_FILES
@@ -36,8 +37,14 @@ class Bounds(msgspec.Struct, frozen=True):
     """Sum of the files' sizes, holes included: a hole costs no disk, but each MiB of it has a place in the manifest."""
     list_bytes: int = LIST_BYTES
     """Length of the list of entries, paths and extended attributes included."""
+    deadline: float | None = None
+    """When, by ``time.monotonic``, the container has stood still for so long that it is to run on without a snapshot."""
     layer_counts: bool = False
     """Whether ``woodfrog.io/volumes-limit`` is for the writable layer and /dev/shm as well."""
+
+    def until(self, deadline: float) -> Bounds:
+        """Return the same bounds with a deadline."""
+        return msgspec.structs.replace(self, deadline=deadline)
 
 
 class Tally:
@@ -55,6 +62,21 @@ class Tally:
         """How many more entries may come."""
         return self._bounds.files - self.files
 
+    def look_at_clock(self) -> None:
+        """Give up if the container has stood still for too long.
+
+        Raises:
+            FailureError: ``freeze-limit``.
+        """
+        if self._bounds.deadline is not None and time.monotonic() > self._bounds.deadline:
+            raise FailureError(
+                Failure(
+                    "freeze-limit",
+                    "the container stood still for longer than a periodic snapshot may take, so it was let go without one",
+                    "Raise woodfrog.io/freeze-limit, or leave volumes behind by woodfrog.io/volumes. A stop signal still takes a snapshot, however long that takes.",
+                )
+            )
+
     def list(self, length: int) -> None:
         """Count what the list says of an entry.
 
@@ -71,8 +93,9 @@ class Tally:
         """Count one entry.
 
         Raises:
-            FailureError: ``too-many-files``, ``files-too-large``.
+            FailureError: ``too-many-files``, ``files-too-large``, ``freeze-limit``.
         """
+        self.look_at_clock()
         self.files += 1
         if self.files > self._bounds.files:
             self.refuse_more()

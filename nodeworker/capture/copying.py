@@ -35,7 +35,7 @@ ASIDE = b".woodfrog-aside"
 """In the top directory of a volume, while a snapshot is put there: see ``aside``."""
 _MOST_WARNINGS = 100
 """Of device nodes that were left behind: a manifest need not name thousands."""
-_COPY_BYTES = 1 << 30
+_COPY_BYTES = 64 << 20
 _BUFFER_BYTES = 1 << 20
 _NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF})
 _KINDS: Mapping[int, EntryKind] = {
@@ -94,7 +94,7 @@ def copy_tree(
     ``tally`` counts for all trees of a dump. The list of entries lies beside ``spool``.
 
     Raises:
-        FailureError: ``disk-full``, ``tree-too-deep``, ``too-many-files``, ``files-too-large``, or ``overlay-unsupported`` for
+        FailureError: ``disk-full``, ``tree-too-deep``, ``too-many-files``, ``files-too-large``, ``freeze-limit``, or ``overlay-unsupported`` for
             redirected or metacopied entries.
         OSError: something cannot be read or written.
     """
@@ -104,8 +104,8 @@ def copy_tree(
             EntryWriter(beside(spool)) as entries,
             opened_root(root) as descriptor,
         ):
-            copies = _Copies(spool, entries, shared=shared)
             counted = tally or Tally(Bounds())
+            copies = _Copies(spool, entries, counted, shared=shared)
             walk = _Walk(
                 lambda entry: counted.list(entries.add(entry)), copies, counted, overlay=overlay, shared=shared
             )
@@ -136,14 +136,15 @@ def root_of(place: Path | int) -> Root:
 class _Copies:
     """The copies of a tree's files, each named by the number of its entry."""
 
-    def __init__(self, spool: Path, entries: EntryWriter, *, shared: bool) -> None:
+    def __init__(self, spool: Path, entries: EntryWriter, tally: Tally, *, shared: bool) -> None:
         self._spool = spool
         self._entries = entries
+        self._tally = tally
         self._shared = shared
 
     def take(self, file: Pinned) -> int:
         """Copy a file that has a size; return how many bytes were copied."""
-        return _copy_file(file, self._spool / str(self._entries.count), may_shrink=self._shared)
+        return _copy_file(file, self._spool / str(self._entries.count), self._tally, may_shrink=self._shared)
 
 
 class _Walk:
@@ -281,7 +282,7 @@ def _xattrs(path: bytes) -> tuple[dict[str, bytes], dict[str, bytes]]:
     return kept, marks
 
 
-def _copy_file(file: Pinned, copy: Path, *, may_shrink: bool) -> int:
+def _copy_file(file: Pinned, copy: Path, tally: Tally, *, may_shrink: bool) -> int:
     """Copy a file's first ``st_size`` bytes, or as many as there are; say how many."""
     size = file.status.st_size
     source = file.open_file()
@@ -289,11 +290,11 @@ def _copy_file(file: Pinned, copy: Path, *, may_shrink: bool) -> int:
         target = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             if file.status.st_blocks * 512 >= size:
-                _copy_range(source, target, 0, size)
+                _copy_range(source, target, 0, size, tally)
             else:
                 os.ftruncate(target, size)
                 for start, stop in data_ranges(source, size):
-                    _copy_range(source, target, start, stop)
+                    _copy_range(source, target, start, stop, tally)
         except _ShrunkError:
             if not may_shrink:
                 raise
@@ -324,10 +325,11 @@ def data_ranges(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
         yield start, position
 
 
-def _copy_range(source: int, target: int, start: int, stop: int) -> None:
+def _copy_range(source: int, target: int, start: int, stop: int, tally: Tally) -> None:
     """Copy bytes within the kernel; between file systems, where it refuses, through a buffer."""
     in_kernel = True
     while start < stop:
+        tally.look_at_clock()
         if in_kernel:
             try:
                 count = os.copy_file_range(source, target, min(stop - start, _COPY_BYTES), start, start)

@@ -6,21 +6,22 @@ The node worker sees them in the live bundle's config.json. A word that cannot b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 
-from protocol.durations import InvalidAmountError, parse_bytes, parse_interval
+from protocol.durations import InvalidAmountError, parse_bytes, parse_interval, parse_seconds
 from protocol.failures import Failure
 
 INTERVAL: Final = "woodfrog.io/interval"
 VOLUMES: Final = "woodfrog.io/volumes"
 VOLUMES_LIMIT: Final = "woodfrog.io/volumes-limit"
+FREEZE_LIMIT: Final = "woodfrog.io/freeze-limit"
 SHM: Final = "woodfrog.io/shm"
 ON_STOP: Final = "woodfrog.io/on-stop"
 REQUIRE_RESTORE: Final = "woodfrog.io/require-restore"
-ANNOTATIONS: Final = (INTERVAL, VOLUMES, VOLUMES_LIMIT, SHM, ON_STOP, REQUIRE_RESTORE)
+ANNOTATIONS: Final = (INTERVAL, VOLUMES, VOLUMES_LIMIT, FREEZE_LIMIT, SHM, ON_STOP, REQUIRE_RESTORE)
 """Every annotation that a worker reads; docs/reference/annotations.md explains them, and a test compares."""
 DEFAULT_VOLUMES_LIMIT_BYTES: Final = 10 << 30
 
@@ -40,6 +41,8 @@ class Wishes(msgspec.Struct, frozen=True):
     volumes: frozenset[str] | None = None
     """Names of the emptyDirs that travel; None for all."""
     volumes_limit_bytes: int = DEFAULT_VOLUMES_LIMIT_BYTES
+    freeze_limit_seconds: float | None = None
+    """How long the container may stand still for a snapshot after which it runs on; None for what the node allows."""
     shm: bool = True
     dump_on_stop: bool = True
     require_restore: bool = False
@@ -84,15 +87,21 @@ def read(annotations: Mapping[str, str]) -> Wishes:
         interval_seconds=None if interval is None else _amount(INTERVAL, interval),
         volumes=_volumes(annotations.get(VOLUMES, "all")),
         volumes_limit_bytes=DEFAULT_VOLUMES_LIMIT_BYTES if limit is None else round(_amount(VOLUMES_LIMIT, limit)),
+        freeze_limit_seconds=None
+        if (freeze := annotations.get(FREEZE_LIMIT)) is None
+        else _amount(FREEZE_LIMIT, freeze),
         shm=_word(annotations, SHM, "on", "off"),
         dump_on_stop=_word(annotations, ON_STOP, "dump", "ignore"),
         require_restore=not _word(annotations, REQUIRE_RESTORE, "false", "true"),
     )
 
 
+_AMOUNTS: Final[Mapping[str, Callable[[str], float]]] = {INTERVAL: parse_interval, FREEZE_LIMIT: parse_seconds}
+
+
 def _amount(name: str, text: str) -> float:
     try:
-        return parse_interval(text) if name == INTERVAL else parse_bytes(text)
+        return _AMOUNTS.get(name, parse_bytes)(text)
     except InvalidAmountError as problem:
         raise InvalidWishError(name, str(problem)) from problem
 

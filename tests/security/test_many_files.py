@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,3 +125,9 @@ def test_a_list_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     assert [entry.path for entry in tree.entries] == ["a"]
     assert dict(tree.contents) == {"a": tmp_path / "volume-0/0"}
     assert (tree.warnings, tree.volume) == (("w",), "v")
+
+
+def test_copying_ends_when_the_container_has_stood_still_for_too_long(tmp_path: Path) -> None:
+    root = filled(tmp_path / "many", 3)
+    assert refused(Bounds(deadline=time.monotonic() - 1), root, tmp_path / "spool") == {"freeze-limit"}
+    copy_tree(TreeName.VOLUME, root, tmp_path / "in time", tally=Tally(Bounds(deadline=time.monotonic() + 3600)))

@@ -415,6 +415,8 @@ sqlite+aiosqlite:////var/lib/woodfrog/log.db
   value: {{ .Values.node.limits.sparse | quote }}
 - name: WOODFROG_LIMIT_LAYER
   value: {{ .Values.node.limits.layer | ternary "on" "off" | quote }}
+- name: WOODFROG_FREEZE_LIMIT
+  value: {{ .Values.node.limits.freeze | quote }}
 {{- with .Values.node.extraEnv }}
 {{ toYaml . }}
 {{- end }}
