@@ -38,6 +38,7 @@ from controlplane.log.records import (
     Metadata,
     NewEvent,
     StaleEpochError,
+    UnstorableEventError,
 )
 from controlplane.statecopy import Folded
 from process import faultpoints
@@ -259,10 +260,10 @@ class DecisionLoop:
                 _fail(pending, problem)
             await self._reload()
             return problem
-        except EventConflictError as problem:
+        except (EventConflictError, UnstorableEventError) as problem:
             await self._reload()
             if len(batch) == 1:
-                await _log.aerror("an event contradicts the log", error=str(problem), source=batch[0].asked.source)
+                await _log.aerror("the log cannot take an event", error=str(problem), source=batch[0].asked.source)
                 _fail(batch[0], UndecidableError(str(problem)))
                 return None
             refused: LogUnavailableError | None = None

@@ -178,7 +178,7 @@ def _terminating(pod: Pod, cordoned: Collection[str]) -> Terminating | None:
         grace_seconds = pod.spec.termination_grace_period_seconds
     return Terminating(
         why=why,
-        by=(status.message or (target.message if target is not None else None) or "")[:_LONGEST_TEXT],
+        by=_text(status.message or (target.message if target is not None else None) or ""),
         grace_seconds=float(_DEFAULT_GRACE_SECONDS if grace_seconds is None else grace_seconds),
         deadline=meta.deletion_timestamp,
     )
@@ -207,8 +207,13 @@ def _ended(name: str, end: Terminated) -> Ended:
         because=because,
         exit_code=end.exit_code,
         signal=end.signal or 0,
-        detail=detail[:_LONGEST_TEXT],
+        detail=_text(detail),
     )
+
+
+def _text(said: str) -> str:
+    """Cut what a container may have written (its termination message); PostgreSQL holds no NUL."""
+    return said[:_LONGEST_TEXT].replace("\0", "\ufffd")
 
 
 def _container_id(status: ContainerStatus | None) -> str:

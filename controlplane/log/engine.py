@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from controlplane.log.records import LogFullError, LogSchemaError, LogUnavailableError
+from controlplane.log.records import LogFullError, LogSchemaError, LogUnavailableError, UnstorableEventError
 from protocol.failures import Failure
 
 BUSY_TIMEOUT_SECONDS = 10.0
@@ -46,6 +46,8 @@ CONTRADICTIONS = (sqlite3.IntegrityError, IntegrityError)
 """What a transaction raises, on a connection's bare driver and otherwise, if a row contradicts what is there."""
 _MIGRATION_LOCK = 0x776F6F6466726F67
 """An arbitrary number that nothing else in the database should use: "woodfrog" in ASCII."""
+_PG_DATA = "22"
+"""The class of errors about values (PostgreSQL, appendix A, data exceptions): no repetition makes them storable."""
 _PG_DISK_FULL = "53100"
 _PG_UNDEFINED_TABLE = "42P01"
 _PG_LOCK_TIMEOUT = "55P03"
@@ -287,9 +289,13 @@ def refusals() -> Iterator[None]:
         raise refusal from problem
     except OSError as problem:  # asyncpg's, when there is no server to connect to
         raise _away(problem) from problem
+    except OverflowError as problem:  # sqlite3's, of a number beyond 64 bits
+        raise UnstorableEventError(str(problem)) from problem
 
 
-def _refusal(problem: DBAPIError | sqlite3.Error) -> LogUnavailableError | LogSchemaError | None:
+def _refusal(
+    problem: DBAPIError | sqlite3.Error,
+) -> LogUnavailableError | LogSchemaError | UnstorableEventError | None:
     cause = problem.orig if isinstance(problem, DBAPIError) else problem
     state = getattr(cause, "sqlstate", None)
     sqlite_name = getattr(cause, "sqlite_errorname", "") or ""
@@ -302,6 +308,8 @@ def _refusal(problem: DBAPIError | sqlite3.Error) -> LogUnavailableError | LogSc
                 detail=str(cause),
             )
         )
+    if (state or "").startswith(_PG_DATA) or isinstance(cause, sqlite3.DataError):
+        return UnstorableEventError(str(cause))
     if "no such table" in str(cause) or state == _PG_UNDEFINED_TABLE:
         return _unmigrated(cause)
     if sqlite_name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or state == _PG_LOCK_TIMEOUT:

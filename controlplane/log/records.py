@@ -69,6 +69,10 @@ class EventConflictError(Exception):
         super().__init__(f"event {event_id} came with another payload than the one {where}")
 
 
+class UnstorableEventError(Exception):
+    """An event holds what the database has no type for: a number beyond 64 bits, or, for PostgreSQL, a text with a NUL."""
+
+
 class ArchivedEventError(EventConflictError):
     """An event id came again whose event has been archived, so that nobody can tell here whether the payloads agree."""
 
