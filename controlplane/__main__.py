@@ -27,6 +27,7 @@ from process import logs
 from process.collection import collect_seldom
 from process.lifecycle import until_signalled
 from process.nats import connect
+from process.natstls import Trust
 from protocol.failures import FailureError
 
 _log = structlog.get_logger(component="controlplane")
@@ -51,7 +52,10 @@ async def _move(environment: Mapping[str, str], source_url: str) -> None:
 async def _forget_audit(environment: Mapping[str, str]) -> None:
     url, seed_file = environment.get("WOODFROG_NATS_URL", ""), environment.get("WOODFROG_NATS_SEED_FILE", "")
     client = await connect(
-        url or "nats://127.0.0.1:4222", name="woodfrog forget-audit", seed_file=Path(seed_file) if seed_file else None
+        url or "nats://127.0.0.1:4222",
+        name="woodfrog forget-audit",
+        seed_file=Path(seed_file) if seed_file else None,
+        trust=Trust.from_environment(environment),
     )
     try:
         await forget_audit(client.jetstream())

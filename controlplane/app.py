@@ -108,8 +108,14 @@ class ControlPlane:
             if settings.kubernetes or settings.lease == "kubernetes":
                 api = await stack.enter_async_context(kubernetes())
             election = Election(await _lease(settings, api, stack), myself(settings.instance))
-            client = await connect(settings.nats_url, name="woodfrog control plane", seed_file=settings.nats_seed_file)
+            client = await connect(
+                settings.nats_url,
+                name="woodfrog control plane",
+                seed_file=settings.nats_seed_file,
+                trust=settings.nats_trust,
+            )
             stack.push_async_callback(_close, client)
+            self._metrics.connected(lambda: client.certificate_expires)
             async with asyncio.TaskGroup() as group:
                 if settings.nats_callout_dir is not None:
                     group.create_task(let_nodes_in(settings))
@@ -222,7 +228,9 @@ async def let_nodes_in(settings: Settings, listening: asyncio.Event | None = Non
     namespace, name = settings.node_service_account
     async with kubernetes() as api:
         workers = NodeWorkers(api, namespace=namespace, service_account=name)
-        await AuthCallout(settings.nats_url, settings.nats_callout_dir, workers, listening=listening).run()
+        await AuthCallout(
+            settings.nats_url, settings.nats_callout_dir, workers, trust=settings.nats_trust, listening=listening
+        ).run()
 
 
 async def _close(client: Client) -> None:

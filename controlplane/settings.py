@@ -13,6 +13,7 @@ import msgspec
 from controlplane.domain.endings import RESTORE_TRIES
 from controlplane.policies import InvalidPolicyError, Policies, read_policies
 from process.http import Address, InvalidAddressError
+from process.natstls import InvalidTrustError, Trust
 from protocol.durations import InvalidAmountError, parse_bytes
 from protocol.ids import InvalidIdError, check_id
 
@@ -35,6 +36,8 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_NATS_URL``."""
     nats_seed_file: Path | None = None
     """``WOODFROG_NATS_SEED_FILE``: the nkey seed by which NATS knows this control plane; none if the URL says who it is."""
+    nats_trust: Trust = Trust()
+    """``WOODFROG_NATS_CA_FILE`` and ``WOODFROG_NATS_INSECURE``: see :mod:`process.natstls`."""
     nats_callout_dir: Path | None = None
     """``WOODFROG_NATS_CALLOUT_DIR``: holds ``callout.seed`` and ``issuer.seed``; unset: NATS asks nobody about connections."""
     node_service_account: tuple[str, str] = ("", "")
@@ -103,6 +106,10 @@ class Settings(msgspec.Struct, frozen=True):
                 check_id(instance, "WOODFROG_INSTANCE")
         except InvalidIdError as problem:
             raise InvalidSettingError(str(problem)) from problem
+        try:
+            nats_trust = Trust.from_environment(environment)
+        except InvalidTrustError as problem:
+            raise InvalidSettingError(str(problem)) from problem
         policy_file = environment.get("WOODFROG_POLICY_FILE", "")
         log_archive = environment.get("WOODFROG_LOG_ARCHIVE", "")
         try:
@@ -114,6 +121,7 @@ class Settings(msgspec.Struct, frozen=True):
             log_archive=Path(log_archive) if log_archive else None,
             nats_url=environment.get("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
             nats_seed_file=Path(seed_file) if seed_file else None,
+            nats_trust=nats_trust,
             nats_callout_dir=Path(callout_dir) if callout_dir else None,
             node_service_account=_service_account(environment) if callout_dir else ("", ""),
             instance=instance,

@@ -168,6 +168,7 @@ class Worker:
             heartbeat=self._heartbeat,
             seed_file=settings.nats_seed_file,
             token_file=settings.nats_token_file,
+            trust=settings.nats_trust,
         )
         copies = await asyncio.to_thread(
             lambda: Copies(settings.copies, limit_bytes=settings.copies_bytes, limit_seconds=settings.copies_seconds)

@@ -28,6 +28,7 @@ from nats.js.errors import APIError
 from nodeworker.domain.plane_clock import PlaneClock
 from nodeworker.journal import Journal
 from process.nats import NO_ROOM, connect
+from process.natstls import Trust
 from process.pauses import Pauses
 from protocol import subjects, wire
 from protocol.commands import Command
@@ -70,11 +71,13 @@ class Bus:
         heartbeat: Callable[[], Heartbeat],
         seed_file: Path | None = None,
         token_file: Path | None = None,
+        trust: Trust | None = None,
     ) -> None:
         """NATS knows the node by the nkey seed in ``seed_file`` or the token in ``token_file``, if the URL does not say it."""
         self._url = url
         self._seed_file = seed_file
         self._token_file = token_file
+        self._trust = trust or Trust()
         self._node = node
         self._journal = journal
         self._heartbeat = heartbeat
@@ -109,6 +112,7 @@ class Bus:
             name=f"woodfrog worker {self._node}",
             seed_file=self._seed_file,
             token_file=self._token_file,
+            trust=self._trust,
             inbox_prefix=subjects.inbox(self._node),
         )
         try:

@@ -16,6 +16,7 @@ import msgspec
 
 from nodeworker.capture.bounds import DEFAULT_FILES, DEFAULT_SPARSE_BYTES, Bounds
 from process.http import Address, InvalidAddressError
+from process.natstls import InvalidTrustError, Trust
 from protocol.durations import InvalidAmountError, parse_bytes, parse_seconds
 from protocol.ids import InvalidIdError, NodeName, check_id
 
@@ -42,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The nkey seed by which NATS knows this node."""
     nats_token_file: Path | None = None
     """The token of this pod's ServiceAccount, by which the control plane tells NATS which node this is."""
+    nats_trust: Trust = Trust()
+    """``WOODFROG_NATS_CA_FILE`` and ``WOODFROG_NATS_INSECURE``: see :mod:`process.natstls`."""
     store_url: str
     store_key_file: Path | None = None
     """Keys by which the store is encrypted; none: it is not."""
@@ -220,6 +223,10 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         except InvalidAddressError as problem:
             raise SettingsError(f"{variable}: {problem}") from problem
 
+    try:
+        nats_trust = Trust.from_environment(environment)
+    except InvalidTrustError as problem:
+        raise SettingsError(str(problem)) from problem
     state_dir = directory("WOODFROG_STATE_DIR", "/var/lib/woodfrog")
     return Settings(
         node=NodeName(name("WOODFROG_NODE", socket.gethostname())),
@@ -230,6 +237,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         nats_url=text("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
         nats_seed_file=Path(seed_file) if (seed_file := text("WOODFROG_NATS_SEED_FILE", "")) else None,
         nats_token_file=Path(token_file) if (token_file := text("WOODFROG_NATS_TOKEN_FILE", "")) else None,
+        nats_trust=nats_trust,
         store_key_file=Path(key_file) if (key_file := text("WOODFROG_STORE_KEY_FILE", "")) else None,
         store_url=text("WOODFROG_STORE_URL", f"file://{state_dir}/store"),
         runc=text("WOODFROG_RUNC", "runc"),

@@ -78,7 +78,7 @@ async def _answered(client: Client, subject: str, request: bytes, seconds: float
 async def _control(reach: Reach, subject: str, request: Any, answers: Any, seconds: float) -> Any:
     try:
         async with asyncio.timeout(seconds):
-            client = await connect(reach.nats_url, name="woodfrog", seed_file=reach.seed_file)
+            client = await connect(reach.nats_url, name="woodfrog", seed_file=reach.seed_file, trust=reach.trust)
             try:
                 reply = await _answered(client, subject, wire.encode(request), seconds)
             finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from sqlalchemy.engine import make_url
 from controlplane.bus.storage import STANDARD_BYTES, look
 from controlplane.domain.clocks import is_news
 from nodeworker.host.doctor import Finding, report
-from process.nats import connect
+from process.nats import LastingClient, connect
 from protocol import subjects, wire
 from protocol.durations import parse_bytes
 from protocol.requests import QueryRequest, Refusal, Rows
@@ -25,6 +26,7 @@ from woodfrog.state import Reach
 
 _SECONDS: Final = 10.0
 _PROVEN: Final = "verify-full"
+_EARLY_DAYS: Final = 30
 
 
 def examine(reach: Reach, *, as_json: bool) -> int:
@@ -39,16 +41,29 @@ async def _findings(reach: Reach, environment: Mapping[str, str]) -> list[Findin
 async def _nats(reach: Reach, environment: Mapping[str, str]) -> AsyncIterator[Finding]:
     try:
         async with asyncio.timeout(_SECONDS):
-            client = await connect(reach.nats_url, name="woodfrog doctor", seed_file=reach.seed_file)
+            client = await connect(reach.nats_url, name="woodfrog doctor", seed_file=reach.seed_file, trust=reach.trust)
     except (nats.errors.Error, OSError, TimeoutError) as problem:
         yield Finding("nats", "failed", f"no connection: {problem!r}", "Look at NATS, and at who may connect to it.")
         return
     try:
-        yield Finding("nats", "ok", "connected")
+        yield _connection(client)
         yield await _streams(client, environment)
         yield await _clocks(client)
     finally:
         await client.close()
+
+
+def _connection(client: LastingClient) -> Finding:
+    expires = client.certificate_expires
+    if expires is None:
+        advice = "Use TLS: nats.tls.enabled of the chart, or a tls:// URL and WOODFROG_NATS_CA_FILE."
+        return Finding("nats", "warning", "connected, in the clear: others may read and change what is said", advice)
+    days = int((expires - time.time()) // 86400)
+    said = f"connected, encrypted; the server's certificate expires in {days} days"
+    if days < _EARLY_DAYS:
+        advice = "Upgrade the Helm release, which renews it, or renew it where it comes from and restart NATS."
+        return Finding("nats", "warning", said, advice)
+    return Finding("nats", "ok", said)
 
 
 async def _streams(client: Client, environment: Mapping[str, str]) -> Finding:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from process.natstls import InvalidTrustError, Trust
+from protocol.failures import Failure, FailureError
 from woodfrog.kubectl import Kubectl, Object, away
 from woodfrog.state import Reach, StateDirectory, default_state_dir
 
@@ -27,7 +29,7 @@ def reach_of(state_dir: Path | None, environment: Mapping[str, str] = os.environ
     Does not return where the verb is carried out in the control plane's pod.
 
     Raises:
-        FailureError: ``not-started`` if there is none, ``cluster-away`` if kubectl cannot find it.
+        FailureError: ``not-started`` if there is none, ``cluster-away`` if kubectl cannot find it, ``nats-trust``.
     """
     url = environment.get("WOODFROG_NATS_URL")
     if state_dir is None and url:
@@ -37,11 +39,19 @@ def reach_of(state_dir: Path | None, environment: Mapping[str, str] = os.environ
             cluster=environment.get("WOODFROG_CLUSTER") or "local",
             seed_file=Path(seed) if seed else None,
             database=environment.get("WOODFROG_DATABASE_URL"),
+            trust=_trust(environment),
         )
     directory = StateDirectory(state_dir or default_state_dir())
     if state_dir is None and not directory.description.exists() and (kubectl := Kubectl.find(environment)):
         _go_on_in_pod(kubectl)
     return directory.described().reach
+
+
+def _trust(environment: Mapping[str, str]) -> Trust:
+    try:
+        return Trust.from_environment(environment)
+    except InvalidTrustError as problem:
+        raise FailureError(Failure("nats-trust", str(problem), "Correct the variable.")) from problem
 
 
 def _go_on_in_pod(kubectl: Kubectl) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from process.natstls import Trust
 from protocol import wire
 from protocol.failures import Failure, FailureError
 
@@ -33,6 +34,7 @@ class Reach(msgspec.Struct, frozen=True):
     seed_file: Path | None = None
     database: str | None = None
     """SQLAlchemy's URL of the log, where it can be opened from here."""
+    trust: Trust = Trust()
 
 
 class Description(msgspec.Struct, frozen=True):

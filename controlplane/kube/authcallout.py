@@ -28,6 +28,7 @@ from controlplane.kube.api import KubernetesUnavailableError
 from controlplane.kube.nodeworkers import NodeWorker, NodeWorkers, RefusedError
 from process import natsjwt
 from process.nats import connect
+from process.natstls import Trust
 from process.nkeys import KeyPair, Owner
 from protocol import permissions
 
@@ -53,6 +54,7 @@ class AuthCallout:
         seeds: Path,
         workers: NodeWorkers,
         *,
+        trust: Trust | None = None,
         clock: Callable[[], float] = time.time,
         listening: asyncio.Event | None = None,
     ) -> None:
@@ -62,6 +64,7 @@ class AuthCallout:
             InvalidSeedError: one of them is not there.
         """
         self._url = url
+        self._trust = trust or Trust()
         self._seed_file = seeds / CALLOUT_SEED
         KeyPair.from_file(self._seed_file)
         self._issuer = KeyPair.from_file(seeds / ISSUER_SEED, Owner.ACCOUNT)
@@ -74,7 +77,7 @@ class AuthCallout:
 
     async def run(self) -> None:
         """Connect and answer, however often the broker goes away."""
-        client = await connect(self._url, name="woodfrog authorization", seed_file=self._seed_file)
+        client = await connect(self._url, name="woodfrog authorization", seed_file=self._seed_file, trust=self._trust)
         try:
             async with asyncio.TaskGroup() as group:
                 await self._listen(client, group)

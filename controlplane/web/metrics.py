@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -116,6 +116,11 @@ class Metrics:
             "Bytes of NATS's storage that there are for streams.",
             registry=registry,
         )
+        self._certificate = Gauge(
+            "woodfrog_nats_certificate_expires_timestamp_seconds",
+            "When the certificate of the NATS server that is connected expires; 0 without TLS.",
+            registry=registry,
+        )
         self._stream_bytes = Gauge("woodfrog_stream_bytes", "Bytes in a stream.", ["stream"], registry=registry)
         self._stream_limit_bytes = Gauge(
             "woodfrog_stream_limit_bytes",
@@ -135,6 +140,10 @@ class Metrics:
     def resolved(self, seconds: float) -> None:
         """Note how long an answer to a worker took."""
         self._resolve_seconds.observe(seconds)
+
+    def connected(self, expires: Callable[[], float | None]) -> None:
+        """Show from now on when the certificate of the connection's server expires."""
+        self._certificate.set_function(lambda: expires() or 0)
 
     def streams_use(self, use: Use) -> None:
         """Show what the streams take of the broker's storage."""

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import gc
-import json
-import os
-import re
 import subprocess
 import sys
 import time
@@ -22,8 +18,9 @@ import nats.errors
 import pytest
 import yaml
 from nats.aio.client import Client
+from support import chart
+from support.charted_nats import ChartedNats
 from support.isolated import IsolatedServer
-from support.servers import NATS_SERVER, wait_for
 from support.tokens import NAMESPACE, SERVICE_ACCOUNT, TokenApi, part
 from support.worker import FACTS, eventually, stored_messages
 
@@ -42,8 +39,8 @@ from protocol.events import NodeRegistered
 from protocol.failures import FailureError
 from protocol.ids import NodeName, WorkerId
 from protocol.reports import Heartbeat
-from woodfrog.isolation import CALLOUT, Isolation
-from woodfrog.isolation.derived import DerivedCallout
+from woodfrog.isolation import CALLOUT, CONTROL, ISSUER, OPERATOR, Isolation
+from woodfrog.isolation.derived import DerivedKeys
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 
@@ -380,78 +377,44 @@ def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
     return next(each for each in objects if (each["kind"], each["metadata"]["name"]) == (kind, name))
 
 
-def variables(container: dict[str, Any], secret: dict[str, str]) -> dict[str, str]:
-    """A container's environment, as the kubelet makes it of values and one Secret."""
-    made = {"WOODFROG_POD_NAME": "a-pod", "WOODFROG_POD_NAMESPACE": NAMESPACE}
-    for each in container["env"]:
-        if "secretKeyRef" in each.get("valueFrom", {}):
-            made[each["name"]] = secret[each["valueFrom"]["secretKeyRef"]["key"]]
-        elif "value" in each:
-            made[each["name"]] = re.sub(r"\$\((\w+)\)", lambda found: made.get(found[1], found[0]), each["value"])
-    return made
-
-
-async def derive(container: dict[str, Any], secret: dict[str, str], mounted: str, directory: Path) -> None:
-    """Do what an init container does, with ``directory`` in place of what is mounted."""
-    words = [str(directory) if word == mounted else word for word in container["command"]]
-    assert words[:3] == ["python3", "-m", "woodfrog.isolation"]
-    await asyncio.to_thread(
-        subprocess.run, [sys.executable, *words[1:]], env=os.environ | variables(container, secret), cwd=ROOT,
-        timeout=60, check=True,
-    )  # fmt: skip
-
-
 async def test_the_charts_broker_knows_nodes_by_their_pods_tokens(tmp_path: Path, api: TokenApi) -> None:
-    objects = rendered()
-    data = one(objects, "Secret", "woodfrog-nats")["data"]
-    secret = {key: base64.b64decode(value).decode() for key, value in data.items()}
-    broker = one(objects, "StatefulSet", "woodfrog-nats")["spec"]["template"]["spec"]
-    plane = one(objects, "Deployment", "woodfrog-controlplane")["spec"]["template"]["spec"]
-    worker = one(objects, "DaemonSet", SERVICE_ACCOUNT)["spec"]["template"]["spec"]
-    (tmp_path / "nats").mkdir()
-    for name, text in one(objects, "ConfigMap", "woodfrog-nats")["data"].items():
-        (tmp_path / "nats" / name).write_text(text.replace("/var/lib/nats", str(tmp_path / "streams")))
-    await derive(broker["initContainers"][0], secret, "/etc/nats-callout", tmp_path / "nats-callout")
-    assert sorted(path.name for path in (tmp_path / "nats-callout").iterdir()) == ["authorization.conf", "callout.conf"]
-    seeds = tmp_path / "run"
-    await derive(plane["initContainers"][0], secret, "/run/woodfrog-callout", seeds)
-    ports = tmp_path / "ports"
-    ports.mkdir()
-    log = tmp_path / "nats.log"
-    with log.open("ab") as opened:
-        server = subprocess.Popen(  # noqa: ASYNC220 - it is started and not waited for
-            [
-                NATS_SERVER, "--config", tmp_path / "nats/nats.conf", "--addr", "127.0.0.1", "--port", "-1",
-                "--http_port", "-1", "--ports_file_dir", ports, "--pid", tmp_path / "pid",
-            ],
-            env=os.environ | variables(broker["containers"][0], secret) | {"POD_NAME": "woodfrog-nats-0"},
-            stdout=opened, stderr=opened,
-        )  # fmt: skip
+    broker = ChartedNats(tmp_path / "release")
+    plane = chart.one(broker.manifests, "Deployment", "woodfrog-controlplane")["spec"]["template"]["spec"]
+    worker = chart.one(broker.manifests, "DaemonSet", SERVICE_ACCOUNT)["spec"]["template"]["spec"]
+    derived = sorted(path.name for path in (tmp_path / "release/nats-callout").iterdir())
+    assert derived == ["authorization.conf", "callout.conf", "control.conf", "people.conf"]
+    seeds = broker.seeds("Deployment", "woodfrog-controlplane")
+    url = f"tls://{await asyncio.to_thread(broker.start)}"
     try:
-        found = await asyncio.to_thread(wait_for, lambda: list(ports.glob("*.ports")), saying="it listens")
-        url = json.loads(found[0].read_text())["nats"][0]
-        told = variables(plane["containers"][0], secret) | {
+        told = broker.variables(plane["containers"][0]) | {
             "WOODFROG_NATS_CALLOUT_DIR": str(seeds),
-            "WOODFROG_NATS_URL": f"nats://control:{secret['control']}@{url.removeprefix('nats://')}",
+            "WOODFROG_NATS_URL": url,
+            "WOODFROG_NATS_CA_FILE": str(broker.tls / "ca.crt"),
+            "WOODFROG_NODE_SERVICE_ACCOUNT": f"{NAMESPACE}/{SERVICE_ACCOUNT}",
         }
         listening = asyncio.Event()
         running = asyncio.create_task(let_nodes_in(Settings.from_environment(told), listening))
         await asyncio.wait_for(listening.wait(), 20)
-        control = await connect(told["WOODFROG_NATS_URL"], name="control")
+        control = await connect(url, name="control", seed_file=seeds / "control.seed", trust=broker.trust)
         await ensure_streams(control.jetstream())
         (tmp_path / "token").write_text(api.run_pod(POD, A, account=worker["serviceAccountName"]))
-        node = await connect(url, name="node", inbox_prefix=subjects.inbox(A), token_file=tmp_path / "token")
+        node = await connect(
+            url, name="node", inbox_prefix=subjects.inbox(A), token_file=tmp_path / "token", trust=broker.trust
+        )
         assert await can_report(node, A)
         assert not await can_report(node, B)
         for client in (node, control):
             await client.close()
-        password = url.replace("nats://", f"nats://node:{secret['node']}@")
-        with pytest.raises(nats.errors.Error):
-            await nats.connect(password, allow_reconnect=False, max_reconnect_attempts=0)
+        context = broker.trust.context()
+        for user in ("node", "control", "operator"):
+            password = url.replace("tls://", f"tls://{user}:{broker.secret['node']}@")
+            with pytest.raises(nats.errors.Error):
+                await nats.connect(
+                    password, tls=context, tls_handshake_first=True, allow_reconnect=False, max_reconnect_attempts=0
+                )
         running.cancel()
     finally:
-        server.terminate()
-        server.wait(20)
+        broker.close()
 
 
 def test_the_charts_workers_get_a_token_for_the_broker_and_no_password() -> None:
@@ -473,7 +436,8 @@ def test_the_chart_can_do_without_tokens() -> None:
     objects = rendered("nats.nodeTokens=false")
     pod = one(objects, "DaemonSet", SERVICE_ACCOUNT)["spec"]["template"]["spec"]
     assert "NATS_PASSWORD" in {each["name"] for each in pod["containers"][0]["env"]}
-    assert "initContainers" not in one(objects, "StatefulSet", "woodfrog-nats")["spec"]["template"]["spec"]
+    (keys,) = one(objects, "StatefulSet", "woodfrog-nats")["spec"]["template"]["spec"]["initContainers"]
+    assert "--callout" not in keys["command"]
     assert not [each for each in objects if each["metadata"]["name"].endswith("-tokens")]
 
 
@@ -484,10 +448,10 @@ def test_the_chart_ships_the_accounts_of_this_release() -> None:
 
 def test_a_secret_too_short_to_be_one_makes_no_keys(tmp_path: Path) -> None:
     with pytest.raises(FailureError, match="32 characters"):
-        DerivedCallout("p" * 31)
-    one_, other = DerivedCallout("p" * 32), DerivedCallout("q" * 32)
+        DerivedKeys("p" * 31)
+    one_, other = DerivedKeys("p" * 32), DerivedKeys("q" * 32)
     for name, each in (("a", one_), ("b", other), ("again", one_)):
-        each.write_seeds(tmp_path / name)
+        each.write_seeds(tmp_path / name, CONTROL, OPERATOR, CALLOUT, ISSUER)
     seeds = {path: path.read_text() for path in tmp_path.rglob("*.seed")}
-    assert len(set(seeds.values())) == 4
+    assert len(set(seeds.values())) == 8
     assert all(path.stat().st_mode & 0o077 == 0 for path in seeds)

@@ -21,7 +21,7 @@ Manifest = dict[str, Any]
 
 EXTERNAL: Values = {
     "controlplane": {"replicas": 3, "policies": "grace = '1h'\n[default]\nkeep_last = 3\n", "lease": "kubernetes"},
-    "database": {"existingSecret": "database", "migrationSecret": "owner"},
+    "database": {"existingSecret": "database", "migrationSecret": "owner", "caSecret": "database-ca"},
 }
 EVERYTHING: Values = {
     **EXTERNAL,
@@ -49,7 +49,11 @@ MATRIX: dict[str, Values] = {
                                    "encryption": {"existingSecret": "k", "existingSecretKey": "mine"}}},
     "store in azure": {"store": {"type": "azure", "bucket": "c", "account": "a", "existingSecret": "az"}},
     "store in gcs": {"store": {"type": "gcs", "bucket": "c"}, "node": {"serviceAccount": {"annotations": {"iam": "x"}}}},
-    "nats of one's own": {"nats": {"enabled": False, "url": "nats://elsewhere:4222"}},
+    "nats of one's own": {"nats": {"enabled": False, "url": "tls://elsewhere:4222"}},
+    "nats of one's own with a ca": {"nats": {"enabled": False, "url": "tls://elsewhere:4222", "tls": {"caSecret": "ca"}}},
+    "nats without tls": {"nats": {"tls": {"enabled": False}}},
+    "nats with a certificate of one's own": {"nats": {"replicas": 3, "tls": {"existingSecret": "nats-tls", "caSecret": "ca"}}},
+    "nats with cert-manager": {"nats": {"tls": {"certManager": {"issuerRef": {"name": "ca", "kind": "ClusterIssuer"}}}}},
     "nats of one's own by secret": {"nats": {"enabled": False, "existingSecret": "urls"}},
     "nothing but pods": {"uninstall": {"enabled": False}, "runtimeClass": {"create": False},
                          "controlplane": {"kubernetes": False, "serviceAccount": {"create": False, "name": "mine"}}},

@@ -189,6 +189,11 @@ def callout_users(public_key: str) -> str:
     return _listed([f'{{ nkey: "{public_key}", permissions: {{ {may} }} }}'])
 
 
+def key_user(public_key: str) -> str:
+    """Write a user who may do all that its account may."""
+    return _listed([f'{{ nkey: "{public_key}" }}'])
+
+
 def _listed(users: list[str]) -> str:
     lines = "".join(f"  {user}\n" for user in users)
     return f"{_WRITTEN}users = [\n{lines}]\n"

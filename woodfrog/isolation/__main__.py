@@ -12,7 +12,7 @@ from protocol import subjects
 from protocol.failures import FailureError
 from protocol.ids import NodeName
 from woodfrog.isolation import CALLOUT, CONTROL, ISSUER, OPERATOR, Isolation
-from woodfrog.isolation.derived import VARIABLE, DerivedCallout
+from woodfrog.isolation.derived import VARIABLE, DerivedKeys
 
 
 def _init(asked: argparse.Namespace) -> None:
@@ -36,11 +36,11 @@ def _remove_node(asked: argparse.Namespace) -> None:
 
 
 def _derive(asked: argparse.Namespace) -> None:
-    derived = DerivedCallout(os.environ.get(VARIABLE, ""))
-    if asked.listed:
-        derived.write_configuration(asked.directory, asked.listed)
+    keys = DerivedKeys(os.environ.get(VARIABLE, ""))
+    if asked.server:
+        keys.write_server(asked.directory, callout=asked.callout)
     else:
-        derived.write_seeds(asked.directory)
+        keys.write_seeds(asked.directory, *asked.user, *((CALLOUT, ISSUER) if asked.callout else ()))
 
 
 def main() -> int:
@@ -56,14 +56,18 @@ def main() -> int:
     init = verb("init", _init, "write the configuration and the first keys")
     add = verb("add-node", _add_node, "let a node in by a key of its own")
     remove = verb("remove-node", _remove_node, "shut a node out")
-    derive = verb("derive", _derive, f"write seeds or, with --listed, configuration that follow from {VARIABLE}")
+    derive = verb("derive", _derive, f"write what follows from {VARIABLE}: seeds, or the server's configuration")
     for each in (init, add, remove, derive):
         each.add_argument("directory", type=Path)
     for each in (add, remove):
         each.add_argument("node")
     init.add_argument("--callout", action="store_true", help="have the control plane asked about node workers' tokens")
+    derive.add_argument("--server", action="store_true", help="the server's configuration, with public keys only")
+    derive.add_argument(
+        "--user", action="append", default=[], choices=[CONTROL, OPERATOR], help="whose seed; may be repeated"
+    )
+    derive.add_argument("--callout", action="store_true", help="and what the server's questions about others take")
     add.add_argument("--public-key", help="of a pair that was made on the node")
-    derive.add_argument("--listed", action="append", metavar="USER", help="a user whom the server knows by itself")
     asked = parser.parse_args()
     try:
         asked.does(asked)

@@ -124,7 +124,7 @@ capabilities:
 {{- default (ternary (printf "%s-node" (include "woodfrog.fullname" .)) "default" .Values.node.serviceAccount.create) .Values.node.serviceAccount.name -}}
 {{- end }}
 
-{{/* The Secret with the passwords of control, operator, node and route. */}}
+{{/* The Secret with the text that NATS's keys are derived from, and the passwords of route and, without tokens, of nodes. */}}
 {{- define "woodfrog.nats.secret" -}}
 {{- default (printf "%s-nats" (include "woodfrog.fullname" .)) .Values.nats.existingSecret -}}
 {{- end }}
@@ -138,7 +138,7 @@ capabilities:
 {{- if and .Values.nats.enabled .Values.nats.nodeTokens -}}yes{{- end -}}
 {{- end }}
 
-{{/* The text from which the keys of NATS's questions about connections are derived. */}}
+{{/* The text from which NATS's keys are derived. */}}
 {{- define "woodfrog.nats.calloutEnv" -}}
 - name: WOODFROG_NATS_CALLOUT_SECRET
   valueFrom:
@@ -147,19 +147,133 @@ capabilities:
       key: callout
 {{- end }}
 
+{{/* Whether the chart's NATS encrypts. */}}
+{{- define "woodfrog.nats.tls" -}}
+{{- if and .Values.nats.enabled .Values.nats.tls.enabled -}}yes{{- end -}}
+{{- end }}
+
+{{/* The Secret with the certificate of the chart's NATS. */}}
+{{- define "woodfrog.nats.tlsSecret" -}}
+{{- default (printf "%s-nats-tls" (include "woodfrog.fullname" .)) .Values.nats.tls.existingSecret -}}
+{{- end }}
+
+{{/* The names by which NATS's servers are reached: by clients, by one another, and through a forwarded port. */}}
+{{- define "woodfrog.nats.names" -}}
+{{- $name := printf "%s-nats" (include "woodfrog.fullname" .) -}}
+{{- $space := .Release.Namespace -}}
+{{- toYaml (list (printf "%s.%s.svc" $name $space) (printf "%s.%s.svc.cluster.local" $name $space) (printf "%s.%s" $name $space) $name (printf "*.%s-peers.%s.svc" $name $space) "localhost") -}}
+{{- end }}
+
+{{/*
+The CA and the certificate of the chart's NATS: those that are there, or new ones. A certificate is good for five years and is
+renewed by an upgrade after one; a CA is good for ten and is renewed after five, and the one before stays trusted beside it.
+*/}}
+{{- define "woodfrog.nats.certificate" -}}
+{{- $name := printf "%s-nats" (include "woodfrog.fullname" .) -}}
+{{- $now := now | unixEpoch | int64 -}}
+{{- $names := include "woodfrog.nats.names" . | fromYamlArray -}}
+{{- $oldCa := lookup "v1" "Secret" .Release.Namespace (printf "%s-ca-key" $name) | default dict -}}
+{{- $oldTls := lookup "v1" "Secret" .Release.Namespace (printf "%s-tls" $name) | default dict -}}
+{{- $caMade := dig "metadata" "annotations" "woodfrog.io/made-at" "0" $oldCa | int64 -}}
+{{- $tlsMade := dig "metadata" "annotations" "woodfrog.io/made-at" "0" $oldTls | int64 -}}
+{{- $keepCa := and $oldCa.data (lt (sub $now $caMade) 157680000) -}}
+{{- $keep := and $keepCa $oldTls.data (lt (sub $now $tlsMade) 31536000) (eq (join " " $names) (dig "metadata" "annotations" "woodfrog.io/names" "" $oldTls)) -}}
+{{- $ca := dict -}}
+{{- $bundle := "" -}}
+{{- if $keepCa -}}
+{{- $ca = buildCustomCert (index $oldCa.data "ca.crt") (index $oldCa.data "ca.key") -}}
+{{- $bundle = index $oldCa.data "bundle.crt" -}}
+{{- else -}}
+{{- $ca = genCAWithKey (printf "%s CA" $name) 3650 (genPrivateKey "ecdsa") -}}
+{{- $before := ternary (dig "data" "ca.crt" "" $oldCa | b64dec) "" (not (empty $oldCa)) -}}
+{{- $bundle = printf "%s%s" $ca.Cert $before | b64enc -}}
+{{- end -}}
+ca:
+  crt: {{ $ca.Cert | b64enc }}
+  key: {{ $ca.Key | b64enc }}
+  bundle: {{ $bundle }}
+  madeAt: {{ ternary $caMade $now (not (not $keepCa)) | quote }}
+tls:
+  names: {{ join " " $names | quote }}
+{{- if $keep }}
+  crt: {{ index $oldTls.data "tls.crt" }}
+  key: {{ index $oldTls.data "tls.key" }}
+  madeAt: {{ $tlsMade | quote }}
+{{- else }}
+{{- $certificate := genSignedCertWithKey $name (list "127.0.0.1") $names 1825 $ca (genPrivateKey "ecdsa") }}
+  crt: {{ $certificate.Cert | b64enc }}
+  key: {{ $certificate.Key | b64enc }}
+  madeAt: {{ $now | quote }}
+{{- end }}
+{{- end }}
+
+{{/* The Secret with the CA that vouches for NATS; empty: the system's CAs do. */}}
+{{- define "woodfrog.nats.caSecret" -}}
+{{- $tls := .Values.nats.tls -}}
+{{- if not $tls.enabled -}}
+{{- else if $tls.caSecret -}}{{- $tls.caSecret -}}
+{{- else if $tls.existingSecret -}}{{- $tls.existingSecret -}}
+{{- else if not .Values.nats.enabled -}}
+{{- else if $tls.certManager.issuerRef -}}{{- include "woodfrog.nats.tlsSecret" . -}}
+{{- else -}}{{- include "woodfrog.fullname" . }}-nats-ca
+{{- end -}}
+{{- end }}
+
+{{/* Whether node workers of an earlier version, which know no TLS, are let in: "yes", or nothing. */}}
+{{- define "woodfrog.nats.allowPlain" -}}
+{{- $there := lookup "apps/v1" "StatefulSet" .Release.Namespace (printf "%s-nats" (include "woodfrog.fullname" .)) | default dict -}}
+{{- $was := dig "metadata" "annotations" "woodfrog.io/nats-tls" "off" $there -}}
+{{- if eq "always" .Values.nats.tls.allowPlain -}}yes
+{{- else if or (eq "never" .Values.nats.tls.allowPlain) (not $there) (eq "required" $was) -}}
+{{- else if eq "off" $was -}}yes
+{{- else -}}
+{{- $workers := lookup "apps/v1" "DaemonSet" .Release.Namespace (printf "%s-node" (include "woodfrog.fullname" .)) | default dict -}}
+{{- $seen := eq (dig "metadata" "generation" 0 $workers | int64) (dig "status" "observedGeneration" -1 $workers | int64) -}}
+{{- $all := eq (dig "status" "updatedNumberScheduled" 0 $workers | int64) (dig "status" "desiredNumberScheduled" -1 $workers | int64) -}}
+{{- if not (and $seen $all) -}}yes{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* How a connection to NATS is protected. */}}
+{{- define "woodfrog.nats.trustEnv" -}}
+{{- if include "woodfrog.nats.caSecret" . -}}
+- name: WOODFROG_NATS_CA_FILE
+  value: /var/run/secrets/woodfrog-nats/ca.crt
+{{- else if not .Values.nats.tls.enabled -}}
+- name: WOODFROG_NATS_INSECURE
+  value: "on"
+{{- end }}
+{{- end }}
+
+{{- define "woodfrog.nats.caMount" -}}
+{{- if include "woodfrog.nats.caSecret" . -}}
+- name: nats-ca
+  mountPath: /var/run/secrets/woodfrog-nats
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "woodfrog.nats.caVolume" -}}
+{{- with include "woodfrog.nats.caSecret" . -}}
+- name: nats-ca
+  secret:
+    secretName: {{ . }}
+    items:
+      - {key: ca.crt, path: ca.crt}
+{{- end }}
+{{- end }}
+
+{{- define "woodfrog.nats.url" -}}
+{{ ternary "tls" "nats" (eq "yes" (include "woodfrog.nats.tls" .)) }}://
+{{- end }}
+
 {{/* How a process reaches NATS. Call with (list $ user). */}}
 {{- define "woodfrog.nats.env" -}}
 {{- $root := index . 0 -}}
 {{- $user := index . 1 -}}
-{{- if $root.Values.nats.enabled -}}
-- name: NATS_PASSWORD
-  valueFrom:
-    secretKeyRef:
-      name: {{ include "woodfrog.nats.secret" $root }}
-      key: {{ $user }}
-- name: WOODFROG_NATS_URL
-  value: nats://{{ $user }}:$(NATS_PASSWORD)@{{ include "woodfrog.nats.host" $root }}:4222
-{{- else if $root.Values.nats.existingSecret -}}
+{{- $scheme := include "woodfrog.nats.url" $root -}}
+{{- if not $root.Values.nats.enabled -}}
+{{- if $root.Values.nats.existingSecret -}}
 - name: WOODFROG_NATS_URL
   valueFrom:
     secretKeyRef:
@@ -169,6 +283,28 @@ capabilities:
 - name: WOODFROG_NATS_URL
   value: {{ $root.Values.nats.url | quote }}
 {{- end }}
+{{- else if eq $user "node" -}}
+{{- if $root.Values.nats.nodeTokens -}}
+- name: WOODFROG_NATS_URL
+  value: {{ $scheme }}{{ include "woodfrog.nats.host" $root }}:4222
+- name: WOODFROG_NATS_TOKEN_FILE
+  value: /var/run/secrets/woodfrog/token
+{{- else -}}
+- name: NATS_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "woodfrog.nats.secret" $root }}
+      key: {{ $user }}
+- name: WOODFROG_NATS_URL
+  value: {{ $scheme }}{{ $user }}:$(NATS_PASSWORD)@{{ include "woodfrog.nats.host" $root }}:4222
+{{- end }}
+{{- else -}}
+- name: WOODFROG_NATS_URL
+  value: {{ $scheme }}{{ include "woodfrog.nats.host" $root }}:4222
+- name: WOODFROG_NATS_SEED_FILE
+  value: /run/woodfrog-callout/{{ $user }}.seed
+{{- end }}
+{{ include "woodfrog.nats.trustEnv" $root }}
 {{- end }}
 
 {{/* Whether the cluster, if there is one to ask, makes volumes by itself: "yes", "no", or "unknown". */}}
@@ -319,6 +455,21 @@ persistentVolumeClaim
 {{- if and .Values.nats.enabled .Values.nats.url -}}
 {{- fail "nats.url is for a NATS of your own: set nats.enabled to false as well" -}}
 {{- end -}}
+{{- if and (not .Values.nats.enabled) .Values.nats.tls.enabled -}}
+{{- $theirs := (lookup "v1" "Secret" .Release.Namespace .Values.nats.existingSecret | default dict).data | default dict -}}
+{{- $urls := list .Values.nats.url (get $theirs "control" | b64dec) (get $theirs "node" | b64dec) -}}
+{{- range $urls -}}
+{{- if and (hasPrefix "nats://" .) (contains "@" .) -}}
+{{- fail "your NATS is reached by a nats:// URL with a password, which would be sent in the clear: use tls:// (and nats.tls.caSecret), or set nats.tls.enabled to false to have it sent all the same" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.nats.enabled .Values.nats.existingSecret -}}
+{{- $theirs := (lookup "v1" "Secret" .Release.Namespace .Values.nats.existingSecret | default dict).data -}}
+{{- if and $theirs (not (get $theirs "callout")) -}}
+{{- fail (printf "nats.existingSecret: the Secret %s lacks the key callout, a random text of 32 characters or more, from which NATS's keys are derived" .Values.nats.existingSecret) -}}
+{{- end -}}
+{{- end -}}
 {{- if and (has .Values.store.type (list "s3" "gcs" "azure")) (not .Values.store.bucket) -}}
 {{- fail (printf "store.type is %s: set store.bucket" .Values.store.type) -}}
 {{- end -}}
@@ -349,6 +500,31 @@ sqlite+aiosqlite:////var/lib/woodfrog/log.db
 {{- end }}
 {{- end }}
 
+{{- define "woodfrog.database.caEnv" -}}
+{{- if and .Values.database.existingSecret .Values.database.caSecret -}}
+- name: PGSSLROOTCERT
+  value: /var/run/secrets/woodfrog-database/ca.crt
+{{- end }}
+{{- end }}
+
+{{- define "woodfrog.database.caMount" -}}
+{{- if and .Values.database.existingSecret .Values.database.caSecret -}}
+- name: database-ca
+  mountPath: /var/run/secrets/woodfrog-database
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "woodfrog.database.caVolume" -}}
+{{- if and .Values.database.existingSecret .Values.database.caSecret -}}
+- name: database-ca
+  secret:
+    secretName: {{ .Values.database.caSecret }}
+    items:
+      - {key: ca.crt, path: ca.crt}
+{{- end }}
+{{- end }}
+
 {{/* What a node's worker is told. It runs among the host's mounts; volumes of the pod that a variable names come along. */}}
 {{- define "woodfrog.node.env" -}}
 - name: WOODFROG_NODE
@@ -363,14 +539,7 @@ sqlite+aiosqlite:////var/lib/woodfrog/log.db
   value: {{ .Values.cluster | quote }}
 - name: WOODFROG_LOG_LEVEL
   value: {{ .Values.logLevel }}
-{{- if include "woodfrog.nats.nodeTokens" . }}
-- name: WOODFROG_NATS_URL
-  value: nats://{{ include "woodfrog.nats.host" . }}:4222
-- name: WOODFROG_NATS_TOKEN_FILE
-  value: /var/run/secrets/woodfrog/token
-{{- else }}
 {{ include "woodfrog.nats.env" (list . "node") }}
-{{- end }}
 - name: WOODFROG_STORE_URL
   value: {{ include "woodfrog.store.url" . | quote }}
 {{- if eq .Values.store.type "s3" }}

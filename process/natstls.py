@@ -1,0 +1,82 @@
+"""Whom a NATS connection trusts, and what is not sent over one that somebody on the way can read.
+
+nats-py encrypts if the server asks for it in its greeting, which comes in the clear: whoever is on the way takes that word out, and
+reads the password or token that follows. So whether a connection is to be encrypted is decided here, by the URL's scheme or a
+CA file, and nothing that the server says can undo it; and without either, a secret is sent on this machine only.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+import msgspec
+import nats.errors
+
+CA_FILE: Final = "WOODFROG_NATS_CA_FILE"
+INSECURE: Final = "WOODFROG_NATS_INSECURE"
+
+
+class InvalidTrustError(ValueError):
+    """A variable says something that it may not; the message names it."""
+
+
+class InsecureConnectionError(nats.errors.Error):
+    """A secret was to be sent over a connection that is not encrypted; the message says what to set."""
+
+
+class Trust(msgspec.Struct, frozen=True):
+    """How a connection is protected."""
+
+    ca_file: Path | None = None
+    """``WOODFROG_NATS_CA_FILE``: certificates of who may vouch for NATS, in PEM; unset: those of the system. Read at every connection."""
+    insecure: bool = False
+    """``WOODFROG_NATS_INSECURE``: ``on`` to send passwords and tokens over connections without TLS as well."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the variables.
+
+        Raises:
+            InvalidTrustError: one of them cannot be meant.
+        """
+        insecure = environment.get(INSECURE) or "off"
+        if insecure not in {"on", "off"}:
+            raise InvalidTrustError(f"{INSECURE} is {insecure!r}; it must be on or off")
+        ca_file = environment.get(CA_FILE, "")
+        return cls(Path(ca_file) if ca_file else None, insecure == "on")
+
+    def encrypts(self, url: str) -> bool:
+        """Return whether connections to this URL are encrypted, whatever the server says."""
+        return urlsplit(url).scheme == "tls" or self.ca_file is not None
+
+    def context(self) -> ssl.SSLContext:
+        """Read the certificates of who may vouch for the server.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+        return ssl.create_default_context(cafile=self.ca_file)
+
+    def check(self, *, encrypted: bool, peer: str, secret: bool) -> None:
+        """Refuse to send a secret to a peer at this address over the network in the clear.
+
+        Raises:
+            InsecureConnectionError: that was to be done.
+        """
+        if secret and not (encrypted or self.insecure or _is_this_machine(peer)):
+            raise InsecureConnectionError(
+                f"nats: the connection to {peer} is not encrypted, so no password and no token is sent over it; "
+                f"use TLS (a tls:// URL, and {CA_FILE}), or set {INSECURE}=on"
+            )
+
+
+def _is_this_machine(address: str) -> bool:
+    try:
+        return ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
