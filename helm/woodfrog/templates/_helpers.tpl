@@ -425,10 +425,26 @@ persistentVolumeClaim
 {{- end -}}
 {{- end }}
 
-{{- define "woodfrog.store.keySecret" -}}
+{{/*
+Whether the chart makes the store's key: "yes", or nothing. By itself it does so for buckets, where there is a cluster to keep it
+in, and never for an installation that stores without one: of its workers, those without the key could not restore what the others
+store until all are replaced.
+*/}}
+{{- define "woodfrog.store.generates" -}}
 {{- $said := .Values.store.encryption -}}
-{{- if $said.existingSecret -}}{{- $said.existingSecret -}}
-{{- else if $said.generate -}}{{- include "woodfrog.fullname" . }}-store-key
+{{- if $said.existingSecret -}}
+{{- else if ne "auto" (toString $said.generate) -}}{{- if $said.generate -}}yes{{- end -}}
+{{- else if and (has .Values.store.type (list "s3" "gcs" "azure")) (lookup "v1" "Namespace" "" "kube-system") -}}
+{{- $name := include "woodfrog.fullname" . -}}
+{{- $workers := lookup "apps/v1" "DaemonSet" .Release.Namespace (printf "%s-node" $name) -}}
+{{- $key := lookup "v1" "Secret" .Release.Namespace (printf "%s-store-key" $name) -}}
+{{- if or $key (not $workers) -}}yes{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "woodfrog.store.keySecret" -}}
+{{- if .Values.store.encryption.existingSecret -}}{{- .Values.store.encryption.existingSecret -}}
+{{- else if include "woodfrog.store.generates" . -}}{{- include "woodfrog.fullname" . }}-store-key
 {{- end -}}
 {{- end }}
 
@@ -479,7 +495,7 @@ persistentVolumeClaim
 {{- if eq (int .Values.node.httpPort) (int .Values.node.probePort) -}}
 {{- fail "node.probePort must not be node.httpPort: the kubelet's probes have a port of their own" -}}
 {{- end -}}
-{{- if and .Values.store.encryption.existingSecret .Values.store.encryption.generate -}}
+{{- if and .Values.store.encryption.existingSecret (eq "true" (toString .Values.store.encryption.generate)) -}}
 {{- fail "store.encryption: either existingSecret or generate, not both" -}}
 {{- end -}}
 {{- end }}
