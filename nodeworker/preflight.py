@@ -101,8 +101,9 @@ class Preflight:
         live = bundle.read(container.bundle)
         user_namespace.refuse_unrestorable(joins=live.joins_user_namespace, idmapped=live.idmapped)
         user_namespace.refuse_nested(pids, state.pid)
-        criu.refuse_io_uring(pids)
-        criu.refuse_unreadable_limits(pids)
+        dumped = criu.descendants(pids, state.pid)
+        criu.refuse_io_uring(dumped)
+        criu.refuse_unreadable_limits(dumped)
         criu.refuse_adopted(pids, state.pid)
         overlay = find_overlay(state.rootfs)
         upper = None if overlay is None else overlay.upper

@@ -226,7 +226,7 @@ class Restorer:
                         if failure is not None:
                             return Refused(failure)
                         await _until(asked)
-                        return await asyncio.to_thread(self._answer_cold, record, resolution)
+                        return await asyncio.to_thread(self._answer_cold, record, live, resolution)
                     reason = f"snapshot {resolution.snapshot_id} takes long to fetch"
                     answer = await self._try(record, live, resolution, asked)
                     if isinstance(answer, CreateRestored):
@@ -271,10 +271,11 @@ class Restorer:
         await asyncio.to_thread(self._journal.save_container, record)
         return record
 
-    def _answer_cold(self, record: ContainerRecord, resolution: StartCold) -> CreateCold:
+    def _answer_cold(self, record: ContainerRecord, live: Bundle, resolution: StartCold) -> CreateCold:
         config = self._lives.write_config(record, self._config.for_dump())
         self._save_created(record)
-        return CreateCold(criu_config=str(config), reason=resolution.reason)
+        deny = not live.wishes.io_uring and self._runc.filters_calls
+        return CreateCold(criu_config=str(config), reason=resolution.reason, deny_io_uring=deny)
 
     def _save_created(self, record: ContainerRecord) -> None:
         seconds = time.monotonic() - self._began.get(record.container_id, time.monotonic())

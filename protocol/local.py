@@ -103,6 +103,8 @@ class CreateCold(_Answer, frozen=True, tag="cold"):
 
     criu_config: str
     reason: str
+    deny_io_uring: bool = False
+    """Whether the container's seccomp profile is to answer ENOSYS to io_uring."""
 
 
 class Refused(_Answer, frozen=True, tag="refused"):

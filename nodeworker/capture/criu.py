@@ -135,6 +135,18 @@ def pids_outside(pids: Iterable[int], inside: Collection[int]) -> tuple[int, ...
     return tuple(pid for pid, levels in own.items() if levels and int(levels[-1]) in inside)
 
 
+def descendants(pids: Collection[int], first: int) -> tuple[int, ...]:
+    """Return those of a container's processes that CRIU dumps: the first one and its descendants, not sessions of ``exec``."""
+    children: dict[int, list[int]] = {}
+    for pid in pids:
+        children.setdefault(int(status_fields(pid).get("PPid") or 0), []).append(pid)
+    found, waiting = [], [first] if first in pids else []
+    while waiting:
+        found.append(pid := waiting.pop())
+        waiting += children.pop(pid, ())
+    return tuple(found)
+
+
 def refuse_io_uring(pids: Iterable[int]) -> None:
     """Refuse what CRIU cannot dump before anything is frozen.
 

@@ -14,9 +14,10 @@ from typing import Final
 
 import msgspec
 
+from nodeworker.capture.criu import descendants
 from nodeworker.capture.status import status_fields
 from nodeworker.domain.spec_privileges import CAPABILITIES, without_level
-from protocol.privileges import CAPABILITY_SETS, NO_FILTER, SOME_FILTER, Privileges
+from protocol.privileges import CAPABILITY_SETS, NO_FILTER, Privileges
 
 _FILES: Final = {"mount": "mnt", "network": "net"}
 _SETS: Final = {
@@ -46,7 +47,7 @@ def held(pids: Collection[int], first: int, spec: Privileges | None) -> Privileg
         spec: what the container allows, for all that processes do not hold themselves.
     """
     fields = {pid: said for pid in pids if (said := status_fields(pid)).get("Uid")}
-    pids = list(_descendants(fields, first))
+    pids = descendants(fields, first)
     if spec is None or not pids:
         return None
     dumped = [fields[pid] for pid in pids]
@@ -64,22 +65,10 @@ def held(pids: Collection[int], first: int, spec: Privileges | None) -> Privileg
         groups=_inside(groups, (number for each in dumped for number in each["Groups"].split())),
         **sets,
         no_new_privs=all(each.get("NoNewPrivs") == "1" for each in dumped),
-        seccomp=(spec.seccomp or SOME_FILTER) if filtered else NO_FILTER,
+        seccomp=spec.seccomp if filtered else NO_FILTER,
         lsm=tuple(sorted({name for pid in pids if (name := _confinement(pid))})),
         oom_score_adj=min((score for pid in pids if (score := _oom_score_adj(pid)) is not None), default=None),
     )
-
-
-def _descendants(fields: dict[int, dict[str, str]], first: int) -> Iterable[int]:
-    children: dict[int, list[int]] = {}
-    for pid, said in fields.items():
-        children.setdefault(int(said.get("PPid") or 0), []).append(pid)
-    waiting = [first]
-    while waiting:
-        pid = waiting.pop()
-        if pid in fields:
-            yield pid
-        waiting += children.pop(pid, ())
 
 
 def _names(bits: int) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,6 +78,13 @@ class Runc:
         """
         answer = self._run([str(self.binary), "--version"])
         return answer.stdout.split("\n", 1)[0].removeprefix("runc version ").strip()
+
+    @cached_property
+    def filters_calls(self) -> bool:
+        """Whether it can apply seccomp profiles, which it may be built without."""
+        with suppress(FailureError):
+            return "libseccomp" in self._run([str(self.binary), "--version"]).stdout
+        return False
 
     def state(self, root: Path, container_id: str) -> RuncState:
         """Read a container's state.

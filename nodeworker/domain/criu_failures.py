@@ -68,8 +68,8 @@ RULES: Final = (
         "io-uring",
         ("io_uring",),
         "a process uses io_uring, which CRIU cannot dump",
-        "Set the sysctl kernel.io_uring_disabled=2 on the node, deny io_uring by seccomp, or switch it off in the program "
-        "(libuv: UV_USE_IO_URING=0).",
+        "Containers are started without io_uring unless the annotation woodfrog.io/io-uring says `allow`: remove it, and start the "
+        "container anew. Where runc was built without seccomp, set the sysctl kernel.io_uring_disabled=2 on the node.",
     ),
     Rule(
         "mptcp",

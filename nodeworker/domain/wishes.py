@@ -21,7 +21,8 @@ FREEZE_LIMIT: Final = "woodfrog.io/freeze-limit"
 SHM: Final = "woodfrog.io/shm"
 ON_STOP: Final = "woodfrog.io/on-stop"
 REQUIRE_RESTORE: Final = "woodfrog.io/require-restore"
-ANNOTATIONS: Final = (INTERVAL, VOLUMES, VOLUMES_LIMIT, FREEZE_LIMIT, SHM, ON_STOP, REQUIRE_RESTORE)
+IO_URING: Final = "woodfrog.io/io-uring"
+ANNOTATIONS: Final = (INTERVAL, VOLUMES, VOLUMES_LIMIT, FREEZE_LIMIT, SHM, ON_STOP, REQUIRE_RESTORE, IO_URING)
 """Every annotation that a worker reads; docs/reference/annotations.md explains them, and a test compares."""
 DEFAULT_VOLUMES_LIMIT_BYTES: Final = 10 << 30
 
@@ -46,6 +47,8 @@ class Wishes(msgspec.Struct, frozen=True):
     shm: bool = True
     dump_on_stop: bool = True
     require_restore: bool = False
+    io_uring: bool = False
+    """Whether the container may use io_uring, which nothing can dump."""
 
     def takes_volume(self, name: str) -> bool:
         """Say whether the emptyDir of this name travels."""
@@ -93,6 +96,7 @@ def read(annotations: Mapping[str, str]) -> Wishes:
         shm=_word(annotations, SHM, "on", "off"),
         dump_on_stop=_word(annotations, ON_STOP, "dump", "ignore"),
         require_restore=not _word(annotations, REQUIRE_RESTORE, "false", "true"),
+        io_uring=not _word(annotations, IO_URING, "deny", "allow"),
     )
 
 

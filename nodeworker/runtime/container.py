@@ -21,6 +21,10 @@ _POLL_SECONDS = 0.02
 
 Json = dict[str, object]
 
+TYPE_CHECKING = False  # as in lean.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class Marker:
     """The marker of one container. ``phase``: ``asking``, ``creating``, ``created``, ``started``."""
@@ -129,15 +133,17 @@ def read_json(path: str) -> Json:
     return data
 
 
-def adapt(bundle: str, criu_config: str) -> None:
+def adapt(bundle: str, criu_config: str, further: Callable[[Json], bool] | None = None) -> None:
     """Make the bundle's config.json one whose container can be dumped and restored.
 
-    It names the CRIU configuration, over whatever the pod may have named there; and bind mounts name what their sources lead to:
+    ``further`` changes it as well, and says whether it did. It names the CRIU configuration, over whatever the pod may have named there; and bind mounts name what their sources lead to:
     runc follows a symbolic link, CRIU would bind the link itself at a restore.
     """
     path = os.path.join(bundle, "config.json")
     spec = read_json(path)
     changed = _resolve_sources(spec, bundle)
+    if further is not None and further(spec):
+        changed = True
     annotations = part(spec, "annotations")
     if changed or annotations.get(CRIU_CONFIG_ANNOTATION) != criu_config:
         spec["annotations"] = {**annotations, CRIU_CONFIG_ANNOTATION: criu_config}

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-from nodeworker.runtime import children, nvidia, stop_signal, worker
+from nodeworker.runtime import children, nvidia, seccomp, stop_signal, worker
 from nodeworker.runtime import container as containers
 from nodeworker.runtime.commandline import Call
 from nodeworker.runtime.container import Marker
@@ -122,7 +122,8 @@ class Create(Verb):
 
     def _cold(self, marker: Marker, bundle: str, spec: containers.Json, answer: worker.Answer) -> int:
         self._reset(bundle, spec)
-        containers.adapt(bundle, str(answer["criu_config"]))
+        further = seccomp.take_io_uring if answer.get("deny_io_uring") else None
+        containers.adapt(bundle, str(answer["criu_config"]), further)
         marker.update(phase="creating", restored="", stopped_pids=[])
         code = self.runc(self.call.arguments, marker)
         if code == 0:
