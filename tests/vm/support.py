@@ -34,8 +34,8 @@ KINDS = {
     "cluster": "A Kubernetes cluster, from `helm install` to `helm uninstall` (`tests/cluster`)",
 }
 _FILES = (
-    (r"test_self_test$", "self-test"), (r"test_cgroups$", "cgroups"), (r"test_security_contexts$", "security"), (r"test_(continuity|findings_\w+|io_uring)$", "programs"),
-    (r"test_(runc|worker)_\w+$", "runtime"), (r"test_engines$", "containerd"), (r"test_pods\w*$", "pods"), (r"test_docker(\.\w+)?$", "docker"),
+    (r"test_self_test$", "self-test"), (r"test_cgroups$", "cgroups"), (r"test_(security_contexts|privileges)$", "security"), (r"test_(continuity|findings_\w+|io_uring)$", "programs"),
+    (r"test_((runc|worker|store)_\w+|freeze_limit)$", "runtime"), (r"test_engines$", "containerd"), (r"test_pods\w*$", "pods"), (r"test_docker(\.\w+)?$", "docker"),
     (r"test_podman(\.\w+)?$", "podman"), (r"tests\.faults\.\w+$", "faults"), (r"tests\.cluster\.\w+$", "cluster"),
 )  # fmt: skip
 
