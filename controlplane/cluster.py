@@ -16,6 +16,7 @@ from controlplane.kube.jobs.actions import JobActions
 from controlplane.kube.jobs.giving_back import JOBS, give_back_until_done
 from controlplane.kube.jobs.reconciler import JobReconciler
 from controlplane.kube.listwatch import ListWatch
+from controlplane.kube.node_labels import NodeLabels
 from controlplane.kube.nodes import ENDING
 from controlplane.kube.placement import Placements
 from controlplane.kube.telling import Teller
@@ -56,6 +57,7 @@ class Cluster:
             clock=clock,
             pod_changed=self._jobs.pod_changed if settings.preserve_jobs else ignore_change,
         )
+        self._labels = NodeLabels(api, self._watcher.nodes.seen, loop.nodes, clock=clock)
         self._teller = Teller(api, log, loop.committed, loop.key, instance=instance, clock=clock)
         self.placements = Placements(api, self._watcher.pods.find, self._watcher.pods_listed, runtime_classes=classes)
         """Where pods are."""
@@ -65,6 +67,7 @@ class Cluster:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watcher.run())
             group.create_task(self._teller.run())
+            group.create_task(self._labels.run())
             if self._preserve_jobs:
                 await self._watcher.pods_listed.wait()  # a pod that a ledger names and nobody has seen counts as gone
                 group.create_task(ListWatch(self._api, JOBS, self._jobs).run())

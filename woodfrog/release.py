@@ -1,6 +1,6 @@
 """``python -m woodfrog.release``: what the Helm chart's hooks and its test do inside of the cluster.
 
-A release goes in an order that Helm alone cannot keep: first the workers end, then every node is put back as it was, and only then the
+A release goes in an order that Helm alone cannot keep: first no node is ready for protected pods any more and the workers end, then every node is put back as it was, and only then the
 rest goes. The chart's hooks are a Job that ends the workers (``stop-nodes``), a DaemonSet that uninstalls on every node, and a Job
 that waits for it (``await-uninstalled``). Neither waits for a node that is away: nothing can be put back there now, and it is named.
 At the very end, when no control plane is left to keep them ahead, the ``backoffLimit`` of Jobs are put back (``give-back-jobs``).
@@ -28,6 +28,7 @@ from kubernetes_asyncio.client.exceptions import ApiException
 from controlplane.kube.api import ApiError, KubernetesApi
 from controlplane.kube.jobs.actions import JobActions
 from controlplane.kube.jobs.giving_back import give_back
+from controlplane.kube.nodes import READY
 from controlplane.log.records import utc_now
 from protocol.failures import FailureError
 from woodfrog import ask
@@ -88,6 +89,13 @@ class _Cluster:
         """Name the nodes that are not ready."""
         found = await self._core.list_node(_request_timeout=_REQUEST_SECONDS)
         return {node.metadata.name for node in found.items if not _is(node.status, "Ready")}
+
+    async def take_labels(self) -> None:
+        """Take the label away by which the RuntimeClass selects nodes; the control plane sets it for new workers only."""
+        found = await self._core.list_node(label_selector=READY, _request_timeout=_REQUEST_SECONDS)
+        for node in found.items:
+            patch = {"metadata": {"labels": {READY: None}}}
+            await self._core.patch_node(node.metadata.name, patch, _request_timeout=_REQUEST_SECONDS)
 
     async def nodes(self) -> set[str]:
         """Name all nodes."""
@@ -178,6 +186,7 @@ async def _stop_nodes(asked: argparse.Namespace) -> int:
         cluster = _Cluster(api, asked.namespace, asked.selector)
 
         async def remaining(away: set[str]) -> set[str]:
+            await cluster.take_labels()
             await cluster.delete_daemonset(asked.daemonset)
             return await _remaining_workers(cluster, away)
 

@@ -30,6 +30,10 @@ ENDING: Final = (
 """Taints, and conditions that are true, of a node that is about to be emptied or to end."""
 
 
+READY: Final = "woodfrog.io/ready"
+"""Label of a node whose worker is there; the RuntimeClass selects nodes by it."""
+
+
 class NodeView(msgspec.Struct, frozen=True, gc=False):
     """All that is kept of a node."""
 
@@ -39,6 +43,8 @@ class NodeView(msgspec.Struct, frozen=True, gc=False):
     cordoned: bool
     not_ready: str | None
     """Why it is not ready, as Kubernetes says; ``None`` if it is, or nobody knows."""
+    labelled: bool = False
+    """Whether it is labelled as ready for protected pods."""
 
 
 def view(node: Node, ending: Collection[str] = ENDING) -> NodeView:
@@ -50,6 +56,7 @@ def view(node: Node, ending: Collection[str] = ENDING) -> NodeView:
     answers = ready is None or ready.status == "True"
     return NodeView(
         name=node.metadata.name,
+        labelled=(node.metadata.labels or {}).get(READY) == "true",
         ending=found,
         cordoned=bool(node.spec.unschedulable),
         not_ready=None if answers or ready is None else f"{ready.reason or ready.status}: {ready.message or ''}"[:200],

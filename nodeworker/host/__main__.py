@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from nodeworker.host import doctor, label, namespaces, releases, self_test
+from nodeworker.host import doctor, namespaces, releases, self_test
 from nodeworker.host.bundle import RELEASE
 from nodeworker.host.install import Options, install, read_record, uninstall, worker_pid
 from nodeworker.host.places import Places
@@ -122,22 +122,13 @@ def _path(variable: str) -> Path | None:
 
 
 def _from_pod(given: argparse.Namespace, words: list[str]) -> int:
-    """Run the command on the host, in a child; what is Kubernetes' is done from the pod.
-
-    The node is labelled as ready while the self-test succeeds, which ``install`` ends with and ``run`` begins with.
-    """
-    speaks = label.wanted(os.environ)
-    if given.command == "uninstall" and speaks:
-        label.set_ready(os.environ, ready=False)
+    """Run the command on the host, in a child."""
     command = [words[0], _HERE, *words[1:]]
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         _on_host(Places(given.root), command)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if given.command in {"install", "run"} and speaks:
-        label.set_ready(os.environ, ready=code == 0)
-        _say("the node is labelled as ready" if code == 0 else "the node is not labelled as ready")
     return code if code >= 0 else 128 - code
 
 

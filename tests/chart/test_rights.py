@@ -16,6 +16,7 @@ RIGHTS = {
     },
     "ClusterRole/wf-woodfrog-controlplane": {
         ("", "pods nodes", "", "get list watch"),
+        ("", "nodes", "", "patch"),  # the label woodfrog.io/ready
         ("", "events", "", "create list"),  # to list: the scheduler's Event says whom a pod was preempted by
         ("events.k8s.io", "events", "", "create"),
         ("batch", "jobs", "", "get list watch patch"),  # backoffLimit is kept ahead of preemptions
@@ -23,13 +24,12 @@ RIGHTS = {
         ("", "pods", "", "create"),  # in place of a preempted one
     },
     "ClusterRole/wf-woodfrog-tokens": {("authentication.k8s.io", "tokenreviews", "", "create")},
-    "ClusterRole/wf-woodfrog-node": {("", "nodes", "", "patch")},
     "Role/woodfrog-uninstall": {
         ("apps", "daemonsets", "woodfrog-node", "get delete"),
         ("apps", "daemonsets", "woodfrog-uninstall", "get"),
         ("", "pods", "", "list"),
     },
-    "ClusterRole/wf-woodfrog-uninstall": {("", "nodes", "", "list")},
+    "ClusterRole/wf-woodfrog-uninstall": {("", "nodes", "", "list patch")},
     "Role/woodfrog-give-back-jobs": {("", "pods", "", "list")},
     "ClusterRole/wf-woodfrog-give-back-jobs": {("batch", "jobs", "", "get list patch")},
 }
@@ -128,8 +128,6 @@ def test_only_pods_that_ask_the_api_server_have_a_token() -> None:
     with_token = {name for name, pod in pods(render(MATRIX["everything"])) if pod["automountServiceAccountToken"]}
     assert with_token == {
         "Deployment/woodfrog-controlplane",
-        "DaemonSet/woodfrog-node",
-        "DaemonSet/woodfrog-uninstall",
         "Job/woodfrog-uninstall-stop-nodes",
         "Job/woodfrog-uninstall-await-uninstalled",
         "Job/woodfrog-give-back-jobs",
@@ -156,3 +154,17 @@ def test_the_hooks_end_the_workers_before_the_nodes_are_put_back() -> None:
         "woodfrog-uninstall-await-uninstalled",
     ]
     assert len(set(weights.values())) == 3
+
+
+def test_workers_have_no_rights_at_the_api_server_and_the_class_selects_by_what_somebody_sets() -> None:
+    bound = [
+        subject["name"]
+        for each in render()
+        if each["kind"].endswith("RoleBinding")
+        for subject in each["subjects"]
+        if subject["kind"] == "ServiceAccount"
+    ]
+    assert "woodfrog-node" not in bound
+    for watched in (True, False):
+        (kind,) = [each for each in render({"controlplane": {"kubernetes": watched}}) if each["kind"] == "RuntimeClass"]
+        assert ("scheduling" in kind) == watched

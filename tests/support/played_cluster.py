@@ -24,6 +24,7 @@ TRACKING = "batch.kubernetes.io/job-tracking"
 INDEX = "batch.kubernetes.io/job-completion-index"
 _JOB = re.compile(r"/apis/batch/v1/namespaces/([^/]+)/jobs/([^/]+)")
 _PODS = re.compile(r"/api/v1/namespaces/([^/]+)/pods")
+_POD = re.compile(r"/api/v1/namespaces/([^/]+)/pods/([^/]+)")
 _EVENTS = re.compile(r"/apis/events.k8s.io/v1/namespaces/([^/]+)/events")
 
 
@@ -66,6 +67,8 @@ class PlayedCluster(KubernetesApi):
             return job
         if path == "/apis/batch/v1/jobs":
             return {"metadata": {"resourceVersion": str(self._version)}, "items": list(self.jobs.values())}
+        if method == "GET" and (found := _POD.fullmatch(path)):
+            return self._pod(found[1], found[2])
         if found := _EVENTS.fullmatch(path):
             return self._create_event(body)
         found = _PODS.fullmatch(path)
@@ -75,6 +78,12 @@ class PlayedCluster(KubernetesApi):
         wanted = dict(part.split("=") for part in query["labelSelector"].split(","))
         items = [pod for pod in self.pods.values() if wanted.items() <= (pod["metadata"].get("labels") or {}).items()]
         return {"metadata": {}, "items": items}
+
+    def _pod(self, namespace: str, name: str) -> Object:
+        for pod in self.pods.values():
+            if (pod["metadata"]["namespace"], pod["metadata"]["name"]) == (namespace, name):
+                return pod
+        raise ApiError(404, "there is no such pod", reason="NotFound")
 
     def _patch(self, job: Object, patch: Object) -> None:
         given = patch.get("metadata", {}).pop("resourceVersion", None)

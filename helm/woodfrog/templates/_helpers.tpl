@@ -549,8 +549,6 @@ sqlite+aiosqlite:////var/lib/woodfrog/log.db
 - name: WOODFROG_POD_NAMESPACE
   valueFrom:
     fieldRef: {fieldPath: metadata.namespace}
-- name: WOODFROG_KUBERNETES
-  value: "on"
 - name: WOODFROG_CLUSTER
   value: {{ .Values.cluster | quote }}
 - name: WOODFROG_LOG_LEVEL
