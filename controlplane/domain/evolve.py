@@ -218,6 +218,9 @@ def _has_started(draft: Draft, event: ContainerStarted | DumpStarted) -> None:
 def _container_started(draft: Draft, event: ContainerStarted, at: datetime) -> None:
     _has_started(draft, event)
     draft.start(event.incarnation, started_at=at)
+    proved = None if event.restored_from is None else draft.snapshots.get(event.restored_from)
+    if proved is not None:
+        draft.snapshots[proved.snapshot_id] = replace(proved, proved=True)
 
 
 def _container_ended(draft: Draft, event: ContainerEnded, at: datetime) -> None:

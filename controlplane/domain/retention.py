@@ -4,8 +4,8 @@ A policy may say three things. *Keep the last N* and *keep for a time* name what
 it. *Keep so many bytes* is a ceiling on what is kept so: the oldest go first. Snapshots that can never be chosen again
 (superseded, invalidated) stay for a while after, for whoever wants to know why, and then go, too.
 
-Whatever a policy says, some snapshots do not expire: the latest valid one of an id, because the next start needs it; a
-pinned one; one that a container is being restored from; and one of which it is not settled yet whether it came too late.
+Whatever a policy says, some snapshots do not expire: the latest valid one of an id, because the next start needs it; the newest
+that a container has gone on from, because no other is known to restore; a pinned one; one that a container is being restored from; and one of which it is not settled yet whether it came too late.
 
 A snapshot's age is counted from the moment at which its node said that it was stored. Which one is the *latest* is never
 asked of a clock.
@@ -71,7 +71,7 @@ def expiries(key: KeyState, retention: Retention, keep: Keep, now: datetime) -> 
     used = in_use(key, now, retention.grace_seconds)
     over: list[Expiry] = []
     rank, kept_bytes = 0, 0
-    latest = latest_valid(key)
+    needed = latest_valid(key), latest_proved(key)
     for snapshot in key.newest_first():
         spared = snapshot.pinned or snapshot.snapshot_id in used
         if snapshot.status in _UNUSABLE:
@@ -83,7 +83,7 @@ def expiries(key: KeyState, retention: Retention, keep: Keep, now: datetime) -> 
             continue
         reason = _too_many(keep, rank, snapshot, now) or _too_large(keep, kept_bytes, snapshot)
         rank += 1
-        if reason is None or spared or snapshot is latest:
+        if reason is None or spared or snapshot in needed:
             kept_bytes += snapshot.stored_bytes
         else:
             over.append(Expiry(snapshot, reason))
@@ -97,6 +97,18 @@ def latest_valid(key: KeyState) -> Snapshot | None:
             snapshot
             for snapshot in key.newest_first()
             if snapshot.status is SnapshotStatus.VALID and snapshot.missed_by is None
+        ),
+        None,
+    )
+
+
+def latest_proved(key: KeyState) -> Snapshot | None:
+    """Find the newest snapshot that a container has gone on from: the latest one may be the first that fails to restore."""
+    return next(
+        (
+            snapshot
+            for snapshot in key.newest_first()
+            if snapshot.status is SnapshotStatus.VALID and snapshot.missed_by is None and snapshot.proved
         ),
         None,
     )

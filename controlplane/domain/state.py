@@ -69,6 +69,8 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     since: datetime | None = None
     """When it came to its present status, by the clock of whoever told."""
     stored_bytes: int = 0
+    proved: bool = False
+    """Whether a container has gone on from it: what was only read back may still fail to restore."""
     pinned: bool = False
     delete_after: datetime | None = None
     """From when on its bytes may be removed; known once expired."""

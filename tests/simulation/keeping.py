@@ -50,6 +50,8 @@ class Stored:
     stored_bytes: int
     missed: set[int]
     """Later starts that had their answer already."""
+    proved: bool = False
+    """Whether a container went on from it."""
     usable: bool = True
     """Whether nothing was said that rules it out for ever."""
     expired: bool = False
@@ -94,6 +96,17 @@ class Kept:
             good, key=lambda name: (self.snapshots[name].incarnation, self.snapshots[name].order), reverse=True
         )
 
+    def begin(self, event: ContainerStarted | ContainerEnded) -> None:
+        """Note that a start has begun to run, and that what it went on from restores."""
+        self.begun.add(event.incarnation)
+        proved = self.snapshots.get(getattr(event, "restored_from", None) or "")
+        if proved is not None:
+            proved.proved = True
+
+    def last_proved(self) -> str | None:
+        """Name the newest from which a container went on."""
+        return next((name for name in self.newest_first() if self.snapshots[name].proved), None)
+
 
 class Keeping:
     """Watches what becomes of snapshots once they are stored, and when dumps are asked for."""
@@ -131,7 +144,7 @@ class Keeping:
                 for stored in key.snapshots.values():
                     stored.missed.discard(event.incarnation)
             case ContainerStarted() | ContainerEnded():
-                key.begun.add(event.incarnation)
+                key.begin(event)
             case DumpStarted() | SnapshotCaptured():
                 if isinstance(event, DumpStarted):
                     key.begun.add(event.incarnation)
@@ -214,6 +227,8 @@ class Keeping:
         ranked = key.newest_first()
         if ranked[:1] == [name] and name not in self.forced:
             raise LawBrokenError(f"the latest valid snapshot expires: {event}")
+        if name == key.last_proved() and name not in self.wanted_gone:
+            raise LawBrokenError(f"the last snapshot expires that is known to restore: {event}")
         if name not in self.wanted_gone:
             self._expired_by_policy(key, event, stored, at)
         stored.expired, stored.usable = True, False
@@ -287,5 +302,5 @@ class Keeping:
             if keep.last is not None and keep.seconds is None:
                 unpinned = [one for one in key.newest_first() if one not in key.pinned]
                 used = key.in_use(at, retention.grace_seconds)
-                over += [one for one in unpinned[keep.last :] if one not in used]
+                over += [one for one in unpinned[keep.last :] if one not in used and one != key.last_proved()]
         return over

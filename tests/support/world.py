@@ -116,10 +116,11 @@ class World:
             event for event, _ in self.log if isinstance(event, IncarnationOpened) and event.incarnation == number
         )
 
-    def started(self, number: int) -> Decision:
+    def started(self, number: int, *, restored_from: str | None = None) -> Decision:
         start = self.opened(number)
         about = {"key": KEY, "incarnation": start.incarnation, "node": start.node, "container_id": start.container_id}
-        return self.report(ContainerStarted(**about))
+        proved = None if restored_from is None else SnapshotId(restored_from)
+        return self.report(ContainerStarted(**about, restored_from=proved))
 
     def ended(self, number: int, *, exit_code: int | None = 0, stopped: bool | None = None) -> Decision:
         start = self.opened(number)
