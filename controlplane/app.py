@@ -62,6 +62,8 @@ def _policy(settings: Settings) -> Policy:
         retention=said.retention,
         schedule=said.schedule,
         privileges=said.privileges,
+        forgetting=said.forgetting,
+        quotas=said.quotas,
     )
 
 

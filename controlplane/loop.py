@@ -192,6 +192,10 @@ class DecisionLoop:
         """Show one key, as last decided."""
         return self._state.keys.get(name)
 
+    def over_quota(self) -> int:
+        """Count the namespaces that hold as much as they may."""
+        return self._policy.quotas.reached(self._state)
+
     def nodes(self) -> Mapping[NodeName, NodeState]:
         """Show every node, as last decided."""
         return self._state.nodes

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from controlplane.domain.forgetting import Forgetting
 from controlplane.domain.privilege_policy import PrivilegePolicy
+from controlplane.domain.quotas import Quota, Quotas
 from controlplane.domain.retention import Keep, Retention
 from controlplane.domain.schedule import Schedule
 from protocol.durations import InvalidAmountError, parse_bytes, parse_interval, parse_seconds
 from protocol.ids import InvalidIdError, check_id
 
 _OF_THE_SNAPSHOT = "snapshot"
+
+
+_Name = TypeVar("_Name")
 
 
 class InvalidPolicyError(ValueError):
@@ -30,6 +35,9 @@ class _Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_for: str | None = None
     keep_bytes: str | None = None
     interval: str | None = None
+    forget_after: str | None = None
+    max_bytes: str | None = None
+    max_ids: Annotated[int, msgspec.Meta(ge=0)] | None = None
     privileges: Literal["new-container", "snapshot"] | None = None
 
 
@@ -47,6 +55,8 @@ class Policies(msgspec.Struct, frozen=True):
     retention: Retention = Retention()
     schedule: Schedule = Schedule()
     privileges: PrivilegePolicy = PrivilegePolicy()
+    forgetting: Forgetting = Forgetting()
+    quotas: Quotas = Quotas()
 
 
 def read_policies(path: str) -> Policies:
@@ -95,7 +105,43 @@ def _policies(said: _File) -> Policies:
             },
             ids={name: rules.privileges != _OF_THE_SNAPSHOT for name, (_, rules) in ids.items() if rules.privileges},
         ),
+        Forgetting(
+            default_seconds=_forget_seconds("default", said.default),
+            namespaces=_said({name: _forget_seconds(*rules) for name, rules in namespaces.items()}),
+            ids=_said({name: _forget_seconds(*rules) for name, rules in ids.items()}),
+        ),
+        _quotas(said.default, namespaces, list(ids.values())),
     )
+
+
+def _said(settings: dict[_Name, float | None]) -> dict[_Name, float]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _quotas(default: _Rules, namespaces: dict[str, tuple[str, _Rules]], ids: list[tuple[str, _Rules]]) -> Quotas:
+    for table, rules in ids:
+        for field in ("max_bytes", "max_ids"):
+            if getattr(rules, field) is not None:
+                raise _FieldError(f"{table}.{field}", "a quota is for a namespace, not for one id")
+    return Quotas(
+        default=_quota("default", default, Quota()),
+        namespaces={
+            name: _quota(table, rules, _quota("default", default, Quota()))
+            for name, (table, rules) in namespaces.items()
+        },
+    )
+
+
+def _quota(table: str, rules: _Rules, otherwise: Quota) -> Quota:
+    try:
+        most_bytes = otherwise.bytes if rules.max_bytes is None else parse_bytes(rules.max_bytes)
+    except InvalidAmountError as problem:
+        raise _FieldError(f"{table}.max_bytes", problem) from problem
+    return Quota(bytes=most_bytes, ids=otherwise.ids if rules.max_ids is None else rules.max_ids)
+
+
+def _forget_seconds(table: str, rules: _Rules) -> float | None:
+    return None if rules.forget_after is None else _span(f"{table}.forget_after", rules.forget_after, 0.0)
 
 
 def _namespace_of(name: str) -> str:

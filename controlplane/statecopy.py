@@ -32,10 +32,10 @@ import protocol.pods
 import protocol.privileges
 from controlplane.domain import state
 from controlplane.domain.draft import shared, with_shared_privileges
-from controlplane.domain.state import KeyState, NodeState, State
+from controlplane.domain.state import KeyState, NodeState, State, count_usage
 from protocol.commands import Command
 from protocol.events import CommandIssued
-from protocol.ids import CheckpointKey, CommandId, NodeName
+from protocol.ids import CheckpointKey, CommandId, IncarnationNumber, NodeName
 
 _PART_KEYS: Final = 500
 _FOLDED_BY: Final[tuple[ModuleType, ...]] = (
@@ -55,6 +55,7 @@ class _Part(msgspec.Struct, frozen=True, omit_defaults=True):
     nodes: dict[NodeName, NodeState] = {}
     commands: dict[CommandId, Command] = {}
     open_commands: dict[CommandId, CommandIssued] = {}
+    floors: dict[str, IncarnationNumber] = {}
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -69,7 +70,8 @@ class Folded(msgspec.Struct):
 
     def copy(self) -> Folded:
         """Copy it as it is now; its frozen values are shared."""
-        kept = State(keys=dict(self.state.keys), nodes=dict(self.state.nodes), commands=dict(self.state.commands))
+        state = self.state
+        kept = State(dict(state.keys), dict(state.nodes), dict(state.commands), dict(state.floors), dict(state.usage))
         return Folded(kept, dict(self.open_commands))
 
 
@@ -88,7 +90,9 @@ def form() -> str:
 def encode(folded: Folded) -> Iterator[bytes]:
     """Encode, part by part as they are asked for; nothing of ``folded`` may be changed meanwhile."""
     kept = folded.state
-    yield _encode(_Part(nodes=kept.nodes, commands=kept.commands, open_commands=folded.open_commands))
+    yield _encode(
+        _Part(nodes=kept.nodes, commands=kept.commands, open_commands=folded.open_commands, floors=kept.floors)
+    )
     keys = iter(kept.keys.items())
     while part := list(islice(keys, _PART_KEYS)):
         yield _encode(_Part(keys=part))
@@ -122,4 +126,7 @@ def decode(parts: Iterable[bytes]) -> Folded:
         folded.state.nodes.update(part.nodes)
         folded.state.commands.update(part.commands)
         folded.open_commands.update(part.open_commands)
+        folded.state.floors.update(part.floors)
+    for name, key in folded.state.keys.items():
+        count_usage(folded.state.usage, name, None, key)
     return folded

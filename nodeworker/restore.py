@@ -37,7 +37,7 @@ from nodeworker.settings import Settings
 from nodeworker.threads import in_daemon_thread
 from protocol.events import RestoreFailed, RestoreStage
 from protocol.facts import NodeFacts
-from protocol.failures import CONDEMNING_CODES, REPEATED_CODES, Failure, FailureError
+from protocol.failures import CONDEMNING_CODES, QUOTA, REPEATED_CODES, Failure, FailureError
 from protocol.ids import CheckpointKey, ContainerId, InvalidIdError, SnapshotId, WorkerId
 from protocol.local import (
     AskCreate,
@@ -215,8 +215,8 @@ class Restorer:
                     asked_at = time.monotonic()
                     resolution = await self._bus.resolve(self._question(record))
                     if isinstance(resolution, WaitFor | Refusal):
-                        outcome = await self._not_now(record, resolution, asked_at)
-                        if isinstance(outcome, Refused):
+                        outcome = await self._not_now(record, resolution, asked_at, asked)
+                        if not isinstance(outcome, str):
                             return outcome
                         reason = outcome
                         continue
@@ -241,8 +241,13 @@ class Restorer:
         except FailureError as problem:
             return Refused(problem.failure)
 
-    async def _not_now(self, record: ContainerRecord, resolution: WaitFor | Refusal, asked_at: float) -> str | Refused:
-        """Wait for the next question and say for what; or refuse the start."""
+    async def _not_now(
+        self, record: ContainerRecord, resolution: WaitFor | Refusal, asked_at: float, asked: asyncio.Event | None
+    ) -> str | Refused | CreateCold:
+        """Wait for the next question and say for what; or refuse the start, or let it go on without protection."""
+        if isinstance(resolution, Refusal) and resolution.failure.code == QUOTA:
+            await _until(asked)
+            return await asyncio.to_thread(self._answer_unprotected, record, resolution.failure)
         if isinstance(resolution, Refusal) and resolution.failure.code not in REPEATED_CODES:
             await asyncio.to_thread(self._journal.forget_container, record.container_id)
             return Refused(resolution.failure)
@@ -276,6 +281,13 @@ class Restorer:
         self._save_created(record)
         deny = not live.wishes.io_uring and self._runc.filters_calls
         return CreateCold(criu_config=str(config), reason=resolution.reason, deny_io_uring=deny)
+
+    def _answer_unprotected(self, record: ContainerRecord, failure: Failure) -> CreateCold:
+        """Let a container start that the log does not take up: it runs, and nobody dumps it."""
+        config = self._lives.write_config(record, self._config.for_dump())
+        self._journal.forget_container(record.container_id)
+        _log.warning("a container starts without protection", key=str(record.key), failure=str(failure))
+        return CreateCold(criu_config=str(config), reason=f"not protected: {failure.cause}")
 
     def _save_created(self, record: ContainerRecord) -> None:
         seconds = time.monotonic() - self._began.get(record.container_id, time.monotonic())

@@ -122,6 +122,8 @@ class StartRefused(_KeyEvent, frozen=True, tag="incarnation.start-refused"):
     failure: Failure
     pod: str = ""
     """The name of the pod, as the worker says."""
+    pod_uid: str = ""
+    """Known where the start is refused for other reasons than that the pod is not there."""
 
 
 class StartDeferred(_KeyEvent, frozen=True, tag="incarnation.start-deferred"):
@@ -333,6 +335,15 @@ class PodEndCounted(_KeyEvent, frozen=True, tag="pod.end-counted"):
     why: str = ""
 
 
+class CheckpointForgotten(_KeyEvent, frozen=True, tag="checkpoint.forgotten"):
+    """The key was not used for ``idle_seconds`` and nothing is stored of it: it is known no more, and may be used anew.
+
+    ``incarnation`` is its last. Later starts under it have higher numbers.
+    """
+
+    idle_seconds: float
+
+
 class CommandIssued(_KeyEvent, frozen=True, tag="command.issued"):
     """A command was decided; the relay sends it from the log."""
 
@@ -386,6 +397,7 @@ KeyEvent = (
     | SnapshotPinned
     | SnapshotUnpinned
     | SnapshotRetried
+    | CheckpointForgotten
     | CommandIssued
     | CommandFinished
     | PodFact

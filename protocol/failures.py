@@ -41,6 +41,9 @@ SNAPSHOT_MISSING = "snapshot-missing"
 PRIVILEGES_EXCEED = "privileges-exceed"
 """The snapshot's processes hold what the new container does not allow: says nothing about the snapshot, nor about the node."""
 
+QUOTA = "quota"
+"""A namespace holds as much as it may; a worker starts the container without protection."""
+
 CONDEMNING_CODES = frozenset({SNAPSHOT_CORRUPT, SNAPSHOT_MISSING})
 """Codes that invalidate a snapshot at once; any other failure needs a second node's word (design: the selection law)."""
 

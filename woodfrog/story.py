@@ -15,6 +15,7 @@ import msgspec
 from controlplane.domain.clocks import CLOCK_TOLERANCE_SECONDS
 from protocol.commands import Command, DeleteCommand, DumpCommand, PrefetchCommand
 from protocol.events import (
+    CheckpointForgotten,
     ColdStartChosen,
     CommandFinished,
     CommandIssued,
@@ -51,7 +52,7 @@ from protocol.events import (
     StartDeferred,
     StartRefused,
 )
-from protocol.failures import Failure
+from protocol.failures import QUOTA, Failure
 from protocol.ids import IncarnationNumber, SnapshotId
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -137,7 +138,12 @@ _TELL: dict[type, Callable[[Any], str]] = {
         f"the end of pod {e.pod} ({e.why}) counts against the backoffLimit of Job {e.job}: nothing of it was captured"
     ),
     IncarnationOpened: lambda e: f"container {e.container_id} is to be created on node {e.node}",
-    StartRefused: lambda e: f"node {e.node} asked for a start that it has no right to: {e.failure}",
+    StartRefused: lambda e: (
+        f"a start on node {e.node} gets no protection: {e.failure}"
+        if e.failure.code == QUOTA
+        else f"node {e.node} asked for a start that it has no right to: {e.failure}"
+    ),
+    CheckpointForgotten: lambda e: f"forgotten: nothing was started as this id for {e.idle_seconds:g} s",
     StartDeferred: lambda e: f"the start waits, until {moment(e.until)} at the longest: {e.waiting_for}",
     RestoreChosen: lambda e: f"snapshot {e.snapshot_id} was chosen: {e.reason}",
     ColdStartChosen: lambda e: f"a cold start was chosen: {e.reason}",

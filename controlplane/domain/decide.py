@@ -31,9 +31,10 @@ from controlplane.domain.inputs import (
     Tick,
 )
 from controlplane.domain.placement import Placement, identified, misplaced, not_here, not_its_own
+from controlplane.domain.quotas import no_new_id
 from controlplane.domain.retention import expiries
 from controlplane.domain.seen import job_acted, node_seen, pod_seen
-from controlplane.domain.state import Cold, Incarnation, KeyState, Restore, SnapshotStatus, State
+from controlplane.domain.state import Cold, Incarnation, KeyState, Restore, SnapshotStatus, State, namespace_of
 from controlplane.domain.stores import has_other_store, is_proof
 from controlplane.domain.testimony import objection, told_before
 from controlplane.domain.upkeep import expired, upkeep
@@ -57,7 +58,7 @@ from protocol.events import (
     StartRefused,
 )
 from protocol.facts import ContainerFacts
-from protocol.failures import CONDEMNING_CODES
+from protocol.failures import CONDEMNING_CODES, Failure
 from protocol.ids import CheckpointKey, CommandId, IncarnationNumber, InvalidIdError, event_id
 from protocol.reports import Report
 from protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
@@ -178,8 +179,13 @@ def _start(state: State, asked: ResolveAsked, container: ContainerFacts, course:
     """Decide how ``container`` starts, once it is known that it may."""
     request, now = asked.request, course.now
     start = _start_of(course.key, request)
+    quota = no_new_id(state, request.key, policy.quotas)
+    if quota is not None:
+        return _refused(request, container, quota)
     if start is None:
-        number = IncarnationNumber(course.key.newest + 1)
+        number = IncarnationNumber(
+            (course.key.newest or state.floors.get(namespace_of(request.key), course.key.newest)) + 1
+        )
         course.record(
             IncarnationOpened(
                 key=request.key,
@@ -218,16 +224,22 @@ def _start(state: State, asked: ResolveAsked, container: ContainerFacts, course:
 
 
 def _not_here(asked: ResolveAsked, placement: Placement, problem: str) -> Decision:
-    request, failure = asked.request, not_here(problem)
+    decision = _refused(asked.request, ContainerFacts(pod=asked.request.container.pod), not_here(problem))
+    return decision if placement.recorded else Decision(answer=decision.answer)
+
+
+def _refused(request: ResolveRequest, container: ContainerFacts, failure: Failure) -> Decision:
+    """Refuse a start and record it; no key becomes known by it."""
     refused = StartRefused(
         key=request.key,
         incarnation=IncarnationNumber(0),
         node=request.node,
         container_id=request.container_id,
-        pod=request.container.pod or "",
+        pod=container.pod or "",
+        pod_uid=container.pod_uid or "",
         failure=failure,
     )
-    return Decision(events=(refused,) if placement.recorded else (), answer=Refusal(failure=failure))
+    return Decision(events=(refused,), answer=Refusal(failure=failure))
 
 
 def _start_of(key: KeyState, request: ResolveRequest) -> Incarnation | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -26,11 +26,14 @@ from controlplane.domain.state import (
     Snapshot,
     SnapshotStatus,
     State,
+    count_usage,
     image_of,
+    namespace_of,
 )
 from protocol.commands import DeleteCommand, DumpCommand
 from protocol.events import (
     AnyEvent,
+    CheckpointForgotten,
     ColdStartChosen,
     CommandFinished,
     CommandIssued,
@@ -92,7 +95,12 @@ def evolve(state: State, event: AnyEvent, at: datetime) -> None:
         state.nodes[event.node] = _node_after(state.nodes.get(event.node), event, at)
         return
     _follow_commands(state, event)
-    state.keys[event.key] = key_after(state.keys.get(event.key, _NOTHING), event, at)
+    before = state.keys.get(event.key)
+    if isinstance(event, CheckpointForgotten):
+        _forget(state, event, before)
+        return
+    after = state.keys[event.key] = key_after(before or _NOTHING, event, at)
+    count_usage(state.usage, event.key, before, after)
 
 
 def key_after(key: KeyState, event: KeyEvent, at: datetime) -> KeyState:
@@ -121,6 +129,10 @@ class Replay:
             return
         _follow_commands(self._state, event)
         draft = self._drafts.get(event.key)
+        if isinstance(event, CheckpointForgotten):
+            self._drafts.pop(event.key, None)
+            _forget(self._state, event, None if draft is None else draft.ended())
+            return
         if draft is None:
             draft = self._drafts[event.key] = Draft.of(self._state.keys.get(event.key, _NOTHING))
         _take(draft, event, at)
@@ -131,6 +143,9 @@ class Replay:
         while self._drafts:  # each goes as its value comes, so that they are not all there twice
             key, draft = self._drafts.popitem()
             keys[key] = draft.ended()
+        self._state.usage.clear()
+        for key, ended in keys.items():
+            count_usage(self._state.usage, key, None, ended)
         return self._state
 
 
@@ -146,7 +161,18 @@ def _follow_commands(state: State, event: KeyEvent) -> None:
         state.commands.pop(event.command_id, None)
 
 
+def _forget(state: State, event: CheckpointForgotten, key: KeyState | None) -> None:
+    """Drop a key, and keep that its numbers were given."""
+    known = key or state.keys.get(event.key)
+    newest = max(event.incarnation, IncarnationNumber(0) if known is None else known.newest)
+    namespace = namespace_of(event.key)
+    state.floors[namespace] = max(newest, state.floors.get(namespace, newest))
+    count_usage(state.usage, event.key, state.keys.pop(event.key, None), None)
+
+
 def _take(draft: Draft, event: KeyEvent, at: datetime) -> None:
+    if type(event) not in _HOUSEKEEPING and (draft.used_at is None or at > draft.used_at):
+        draft.used_at = at
     _FOLDS[type(event)](draft, event, at)
     draft.forget()
 
@@ -366,13 +392,20 @@ def _pod_seen(draft: Draft, event: PodFact, at: datetime) -> None:
         _look_whether_done(draft, event.incarnation)
 
 
-def _noted(_draft: Draft, _event: JobOutcome | StartRefused, _at: datetime) -> None:
+_HOUSEKEEPING: Final = frozenset(
+    {SnapshotSuperseded, SnapshotInvalidated, SnapshotExpired, SnapshotDeleted, CommandIssued, CommandFinished}
+)
+"""What happens to a key that nobody uses."""
+
+
+def _noted(_draft: Draft, _event: JobOutcome | StartRefused | CheckpointForgotten, _at: datetime) -> None:
     """Change nothing: no decision about a key depends on what was done about a Job, or on what was refused."""
 
 
 _FOLDS: dict[type[KeyEvent], Callable[[Draft, Any, datetime], None]] = {
     IncarnationOpened: _opened,
     StartRefused: _noted,
+    CheckpointForgotten: _noted,
     StartDeferred: _deferred,
     RestoreChosen: _restore_chosen,
     ColdStartChosen: _cold_start_chosen,

@@ -9,8 +9,10 @@ from __future__ import annotations
 import msgspec
 
 from controlplane.domain.endings import RESTORE_TRIES
+from controlplane.domain.forgetting import Forgetting
 from controlplane.domain.placement import Placement
 from controlplane.domain.privilege_policy import PrivilegePolicy
+from controlplane.domain.quotas import Quotas
 from controlplane.domain.retention import Retention
 from controlplane.domain.schedule import Schedule
 from protocol.events import Event
@@ -44,6 +46,8 @@ class Policy(msgspec.Struct, frozen=True):
     retention: Retention = Retention()
     schedule: Schedule = Schedule()
     privileges: PrivilegePolicy = PrivilegePolicy()
+    forgetting: Forgetting = Forgetting()
+    quotas: Quotas = Quotas()
 
 
 class ReportReceived(msgspec.Struct, frozen=True):

@@ -169,6 +169,8 @@ class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """By uid, in the order in which they were first seen."""
     done_through: IncarnationNumber = IncarnationNumber(0)
     """The newest incarnation whose program has done its work; what comes after it does not go back before its end."""
+    used_at: datetime | None = None
+    """When something last happened under it that is not mere housekeeping."""
 
     @property
     def newest(self) -> IncarnationNumber:
@@ -215,12 +217,51 @@ class NodeState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """By how much its clock was ahead of the control plane's, if it ever was worth recording."""
 
 
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """What the keys of one namespace come to."""
+
+    ids: int = 0
+    bytes: int = 0
+    """In the store."""
+
+
 class State(msgspec.Struct):
     """Everything, at one position of the log. ``commands`` holds the open ones only."""
 
     keys: dict[CheckpointKey, KeyState] = {}
     nodes: dict[NodeName, NodeState] = {}
     commands: dict[CommandId, Command] = {}
+    floors: dict[str, IncarnationNumber] = {}
+    """By :func:`namespace_of`: no key that becomes known is given a number that is not above this."""
+    usage: dict[str, Usage] = {}
+    """By :func:`namespace_of`; follows from ``keys``."""
+
+
+def namespace_of(key: CheckpointKey) -> str:
+    """Name a key's namespace among those of all clusters."""
+    return f"{key.cluster}/{key.namespace}"
+
+
+def usage_of(key: KeyState | None) -> Usage:
+    """Say what one key takes; one under which nothing was ever started takes nothing."""
+    if key is None:
+        return Usage()
+    taken = sum(snapshot.stored_bytes for snapshot in key.snapshots.values() if snapshot.takes_room)
+    return Usage(int(bool(key.incarnations)), taken)
+
+
+def count_usage(usage: dict[str, Usage], name: CheckpointKey, before: KeyState | None, after: KeyState | None) -> None:
+    """Bring ``usage`` up to date once a key has become another."""
+    was, now = usage_of(before), usage_of(after)
+    if was == now:
+        return
+    namespace = namespace_of(name)
+    total = usage.get(namespace, Usage())
+    total = Usage(total.ids + now.ids - was.ids, total.bytes + now.bytes - was.bytes)
+    if total == Usage():
+        usage.pop(namespace, None)
+    else:
+        usage[namespace] = total
 
 
 def image_of(container: ContainerFacts) -> str:

@@ -11,7 +11,9 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from controlplane.domain.emptying import to_be_dumped
+from controlplane.domain.forgetting import forgotten, is_idle, last_expiries
 from controlplane.domain.inputs import Decision, Policy, Tick
+from controlplane.domain.quotas import over_bytes
 from controlplane.domain.retention import Expiry, Retention, expiries, in_use
 from controlplane.domain.schedule import due_at
 from controlplane.domain.state import KeyState, Snapshot, SnapshotStatus, State
@@ -20,7 +22,7 @@ from controlplane.domain.wishes import demand
 from protocol.commands import Command, DeleteCommand, DumpCommand
 from protocol.events import CommandFinished, CommandIssued, Event, Outcome, SnapshotExpired
 from protocol.failures import Failure
-from protocol.ids import CheckpointKey, CommandId, event_id
+from protocol.ids import CheckpointKey, CommandId, SnapshotId, event_id
 
 KEYS_A_TICK = 2000
 """Over how many ids a tick looks."""
@@ -31,8 +33,13 @@ _MOST_A_TICK = 200
 def upkeep(state: State, tick: Tick, now: datetime, policy: Policy) -> Decision:
     """Say what has come due."""
     events: list[Event] = list(_overdue(state, now))
+    commanded = {command.key for command in state.commands.values()}
     for name, key in _share(state, tick.turn):
-        events += _of_key(state, name, key, tick.source, now, policy)
+        idle_seconds = policy.forgetting.of(name)
+        if idle_seconds is not None and name not in commanded and is_idle(key, state.nodes, idle_seconds, now):
+            events += _of_idle_key(state, name, key, idle_seconds, tick.source, now, policy)
+        else:
+            events += _of_key(state, name, key, tick.source, now, policy)
         if len(events) >= _MOST_A_TICK:
             break
     deadline = now + timedelta(seconds=policy.schedule.dump_seconds)
@@ -60,33 +67,26 @@ def _share(state: State, turn: int) -> Iterator[tuple[CheckpointKey, KeyState]]:
     return islice(state.keys.items(), first, first + KEYS_A_TICK)
 
 
+def _of_idle_key(
+    state: State, name: CheckpointKey, key: KeyState, idle_seconds: float, source: str, now: datetime, policy: Policy
+) -> Iterator[Event]:
+    for expiry in last_expiries(key, idle_seconds):
+        yield expired(name, expiry, now, policy.retention)
+    yield from _deletions(state, name, key, source, now, policy, used=frozenset())
+    end = forgotten(name, key, state.nodes, idle_seconds, now)
+    if end is not None:
+        yield end
+
+
 def _of_key(
     state: State, name: CheckpointKey, key: KeyState, source: str, now: datetime, policy: Policy
 ) -> Iterator[Event]:
     retention = policy.retention
     for expiry in expiries(key, retention, retention.of(name), now):
         yield expired(name, expiry, now, retention)
-    used = None
-    for snapshot in key.snapshots.values():
-        if not _to_be_deleted(snapshot, now):
-            continue
-        used = in_use(key, now, retention.grace_seconds) if used is None else used
-        node = remover(state.nodes, snapshot)
-        if node is not None and snapshot.snapshot_id not in used:
-            yield _issued(
-                DeleteCommand(
-                    command_id=_command_id(source, snapshot.snapshot_id),
-                    node=node,
-                    key=name,
-                    incarnation=snapshot.incarnation,
-                    snapshot_id=snapshot.snapshot_id,
-                    issued_at=now,
-                    deadline=now + timedelta(seconds=policy.delete_seconds),
-                    store=snapshot.taken_on.store,
-                )
-            )
+    yield from _deletions(state, name, key, source, now, policy)
     due = due_at(name, key, state.nodes, policy.schedule)
-    if due is not None and now >= due:
+    if due is not None and now >= due and over_bytes(state, name, policy.quotas) is None:
         start = key.incarnations[key.newest]
         assert start.node is not None
         assert start.container_id is not None
@@ -102,6 +102,36 @@ def _of_key(
                 scheduled=True,
             )
         )
+
+
+def _deletions(
+    state: State,
+    name: CheckpointKey,
+    key: KeyState,
+    source: str,
+    now: datetime,
+    policy: Policy,
+    used: frozenset[SnapshotId] | None = None,
+) -> Iterator[Event]:
+    """Have removed what has expired; what is in use is not, of which ``used`` may say what it is."""
+    for snapshot in key.snapshots.values():
+        if not _to_be_deleted(snapshot, now):
+            continue
+        used = in_use(key, now, policy.retention.grace_seconds) if used is None else used
+        node = remover(state.nodes, snapshot)
+        if node is not None and snapshot.snapshot_id not in used:
+            yield _issued(
+                DeleteCommand(
+                    command_id=_command_id(source, snapshot.snapshot_id),
+                    node=node,
+                    key=name,
+                    incarnation=snapshot.incarnation,
+                    snapshot_id=snapshot.snapshot_id,
+                    issued_at=now,
+                    deadline=now + timedelta(seconds=policy.delete_seconds),
+                    store=snapshot.taken_on.store,
+                )
+            )
 
 
 def _to_be_deleted(snapshot: Snapshot, now: datetime) -> bool:

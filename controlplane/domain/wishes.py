@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from controlplane.domain.course import refuse
 from controlplane.domain.inputs import CheckpointAsked, Decision, Policy, SnapshotAsked
+from controlplane.domain.quotas import over_bytes
 from controlplane.domain.retention import in_use, latest_valid
 from controlplane.domain.state import Incarnation, KeyState, Snapshot, SnapshotStatus, State
 from protocol.commands import DumpCommand
@@ -22,7 +23,7 @@ from protocol.events import (
     SnapshotUnpinned,
 )
 from protocol.ids import CheckpointKey, CommandId
-from protocol.requests import CommandAccepted, Noted, SnapshotRequest
+from protocol.requests import CommandAccepted, Noted, Refusal, SnapshotRequest
 
 
 def decide_about(state: State, asked: SnapshotAsked, now: datetime, policy: Policy) -> Decision:
@@ -178,6 +179,9 @@ def checkpoint(state: State, asked: CheckpointAsked, now: datetime, policy: Poli
             f"A checkpoint cannot be given {request.timeout_seconds:g} seconds",
             f"Give it more than 0 and at most {policy.longest_command_seconds:g} seconds.",
         )
+    quota = over_bytes(state, request.key, policy.quotas)
+    if quota is not None:
+        return Decision(answer=Refusal(failure=quota))
     incarnation = key.incarnations.get(key.newest)
     if incarnation is None or incarnation.node is None or incarnation.container_id is None or not incarnation.running:
         return refuse("not-running", _why_not_running(request.key, incarnation), "Ask again while its container runs.")

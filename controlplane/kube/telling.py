@@ -34,7 +34,9 @@ from protocol.events import (
     RestoreFailed,
     SnapshotCaptured,
     SnapshotStored,
+    StartRefused,
 )
+from protocol.failures import QUOTA
 from protocol.ids import CheckpointKey, IncarnationNumber, Position, SnapshotId
 
 _log = structlog.get_logger(component="telling")
@@ -102,6 +104,9 @@ class Narrator:
             case RestoreFailed(failure=failure):
                 note = f"snapshot {event.snapshot_id} could not be restored, another way is sought: {failure.cause}"
                 return self._about(event, "RestoreFailed", "Restore", f"{note}. {failure.advice}", warning=True)
+            case StartRefused(failure=failure) if failure.code == QUOTA and event.pod and event.pod_uid:
+                note = f"starts from its image and without protection: {failure.cause}. {failure.advice}"
+                return _note(event.key, _Start(event.pod, event.pod_uid), "Unprotected", "Start", note, warning=True)
             case _:
                 pass
         return None
@@ -136,17 +141,19 @@ class Narrator:
         warning: bool = False,
     ) -> PodNote | None:
         start = self._start_of(event.key, event.incarnation)
-        if start is None:
-            return None
-        return PodNote(
-            namespace=event.key.namespace,
-            pod=start.pod,
-            uid=start.uid,
-            reason=reason,
-            action=action,
-            note=_cut(f"{event.key.id}: {note}", _LONGEST_NOTE_BYTES),
-            warning=warning,
-        )
+        return None if start is None else _note(event.key, start, reason, action, note, warning=warning)
+
+
+def _note(key: CheckpointKey, start: _Start, reason: str, action: str, note: str, *, warning: bool) -> PodNote:
+    return PodNote(
+        namespace=key.namespace,
+        pod=start.pod,
+        uid=start.uid,
+        reason=reason,
+        action=action,
+        note=_cut(f"{key.id}: {note}", _LONGEST_NOTE_BYTES),
+        warning=warning,
+    )
 
 
 class Teller:

@@ -226,6 +226,7 @@ class _Census(Collector):
             _gauge("woodfrog_commands_open", "Commands issued and not finished.", len(loop.open_commands)),
             _gauge("woodfrog_inputs_waiting", "Inputs that wait to be decided.", loop.waiting),
             _gauges("woodfrog_nodes", "Nodes by what is known of them.", "state", heard=len(loop.nodes()) - lost, lost=lost),
+            _gauge("woodfrog_namespaces_over_quota", "Namespaces that hold as much as they may.", loop.over_quota()),
             _gauge("woodfrog_nodes_clock_off", "Nodes whose clock is 5 s or more from this control plane's.", off),
             _gauges("woodfrog_ids", "Checkpoint ids: known, and those whose container runs.", "state", known=known, running=running),
             _gauges(

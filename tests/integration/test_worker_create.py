@@ -301,6 +301,16 @@ async def test_a_start_is_asked_for_again_while_nobody_can_say_where_the_pod_is(
     assert (answer.failure.code, "the API does not answer" in answer.failure.cause) == ("start-timeout", True)
 
 
+async def test_a_start_beyond_the_quota_runs_without_protection(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate
+) -> None:
+    full = Refusal(failure=Failure("quota", "the namespace has 10 ids, of 10 that it may have", "Let some go."))
+    answer = await restorer(SayingBus(full)).create(ask)
+    assert isinstance(answer, CreateCold)
+    assert "not protected" in answer.reason
+    assert journal.container(ask.container_id) is None, "a stop signal finds nothing to dump"
+
+
 @pytest.mark.parametrize("bad", ["", "..", "a/b", "x" * 300, "tab\there", "line\nbreak", "-dash", "dot."])
 async def test_an_id_that_may_not_be_one_is_refused_with_the_rule(
     restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate, bad: str

@@ -10,7 +10,7 @@ from support.logstory import NODE_A, START, WORKER_A, new, story
 
 from controlplane import statecopy
 from controlplane.domain.evolve import Replay, evolve
-from controlplane.domain.state import State
+from controlplane.domain.state import State, count_usage
 from controlplane.log.records import NewEvent
 from controlplane.statecopy import Folded
 from protocol.events import NodeLost, NodeRegistered, SnapshotStored
@@ -67,7 +67,7 @@ def test_a_replay_in_one_go_ends_in_the_values_that_folding_along_gives(
         evolve(along, event, START)
     for event in told[:known]:
         evolve(begun, event, START)
-    before = State(dict(begun.keys), dict(begun.nodes), dict(begun.commands))
+    before = State(dict(begun.keys), dict(begun.nodes), dict(begun.commands), dict(begun.floors), dict(begun.usage))
     replay = Replay(begun)
     for event in told[known:]:
         replay.take(event, START)
@@ -93,7 +93,9 @@ def test_the_keys_of_a_large_state_come_in_parts() -> None:
     (key,) = folded.state.keys
     value = folded.state.keys[key]
     for number in range(1200):
-        folded.state.keys[type(key)("local", "default", f"key-{number}")] = value
+        other = type(key)("local", "default", f"key-{number}")
+        folded.state.keys[other] = value
+        count_usage(folded.state.usage, other, None, value)
     parts = list(statecopy.encode(folded))
     assert len(parts) == 4
     assert statecopy.decode(parts) == folded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from controlplane.domain import (
@@ -179,9 +179,12 @@ class World:
     def heartbeat(self, heartbeat: Heartbeat) -> Decision:
         return self.give(NodeHeard(heartbeat, self.source()))
 
-    def delete(self, snapshot: str, *, key: CheckpointKey = KEY) -> Decision:
+    def delete(self, snapshot: str) -> Decision:
         """Have a snapshot deleted, even the latest."""
-        request = SnapshotRequest(key.cluster, key.namespace, SnapshotId(snapshot), "delete", force=True)
+        return self.wish("delete", snapshot)
+
+    def wish(self, what: Literal["pin", "unpin", "invalidate", "delete"], snapshot: str) -> Decision:
+        request = SnapshotRequest(KEY.cluster, KEY.namespace, SnapshotId(snapshot), what, force=True)
         return self.give(SnapshotAsked(request, self.source()))
 
     def heard(self, node: str, worker: str | None = None) -> Decision:
