@@ -8,7 +8,6 @@ so that is done behind its back, and whoever uses the name again waits for it.
 from __future__ import annotations
 
 import asyncio
-import re
 import shutil
 from collections.abc import Collection
 from contextlib import suppress
@@ -23,10 +22,7 @@ from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.settings import Settings
 from nodeworker.storing import drop_old_logs
 from protocol.events import ContainerEnded, ContainerStarted
-from protocol.ids import ContainerId, SnapshotId
-
-_CONTAINER_ID = re.compile(r"[\w+.-]+", re.ASCII)
-"""What runc itself allows (validateID in libcontainer/factory_linux.go), ``.`` and ``..`` apart."""
+from protocol.ids import CONTAINER_ID, ContainerId, SnapshotId
 
 
 def check_container_id(container_id: str) -> None:
@@ -35,7 +31,7 @@ def check_container_id(container_id: str) -> None:
     Raises:
         FailureError: ``invalid-container-id``.
     """
-    if not _CONTAINER_ID.fullmatch(container_id) or container_id in {".", ".."}:
+    if not CONTAINER_ID.fullmatch(container_id):
         raise refusal("invalid-container-id", f"{container_id!r} is not a container id", "Use letters and digits.")
 
 

@@ -37,6 +37,9 @@ EVENT_NAMESPACE = uuid.UUID("6f9f2f0c-2f0b-5a3e-9a55-0d2b1f3f7a10")
 MAX_ID_LENGTH = 253
 _ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 
+CONTAINER_ID = re.compile(r"(?!\.{1,2}$)[\w+.-]{1,253}", re.ASCII)
+"""What runc allows for a container's id (validateID in libcontainer/factory_linux.go), as long as a file name may be."""
+
 
 class InvalidIdError(ValueError):
     """A text that may not be an id. ``field`` names where it was written, the message says what is wrong with it."""

@@ -2,12 +2,15 @@
 
 A worker asks how a container shall start; people ask for a checkpoint and for what the log says. Each question has one
 subject (:mod:`protocol.subjects`), one request Struct and a reply that is its answer or a :class:`Refusal`.
+
+A field that the reader does not know is passed over. A field without which a request would mean another thing raises
+:data:`REQUEST_VERSION`; a version that the reader does not know is refused. Version 1 is not written, for readers of before.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -15,8 +18,11 @@ from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
 
+REQUEST_VERSION: Final = 1
+"""What a request is written as, and the newest that is understood."""
 
-class ResolveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+
+class ResolveRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """How shall this container start? Asked again, with the same container id, after a wait or a failed restore.
 
     ``reports_sequence`` is the REPORTS stream sequence of the asking worker's last confirmed report: the answer takes
@@ -30,6 +36,7 @@ class ResolveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     facts: NodeFacts
     container: ContainerFacts
     reports_sequence: int
+    version: int = REQUEST_VERSION
 
 
 class _Answer(msgspec.Struct, frozen=True, tag_field="answer", kw_only=True):
@@ -74,11 +81,12 @@ class Refusal(_Answer, frozen=True, tag="refused"):
 Resolution = RestoreFrom | StartCold | WaitFor | Refusal
 
 
-class CheckpointRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CheckpointRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Dump the running container of this key and leave it running."""
 
     key: CheckpointKey
     timeout_seconds: float = 600.0
+    version: int = REQUEST_VERSION
 
 
 class CommandAccepted(_Answer, frozen=True, tag="accepted"):
@@ -87,7 +95,7 @@ class CommandAccepted(_Answer, frozen=True, tag="accepted"):
     command_id: CommandId
 
 
-class SnapshotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SnapshotRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Decide about one snapshot, of whichever id of the namespace it is.
 
     ``pin`` and ``unpin`` it; ``invalidate`` it: never choose it again; ``retry`` it: choose it as if no restore of it had failed; ``delete`` it from the store. ``force`` deletes it
@@ -100,6 +108,7 @@ class SnapshotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wish: Literal["pin", "unpin", "invalidate", "retry", "delete"]
     because: str = ""
     force: bool = False
+    version: int = REQUEST_VERSION
 
 
 class Noted(_Answer, frozen=True, tag="noted"):
@@ -122,13 +131,14 @@ View = Literal[
 """The SQL views that may be read over NATS, and ``events``, the log itself."""
 
 
-class QueryRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class QueryRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Read a view, oldest row first; ``key`` restricts it to one key, ``command_id`` to one command."""
 
     view: View
     key: CheckpointKey | None = None
     command_id: CommandId | None = None
     limit: int = 1000
+    version: int = REQUEST_VERSION
 
 
 class Rows(_Answer, frozen=True, tag="rows"):

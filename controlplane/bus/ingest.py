@@ -22,6 +22,7 @@ from nats.aio.msg import Msg
 from controlplane.bus.inorder import InOrder
 from controlplane.bus.intake import Intake, Settled, UndecidableError
 from controlplane.bus.progress import Progress
+from controlplane.bus.reading import check_names
 from controlplane.bus.streams import MAX_MESSAGE_BYTES
 from controlplane.domain.inputs import ReportReceived
 from controlplane.log.deadletters import DeadLetter, Kind
@@ -29,7 +30,7 @@ from controlplane.log.records import LogUnavailableError
 from process import faultpoints
 from protocol import subjects, wire
 from protocol.events import NodeRegistered
-from protocol.ids import CheckpointKey, InvalidIdError, check_id
+from protocol.ids import CheckpointKey, InvalidIdError
 from protocol.reports import Report
 
 _log = structlog.get_logger(component="ingest")
@@ -185,7 +186,7 @@ def read_report(subject: str, data: bytes) -> Report:
         raise RefusedReportError(f"{len(data)} bytes are more than a report may have ({MAX_MESSAGE_BYTES})")
     try:
         report: Report = wire.decode(data, Report)
-        check_id(report.node, "node")
+        check_names(report)
         if not isinstance(report.event, NodeRegistered):
             CheckpointKey.checked(report.event.key.cluster, report.event.key.namespace, report.event.key.id)
     except (wire.MalformedMessageError, InvalidIdError) as problem:

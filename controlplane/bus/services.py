@@ -15,6 +15,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from controlplane.bus import reading
 from controlplane.bus.answering import DECIDE_SECONDS, Answering, Reply, malformed
 from controlplane.bus.intake import Intake, UndecidableError
 from controlplane.bus.progress import Progress
@@ -24,7 +25,7 @@ from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS
 from controlplane.domain.inputs import CheckpointAsked, Input, ResolveAsked, SnapshotAsked
 from controlplane.domain.placement import PlacedPod, Placement, misplaced
 from controlplane.log.eventlog import EventLog
-from protocol import subjects, wire
+from protocol import subjects
 from protocol.ids import CheckpointKey, CommandId, NodeName, check_id
 from protocol.requests import CheckpointRequest, QueryRequest, ResolveRequest, Rows, SnapshotRequest, WaitFor
 
@@ -48,7 +49,7 @@ class Queries(Answering):
         self._log = log
 
     async def _query(self, message: Msg) -> Reply:
-        request: QueryRequest = wire.decode(message.data, QueryRequest)
+        request = reading.request(message.data, QueryRequest)
         if request.key is not None:
             _check_key(request.key)
         if not 1 <= request.limit <= _MOST_ROWS:
@@ -108,9 +109,7 @@ class Decisions(Answering):
         """Called with the seconds that it took to decide about a worker's question; held ones count each time."""
 
     async def _resolve(self, message: Msg) -> Reply:
-        request: ResolveRequest = wire.decode(message.data, ResolveRequest)
-        _check_key(request.key)
-        check_id(request.node, "node")
+        request = reading.resolve_request(message.data)
         if message.subject != subjects.resolve(request.node):
             return malformed(f"node {request.node!r} may not ask over {message.subject} - at `$.node`")
         hold_until = asyncio.get_running_loop().time() + _HOLD_SECONDS
@@ -178,13 +177,13 @@ class Decisions(Answering):
         )
 
     async def _checkpoint(self, message: Msg) -> Reply:
-        request: CheckpointRequest = wire.decode(message.data, CheckpointRequest)
+        request = reading.request(message.data, CheckpointRequest)
         _check_key(request.key)
         command_id = CommandId(str(uuid.uuid4()))
         return await self._decided(CheckpointAsked(request, command_id, f"checkpoint/{command_id}"), actor="request")
 
     async def _snapshot(self, message: Msg) -> Reply:
-        request: SnapshotRequest = wire.decode(message.data, SnapshotRequest)
+        request = reading.request(message.data, SnapshotRequest)
         check_id(request.cluster, "cluster")
         check_id(request.namespace, "namespace")
         check_id(request.snapshot_id, "snapshot id")

@@ -73,7 +73,12 @@ def test_a_time_that_is_none_in_utc_is_refused(at: str) -> None:
     started = examples.example(ContainerStarted)
     report = Report(UUID(int=1), NodeName("a"), WorkerId("w"), datetime.now(UTC), started)
     plain = json.loads(wire.encode(report))
-    plain["event"]["key"] = {"cluster": "c", "namespace": "n", "id": "i"}
+    plain["event"] |= {
+        "key": {"cluster": "c", "namespace": "n", "id": "i"},
+        "node": "a",
+        "container_id": "c1",
+        "restored_from": "s1",
+    }
     assert read_report(subjects.reports(report.node), json.dumps(plain).encode()).node == "a"
     plain["at"] = at
     with pytest.raises(RefusedReportError, match=r"\$\.at"):

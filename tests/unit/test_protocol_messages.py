@@ -20,7 +20,7 @@ EVENTS = get_args(events.Event)
 REPORTED = get_args(events.ReportedEvent)
 REQUESTS = (requests.ResolveRequest, requests.CheckpointRequest, requests.SnapshotRequest, requests.QueryRequest)
 COMMANDS = get_args(Command)
-STRICT = (*COMMANDS, *REQUESTS, *get_args(local.LocalAsk))
+STRICT = (*COMMANDS, *get_args(local.LocalAsk))
 
 
 def with_an_unknown_field(message: Any) -> bytes:
