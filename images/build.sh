@@ -3,7 +3,8 @@
 # registry. Everything is laid ready first (packages by hash, Debian's by its signatures), so that the Dockerfiles neither
 # fetch nor run anything; without BASE, a base is made by debootstrap from the mirror that this machine uses.
 #
-#   BASE=IMAGE       any image with a shell, present or to be pulled (default: made here)
+#   BASE=IMAGE       any image with a shell, present or to be pulled (default: made here); for a release by its digest
+#   LOCKED=1         for a release: Debian's packages as images/debian.lock names them, and no others
 #   NODE_IMAGE, CONTROLPLANE_IMAGE   their names
 set -eu
 cd "$(dirname "$0")/.."
@@ -39,7 +40,8 @@ driver=overlay
 engine info >/dev/null 2>&1 || driver=vfs
 
 lay_ready() { # KIND: the bundle, split into layers
-    $python -m nodeworker.host.bundle "$out/$1/bundle" --kind "$1" >/dev/null
+    $python -m nodeworker.host.bundle "$out/$1/bundle" --kind "$1" ${LOCKED:+--locked} >/dev/null
+    cp "$out/$1/bundle/sbom.cdx.json" "$out/woodfrog-$1.cdx.json"
     for layer in 1-debian 2-packages 3-app; do
         rm -rf "${out:?}/$1/$layer"
         mkdir -p "$out/$1/$layer"
@@ -47,7 +49,7 @@ lay_ready() { # KIND: the bundle, split into layers
     bundle=$out/$1/bundle
     cp -al "$bundle/usr" "$bundle/lib" "$out/$1/1-debian"
     cp -al "$bundle/packages" "$out/$1/2-packages"
-    cp -al "$bundle/app" "$bundle/bin" "$bundle/release" "$out/$1/3-app"
+    cp -al "$bundle/app" "$bundle/bin" "$bundle/release" "$bundle/sbom.cdx.json" "$bundle/debian-packages" "$out/$1/3-app"
 }
 
 make_base() {
@@ -82,6 +84,7 @@ lay_ready controlplane
 if [ -z "$base" ]; then
     make_base
 else
+    case $base in *@sha256:*) ;; *) [ -z "${LOCKED:-}" ] || fail "LOCKED=1 takes a BASE by its digest: NAME@sha256:…" ;; esac
     engine inspect --type image "$base" >/dev/null 2>&1 || engine pull --quiet "$base" >/dev/null || fail "$base cannot be pulled"
 fi
 build node "$node_image"

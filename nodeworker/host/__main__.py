@@ -23,6 +23,8 @@ from nodeworker.host.places import Places
 from protocol.failures import Failure, FailureError
 
 _HERE: Final = "--here"
+_HOST: Final = Path("/proc/1/root")
+"""The node's files, as seen from a privileged pod with ``hostPID``."""
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OOM_SCORE: Final = "-998"
 """Killed only after everything else but the kubelet: what it has frozen stays frozen until it is back."""
@@ -172,7 +174,11 @@ def _become_worker(places: Places) -> None:
     """Become the node worker; never returns, but with a failure."""
     environment = dict(os.environ)
     if namespaces.outside():
-        name = (releases.bundle_here() / RELEASE).read_text().strip()
+        bundle = releases.bundle_here()
+        name = (bundle / RELEASE).read_text().strip()
+        there = Places(_HOST)
+        if (there.releases / name).is_dir():
+            releases.lay(bundle, there)  # compares it with the image, and lays it anew if it is not the same
         environment |= _step_over(places)
         release = places.releases / name
     else:

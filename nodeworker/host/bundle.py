@@ -7,9 +7,12 @@ newer CRIU comes to an older machine is `criu_bundle`'s knowledge; this is the s
 
 Three layers, from the slowest to change to the fastest: ``usr`` (Debian), ``packages`` (wheels, by hash), ``app`` (this
 project). The first two are kept in a cache, so a bundle after a change of code is made in seconds. ``release`` names
-the contents by their digest.
+the contents by their digest, ``sbom.cdx.json`` lists them.
 
-``python -m nodeworker.host.bundle DEST [--kind node|controlplane]``
+Wheels are pinned by their hashes. Debian's packages are pinned by ``images/debian.lock``, which is kept to with ``--locked``: a mirror
+has a suite's packages of the day only, so what is not for release takes those.
+
+``python -m nodeworker.host.bundle DEST [--kind node|controlplane] [--locked | --relock]``
 """
 
 from __future__ import annotations
@@ -27,12 +30,13 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker.failure import refusal
-from nodeworker.host import criu_bundle
+from nodeworker.host import criu_bundle, sbom
 from protocol.failures import FailureError
 
 PROJECT: Final = Path(__file__).parents[2]
 CACHE: Final = PROJECT / "build/bundle"
 REQUIREMENTS: Final = PROJECT / "requirements/runtime.txt"
+LOCK: Final = PROJECT / "images/debian.lock"
 RELEASE: Final = "release"
 
 KINDS: Final = {
@@ -62,6 +66,11 @@ _NEEDLESS: Final = (
 )
 """The third is the slow twin of zstandard's own binding."""
 _SECONDS: Final = 600
+_LOCK_HEAD: Final = """\
+# Debian's packages in the images: name, version, architecture, suite, SHA-256 of the file. `LOCKED=1 images/build.sh` takes these
+# and no others; where the mirror has gone on, name one of that day (such as a snapshot) in the machine's package sources, or
+# write the file anew: python -m nodeworker.host.bundle build/images/node/bundle --relock
+"""
 
 _LAUNCHER: Final = """#!/bin/sh
 # Starts {program} with this tree's own loader and libraries, from wherever the tree lies; LD_LIBRARY_PATH would leak
@@ -82,8 +91,10 @@ _COMMANDS: Final = {
 }
 
 
-def build(destination: Path, kind: str = "node", *, cache: Path = CACHE) -> str:
+def build(destination: Path, kind: str = "node", *, cache: Path = CACHE, locked: bool = False) -> str:
     """Lay the bundle at ``destination``, which must not exist or be a bundle; return its release.
+
+    ``locked``: take the packages of Debian that the lock names, and no others.
 
     Raises:
         FailureError: ``not-root``, ``mirror-unknown``, ``mirror-unreachable``, ``criu-unusable``, ``bundle-failed`` or
@@ -92,7 +103,7 @@ def build(destination: Path, kind: str = "node", *, cache: Path = CACHE) -> str:
     if destination.exists() and not (destination / RELEASE).exists() and any(destination.iterdir()):
         raise refusal("bundle-foreign", f"{destination} is there and is no bundle", "Name a directory that is not.")
     cache.mkdir(parents=True, exist_ok=True)
-    debian = _debian(cache)
+    debian = _debian(cache, locked=locked)
     packages = _packages(cache, debian, kind)
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{destination.name}-", dir=destination.parent) as scratch:
@@ -105,6 +116,7 @@ def build(destination: Path, kind: str = "node", *, cache: Path = CACHE) -> str:
             (tree / "usr/sbin/criu").unlink()
             (tree / "bin/nats-server").symlink_to("../packages/bin/nats-server")
         release = digest(tree)
+        sbom.write(tree, kind=kind, release=release, version=_version())
         (tree / RELEASE).write_text(f"{release}\n")
         if destination.exists():
             destination.rename(Path(scratch) / "old")
@@ -118,14 +130,14 @@ def digest(tree: Path) -> str:
     seen = hashlib.sha256()
     for path in sorted(tree.rglob("*")):
         name = path.relative_to(tree)
-        if "__pycache__" in name.parts or str(name) == RELEASE:
+        if "__pycache__" in name.parts or str(name) in {RELEASE, sbom.SBOM}:
             continue
         if path.is_symlink():
             seen.update(f"l {name} {path.readlink()}\n".encode())
         elif path.is_file():
             content = hashlib.sha256(path.read_bytes()).hexdigest()
             seen.update(f"f {name} {path.stat().st_mode & 0o777:o} {content}\n".encode())
-    return seen.hexdigest()[:16]
+    return seen.hexdigest()[:32]
 
 
 def wanted(requirements: str, kind: str) -> str:
@@ -137,16 +149,23 @@ def wanted(requirements: str, kind: str) -> str:
     return "".join(kept)
 
 
-def _debian(cache: Path) -> Path:
+def _version() -> str:
+    said = re.search(r'^version = "(.+)"$', (PROJECT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert said is not None
+    return said[1]
+
+
+def _debian(cache: Path, *, locked: bool) -> Path:
     """CRIU and Python of one suite of Debian, unpacked, with launchers; from the cache when they are there."""
     made = cache / "debian"
-    inputs = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    lock = sbom.read_packages(LOCK.read_text()) if locked else []
+    inputs = hashlib.sha256(Path(__file__).read_bytes() + repr(lock).encode()).hexdigest()
     if (made / "inputs").exists() and (made / "inputs").read_text() == inputs:
         return made / "tree"
     with tempfile.TemporaryDirectory(prefix=".debian-", dir=cache) as scratch:
         fresh = Path(scratch) / "made"
         fresh.mkdir()
-        criu_bundle.build(fresh / "tree", _DEBIAN)
+        criu_bundle.build(fresh / "tree", _DEBIAN, lock=lock)
         tree = fresh / "tree"
         for pattern in _UNWANTED:
             for path in tree.glob(pattern):
@@ -265,14 +284,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("destination", type=Path)
     parser.add_argument("--kind", choices=sorted(KINDS), default="node")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where layers are kept (default: %(default)s)")
+    pinned = parser.add_mutually_exclusive_group()
+    pinned.add_argument(
+        "--locked", action="store_true", help=f"take the packages that {LOCK.name} names, and no others"
+    )
+    pinned.add_argument("--relock", action="store_true", help=f"write down in {LOCK.name} which packages were taken")
     given = parser.parse_args(arguments)
     try:
-        release = build(given.destination.absolute(), given.kind, cache=given.cache.absolute())
+        release = build(given.destination.absolute(), given.kind, cache=given.cache.absolute(), locked=given.locked)
     except FailureError as problem:
         _say(str(problem))
         if problem.failure.detail:
             _say(problem.failure.detail)
         return 1
+    taken = (given.destination / sbom.DEBIAN_PACKAGES).read_text()
+    if given.relock:
+        LOCK.write_text(f"{_LOCK_HEAD}{taken}")
+    elif sbom.read_packages(taken) != sbom.read_packages(LOCK.read_text()):
+        _say(f"the packages of Debian are those of the day and not those of {LOCK.name}; for a release, use --locked")
     sys.stdout.write(f"{release}\n")
     return 0
 

@@ -26,6 +26,7 @@ from typing import Final
 
 from nodeworker.failure import refusal
 from nodeworker.host import self_test
+from nodeworker.host.sbom import DEBIAN_PACKAGES, DebianPackage
 from protocol.failures import FailureError
 
 PREFIX: Final = Path("/opt/woodfrog/criu")
@@ -44,6 +45,10 @@ bundle=${0%/*}/..
 loader=$(echo "$bundle"/usr/lib/*/ld-linux-*.so.*)
 exec "$loader" --library-path "${loader%/*}" "$bundle/usr/sbin/criu" "$@"
 """
+
+
+class _OtherPackageError(Exception):
+    """The mirror gave packages that are not those of the lock; the message names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +175,11 @@ def _release_codename(root: Path) -> str:
     return values.get("VERSION_CODENAME", "").strip('"')
 
 
-def build(prefix: Path, packages: Sequence[str] = ("criu",)) -> None:
+def build(prefix: Path, packages: Sequence[str] = ("criu",), *, lock: Sequence[DebianPackage] = ()) -> None:
     """Lay a CRIU that works on this kernel, and any further packages, under ``prefix``, whatever this machine has.
 
-    Built aside, checked, and renamed; the next suite is tried when one does not work.
+    Built aside, checked, and renamed; the next suite is tried when one does not work. With a ``lock`` only its packages will do, in
+    the versions and with the digests that it names, of the suite that it names.
 
     Raises:
         FailureError: as :func:`ensure` does.
@@ -182,11 +188,11 @@ def build(prefix: Path, packages: Sequence[str] = ("criu",)) -> None:
     problems: list[str] = []
     reached = False
     for source in sources():
-        for suite in SUITES:
+        for suite in SUITES if not lock else sorted({package.suite for package in lock}):
             with tempfile.TemporaryDirectory(prefix=f".{prefix.name}-", dir=prefix.parent) as scratch:
                 try:
-                    bundle = unpack(source, suite, Path(scratch), packages)
-                except subprocess.SubprocessError as failed:
+                    bundle = unpack(source, suite, Path(scratch), packages, lock)
+                except (subprocess.SubprocessError, _OtherPackageError) as failed:
                     problems.append(f"{suite} from {source.uri}: {_words(failed)}")
                     continue
                 reached = True
@@ -212,11 +218,18 @@ def build(prefix: Path, packages: Sequence[str] = ("criu",)) -> None:
     )
 
 
-def unpack(source: Source, suite: str, scratch: Path, packages: Sequence[str] = ("criu",)) -> Path:
+def unpack(
+    source: Source,
+    suite: str,
+    scratch: Path,
+    packages: Sequence[str] = ("criu",),
+    lock: Sequence[DebianPackage] = (),
+) -> Path:
     """Fetch CRIU, with any further packages, and the libraries that they need, and unpack them all into one tree.
 
     Raises:
         subprocess.SubprocessError: when they cannot be fetched or unpacked.
+        _OtherPackageError: the mirror has others than the lock names.
     """
     for name in ("sources", "lists/partial", "cache/archives/partial", "debs", "bundle/bin"):
         (scratch / name).mkdir(parents=True)
@@ -238,8 +251,13 @@ def unpack(source: Source, suite: str, scratch: Path, packages: Sequence[str] = 
     flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     _say(f"fetching CRIU of Debian {suite} from {source.uri}")
     _apt(["apt-get", *flags, "update"], scratch)
-    _apt(["apt-get", *flags, "download", *_needed(flags, scratch, packages)], scratch / "debs")
+    named = [f"{package.name}={package.version}" for package in lock] or _needed(flags, scratch, packages)
+    _apt(["apt-get", *flags, "download", *named], scratch / "debs")
     bundle = scratch / "bundle"
+    found = sorted(DebianPackage.of_file(path, suite) for path in (scratch / "debs").glob("*.deb"))
+    if lock and found != sorted(lock):
+        raise _OtherPackageError(", ".join(package.line for package in found if package not in lock))
+    (bundle / DEBIAN_PACKAGES).write_text("".join(f"{package.line}\n" for package in found))
     for package in sorted((scratch / "debs").glob("*.deb")):
         _apt(["dpkg-deb", "-x", str(package), str(bundle)], scratch)
     for unwanted in ("usr/share", "etc"):

@@ -1,14 +1,17 @@
 """Laying a bundle on a node so that whatever runs from the one before keeps its files.
 
-Each release has a directory of its own, named by its digest, which appears whole by a rename and never changes. Links are
+Each release has a directory of its own, named by its digest, which appears whole by a rename and never changes. One that is
+there already is compared with the bundle, byte by byte, before it is used: its name was only promised. Links are
 switched over to it. The one before always stays, for a call that has just read the old link; older ones go when no process
 runs from them.
 """
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
+import stat
 import tempfile
 import time
 from contextlib import suppress
@@ -44,10 +47,15 @@ def bundle_here() -> Path:
 
 
 def lay(bundle: Path, places: Places) -> Path:
-    """Copy a bundle to its place among the releases, unless it lies there; return the place."""
+    """Copy a bundle to its place among the releases, unless it lies there as it is; return the place.
+
+    What lies there and is not the bundle goes aside. Who runs from it keeps its open files.
+    """
     release = places.releases / (bundle / RELEASE).read_text().strip()
     if release.is_dir():
-        return release
+        if difference(bundle, release) is None:
+            return release
+        release.rename(Path(tempfile.mkdtemp(prefix=_FRESH, dir=places.releases)) / "other")
     places.releases.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=_FRESH, dir=places.releases))
     try:
@@ -60,6 +68,26 @@ def lay(bundle: Path, places: Places) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return release
+
+
+def difference(bundle: Path, release: Path) -> str | None:
+    """Return where two trees first differ, in content, mode or target of a link; ``None`` if they are the same."""
+    names = {path.relative_to(tree) for tree in (bundle, release) for path in tree.rglob("*")}
+    for name in sorted(names):
+        here, there = bundle / name, release / name
+        try:
+            modes = here.lstat().st_mode, there.lstat().st_mode
+        except OSError:
+            return str(name)
+        if modes[0] != modes[1] or not _same(here, there, modes[0]):
+            return str(name)
+    return None
+
+
+def _same(here: Path, there: Path, mode: int) -> bool:
+    if stat.S_ISLNK(mode):
+        return here.readlink() == there.readlink()
+    return stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and filecmp.cmp(here, there, shallow=False))
 
 
 def switch(release: Path, places: Places) -> None:
