@@ -32,7 +32,7 @@ from controlplane.kube.nodes import READY
 from controlplane.log.records import utc_now
 from protocol.failures import FailureError
 from woodfrog import ask
-from woodfrog.state import Reach
+from woodfrog.reach import reach_of
 
 _LOOK_SECONDS: Final = 1.0
 _REQUEST_SECONDS: Final = 10.0
@@ -264,7 +264,7 @@ def _unready(url: str) -> str | None:
 
 def _without_nodes() -> str | None:
     try:
-        nodes = ask.view(Reach(environ["WOODFROG_NATS_URL"], ""), "nodes")
+        nodes = ask.view(reach_of(None, environ), "nodes")
     except FailureError as problem:
         return str(problem)
     for node in nodes:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any, Final
 
 SHM: Final = "/dev/shm"
@@ -41,7 +40,8 @@ def is_read_only(mount: Mapping[str, Any]) -> bool:
 def is_engines_shm(source: str, sandbox: str) -> bool:
     """Say whether a directory is where an engine keeps the shared memory of the pod, or of a container outside of pods."""
     if sandbox:
-        return PurePath(source).parts[-3:] in {("sandboxes", sandbox, "shm"), (sandbox, "userdata", "shm")}
+        parts = tuple(part for part in source.split("/") if part)
+        return parts[-3:] in {("sandboxes", sandbox, "shm"), (sandbox, "userdata", "shm")}
     return bool(_DOCKERS_SHM.fullmatch(source) or _PODMANS_SHM.fullmatch(source))
 
 

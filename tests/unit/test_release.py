@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from support.played_cluster import PlayedCluster
 from controlplane.kube.jobs.models import LEDGER
 from woodfrog import release
 from woodfrog.release import _complaint, _node_of, _Pod, _remaining_installations, _remaining_workers, _until_none
+from woodfrog.state import Reach
 
 DONE, NOT = True, False
 
@@ -137,3 +139,26 @@ async def test_the_numbers_of_jobs_are_put_back_once_the_control_plane_is_gone(
     asked.limit_seconds = 0.05
     assert await release._give_back_jobs(asked) == 1
     assert "the control plane has not ended" in capsys.readouterr().out
+
+
+def test_the_installation_is_checked_over_the_connection_that_the_chart_describes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Reach] = []
+
+    def view(reach: Reach, name: str) -> list[dict[str, Any]]:
+        asked.append(reach)
+        return [{"node": "n", "status": "ready"}]
+
+    monkeypatch.setattr(release.ask, "view", view)
+    for name, value in {
+        "WOODFROG_NATS_URL": "tls://nats:4222",
+        "WOODFROG_NATS_SEED_FILE": "/run/operator.seed",
+        "WOODFROG_NATS_CA_FILE": "/run/ca.crt",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert release._without_nodes() is None
+    (reach,) = asked
+    assert (reach.nats_url, reach.seed_file, reach.trust.ca_file) == (
+        "tls://nats:4222", Path("/run/operator.seed"), Path("/run/ca.crt"),
+    )  # fmt: skip
