@@ -7,6 +7,7 @@ CA file, and nothing that the server says can undo it; and without either, a sec
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -19,6 +20,7 @@ import nats.errors
 
 CA_FILE: Final = "WOODFROG_NATS_CA_FILE"
 INSECURE: Final = "WOODFROG_NATS_INSECURE"
+_LONGEST_GREETING_BYTES: Final = 64 * 1024
 
 
 class InvalidTrustError(ValueError):
@@ -73,6 +75,33 @@ class Trust(msgspec.Struct, frozen=True):
                 f"nats: the connection to {peer} is not encrypted, so no password and no token is sent over it; "
                 f"use TLS (a tls:// URL, and {CA_FILE}), or set {INSECURE}=on"
             )
+
+
+def greeting(url: str, trust: Trust, *, seconds: float) -> tuple[bytes, bool]:
+    """Return the first bytes that a server says, and whether they, or what follows them, are encrypted.
+
+    Raises:
+        OSError: it does not answer, or (``ssl.SSLError``) is not one that is to be trusted.
+    """
+    address = urlsplit(url)
+    there = (address.hostname or "", address.port or 4222)
+    if not trust.encrypts(url):
+        with socket.create_connection(there, timeout=seconds) as connection:
+            return connection.recv(4), False
+    context = trust.context()
+    try:
+        with (
+            socket.create_connection(there, timeout=seconds) as connection,
+            context.wrap_socket(connection, server_hostname=address.hostname) as encrypted,
+        ):
+            return encrypted.recv(4), True
+    except ssl.SSLError as problem:
+        if isinstance(problem, ssl.SSLCertVerificationError):
+            raise
+    with socket.create_connection(there, timeout=seconds) as connection, connection.makefile("rb") as lines:
+        said = lines.readline(_LONGEST_GREETING_BYTES)
+        with context.wrap_socket(connection, server_hostname=address.hostname):
+            return said[:4], True
 
 
 def _is_this_machine(address: str) -> bool:

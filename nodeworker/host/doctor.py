@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from nodeworker.domain import containerd_config as text
 from nodeworker.failure import refusal
 from nodeworker.host import containerd, cri, facts, self_test
 from nodeworker.host.install import Options, read_record
+from process.natstls import CA_FILE, InvalidTrustError, Trust, greeting
 from protocol.failures import FailureError
 
 OLDEST_KERNEL: Final = (5, 11)
@@ -207,15 +209,21 @@ def _nats(_options: Options, environment: Mapping[str, str]) -> Finding:
     address = urllib.parse.urlsplit(url)
     shown = address._replace(netloc=f"{address.hostname}:{address.port or 4222}").geturl()  # without a password
     try:
-        with socket.create_connection((address.hostname or "", address.port or 4222), timeout=_SECONDS) as connection:
-            hello = connection.recv(4)
+        trust = Trust.from_environment(environment)
+        hello, encrypted = greeting(url, trust, seconds=_SECONDS)
+    except InvalidTrustError as problem:
+        return Finding("nats", "failed", str(problem), "Correct the variable.")
+    except ssl.SSLError as problem:
+        return Finding("nats", "failed", f"{shown}: {problem}", f"Name who vouches for NATS in {CA_FILE}.")
     except OSError as problem:
         return Finding(
             "nats", "failed", f"{shown}: {problem}", "Dumps are taken, but nothing new can start: start NATS."
         )
-    if hello != b"INFO":
+    if not hello.startswith(b"INFO"):
         return Finding("nats", "failed", f"{shown} does not speak NATS", "Correct WOODFROG_NATS_URL.")
-    return Finding("nats", "ok", shown)
+    if not encrypted and trust.insecure:
+        return Finding("nats", "warning", f"{shown}, in the clear: others may read this node's token", "Use TLS.")
+    return Finding("nats", "ok", f"{shown}, encrypted" if encrypted else shown)
 
 
 def _store(options: Options, environment: Mapping[str, str]) -> Finding:

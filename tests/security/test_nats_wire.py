@@ -22,6 +22,9 @@ from support.worker import eventually
 from controlplane.app import let_nodes_in
 from controlplane.bus.streams import ensure_streams
 from controlplane.settings import Settings
+from nodeworker.host import doctor
+from nodeworker.host.install import Options
+from nodeworker.host.places import Places
 from process import nats as connecting
 from process import natstls
 from process.nats import connect
@@ -310,6 +313,25 @@ async def test_older_workers_are_let_in_during_an_upgrade_and_newer_ones_still_i
         newer = await connect(f"tls://node:{password}@{address}", name="x", trust=broker.trust)
         assert newer._is_encrypted()  # type: ignore[attr-defined]
         await newer.close()
+    finally:
+        broker.close()
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["handshake first", "greeting first"])
+def test_a_nodes_doctor_speaks_to_nats_as_its_worker_does(tmp_path: Path, first: bool) -> None:
+    broker = ChartedNats(tmp_path / "release", {"nats": {"tls": {"handshakeFirst": first}}})
+    other = ChartedNats(tmp_path / "other", {"commonLabels": {"another": "ca"}})
+    address = broker.start()
+    try:
+        said = doctor._nats(
+            Options(places=Places()), {"WOODFROG_NATS_URL": f"tls://{address}", CA_FILE: str(broker.tls / "ca.crt")}
+        )
+        assert (said.state, said.found) == ("ok", f"tls://{address}, encrypted")
+        said = doctor._nats(
+            Options(places=Places()), {"WOODFROG_NATS_URL": f"tls://{address}", CA_FILE: str(other.tls / "ca.crt")}
+        )
+        assert said.state == "failed"
+        assert CA_FILE in said.advice
     finally:
         broker.close()
 
