@@ -24,7 +24,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 
-from process.natstls import Trust
+from process.natstls import InsecureConnectionError, Trust
 from process.nkeys import InvalidSeedError, KeyPair
 
 _log = structlog.get_logger(component="nats")
@@ -82,6 +82,8 @@ class LastingClient(Client):
         secret = any(
             (self.options["user"], self.options["password"], self.options["token"], said.username, said.password)
         )
+        if self._encrypted and not self._is_encrypted():
+            raise InsecureConnectionError("nats: the connection was to be encrypted and is not")
         peer = self._writer().get_extra_info("peername")
         self._trust.check(encrypted=self._is_encrypted(), peer=str(peer[0]) if peer else "?", secret=secret)
         command: bytes = super()._connect_command()
