@@ -70,7 +70,7 @@ class Dumper:
         self._runc = runc
         self._storer = storer
         self._cuda = cuda
-        self._preflight = Preflight(settings, runc, cuda, copies, criu_config)
+        self._preflight = Preflight(settings, runc, cuda, copies, storer.unstored, criu_config)
         self._boot_id = boot_id
         self._turns = Turns(settings.dumps_at_once)
         self._dumps: set[asyncio.Task[SnapshotId]] = set()

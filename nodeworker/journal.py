@@ -122,13 +122,18 @@ class DumpRecord(msgspec.Struct, frozen=True, kw_only=True):
     facts: ContainerFacts
     started_at: datetime
     boot_id: str
-    """A spool is not synced to disk, so it outlives the worker but not the machine's boot."""
+    """A spool is not synced to disk, so it outlives the worker but not the machine's boot, unless it waits for the store."""
     command_id: CommandId | None = None
     step: DumpStep = DumpStep.STARTED
     stopped_pids: tuple[int, ...] = ()
     freeze_seconds: float = 0.0
     raw_bytes: int = 0
     warnings: tuple[str, ...] = ()
+    delay: Failure | None = None
+    """Why the store did not take it at the last try that was reported."""
+    delayed_since: datetime | None = None
+    durable: bool = False
+    """Whether the spool was synced to disk."""
 
 
 class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -269,6 +274,13 @@ class Journal:
         with self.transaction():
             self._put("dumps", record.snapshot_id, record)
             self.report(*events)
+
+    def is_newest_dump(self, record: DumpRecord) -> bool:
+        """Say whether no later capture of the same id is on its way to the store."""
+        return not any(
+            other.key == record.key and other.started_at > record.started_at and other.step is not DumpStep.STARTED
+            for other in self.dumps()
+        )
 
     def finish_dump(self, record: DumpRecord, failure: Failure | None, event: ReportedEvent) -> None:
         """Close a dump, and the command that asked for it, with the report of its end; ``failure`` is None if stored."""

@@ -42,6 +42,12 @@ class Metrics:
         waiting.set_function(lambda: dumper.waiting)
         stores = Gauge("woodfrog_worker_stores_in_flight", "Captures that are being stored.", registry=registry)
         stores.set_function(lambda: storer.in_flight)
+        waits = Gauge(
+            "woodfrog_worker_captures_waiting",
+            "Captures that lie on this node only, because the store does not take them.",
+            registry=registry,
+        )
+        waits.set_function(lambda: len(storer.unstored))
         connected = Gauge("woodfrog_worker_nats_connected", "1 if NATS can be reached, else 0.", registry=registry)
         connected.set_function(lambda: bus.connected)
         refused = Gauge(

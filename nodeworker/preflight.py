@@ -6,6 +6,7 @@ whether the container runs, what CRIU is known to refuse, what has to be copied,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.failure import refusal
 from nodeworker.journal import ContainerRecord, ContainerState
 from nodeworker.settings import Settings
+from nodeworker.unstored import Unstored
 from protocol.events import Trigger
 from protocol.failures import FailureError
 from protocol.privileges import Privileges
@@ -65,11 +67,20 @@ class Plan:
 class Preflight:
     """Looks at containers for one worker. Every method blocks."""
 
-    def __init__(self, settings: Settings, runc: Runc, cuda: Cuda, copies: Copies, config: CriuConfig | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        runc: Runc,
+        cuda: Cuda,
+        copies: Copies,
+        unstored: Unstored,
+        config: CriuConfig | None,
+    ) -> None:
         self._settings = settings
         self._runc = runc
         self._cuda = cuda
         self._copies = copies
+        self._unstored = unstored
         self._config = config
 
     def look(self, container: ContainerRecord) -> Plan:
@@ -113,18 +124,28 @@ class Preflight:
         self._settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         gpus = self._cuda.plan(state, pids, container.facts.gpus)
         gpu_bytes = 0 if gpus is None else gpus.gpu_bytes
-        try:
-            refuse_too_little_space(self._settings.spool, pids, copied_bytes + gpu_bytes)
-        except FailureError:
-            if not self._copies.give_way():
-                raise
-            refuse_too_little_space(self._settings.spool, pids, copied_bytes + gpu_bytes)
+        self._make_room(pids, copied_bytes + gpu_bytes)
         text = self._config.for_dump()
         held = privileges.held(pids, state.pid, container.facts.privileges or live.facts.privileges)
         wished, usual = live.wishes.freeze_limit_seconds, self._settings.freeze_limit_seconds
         return Plan(
             root, freezer, config, text, upper, shm, volumes, bounds, live.configs, stopped, held, gpus, wished, usual
         )
+
+    def _make_room(self, pids: Sequence[int], copied_bytes: int) -> None:
+        """Let copies go, and then captures that wait for the store and whose containers run on, until the dump has room.
+
+        Raises:
+            FailureError: ``disk-full``.
+        """
+        while True:
+            try:
+                refuse_too_little_space(self._settings.spool, pids, copied_bytes)
+            except FailureError:
+                if not (self._copies.give_way() or self._unstored.give_way()):
+                    raise
+            else:
+                return
 
 
 def _measured(upper: Path | None, shm: Path | None, volumes: dict[str, Path], bounds: Bounds, limit_bytes: int) -> int:

@@ -92,7 +92,7 @@ def settle_dumps(
 
 def _lost(settings: Settings, record: DumpRecord, boot_id: str) -> Failure | None:
     """Say why nothing can be made of a dump that was cut off, or None if its capture is whole."""
-    if record.boot_id != boot_id:
+    if record.boot_id != boot_id and not record.durable:
         return Failure("node-restarted", "the node went down during the dump", "Take a new checkpoint.")
     if record.step is not DumpStep.STARTED:
         try:

@@ -61,7 +61,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gpu_lock_seconds: float = 30.0
     """How long a dump waits for the work on a container's GPUs to end."""
     store_attempts: int
-    """How often storing a captured snapshot is tried before its dump counts as failed."""
+    """How often storing a capture is tried before its dump counts as failed, if nothing is lost by that."""
+    store_pause_limit_seconds: float = 60.0
+    """How long the pauses between these tries become."""
+    spool_floor_bytes: int = 1 << 30
+    """How much of the disk is kept free of captures that wait for the store and whose containers run on."""
     http_address: Address | None = None
     """``WOODFROG_HTTP_ADDRESS``: where ``/healthz``, ``/readyz`` and ``/metrics`` are shown; nowhere if it is not set."""
     probe_address: Address | None = None
@@ -254,6 +258,8 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         probe_address=address("WOODFROG_PROBE_ADDRESS"),
         copies_bytes=_copies_bytes(environment),
         copies_seconds=_seconds(environment, "WOODFROG_COPIES_AGE", "1h"),
+        store_pause_limit_seconds=_seconds(environment, "WOODFROG_STORE_PAUSE_LIMIT", "60s"),
+        spool_floor_bytes=_bytes(environment, "WOODFROG_SPOOL_FLOOR", 1 << 30),
         freeze_limit_seconds=_seconds(environment, "WOODFROG_FREEZE_LIMIT", "60s"),
         files_limit=_count(environment, "WOODFROG_FILES_LIMIT", DEFAULT_FILES),
         sparse_limit_bytes=_bytes(environment, "WOODFROG_SPARSE_LIMIT", DEFAULT_SPARSE_BYTES),

@@ -1,7 +1,7 @@
 """What happens to a capture after the container was let go: it is stored, or told to be lost, whatever dies in between.
 
 Storing is slow and nobody is frozen for it, so it runs in the background, is tried again when the store is away, and is
-taken up by the worker's next life from the spool and the journal.
+taken up by the worker's next life from the spool and the journal. What cannot be had again is tried until it is stored.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -19,21 +20,22 @@ import structlog
 
 from nodeworker.capture.spool import Spool
 from nodeworker.copies import Copies
+from nodeworker.domain.store_retries import goes_on
 from nodeworker.failure import failure_of
 from nodeworker.journal import DumpRecord, Journal
 from nodeworker.settings import Settings
 from nodeworker.store.snapshots import ManifestHeader, SnapshotStore, Stored
 from nodeworker.threads import in_daemon_thread
+from nodeworker.unstored import Unstored
 from process import faultpoints
 from process.pauses import Pauses
-from protocol.events import DumpFailed, DumpStage, SnapshotCaptured, SnapshotStored
+from protocol.events import DumpFailed, DumpStage, SnapshotCaptured, SnapshotStored, SnapshotStoreDelayed
 from protocol.facts import NodeFacts
 from protocol.failures import Failure
 from protocol.ids import CommandId, SnapshotId
 
 _log = structlog.get_logger(component="storing")
 _RETRY_SECONDS: Final = 0.5
-_RETRY_LIMIT_SECONDS: Final = 10.0
 _LOGS_KEPT: Final = 40
 
 
@@ -67,6 +69,12 @@ class Storer:
         self._copies = copies
         self._facts = facts
         self._stores: dict[SnapshotId, asyncio.Task[None]] = {}
+        self.unstored = Unstored(
+            settings.spool,
+            settings.spool_floor_bytes,
+            lambda record, failure: self.fail(record, DumpStage.STORE, failure),
+        )
+        """The captures that the store did not take yet."""
 
     @property
     def in_flight(self) -> int:
@@ -139,22 +147,59 @@ class Storer:
         task.add_done_callback(lambda _: self._stores.pop(record.snapshot_id, None))
 
     async def _store_capture(self, record: DumpRecord) -> None:
-        pauses = Pauses(_RETRY_SECONDS, _RETRY_LIMIT_SECONDS)
-        for attempt in range(1, self._settings.store_attempts + 1):
-            try:
-                await in_daemon_thread(lambda: self._put(record))
-            except Exception as problem:  # noqa: BLE001 -- whatever it was, it is tried again and then told
-                failure = failure_of(problem)
-                _log.warning(
-                    "a capture is not stored yet", snapshot_id=record.snapshot_id, attempt=attempt, failure=str(failure)
-                )
-                if attempt == self._settings.store_attempts or failure.code == "spool-lost":
-                    with suppress(sqlite3.Error):
-                        await asyncio.to_thread(self.fail, record, DumpStage.STORE, failure)
-                    return
-                await pauses.take()
-            else:
+        pauses = Pauses(_RETRY_SECONDS, self._settings.store_pause_limit_seconds)
+        tries_left = self._settings.store_attempts
+        while (problem := await self._tried(record)) is not None:
+            tries_left -= 1
+            failure = failure_of(problem)
+            newest = await asyncio.to_thread(self._journal.is_newest_dump, record)
+            again = goes_on(failure.code, final=record.final, newest=newest, tries_left=tries_left)
+            _log.warning(
+                "a capture is not stored yet", snapshot_id=record.snapshot_id, again=again, failure=str(failure)
+            )
+            if not again:
+                with suppress(sqlite3.Error):
+                    await asyncio.to_thread(self.fail, record, DumpStage.STORE, failure)
                 return
+            record = await asyncio.to_thread(self._note_delay, record, failure)
+            await asyncio.to_thread(self.unstored.wait, record)
+            try:
+                await pauses.take()
+            finally:
+                waited = self.unstored.resume(record)
+            if not waited:  # it had to give way
+                return
+
+    async def _tried(self, record: DumpRecord) -> Exception | None:
+        try:
+            await in_daemon_thread(lambda: self._put(record))
+        except Exception as problem:  # noqa: BLE001 -- whatever it was, what follows depends on what would be lost
+            return problem
+        return None
+
+    def _note_delay(self, record: DumpRecord, failure: Failure) -> DumpRecord:
+        """Let the capture outlive the machine's boot, too, and report why it is not stored, once for each reason."""
+        if not record.durable:
+            with suppress(OSError):
+                Spool(self._settings.spool / record.snapshot_id).sync()
+                record = msgspec.structs.replace(record, durable=True)
+        since = record.delayed_since or datetime.now(UTC)
+        news = record.delay is None or record.delay.code != failure.code
+        record = msgspec.structs.replace(record, delay=failure, delayed_since=since)
+        if news:
+            with suppress(sqlite3.Error):
+                self._journal.save_dump(record, self._delayed(record, failure, since))
+        return record
+
+    def _delayed(self, record: DumpRecord, failure: Failure, since: datetime) -> SnapshotStoreDelayed:
+        return SnapshotStoreDelayed(
+            key=record.key,
+            incarnation=record.incarnation,
+            snapshot_id=record.snapshot_id,
+            node=self._settings.node,
+            failure=failure,
+            since=since,
+        )
 
     def _put(self, record: DumpRecord) -> None:
         """Store a capture and report it, in one thread that may outlive the event loop."""

@@ -198,6 +198,16 @@ class SnapshotCaptured(_KeyEvent, frozen=True, tag="snapshot.captured"):
     raw_bytes: int
 
 
+class SnapshotStoreDelayed(_KeyEvent, frozen=True, tag="snapshot.store-delayed"):
+    """The store does not take a capture: it lies on the node only, and is tried again. Reported once for each reason."""
+
+    snapshot_id: SnapshotId
+    node: NodeName
+    failure: Failure
+    since: datetime
+    """When the store refused it first."""
+
+
 class SnapshotStored(_KeyEvent, frozen=True, tag="snapshot.stored"):
     """Every byte is in the store and was read back and checked: the snapshot is valid."""
 
@@ -365,6 +375,7 @@ ReportedEvent = (
     | ContainerEnded
     | DumpStarted
     | SnapshotCaptured
+    | SnapshotStoreDelayed
     | SnapshotStored
     | DumpFailed
     | SnapshotDeleted
@@ -388,6 +399,7 @@ KeyEvent = (
     | ContainerEnded
     | DumpStarted
     | SnapshotCaptured
+    | SnapshotStoreDelayed
     | SnapshotStored
     | DumpFailed
     | SnapshotSuperseded

@@ -47,6 +47,7 @@ from protocol.events import (
     SnapshotPinned,
     SnapshotRetried,
     SnapshotStored,
+    SnapshotStoreDelayed,
     SnapshotSuperseded,
     SnapshotUnpinned,
     StartDeferred,
@@ -156,6 +157,10 @@ _TELL: dict[type, Callable[[Any], str]] = {
     DumpStarted: lambda e: f"{'final dump' if e.final else 'dump'} {e.snapshot_id} began ({e.trigger})",
     SnapshotCaptured: lambda e: (
         f"snapshot {e.snapshot_id} was captured: {size(e.raw_bytes)}, frozen for {e.freeze_seconds:.2f} s"
+    ),
+    SnapshotStoreDelayed: lambda e: (
+        f"snapshot {e.snapshot_id} is on node {e.node}, not stored: {e.failure.code} since {e.since:%H:%M}; it is tried again. "
+        f"{e.failure}"
     ),
     SnapshotStored: lambda e: (
         f"snapshot {e.snapshot_id} is stored and verified: {size(e.stored_bytes)} in {e.store_seconds:.2f} s"

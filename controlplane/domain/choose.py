@@ -89,7 +89,10 @@ def choose(
         if obstacle is None and snapshot.status.in_flight:
             if now < until:
                 return Wait(_description(snapshot), until)
-            obstacle = "it was still being dumped or stored when the time for the hand-over was up"
+            late = "it was still being dumped or stored"
+            if snapshot.note:
+                late = f"it is on node {snapshot.node}, {snapshot.note},"
+            obstacle = f"{late} when the time for the hand-over was up"
         if obstacle is None:
             chosen = f"{snapshot.snapshot_id} of incarnation {snapshot.incarnation}"
             if snapshot.pinned:
@@ -168,7 +171,8 @@ def _fate(snapshot: Snapshot) -> str:
 def _description(snapshot: Snapshot) -> str:
     kind = "final dump" if snapshot.final else "dump"
     where = f" on node {snapshot.node}" if snapshot.node is not None else ""
-    return f"the {kind} {snapshot.snapshot_id} of incarnation {snapshot.incarnation}{where}"
+    delay = f", {snapshot.note}" if snapshot.note else ""
+    return f"the {kind} {snapshot.snapshot_id} of incarnation {snapshot.incarnation}{where}{delay}"
 
 
 def _listed(skipped: list[str]) -> str:

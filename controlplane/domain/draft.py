@@ -33,6 +33,7 @@ from protocol.events import (
     SnapshotInvalidated,
     SnapshotPinned,
     SnapshotStored,
+    SnapshotStoreDelayed,
     SnapshotSuperseded,
     SnapshotUnpinned,
 )
@@ -43,6 +44,7 @@ from protocol.privileges import Privileges
 SnapshotEvent = (
     DumpStarted
     | SnapshotCaptured
+    | SnapshotStoreDelayed
     | SnapshotStored
     | DumpFailed
     | SnapshotSuperseded

@@ -69,6 +69,7 @@ from protocol.events import (
     SnapshotPinned,
     SnapshotRetried,
     SnapshotStored,
+    SnapshotStoreDelayed,
     SnapshotSuperseded,
     SnapshotUnpinned,
     StartDeferred,
@@ -271,6 +272,12 @@ def _captured(draft: Draft, event: SnapshotCaptured, at: datetime) -> None:
     draft.move(event, at, SnapshotStatus.CAPTURED, node=event.node)
 
 
+def _store_delayed(draft: Draft, event: SnapshotStoreDelayed, at: datetime) -> None:
+    draft.start(event.incarnation)
+    note = f"not stored: {event.failure.code} since {event.since:%H:%M}"
+    draft.move(event, at, SnapshotStatus.CAPTURED, node=event.node, note=note)
+
+
 def _stored(draft: Draft, event: SnapshotStored, at: datetime) -> None:
     draft.start(event.incarnation)
     draft.move(
@@ -414,6 +421,7 @@ _FOLDS: dict[type[KeyEvent], Callable[[Draft, Any, datetime], None]] = {
     ContainerEnded: _container_ended,
     DumpStarted: _dump_started,
     SnapshotCaptured: _captured,
+    SnapshotStoreDelayed: _store_delayed,
     SnapshotStored: _stored,
     DumpFailed: _dump_failed,
     SnapshotSuperseded: _superseded,

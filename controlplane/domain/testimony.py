@@ -22,11 +22,12 @@ from protocol.events import (
     SnapshotCaptured,
     SnapshotDeleted,
     SnapshotStored,
+    SnapshotStoreDelayed,
 )
 from protocol.reports import Report
 
 _OfIncarnation = ContainerStarted | ContainerEnded | RestoreFailed
-_OfSnapshot = DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed
+_OfSnapshot = DumpStarted | SnapshotCaptured | SnapshotStoreDelayed | SnapshotStored | DumpFailed
 _ONCE_STORED = {
     SnapshotStatus.VALID,
     SnapshotStatus.SUPERSEDED,
@@ -70,6 +71,8 @@ def _snapshot_shows(snapshot: Snapshot, event: _OfSnapshot) -> bool:
             return True
         case SnapshotCaptured():
             return snapshot.status is not SnapshotStatus.DUMPING
+        case SnapshotStoreDelayed():
+            return not snapshot.status.in_flight
         case SnapshotStored():
             return snapshot.status in _ONCE_STORED
         case DumpFailed():

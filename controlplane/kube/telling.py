@@ -34,6 +34,7 @@ from protocol.events import (
     RestoreFailed,
     SnapshotCaptured,
     SnapshotStored,
+    SnapshotStoreDelayed,
     StartRefused,
 )
 from protocol.failures import QUOTA
@@ -98,6 +99,13 @@ class Narrator:
                 return self._about(event, "ColdStarted", "Start", f"starts from its image: {reason}")
             case SnapshotStored():
                 return self._checkpointed(event, at)
+            case SnapshotStoreDelayed(failure=failure):
+                note = (
+                    f"snapshot {event.snapshot_id} lies on node {event.node} only and is tried again: {failure.cause}"
+                )
+                return self._about(
+                    event, "CheckpointNotStored", "Checkpoint", f"{note}. {failure.advice}", warning=True
+                )
             case DumpFailed(failure=failure):
                 note = f"the dump failed while {_STAGES[event.stage]}: {failure.cause}. {failure.advice}"
                 return self._about(event, "CheckpointFailed", "Checkpoint", note, warning=True)
@@ -133,7 +141,7 @@ class Narrator:
 
     def _about(
         self,
-        event: ContainerStarted | ColdStartChosen | SnapshotStored | DumpFailed | RestoreFailed,
+        event: ContainerStarted | ColdStartChosen | SnapshotStored | SnapshotStoreDelayed | DumpFailed | RestoreFailed,
         reason: str,
         action: str,
         note: str,

@@ -54,6 +54,7 @@ from protocol.events import (
     SnapshotPinned,
     SnapshotRetried,
     SnapshotStored,
+    SnapshotStoreDelayed,
     SnapshotSuperseded,
     SnapshotUnpinned,
     StartDeferred,
@@ -71,7 +72,7 @@ A log with archived events cannot be rebuilt. So where only columns are added wh
 at, a migration fills them in, and the version stays.
 """
 
-_DumpEvent = DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed
+_DumpEvent = DumpStarted | SnapshotCaptured | SnapshotStoreDelayed | SnapshotStored | DumpFailed
 _SnapshotEvent = (
     _DumpEvent
     | SnapshotSuperseded
@@ -97,6 +98,7 @@ _FORWARD = ("dumping", "captured", "valid", "superseded", "failed", "invalidated
 _STATUS_AFTER: dict[type[_SnapshotEvent], str] = {
     DumpStarted: "dumping",
     SnapshotCaptured: "captured",
+    SnapshotStoreDelayed: "captured",
     SnapshotStored: "valid",
     SnapshotSuperseded: "superseded",
     DumpFailed: "failed",
@@ -210,7 +212,7 @@ def _fold_snapshot(rows: Rows, record: Recorded, event: _SnapshotEvent) -> None:
     if _RANK[after] > _RANK[row["status"]]:
         row["status"] = after
     at = record.occurred_at
-    if isinstance(event, SnapshotCaptured | SnapshotStored | DumpStarted | DumpFailed):
+    if isinstance(event, _DumpEvent):
         _fold_dump(row, event, at)
         return
     match event:
@@ -240,6 +242,8 @@ def _fold_dump(row: Fields, event: _DumpEvent, at: datetime) -> None:
         case SnapshotCaptured():
             row |= {"node": event.node, "captured_at": at}
             row |= {"freeze_seconds": event.freeze_seconds, "raw_bytes": event.raw_bytes}
+        case SnapshotStoreDelayed():
+            row["node"] = event.node
         case SnapshotStored():
             row |= {"node": event.node, "stored_at": at, "raw_bytes": event.raw_bytes}
             row |= {"stored_bytes": event.stored_bytes, "store_seconds": event.store_seconds}

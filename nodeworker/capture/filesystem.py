@@ -1,4 +1,4 @@
-"""Which kind of file system a directory lies on (statfs(2)): of some no copy can be taken, and some say whose a directory is."""
+"""The file system that a directory lies on: its kind (statfs(2)), by which some cannot be copied and some say whose it is; and syncfs(2)."""
 
 from __future__ import annotations
 
@@ -42,3 +42,17 @@ def _type_of(directory: Path) -> int:
     if _libc.statfs(os.fsencode(directory), answer) != 0:
         raise OSError(ctypes.get_errno(), "statfs failed", str(directory))
     return ctypes.c_ulong.from_buffer(answer).value & 0xFFFFFFFF
+
+
+def sync(directory: Path) -> None:
+    """Write out everything of the file system of a directory.
+
+    Raises:
+        OSError: that failed.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), "syncfs failed", str(directory))
+    finally:
+        os.close(descriptor)

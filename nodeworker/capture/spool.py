@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from nodeworker.capture import filesystem
 from nodeworker.capture.bounds import Bounds, Tally
 from nodeworker.capture.entry_list import EntryFile, NumberedFiles
 from nodeworker.capture.trees import CapturedTree, copy_tree, list_tree
@@ -110,6 +111,14 @@ class Spool:
             entries = EntryFile.beside(folder, tree.count)
             contents = NumberedFiles(entries, folder)
         return CapturedTree(tree.name, entries, contents, tree.warnings, tree.root, tree.volume)
+
+    def sync(self) -> None:
+        """Return when all of it survives a power cut: of the whole file system, which is quicker than file by file.
+
+        Raises:
+            OSError: it cannot be synced.
+        """
+        filesystem.sync(self.folder)
 
     def remove(self) -> None:
         """Remove it with all that it holds."""

@@ -9,6 +9,7 @@ from protocol.failures import SNAPSHOT_CORRUPT, SNAPSHOT_MISSING, Failure, Failu
 DISK_FULL = "disk-full"
 LOCAL_COPY_BROKEN = "local-copy-broken"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def disk_full(where: str, detail: str = "") -> FailureError:
@@ -26,6 +27,17 @@ def disk_full(where: str, detail: str = "") -> FailureError:
 def is_disk_full(problem: OSError) -> bool:
     """Tell whether the system refused for want of space or quota."""
     return problem.errno in _FULL
+
+
+def store_trouble(where: object, problem: OSError) -> FailureError:
+    """The file system of a store in a directory does not do what is asked of it; that says nothing about any snapshot."""
+    if problem.errno in _REFUSED:
+        cause = f"the store at {where} does not allow this: {problem.strerror}"
+        advice = "See that its file system is mounted writable and belongs to root, or allows root to write."
+        return FailureError(Failure("store-denied", cause, advice, str(problem)))
+    cause = f"the store at {where} does not answer as it should: {problem.strerror or problem}"
+    advice = "See that the store's file system is mounted on the node and that its server answers."
+    return FailureError(Failure("store-unreachable", cause, advice, str(problem)))
 
 
 def corrupt(cause: str, detail: str = "") -> FailureError:

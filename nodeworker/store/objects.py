@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from nodeworker.domain.problems import corrupt, disk_full, is_disk_full, missing
+from nodeworker.domain.problems import corrupt, disk_full, is_disk_full, missing, store_trouble
 from nodeworker.store.buckets import open_bucket
 
 _PARTIAL = ".partial-"
@@ -58,7 +58,7 @@ class ObjectReader(Protocol):
 class Objects(Protocol):
     """A place for objects in folders.
 
-    Raises FailureError ``disk-full``, ``snapshot-missing``, ``snapshot-corrupt``, or a bucket's ``store-…``.
+    Raises FailureError ``disk-full``, ``snapshot-missing``, ``snapshot-corrupt``, or ``store-…`` for what the store refuses.
     """
 
     def create(self, folder: str) -> ObjectWriter:
@@ -95,13 +95,20 @@ def open_objects(url: str) -> Objects:
 
 
 @contextmanager
-def _space_at(where: Path) -> Iterator[None]:
+def _medium(where: Path) -> Iterator[None]:
+    """Say in a failure's words what the file system of a store refuses; that an object is there already is none.
+
+    Raises:
+        FailureError: ``disk-full``, ``store-denied``, ``store-unreachable``.
+    """
     try:
         yield
+    except FileExistsError:
+        raise
     except OSError as problem:
         if is_disk_full(problem):
             raise disk_full(str(where), str(problem)) from problem
-        raise
+        raise store_trouble(where, problem) from problem
 
 
 def _sync_directory(path: Path) -> None:
@@ -120,7 +127,7 @@ class DirectoryObjects:
 
     def create(self, folder: str) -> ObjectWriter:
         """Begin an object."""
-        with _space_at(self._root):
+        with _medium(self._root):
             return _FileWriter(self._made(folder))
 
     def open(self, path: str, *, fresh: bool = False) -> ObjectReader:
@@ -129,23 +136,25 @@ class DirectoryObjects:
 
     def settle(self, folder: str) -> None:
         """Sync the directory."""
-        with _space_at(self._root):
+        with _medium(self._root):
             _sync_directory(self._root / folder)
 
     def names(self, folder: str) -> list[str]:
         """List a folder."""
-        try:
-            return sorted(path.name for path in (self._root / folder).iterdir())
-        except FileNotFoundError:
-            return []
+        with _medium(self._root):
+            try:
+                return sorted(path.name for path in (self._root / folder).iterdir())
+            except FileNotFoundError:
+                return []
 
     def remove(self, folder: str, name: str) -> None:
         """Remove a file, or whatever else lies under its name."""
         path = self._root / folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        with _medium(self._root):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def prune(self, folder: str) -> None:
         """Remove an empty directory."""
@@ -171,13 +180,13 @@ class _FileWriter:
         self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def write(self, data: bytes | memoryview) -> None:
-        with _space_at(self._directory):
+        with _medium(self._directory):
             written = os.write(self._descriptor, data)
             while written < len(data):
                 written += os.write(self._descriptor, memoryview(data)[written:])
 
     def commit(self, name: str, *, exclusive: bool = False) -> None:
-        with _space_at(self._directory):
+        with _medium(self._directory):
             os.fsync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
@@ -198,19 +207,22 @@ class _FileReader:
     def __init__(self, path: Path, *, fresh: bool) -> None:
         self._path = path
         self._descriptor = -1
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError) as problem:
-            raise missing(str(path)) from problem
+        with _medium(path):
+            try:
+                self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError) as problem:
+                raise missing(str(path)) from problem
         self.size_bytes = os.fstat(self._descriptor).st_size
         if fresh:  # clean pages leave the page cache, so the next read comes from the disk
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
-        data = os.pread(self._descriptor, length_bytes, offset_bytes)
+        with _medium(self._path):
+            data = os.pread(self._descriptor, length_bytes, offset_bytes)
         while len(data) < length_bytes:
-            more = os.pread(self._descriptor, length_bytes - len(data), offset_bytes + len(data))
+            with _medium(self._path):
+                more = os.pread(self._descriptor, length_bytes - len(data), offset_bytes + len(data))
             if not more:
                 raise corrupt(f"The object {self._path} is truncated: it ends at byte {offset_bytes + len(data)}.")
             data += more
