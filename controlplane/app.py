@@ -62,6 +62,7 @@ def _policy(settings: Settings) -> Policy:
         retention=said.retention,
         schedule=said.schedule,
         privileges=said.privileges,
+        ownership=said.ownership,
         forgetting=said.forgetting,
         quotas=said.quotas,
     )

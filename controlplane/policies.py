@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from controlplane.domain.forgetting import Forgetting
+from controlplane.domain.ownership import OwnershipPolicy
 from controlplane.domain.privilege_policy import PrivilegePolicy
 from controlplane.domain.quotas import Quota, Quotas
 from controlplane.domain.retention import Keep, Retention
@@ -21,6 +22,7 @@ from protocol.durations import InvalidAmountError, parse_bytes, parse_interval, 
 from protocol.ids import InvalidIdError, check_id
 
 _OF_THE_SNAPSHOT = "snapshot"
+_SAME_OWNER = "same"
 
 
 _Name = TypeVar("_Name")
@@ -39,6 +41,7 @@ class _Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_bytes: str | None = None
     max_ids: Annotated[int, msgspec.Meta(ge=0)] | None = None
     privileges: Literal["new-container", "snapshot"] | None = None
+    owner: Literal["same", "any"] | None = None
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +60,7 @@ class Policies(msgspec.Struct, frozen=True):
     privileges: PrivilegePolicy = PrivilegePolicy()
     forgetting: Forgetting = Forgetting()
     quotas: Quotas = Quotas()
+    ownership: OwnershipPolicy = OwnershipPolicy()
 
 
 def read_policies(path: str) -> Policies:
@@ -111,6 +115,13 @@ def _policies(said: _File) -> Policies:
             ids=_said({name: _forget_seconds(*rules) for name, rules in ids.items()}),
         ),
         _quotas(said.default, namespaces, list(ids.values())),
+        OwnershipPolicy(
+            default=said.default.owner in {None, _SAME_OWNER},
+            namespaces={
+                name: rules.owner == _SAME_OWNER for name, (_, rules) in namespaces.items() if rules.owner is not None
+            },
+            ids={name: rules.owner == _SAME_OWNER for name, (_, rules) in ids.items() if rules.owner is not None},
+        ),
     )
 
 

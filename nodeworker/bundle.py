@@ -83,6 +83,8 @@ class Bundle(msgspec.Struct, frozen=True):
     grace_seconds: float | None = None
     """How long the pod's containers have after their stop signal, as its spec says; None where nobody tells."""
     gpu: GpuWish = GpuWish()
+    environment: dict[str, str] = {}
+    """The variables that its first process gets."""
     devices: tuple[dict[str, Any], ...] = ()
     """``linux.devices``: the nodes that the engine, or CDI, gives the container."""
     lsm_profile: str = ""
@@ -156,8 +158,8 @@ def read(folder: str) -> Bundle:
         container_id = _container_id(path)
         cri = pod_annotations.read(annotations, container_id)
         namespace = _namespace(cri, config, container_id)
-        environment = container.environment(config) if cri is None else {}
-        wished = wishes.read({**wishes.from_environment(environment), **annotations})
+        environment = container.environment(config)
+        wished = wishes.read({**wishes.from_environment(environment if cri is None else {}), **annotations})
         image, digest = (cri.image, None) if cri is not None else _image(config, annotations, folder)
         pod_uid = None if cri is None else cri.uid
         namespaces = {one.get("type"): one for one in (config.get("linux") or {}).get("namespaces") or []}
@@ -189,6 +191,7 @@ def read(folder: str) -> Bundle:
             cgroups_path=str((config.get("linux") or {}).get("cgroupsPath") or ""),
             grace_seconds=_grace_seconds(annotations),
             gpu=wish(config),
+            environment=environment,
             devices=tuple((config.get("linux") or {}).get("devices") or ()),
             lsm_profile=spec_privileges.lsm_profile(config),
             seccomp=(config.get("linux") or {}).get("seccomp"),

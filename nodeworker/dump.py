@@ -207,6 +207,7 @@ class Dumper:
             boot_id=self._boot_id,
             command_id=command_id,
             warnings=warnings,
+            environment=container.environment,
         )
 
     async def _capture(

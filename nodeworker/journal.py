@@ -29,6 +29,7 @@ from protocol.events import Outcome, ReportedEvent, Trigger
 from protocol.facts import ContainerFacts
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+from protocol.manifest import EnvironmentMarks
 from protocol.reports import Report
 
 _SCHEMA = """
@@ -83,6 +84,8 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What of the snapshot had no place in the container, until its start is reported."""
     stopped: bool = False
     """Whether it was sent a stop signal."""
+    environment: EnvironmentMarks | None = None
+    """Of the variables that its processes were started with: of a restored one those of the snapshot."""
     gpu_sources: tuple[str, ...] = ()
     """GPUs of the snapshot that is being restored, which ``runc restore`` brings back without their content."""
 
@@ -134,6 +137,7 @@ class DumpRecord(msgspec.Struct, frozen=True, kw_only=True):
     delayed_since: datetime | None = None
     durable: bool = False
     """Whether the spool was synced to disk."""
+    environment: EnvironmentMarks | None = None
 
 
 class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):

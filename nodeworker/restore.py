@@ -8,6 +8,7 @@ at last a cold start. Only a start that nobody could decide in time is refused.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from nodeworker.bundle import Bundle
 from nodeworker.bus import Bus
 from nodeworker.capture import criu, hostname, image_files, neighbours, user_namespace
 from nodeworker.capture.runc import Runc
+from nodeworker.domain import environment
 from nodeworker.domain.criu_failures import SANDBOX_GONE
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.domain.problems import LOCAL_COPY_BROKEN, broken_copy
@@ -49,10 +51,12 @@ from protocol.local import (
     LocalAnswer,
     Refused,
 )
+from protocol.manifest import EnvironmentMarks
 from protocol.requests import Refusal, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 _log = structlog.get_logger(component="restore")
 _ASK_EVERY_SECONDS: Final = 0.5
+_SALT_BYTES: Final = 16
 
 
 class Restorer:
@@ -198,10 +202,21 @@ class Restorer:
             contents.take_out(live, self._lives.fetched(known))
             known = msgspec.structs.replace(known, applied=None, restored_from=None)
         known = msgspec.structs.replace(
-            known, state=ContainerState.CREATING, bundle=ask.bundle, runc_root=ask.runc_root, facts=facts
+            known,
+            state=ContainerState.CREATING,
+            bundle=ask.bundle,
+            runc_root=ask.runc_root,
+            facts=facts,
+            environment=self._marks(live),
         )
         self._journal.save_container(known)
         return live, known
+
+    def _own_names(self, live: Bundle) -> tuple[str | None, ...]:
+        return live.facts.pod, live.facts.pod_uid, self._settings.node
+
+    def _marks(self, live: Bundle) -> EnvironmentMarks:
+        return environment.marks(live.environment, self._own_names(live), os.urandom(_SALT_BYTES))
 
     async def _decide(self, record: ContainerRecord, live: Bundle, asked: asyncio.Event | None = None) -> LocalAnswer:
         """Ask until there is a way to start that works, or the time is up."""
@@ -362,7 +377,10 @@ class Restorer:
         folder, manifest = self._lives.fetched(record), fetched.manifest
         snapshot_id = manifest.snapshot_id
         sources = self._gpus.sources(manifest, record.facts)
-        record = msgspec.structs.replace(record, applied=snapshot_id, restored_from=snapshot_id, gpu_sources=sources)
+        before = manifest.environment
+        record = msgspec.structs.replace(
+            record, applied=snapshot_id, restored_from=snapshot_id, gpu_sources=sources, environment=before
+        )
         self._journal.save_container(record)
         config = self._lives.write_config(record, self._config.for_restore(self._v2_cgroup(live)))
         company = contents.Company(
@@ -370,6 +388,8 @@ class Restorer:
             returning=self._journal.has_lived(record),
         )
         warnings = contents.put(manifest, live, folder, fetched.reader, company)
+        if before is not None:
+            warnings += environment.warning(environment.changed(before, live.environment, self._own_names(live)))
         names = hostname.names_in(live.uts_namespace) if live.uts_namespace else live.names
         names_set = bool(names) and hostname.name_images(fetched.images, names)
         image_files.repair(fetched.images)
@@ -424,7 +444,9 @@ class Restorer:
         if stage is not RestoreStage.FETCH or self._journal_says_applied(record):
             contents.take_out(live, self._lives.fetched(record))
         shutil.rmtree(self._lives.fetched(record), ignore_errors=True)
-        record = msgspec.structs.replace(record, state=ContainerState.CREATING, applied=None, restored_from=None)
+        record = msgspec.structs.replace(
+            record, state=ContainerState.CREATING, applied=None, restored_from=None, environment=self._marks(live)
+        )
         # Neither a broken copy on this node nor a pod that is gone says anything about the snapshot: it may be chosen again.
         self._journal.save_container(record, *(() if failure.code in {LOCAL_COPY_BROKEN, SANDBOX_GONE} else (event,)))
         return record

@@ -213,6 +213,7 @@ class Storer:
             container_facts=record.facts,
             stopped_pids=record.stopped_pids,
             warnings=record.warnings,
+            environment=record.environment,
         )
         began = time.monotonic()
         stored = self._store.put(header, spool.read_list())

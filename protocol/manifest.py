@@ -106,6 +106,15 @@ class Tree(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of a volume: its name in the pod; or where it is mounted, with a leading ``/``, if only a part of it is (subPath)."""
 
 
+class EnvironmentMarks(msgspec.Struct, frozen=True):
+    """By what the variables of a process are known again, without their values (:mod:`nodeworker.domain.environment`)."""
+
+    salt: str
+    """Random, in hex; used for these marks alone."""
+    digests: dict[str, str]
+    """By the variable's name."""
+
+
 class Outline(msgspec.Struct, frozen=True):
     """As much of a manifest as every version has: enough to know whether the rest can be read."""
 
@@ -129,6 +138,8 @@ class Manifest(msgspec.Struct, frozen=True):
     chunks: tuple[Chunk, ...]
     packs: tuple[Pack, ...]
     warnings: tuple[str, ...] = ()
+    environment: EnvironmentMarks | None = None
+    """Of the variables that the processes were started with; unknown in snapshots of before."""
 
 
 def entry_path_problem(path: str) -> str | None:

@@ -269,7 +269,7 @@ def _way(own: Sequence[Event]) -> list[str]:
                 sentences.append(f"Snapshot {event.snapshot_id} is never chosen again: {_sentence(event.reason)}")
             case ContainerStarted(restored_from=restored_from, warnings=warnings):
                 sentences.append(f"It goes on from {restored_from}." if restored_from else "It runs from its image.")
-                sentences += [f"Not all of it is there: {_sentence(warning)}" for warning in warnings]
+                sentences += [f"But: {_sentence(warning)}" for warning in warnings]
             case DumpFailed() if event is last_failed:
                 sentences.append(f"Its dump {event.snapshot_id} failed: {_cause(event.failure)}")
             case ContainerEnded():

@@ -207,7 +207,7 @@ def _start(state: State, asked: ResolveAsked, container: ContainerFacts, course:
         )
     if newest.choice is not None and _stands(course.key, newest.choice):
         return course.decision(_told(course.key, number, newest.choice, bounded=bounded))
-    asker = Asker(request.node, request.facts, container, number, bounded)
+    asker = Asker(request.node, request.facts, container, number, bounded, policy.ownership.same(request.key))
     choice = choose(course.key, state.nodes, asker, now, policy.handover_seconds, policy.restore_tries)
     match choice:
         case Wait(waiting_for=waiting_for, until=until, to_dump=before):

@@ -22,6 +22,7 @@ from datetime import datetime
 
 import msgspec
 
+from controlplane.domain.ownership import stranger
 from controlplane.domain.pods import ending_until, ends_undumped, pod_of
 from controlplane.domain.state import Incarnation, KeyState, NodeState
 from protocol.facts import ContainerFacts, NodeFacts, at_start, misfit
@@ -37,12 +38,17 @@ class Asker(msgspec.Struct, frozen=True):
     incarnation: IncarnationNumber
     bounded: bool = True
     """Whether a snapshot's processes may hold no more than it allows (:mod:`controlplane.domain.privilege_policy`)."""
+    owned: bool = True
+    """Whether a snapshot has to be of a pod of the same ServiceAccount and owner (:mod:`controlplane.domain.ownership`)."""
 
     def misfit(
         self, taken_on: NodeFacts, taken_from: ContainerFacts, *, taken_at: NodeName | None = None
     ) -> str | None:
         """Say why a snapshot that was taken there cannot be restored here."""
-        return misfit(taken_on, taken_from, self.facts, self.container, taken_at=taken_at, bounded=self.bounded)
+        another = stranger(taken_from, self.container) if self.owned else None
+        return another or misfit(
+            taken_on, taken_from, self.facts, self.container, taken_at=taken_at, bounded=self.bounded
+        )
 
 
 class Wait(msgspec.Struct, frozen=True):

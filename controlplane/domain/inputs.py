@@ -10,6 +10,7 @@ import msgspec
 
 from controlplane.domain.endings import RESTORE_TRIES
 from controlplane.domain.forgetting import Forgetting
+from controlplane.domain.ownership import OwnershipPolicy
 from controlplane.domain.placement import Placement
 from controlplane.domain.privilege_policy import PrivilegePolicy
 from controlplane.domain.quotas import Quotas
@@ -46,6 +47,7 @@ class Policy(msgspec.Struct, frozen=True):
     retention: Retention = Retention()
     schedule: Schedule = Schedule()
     privileges: PrivilegePolicy = PrivilegePolicy()
+    ownership: OwnershipPolicy = OwnershipPolicy()
     forgetting: Forgetting = Forgetting()
     quotas: Quotas = Quotas()
 

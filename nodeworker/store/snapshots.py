@@ -36,7 +36,7 @@ from process.faultpoints import reach
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import SNAPSHOT_MISSING, Failure, FailureError
 from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId, check_id
-from protocol.manifest import MANIFEST_VERSION, Entry, Manifest, Outline, Root, Tree, TreeName
+from protocol.manifest import MANIFEST_VERSION, Entry, EnvironmentMarks, Manifest, Outline, Root, Tree, TreeName
 from protocol.wire import MalformedMessageError, decode, encode
 
 MANIFEST_NAME = "manifest.json"
@@ -81,6 +81,7 @@ class ManifestHeader:
     container_facts: ContainerFacts
     stopped_pids: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    environment: EnvironmentMarks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +254,7 @@ class SnapshotStore:
             chunks=tuple(packer.chunks),
             packs=packs,
             warnings=header.warnings,
+            environment=header.environment,
         )
         wrong = problem_of(manifest, header.key, header.snapshot_id)
         if wrong is not None:

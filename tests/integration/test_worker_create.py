@@ -30,7 +30,7 @@ from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import KUBERNETES_UNREACHABLE, Failure
 from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId, WorkerId
 from protocol.local import AskCreate, AskProved, AskRestoreFailed, CreateCold, CreateRestored, Done, Refused
-from protocol.manifest import TreeName
+from protocol.manifest import EnvironmentMarks, TreeName
 from protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 pytestmark = pytest.mark.timeout(20)
@@ -279,6 +279,54 @@ async def test_an_endless_wait_ends_in_a_refusal_that_says_for_what(
     answer = await restorer(SayingBus(wait)).create(ask)
     assert isinstance(answer, Refused)
     assert "the last dump" in answer.failure.cause
+
+
+def with_variables(ask: AskCreate, **variables: str) -> AskCreate:
+    file = Path(ask.bundle) / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"process": {"env": [f"{name}={value}" for name, value in variables.items()]}}))
+    return ask
+
+
+async def test_a_process_that_goes_on_with_an_old_variable_is_told_of_in_every_later_start(
+    restorer: Callable[[SayingBus], Restorer],
+    journal: Journal,
+    store: SnapshotStore,
+    ask: AskCreate,
+    stored: RestoreFrom,
+) -> None:
+    made = restorer(SayingBus(COLD))
+    await made.create(with_variables(ask, DB_PASSWORD="old", MODE="fast"))
+    await made.started(ask.container_id)
+    first = journal.container(ask.container_id)
+    assert first is not None
+    await made.ended(ask.container_id)
+    marks = first.environment
+    assert marks is not None
+    assert list(marks.digests) == ["DB_PASSWORD", "MODE"]
+    for turn in range(2):  # the second is restored from a dump of the first
+        again = await asyncio.to_thread(stored_with, store, stored, marks, turn)
+        made = restorer(SayingBus(again))
+        await made.create(with_variables(ask, DB_PASSWORD="new", MODE="fast"))
+        await made.started(ask.container_id)
+        record = journal.container(ask.container_id)
+        assert record is not None
+        assert record.environment == marks, "the process still has what it was started with"
+        (started,) = [event for event in events(journal) if isinstance(event, ContainerStarted)][-1:]
+        assert started.warnings == ("DB_PASSWORD changed since the snapshot; the process has the old value",)
+        await made.ended(ask.container_id)
+
+
+def stored_with(store: SnapshotStore, stored: RestoreFrom, marks: EnvironmentMarks, turn: int) -> RestoreFrom:
+    """Store a snapshot whose processes were started with these variables."""
+    name = SnapshotId(f"20261123T13000{turn}Z-00000001")
+    header = ManifestHeader(name, KEY, ONE, datetime.now(UTC), FACTS, ContainerFacts(), environment=marks)
+    return RestoreFrom(
+        incarnation=stored.incarnation,
+        snapshot_id=name,
+        manifest_digest=store.put(header, []).manifest_digest,
+        reason="",
+    )
 
 
 async def test_a_refusal_of_the_control_plane_is_passed_on_and_leaves_no_record(
