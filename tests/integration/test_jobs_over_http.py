@@ -76,7 +76,7 @@ async def test_a_preempted_pod_is_replaced_in_less_than_a_second_and_costs_no_re
     make_control_plane: Callable[..., ControlPlaneProcess], client: Client, scene: Scene
 ) -> None:
     await start(make_control_plane, scene)
-    worker = Worker(client)
+    worker = Worker(client, "a")
     await worker.register()
     job, pod = await scene.job()
     loop = asyncio.get_running_loop()
