@@ -37,6 +37,7 @@ class _Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_for: str | None = None
     keep_bytes: str | None = None
     interval: str | None = None
+    interval_min: str | None = None
     forget_after: str | None = None
     max_bytes: str | None = None
     max_ids: Annotated[int, msgspec.Meta(ge=0)] | None = None
@@ -99,6 +100,8 @@ def _policies(said: _File) -> Policies:
             default_seconds=_interval_seconds("default", said.default) or 0.0,
             namespaces={name: seconds for name, seconds in interval_seconds.items() if seconds is not None},
             ids={name: seconds for name, seconds in id_interval_seconds.items() if seconds is not None},
+            default_floor_seconds=_floor_seconds("default", said.default) or 0.0,
+            namespace_floors=_said({name: _floor_seconds(*rules) for name, rules in namespaces.items()}),
         ),
         PrivilegePolicy(
             default=said.default.privileges != _OF_THE_SNAPSHOT,
@@ -131,9 +134,9 @@ def _said(settings: dict[_Name, float | None]) -> dict[_Name, float]:
 
 def _quotas(default: _Rules, namespaces: dict[str, tuple[str, _Rules]], ids: list[tuple[str, _Rules]]) -> Quotas:
     for table, rules in ids:
-        for field in ("max_bytes", "max_ids"):
+        for field in ("max_bytes", "max_ids", "interval_min"):
             if getattr(rules, field) is not None:
-                raise _FieldError(f"{table}.{field}", "a quota is for a namespace, not for one id")
+                raise _FieldError(f"{table}.{field}", "this bounds a namespace, not one id")
     return Quotas(
         default=_quota("default", default, Quota()),
         namespaces={
@@ -186,6 +189,10 @@ def _span(field: str, text: str | None, default: float) -> float:
         return default if text is None else parse_seconds(text)
     except InvalidAmountError as problem:
         raise _FieldError(field, problem) from problem
+
+
+def _floor_seconds(table: str, rules: _Rules) -> float | None:
+    return None if rules.interval_min is None else _span(f"{table}.interval_min", rules.interval_min, 0.0)
 
 
 def _interval_seconds(table: str, rules: _Rules) -> float | None:

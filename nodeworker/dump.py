@@ -139,7 +139,10 @@ class Dumper:
         deadline = came + timedelta(seconds=grace_seconds)
         limit_seconds = self._settings.stop_limit_seconds
         try:
-            async with self._turns.turn(container_id, final=True, deadline=deadline, own_limit_seconds=limit_seconds):
+            namespace = container.key.namespace
+            async with self._turns.turn(
+                container_id, final=True, deadline=deadline, namespace=namespace, own_limit_seconds=limit_seconds
+            ):
                 container = await self._known(container_id)
                 if container.final_snapshot is None:
                     warnings = stops.lateness(container, came, deadline)
@@ -173,7 +176,12 @@ class Dumper:
         try:
             async with (
                 asyncio.timeout((command.deadline - came).total_seconds()) as wait,
-                self._turns.turn(container.container_id, final=False, deadline=command.deadline),
+                self._turns.turn(
+                    container.container_id,
+                    final=False,
+                    deadline=command.deadline,
+                    namespace=container.key.namespace,
+                ),
             ):
                 wait.reschedule(None)
                 self._not_begun.discard(task)

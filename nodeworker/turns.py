@@ -38,7 +38,7 @@ class Turns:
         self._at_once = at_once
         self._arrivals = 0
         self._waiting: dict[Waiting, asyncio.Future[_Word]] = {}
-        self._capturing: set[ContainerId] = set()
+        self._capturing: dict[ContainerId, Waiting] = {}
         self._closed = False
 
     @property
@@ -57,7 +57,13 @@ class Turns:
 
     @asynccontextmanager
     async def turn(
-        self, container_id: ContainerId, *, final: bool, deadline: datetime, own_limit_seconds: float | None = None
+        self,
+        container_id: ContainerId,
+        *,
+        final: bool,
+        deadline: datetime,
+        namespace: str = "",
+        own_limit_seconds: float | None = None,
     ) -> AsyncIterator[None]:
         """Wait for a turn, and hold it until the end of the block. Who is cancelled gives its place up.
 
@@ -66,7 +72,13 @@ class Turns:
             GoneError: if the container left meanwhile.
         """
         self._arrivals += 1
-        mine = Waiting(container_id=container_id, final=final, deadline=deadline, arrival=self._arrivals)
+        mine = Waiting(
+            container_id=container_id,
+            final=final,
+            deadline=deadline,
+            arrival=self._arrivals,
+            namespace=namespace,
+        )
         word = self._waiting[mine] = asyncio.get_running_loop().create_future()
         try:
             self._call()
@@ -80,7 +92,7 @@ class Turns:
         finally:
             self._waiting.pop(mine, None)
             if word.done() and word.result() is _Word.BEGIN:
-                self._capturing.discard(container_id)
+                self._capturing.pop(container_id, None)
             self._call()
 
     def leave(self, container_id: ContainerId) -> None:
@@ -93,6 +105,6 @@ class Turns:
         self._closed = True
 
     def _call(self) -> None:
-        for one in next_turns(self._waiting, self._capturing, self._at_once, only_final=self._closed):
-            self._capturing.add(one.container_id)
+        for one in next_turns(self._waiting, self._capturing.values(), self._at_once, only_final=self._closed):
+            self._capturing[one.container_id] = one
             self._waiting.pop(one).set_result(_Word.BEGIN)

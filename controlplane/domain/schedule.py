@@ -31,16 +31,20 @@ class Schedule(msgspec.Struct, frozen=True):
     namespaces: Mapping[str, float] = {}
     ids: Mapping[tuple[str, str], float] = {}
     """By namespace and id."""
+    default_floor_seconds: float = 0.0
+    """What an interval is at least, whatever the container itself says: each dump takes one of its node's places."""
+    namespace_floors: Mapping[str, float] = {}
     dump_seconds: float = 600.0
     """How long a periodic dump may take until it is stored."""
 
     def interval_seconds(self, key: CheckpointKey, start: Incarnation) -> float:
         """Tell the interval that holds for a start of a key; 0 for none."""
-        own = start.container.interval_seconds
-        if own is not None:
-            return own
-        in_namespace = self.namespaces.get(key.namespace, self.default_seconds)
-        return self.ids.get((key.namespace, key.id), in_namespace)
+        seconds = start.container.interval_seconds
+        if seconds is None:
+            in_namespace = self.namespaces.get(key.namespace, self.default_seconds)
+            seconds = self.ids.get((key.namespace, key.id), in_namespace)
+        floor_seconds = self.namespace_floors.get(key.namespace, self.default_floor_seconds)
+        return max(seconds, floor_seconds) if seconds > 0 else 0.0
 
 
 def due_at(

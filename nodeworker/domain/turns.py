@@ -5,12 +5,15 @@ once shares memory bandwidth, disk and processors among all, so that each is don
 middle of it. One after the other, each is done as soon as it can be (earliest deadline first: if any order lets all of them be
 in time, this one does).
 
-A dump whose container runs on comes after every stop, because it can be taken later as well.
+A dump whose container runs on comes after every stop, because it can be taken later as well. Whoever asks for many of those must
+not have the node to himself: one place is kept for stops, so that one which comes while others are being captured waits for
+nobody, and one namespace has at most half of the places. Stops of one namespace may have more of them while nobody else
+stops anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from typing import Final
 
@@ -35,24 +38,43 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """When it is too late: the stop's grace period is over, or the command is void."""
     arrival: int
     """Counts up, so that of two alike the one that came first goes first."""
+    namespace: str = ""
 
 
 def next_turns(
-    waiting: Collection[Waiting], capturing: Collection[ContainerId], at_once: int, *, only_final: bool = False
+    waiting: Collection[Waiting], capturing: Collection[Waiting], at_once: int, *, only_final: bool = False
 ) -> tuple[Waiting, ...]:
-    """Say who begins now, the most urgent first, if these containers are being captured and ``at_once`` may be.
+    """Say who begins now, the most urgent first, if these are being captured and ``at_once`` may be.
 
     A container is captured by one dump at a time: while it is, its other dumps wait and hold nobody else up.
     """
-    busy = set(capturing)
-    begin = []
-    for one in sorted(waiting, key=_urgency):
-        if len(busy) >= at_once:
-            break
-        if one.container_id not in busy and (one.final or not only_final):
-            busy.add(one.container_id)
-            begin.append(one)
+    busy = list(capturing)
+    begin: list[Waiting] = []
+
+    def give(to: Iterable[Waiting], may: Callable[[Waiting], bool]) -> None:
+        for one in to:
+            free = len(busy) < at_once and all(other.container_id != one.container_id for other in busy)
+            if free and may(one):
+                busy.append(one)
+                begin.append(one)
+
+    half, for_running = max(1, at_once // 2), max(1, at_once - 1)
+    queue = sorted(waiting, key=_urgency)
+    stops = [one for one in queue if one.final]
+    give(stops, lambda one: _held(busy, one.namespace) < half)
+    give(stops, lambda _: True)  # places that nobody else wants now
+    if not only_final:
+        running = [one for one in queue if not one.final]
+        give(running, lambda one: _running(busy) < for_running and _running(busy, one.namespace) < half)
     return tuple(begin)
+
+
+def _held(busy: Collection[Waiting], namespace: str) -> int:
+    return sum(one.namespace == namespace for one in busy)
+
+
+def _running(busy: Collection[Waiting], namespace: str | None = None) -> int:
+    return sum(not one.final and namespace in {None, one.namespace} for one in busy)
 
 
 def _urgency(one: Waiting) -> tuple[bool, datetime, int]:

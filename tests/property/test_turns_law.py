@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,18 +15,35 @@ from protocol.ids import ContainerId
 pytestmark = pytest.mark.timeout(60)
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
-CONTAINERS = st.sampled_from("abcdef").map(ContainerId)
+CONTAINERS = st.sampled_from("abcdefgh").map(ContainerId)
+NAMESPACES = st.sampled_from(["one", "two", "three"])
 
 
 @st.composite
-def queues(draw: st.DrawFn) -> list[Waiting]:
+def queues(draw: st.DrawFn, most: int = 12) -> list[Waiting]:
     """A queue in any order, with repeated containers and equal deadlines."""
-    wishes = draw(st.lists(st.tuples(CONTAINERS, st.booleans(), st.integers(0, 3)), max_size=12))
+    homes = {name: draw(NAMESPACES) for name in "abcdefgh"}
+    wishes = draw(st.lists(st.tuples(CONTAINERS, st.booleans(), st.integers(0, 3)), max_size=most))
     made = [
-        Waiting(container_id=name, final=final, deadline=NOON + timedelta(seconds=seconds), arrival=arrival)
+        Waiting(
+            container_id=name,
+            final=final,
+            deadline=NOON + timedelta(seconds=seconds),
+            arrival=arrival,
+            namespace=homes[name],
+        )
         for arrival, (name, final, seconds) in enumerate(wishes)
     ]
     return draw(st.permutations(made))
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[list[Waiting], list[Waiting], int]:
+    """Who waits, who is being captured as a queue before made it, and how many may be at once."""
+    queue, at_once = draw(queues()), draw(st.integers(1, 6))
+    capturing = list(next_turns(queue, (), at_once))[: draw(st.integers(0, 6))]
+    waits = [one for one in queue if one not in capturing]
+    return waits, capturing, at_once
 
 
 def before(one: Waiting, other: Waiting) -> bool:
@@ -37,28 +55,63 @@ def before(one: Waiting, other: Waiting) -> bool:
     return one.arrival < other.arrival
 
 
-@given(queues(), st.sets(CONTAINERS), st.integers(1, 4), st.booleans())
-def test_never_too_many_never_a_container_twice_and_nobody_idles(
-    queue: list[Waiting], capturing: set[ContainerId], at_once: int, only_final: bool
+@given(situations(), st.booleans())
+def test_never_too_many_never_a_container_twice_and_no_stop_waits_for_a_free_place(
+    situation: tuple[list[Waiting], list[Waiting], int], only_final: bool
 ) -> None:
+    queue, capturing, at_once = situation
     begin = next_turns(queue, capturing, at_once, only_final=only_final)
-    begun = {one.container_id for one in begin}
+    begun, busy = {one.container_id for one in begin}, {one.container_id for one in capturing}
     assert len(begun) == len(begin)
-    assert not begun & capturing
+    assert not begun & busy
     assert len(begin) <= max(0, at_once - len(capturing))
     assert set(begin) <= {one for one in queue if one.final or not only_final}
-    could = {one.container_id for one in queue if one.final or not only_final} - capturing
-    assert len(begin) == min(len(could), max(0, at_once - len(capturing)))
+    stops = {one.namespace for one in queue if one.final and one.container_id not in busy}
+    if len(stops) == 1 and len(capturing) + len(begin) < at_once:
+        assert all(one.container_id in begun | busy for one in queue if one.final)
 
 
-@given(queues(), st.sets(CONTAINERS), st.integers(1, 4))
-def test_nobody_who_could_begin_waits_behind_one_that_comes_later(
-    queue: list[Waiting], capturing: set[ContainerId], at_once: int
+@given(situations())
+def test_nobody_who_could_begin_waits_behind_one_of_his_namespace_that_comes_later(
+    situation: tuple[list[Waiting], list[Waiting], int],
 ) -> None:
+    queue, capturing, at_once = situation
     begin = next_turns(queue, capturing, at_once)
-    busy = capturing | {one.container_id for one in begin}
+    busy = {one.container_id for one in (*capturing, *begin)}
     left = [one for one in queue if one.container_id not in busy]
-    assert not any(before(waits, begins) for waits in left for begins in begin)
+    assert not any(
+        before(waits, begins) and waits.namespace == begins.namespace and waits.final == begins.final
+        for waits in left
+        for begins in begin
+    )
+
+
+@given(situations())
+def test_no_namespace_has_more_than_half_for_dumps_after_which_containers_run_on_and_a_place_is_left_for_stops(
+    situation: tuple[list[Waiting], list[Waiting], int],
+) -> None:
+    queue, capturing, at_once = situation
+    running = [one for one in (*capturing, *next_turns(queue, capturing, at_once)) if not one.final]
+    assert len(running) <= max(1, at_once - 1)
+    for namespace in {one.namespace for one in running}:
+        assert sum(one.namespace == namespace for one in running) <= max(1, at_once // 2)
+
+
+@given(situations())
+def test_no_stop_that_is_within_its_half_waits_behind_one_of_a_namespace_that_is_beyond_it(
+    situation: tuple[list[Waiting], list[Waiting], int],
+) -> None:
+    queue, capturing, at_once = situation
+    begin = next_turns(queue, capturing, at_once)
+    half = max(1, at_once // 2)
+    held = Counter(one.namespace for one in (*capturing, *begin))
+    before_it = Counter(one.namespace for one in capturing)
+    busy = {one.container_id for one in (*capturing, *begin)}
+    modest = {
+        one.namespace for one in queue if one.final and one.container_id not in busy and held[one.namespace] < half
+    }
+    for namespace in {one.namespace for one in begin}:
+        assert not modest - {namespace} or held[namespace] <= max(half, before_it[namespace])
 
 
 @given(queues(), st.integers(1, 4))

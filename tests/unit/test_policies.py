@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from controlplane.domain import Keep
+from controlplane.domain.state import Incarnation
 from controlplane.policies import InvalidPolicyError, Policies, read_policies
 from controlplane.settings import InvalidSettingError, Settings
+from protocol.facts import ContainerFacts
+from protocol.ids import CheckpointKey, IncarnationNumber
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -43,6 +46,20 @@ def test_everything_that_it_may_say_is_understood(tmp_path: Path) -> None:
     assert schedule.ids == {("team-a", "train"): 0.0}
 
 
+def test_an_interval_has_a_floor_that_is_the_namespaces_or_the_default_one(tmp_path: Path) -> None:
+    text = "[default]\ninterval_min = '10s'\n[namespaces.a]\ninterval_min = '5m'\n[namespaces.b]\ninterval = '2s'"
+    schedule = read_policies(written(tmp_path, text)).schedule
+    for namespace, said, interval in (
+        ("a", 1.0, 300.0),
+        ("a", 0.0, 0.0),
+        ("b", None, 10.0),
+        ("c", 1.0, 10.0),
+        ("c", 60.0, 60.0),
+    ):
+        start = Incarnation(IncarnationNumber(1), container=ContainerFacts(interval_seconds=said))
+        assert schedule.interval_seconds(CheckpointKey("c", namespace, "x"), start) == interval
+
+
 def test_an_empty_file_keeps_everything_and_dumps_nothing(tmp_path: Path) -> None:
     assert read_policies(written(tmp_path, "")) == Policies()
 
@@ -51,6 +68,8 @@ def test_an_empty_file_keeps_everything_and_dumps_nothing(tmp_path: Path) -> Non
     ("text", "field"),
     [
         ("[default]\nkeep_lost = 3", "keep_lost"),
+        ("[ids.'a/b']\ninterval_min = '5s'", 'ids."a/b".interval_min'),
+        ("[default]\ninterval_min = 'often'", "$.default.interval_min"),
         ("[default]\nkeep_last = 0", "$.default.keep_last"),
         ("[default]\nkeep_last = 'three'", "$.default.keep_last"),
         ("[default]\nkeep_for = '7'", "$.default.keep_for"),

@@ -20,8 +20,11 @@ def at(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
-def waiting(name: str, deadline_seconds: float, arrival: int, *, final: bool = True) -> Waiting:
-    return Waiting(container_id=ContainerId(name), final=final, deadline=at(deadline_seconds), arrival=arrival)
+def waiting(
+    name: str, deadline_seconds: float, arrival: int, *, final: bool = True, namespace: str = "default"
+) -> Waiting:
+    deadline = at(deadline_seconds)
+    return Waiting(container_id=ContainerId(name), final=final, deadline=deadline, arrival=arrival, namespace=namespace)
 
 
 def names(turns: tuple[Waiting, ...]) -> list[str]:
@@ -43,12 +46,12 @@ def test_a_stop_comes_before_a_dump_that_leaves_its_container_running_however_so
 
 
 def test_nobody_begins_while_as_many_as_may_are_being_captured() -> None:
-    assert next_turns([waiting("c", 1, 1)], ("a", "b"), 2) == ()  # type: ignore[arg-type]
+    assert next_turns([waiting("c", 1, 1)], (waiting("a", 1, 2), waiting("b", 1, 3)), 2) == ()
 
 
 def test_a_second_dump_of_a_container_that_is_being_captured_waits_and_holds_nobody_up() -> None:
     queue = [waiting("a", 1, 1), waiting("b", 30, 2)]
-    assert names(next_turns(queue, (ContainerId("a"),), 2)) == ["b"]
+    assert names(next_turns(queue, (waiting("a", 1, 0),), 2)) == ["b"]
 
 
 def test_two_dumps_of_one_container_never_begin_together() -> None:
@@ -58,6 +61,28 @@ def test_two_dumps_of_one_container_never_begin_together() -> None:
 def test_a_worker_that_ends_gives_turns_to_stops_alone() -> None:
     queue = [waiting("scheduled", 1, 1, final=False), waiting("stopped", 30, 2)]
     assert names(next_turns(queue, (), 2, only_final=True)) == ["stopped"]
+
+
+def test_one_place_is_kept_for_stops() -> None:
+    scheduled = [waiting(f"s{number}", 1, number, final=False, namespace=f"n{number}") for number in range(6)]
+    assert names(next_turns(scheduled, (), 4)) == ["s0", "s1", "s2"]
+    assert names(next_turns([*scheduled[3:], waiting("stop", 60, 9)], scheduled[:3], 4)) == ["stop"]
+    assert names(next_turns(scheduled, (), 1)) == ["s0"], "of one place none can be kept"
+
+
+def test_a_namespace_has_half_of_the_places_for_dumps_after_which_containers_run_on() -> None:
+    greedy = [waiting(f"g{number}", 1, number, final=False, namespace="greedy") for number in range(6)]
+    modest = waiting("m", 60, 9, final=False, namespace="modest")
+    assert names(next_turns([*greedy, modest], (), 8)) == ["g0", "g1", "g2", "g3", "m"]
+    assert names(next_turns(greedy, (), 2)) == ["g0"]
+
+
+def test_a_namespace_that_drains_alone_has_all_places_and_leaves_half_to_another_that_stops() -> None:
+    draining = [waiting(f"d{number}", 1, number, namespace="draining") for number in range(6)]
+    assert names(next_turns(draining, (), 4)) == ["d0", "d1", "d2", "d3"]
+    another = waiting("a", 60, 9, namespace="another")
+    assert names(next_turns([*draining, another], (), 4)) == ["d0", "d1", "a", "d2"]
+    assert names(next_turns([*draining[3:], another], draining[:3], 4)) == ["a"]
 
 
 class Bench:
