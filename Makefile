@@ -4,7 +4,7 @@ bin := .venv/bin
 usual := not long and not cluster and not gpu
 loops := long and not cluster
 
-.PHONY: help setup engines demo vm vm-all support test test-containers test-others retest e2e retest-e2e faults faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
+.PHONY: help setup engines demo fuzz vm vm-all support test test-containers test-others retest e2e retest-e2e faults faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
@@ -13,6 +13,7 @@ help:
 	@echo "make e2e     install on the cluster that KUBECONFIG names, and kill what can be killed there"
 	@echo "make faults  the tests that kill for minutes (retest-faults: what failed there, once more)"
 	@echo "make gpu     the tests on a real NVIDIA GPU; what they find goes into build/gpu/result.json"
+	@echo "make fuzz    a minute of fuzzing for each reader of what another party wrote (FUZZ_SECONDS=n: more or fewer)"
 	@echo "make vm      one test of each kind on a stock Debian 13 (vm-all: the demo from nothing and all tests there, and Debian 12 and forky)"
 	@echo "make support docs/reference/support.md, from what make vm and vm-all saw"
 	@echo "make lint    ruff, mypy and the import contracts only"
@@ -95,6 +96,11 @@ faults-outages: setup
 retest-faults: setup
 	$(call again,kills)
 	$(call again,outages)
+
+# `make test` has two seconds of each; what fails becomes small, and a specimen of it belongs into the corpus.
+FUZZ_SECONDS := 60
+fuzz: setup
+	WOODFROG_FUZZ_SECONDS=$(FUZZ_SECONDS) $(bin)/pytest tests/security/fuzz
 
 vm: setup
 	@tests/vm/run trixie demo every-time

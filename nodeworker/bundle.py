@@ -10,7 +10,6 @@ anonymous volumes is known by their names, 64 hex digits: of Docker (volume/serv
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from nodeworker.domain.pod_annotations import PLAIN_IMAGE, CriContainer
 from nodeworker.domain.turns import GRACE_PERIOD
 from nodeworker.domain.wishes import InvalidWishError, Wishes
 from nodeworker.runtime import container, engines
+from protocol import wire
 from protocol.facts import ContainerFacts
 from protocol.failures import Failure, FailureError
 from protocol.manifest import CONFIG_DATA
@@ -38,6 +38,8 @@ _EMPTY_DIR = re.compile(
     r"(?:volumes/kubernetes\.io~empty-dir/(?P<whole>[^/]+)|volume-subpaths/(?P<part>[^/]+)/[^/]+/\d+)"
 )
 _ANONYMOUS = re.compile(r"/.+/volumes/[0-9a-f]{64}/_data|/.+/containers/[^/]+/volumes/[0-9a-f]{64}")
+
+_LONGEST_COMPLAINT = 400
 
 
 class Volume(msgspec.Struct, frozen=True):
@@ -152,7 +154,7 @@ def read(folder: str) -> Bundle:
     """
     path = Path(folder)
     try:
-        config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
+        config: dict[str, Any] = _config(path)
         annotations: dict[str, str] = config.get("annotations") or {}
         mounts: list[dict[str, Any]] = config.get("mounts") or []
         container_id = _container_id(path)
@@ -208,7 +210,7 @@ def read(folder: str) -> Bundle:
         raise FailureError(
             Failure(
                 "bundle-unreadable",
-                f"{folder}/config.json cannot be read: {problem!r}",
+                f"{folder}/config.json cannot be read: {_complaint(problem)}",
                 "The container engine writes it before each create; look at its log.",
             )
         ) from problem
@@ -221,9 +223,22 @@ def variable(folder: str, name: str) -> str | None:
         FailureError: ``bundle-unreadable``.
     """
     try:
-        return container.variable(json.loads((Path(folder) / "config.json").read_bytes()), name)
+        return container.variable(_config(Path(folder)), name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-        raise FailureError(Failure("bundle-unreadable", f"{folder}/config.json: {problem!r}", "")) from problem
+        raise FailureError(
+            Failure("bundle-unreadable", f"{folder}/config.json: {_complaint(problem)}", "")
+        ) from problem
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Read a config.json strictly: what Go would not read, or other text, must mean nothing to anybody here."""
+    config: dict[str, Any] = wire.decode((folder / "config.json").read_bytes(), dict[str, Any])
+    return config
+
+
+def _complaint(problem: Exception) -> str:
+    """Say what is wrong with a file without quoting it: it may hold secrets."""
+    return f"{type(problem).__name__}: {problem}"[:_LONGEST_COMPLAINT]
 
 
 def _container_id(bundle: Path) -> str:

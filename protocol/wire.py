@@ -8,12 +8,13 @@ from __future__ import annotations
 import threading
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 _encoder = msgspec.json.Encoder()
 _learning = threading.Lock()
+_LONGEST_COMPLAINT: Final = 600
 
 
 class MalformedMessageError(ValueError):
@@ -46,12 +47,19 @@ def decode(data: bytes | str, as_type: Any) -> Any:
     try:
         return _decoder(as_type).decode(data)
     except msgspec.DecodeError as problem:  # ValidationError is a DecodeError
-        raise MalformedMessageError(str(problem)) from problem
+        raise MalformedMessageError(shortened(str(problem))) from problem
     except (
         UnicodeError,
         RecursionError,
     ) as problem:  # msgspec says so of text that is not UTF-8, and of a thousand brackets
         raise MalformedMessageError(f"it is no JSON that can be read: {problem}") from problem
+
+
+def shortened(complaint: str) -> str:
+    """Cut what msgspec says: it quotes a wrong value whole, and names the field at the end."""
+    if len(complaint) <= _LONGEST_COMPLAINT:
+        return complaint
+    return f"{complaint[: _LONGEST_COMPLAINT // 2]} … {complaint[-_LONGEST_COMPLAINT // 2 :]}"
 
 
 def time_problem(moment: datetime) -> str | None:

@@ -100,5 +100,6 @@ def read_pod_event(subject: str, data: bytes) -> PodEvent:
     if (problem_of_time := wire.time_problem(told.at)) is not None:
         raise RefusedPodEventError(f"{problem_of_time} - at `$.at`")
     if subjects.pods(told.namespace, told.pod) != subject:
-        raise RefusedPodEventError(f"pod {told.namespace}/{told.pod} is not told of over {subject} - at `$.pod`")
+        pod = f"{told.namespace[:60]}/{told.pod[:60]}"
+        raise RefusedPodEventError(f"pod {pod} is not told of over {subject} - at `$.pod`")
     return told

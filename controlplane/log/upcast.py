@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from protocol import wire
 from protocol.commands import Command
 from protocol.events import SCHEMA_VERSION, AnyEvent, CommandIssued, Event, UnknownEvent
 
@@ -62,17 +63,17 @@ class Upcasts:
             for step in steps:
                 plain = step(plain)
             event: Event = msgspec.convert(plain, Event)
-        except msgspec.DecodeError as problem:
+        except (msgspec.DecodeError, RecursionError) as problem:
             if self._is_newer(event_type, schema_version, data):
                 return UnknownEvent(event_type, stream, data)
-            raise UnreadableEventError(event_type, schema_version, str(problem)) from problem
+            raise UnreadableEventError(event_type, schema_version, wire.shortened(str(problem))) from problem
         return event
 
     def _is_newer(self, event_type: str, schema_version: int, data: str) -> bool:
         """Whether an event that cannot be read was written by a newer release, and is not merely damaged."""
         try:
             plain = msgspec.json.decode(data)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return False
         if not isinstance(plain, dict) or plain.get("type") != event_type:
             return False

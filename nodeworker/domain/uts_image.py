@@ -28,6 +28,8 @@ def with_names(image: bytes, names: Mapping[str, str]) -> bytes:
     fields: dict[int, bytes] = {}
     for field, number in _FIELDS.items():
         raw = held[field].encode()
+        if "\0" in held[field]:
+            raise ValueError(f"the {field} has a NUL, where the kernel would see its end")
         if len(raw) > _LONGEST:
             raise ValueError(f"the {field} {held[field][:80]!r} has more than {_LONGEST} bytes")
         fields[number] = data_field(number, raw)

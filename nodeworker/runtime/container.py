@@ -154,7 +154,10 @@ def _resolve_sources(spec: Json, bundle: str) -> bool:
     changed = False
     mounts = spec.get("mounts")
     for mount in mounts if isinstance(mounts, list) else []:
-        options = mount.get("options") or ()
+        if not isinstance(mount, dict):  # runc says so
+            continue
+        options = mount.get("options")
+        options = options if isinstance(options, list) else ()
         source = os.path.join(bundle, str(mount.get("source") or ""))
         if (mount.get("type") == "bind" or "bind" in options or "rbind" in options) and os.path.islink(source):
             mount["source"] = os.path.realpath(source)

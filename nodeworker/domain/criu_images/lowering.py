@@ -151,7 +151,7 @@ def _check(images: Mapping[str, bytes], tree: Tree, found: list[Mount], places: 
         raise CannotLowerError(f"{', '.join(missing[:_SHOWN])}, to be read-only, is no mount of its own there")
     who = writers(images, tree.tasks, found, ids)
     if who:
-        held = ", ".join(f"process {one.pid} holds {one.path!r}" for one in who[:_SHOWN])
+        held = ", ".join(f"process {one.pid} holds {one.path[:200]!r}" for one in who[:_SHOWN])
         more = f" and {len(who) - _SHOWN} more" if len(who) > _SHOWN else ""
         raise CannotLowerError(f"{held}{more} open for writing, on a mount that is to be read-only")
 

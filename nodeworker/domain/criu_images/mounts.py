@@ -94,7 +94,7 @@ def masked_places(mounts: Collection[Mount]) -> set[str]:
 def _mount(entry: Message, name: str) -> Mount:
     place, key = entry.text(7), entry.optional_text(18)
     if place != "/" and (not place.startswith("/") or not {"", ".", ".."}.isdisjoint(place[1:].split("/"))):
-        raise MalformedImageError(f"{name} has a mount at {place!r}")
+        raise MalformedImageError(f"{name} has a mount at {place[:200]!r}")
     superblock = entry.optional_uint32(_SUPERBLOCK_FLAGS)
     if superblock is None:
         raise MalformedImageError(f"{name} is of a CRIU before 2.0, which mixed the flags of mounts and file systems")
