@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import urllib.parse
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,12 +26,15 @@ from nodeworker.domain import containerd_config as text
 from nodeworker.failure import refusal
 from nodeworker.host import containerd, cri, facts, self_test
 from nodeworker.host.install import Options, read_record
+from nodeworker.store.objects import DirectoryObjects
 from process.natstls import CA_FILE, InvalidTrustError, Trust, greeting
 from protocol.failures import FailureError
 
 OLDEST_KERNEL: Final = (5, 11)
 _SECONDS: Final = 10
 _STORE_SECONDS: Final = 20.0
+_TRIED: Final = "woodfrog-doctor"
+"""The folder in which a store in a directory is tried."""
 _SCARCE_BYTES: Final = 1 << 30
 _UNLIMITED_BYTES: Final = 1 << 60
 _MARKS: Final = {"ok": "ok     ", "warning": "warning", "failed": "FAILED "}
@@ -235,6 +239,11 @@ def _store(options: Options, environment: Mapping[str, str]) -> Finding:
             return Finding(
                 "store", "warning", f"{folder} is not there yet", "The worker makes it; on several nodes, share it."
             )
+        problem = _try_directory(folder)
+        if problem:
+            return Finding(
+                "store", "failed", f"{url}: {problem}", "Use a file system on which root may write, link or rename."
+            )
         return Finding("store", "ok", url)
     said: list[str] = []
     looking = threading.Thread(target=_look, args=(url, said), daemon=True)
@@ -244,6 +253,28 @@ def _store(options: Options, environment: Mapping[str, str]) -> Finding:
         problem = said[0] if said else f"no answer within {_STORE_SECONDS:g} s"
         return Finding("store", "failed", f"{url}: {problem}", "Check the URL, the credentials, and the network.")
     return Finding("store", "ok", url)
+
+
+def _try_directory(folder: Path) -> str:
+    """Store two objects under one name, as a snapshot's manifest is stored; return what is wrong with it."""
+    objects, name, taken = DirectoryObjects(folder), f"try-{uuid.uuid4().hex}", False
+    try:
+        for _ in range(2):
+            writer = objects.create(_TRIED)
+            try:
+                writer.write(b"woodfrog-node doctor\n")
+                writer.commit(name, exclusive=True)
+            except FileExistsError:
+                taken = True
+            finally:
+                writer.abort()
+    except FailureError as problem:
+        return problem.failure.cause
+    finally:
+        with suppress(FailureError, OSError):
+            objects.remove(_TRIED, name)
+            objects.prune(_TRIED)
+    return "" if taken else "a second object of a name takes the place of the first"
 
 
 def _look(url: str, said: list[str]) -> None:

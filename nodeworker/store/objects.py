@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from nodeworker.domain.problems import corrupt, disk_full, is_disk_full, missing, store_trouble
 from nodeworker.store.buckets import open_bucket
+from nodeworker.store.exclusive import give_name
 
 _PARTIAL = ".partial-"
 
@@ -191,8 +192,7 @@ class _FileWriter:
             os.close(self._descriptor)
             self._descriptor = -1
             if exclusive:
-                (self._directory / name).hardlink_to(self._partial)
-                self._partial.unlink()
+                give_name(self._partial, self._directory / name)
             else:
                 self._partial.rename(self._directory / name)
 

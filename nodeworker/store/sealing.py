@@ -35,6 +35,8 @@ _TAG_BYTES: Final = 16
 _WHOLE_BYTES: Final = SEGMENT_BYTES + _TAG_BYTES
 _LISTED_AS_THEY_ARE: Final = ("manifest.json",)
 _MOST_REMEMBERED: Final = 4096
+_MOST_LISTED: Final = 256
+"""Folders whose objects are remembered between a list and a removal; each put lists one."""
 
 
 def _nonce(number: int, last: bool) -> bytes:
@@ -97,13 +99,21 @@ class SealedObjects:
         """List what is in a snapshot's folder, as the inner store names it."""
         found = {name: place for place in self._places(folder) for name in self._inner.names(place.folder)}
         with self._lock:
+            self._listed.pop(folder, None)
             self._listed[folder] = found
+            while len(self._listed) > _MOST_LISTED:
+                del self._listed[next(iter(self._listed))]
         return sorted(found)
 
     def remove(self, folder: str, name: str) -> None:
-        """Remove an object that was listed."""
+        """Remove an object, listed again if that is long ago."""
         with self._lock:
-            place = self._listed.get(folder, {}).get(name)
+            listed = self._listed.get(folder)
+        if listed is None:
+            self.names(folder)
+            with self._lock:
+                listed = self._listed.get(folder, {})
+        place = listed.get(name)
         if place is not None:
             self._inner.remove(place.folder, name)
 
