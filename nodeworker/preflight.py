@@ -113,6 +113,7 @@ class Preflight:
         user_namespace.refuse_unrestorable(joins=live.joins_user_namespace, idmapped=live.idmapped)
         user_namespace.refuse_nested(pids, state.pid)
         dumped = criu.descendants(pids, state.pid)
+        criu.refuse_traced(dumped)
         criu.refuse_io_uring(dumped)
         criu.refuse_unreadable_limits(dumped)
         criu.refuse_adopted(pids, state.pid)

@@ -26,7 +26,7 @@ from nodeworker.bus import Bus
 from nodeworker.capture import criu, hostname, image_files, neighbours, user_namespace
 from nodeworker.capture.runc import Runc
 from nodeworker.domain import environment
-from nodeworker.domain.criu_failures import SANDBOX_GONE
+from nodeworker.domain.criu_complaints import SANDBOX_GONE
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.domain.problems import LOCAL_COPY_BROKEN, broken_copy
 from nodeworker.failure import failure_of, refusal

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker.capture.status import status_fields
-from nodeworker.domain import criu_failures, criu_options
+from nodeworker.domain import criu_complaints, criu_failures, criu_options
 from nodeworker.domain.problems import disk_full
 from protocol.failures import Failure, FailureError
 
@@ -82,12 +82,12 @@ def explain(log_path: Path | None, stderr: str, criu: Path | None = None) -> Fai
             log.seek(max(0, size - _LOG_BYTES))
             text = log.read().decode(errors="replace")
     failure = criu_failures.explain(text, stderr)
-    if failure.code == criu_failures.CRASHED:
+    if failure.code == criu_complaints.CRASHED:
         number = None
         with suppress(FailureError):
             number = version(criu) if criu is not None else None
         return criu_failures.crashed(failure, number, _kernel_line_of_a_crash())
-    if failure.code == criu_failures.UNKNOWN.code and log_path is not None:
+    if failure.code == criu_complaints.UNKNOWN.code and log_path is not None:
         with suppress(OSError):
             if shutil.disk_usage(log_path.parent).free < _ROOM_FOR_A_LOG_BYTES:
                 return disk_full(str(log_path.parent), failure.detail).failure
@@ -145,6 +145,26 @@ def descendants(pids: Collection[int], first: int) -> tuple[int, ...]:
         found.append(pid := waiting.pop())
         waiting += children.pop(pid, ())
     return tuple(found)
+
+
+def refuse_traced(pids: Iterable[int]) -> None:
+    """Refuse processes that a debugger holds: a frozen one can let go of nobody, so CRIU would wait for its whole time limit.
+
+    Raises:
+        FailureError: ``traced``, naming the process and who traces it.
+    """
+    for pid in pids:
+        tasks: Iterable[str] = ()
+        with suppress(OSError):
+            tasks = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 -- names are all that is wanted
+        for task in tasks:
+            tracer = int(status_fields(int(task)).get("TracerPid") or 0)
+            if tracer:
+                name, other = (status_fields(each).get("Name", "?") for each in (pid, tracer))
+                row = criu_failures.rule("traced")
+                raise FailureError(
+                    Failure(row.code, f"process {pid} ({name}) is traced by process {tracer} ({other})", row.advice)
+                )
 
 
 def refuse_io_uring(pids: Iterable[int]) -> None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 
-from nodeworker.domain.criu_failures import RULES, UNKNOWN
+from nodeworker.domain.criu_complaints import RULES, UNKNOWN
 
 _HEAD = """## CRIU or runc complains
 
 When CRIU or runc fails, these fragments are looked for in the error lines of their logs, in this order, and the first row that fits is reported. This table is
-rendered from `nodeworker/domain/criu_failures.py`.
+rendered from `nodeworker/domain/criu_complaints.py`.
 
 | Code | Cause | What to do | Seen in the log |
 |---|---|---|---|

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nodeworker.capture import criu
-from nodeworker.domain import criu_failures, failure_page
+from nodeworker.domain import criu_complaints, criu_failures, failure_page
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -36,6 +36,19 @@ COMPLAINTS = {
     "Error (criu/plugin.c:1): cuda_plugin: CHECKPOINT_DEVICES failed with 1": "cuda",
     "Error (criu/image.c:1): Can't write 4096 bytes: No space left on device": "disk-full",
     "Error (criu/vdso.c:1): vdso: Unexpected rt vDSO area bounds": "kernel-too-new",
+    "Error (criu/x.c:1): Can't unshare user namespace: No space left on device": "kernel-limit",
+    "Error (criu/fsnotify.c:1): fsnotify: Can't add watch for 5 with 6: No space left on device": "kernel-limit",
+    "Error (criu/proc_parse.c:502): Unknown shit 100600 (/secretmem (deleted))": "memfd-secret",
+    "Error (criu/eventpoll.c:1): Dump eventpoll (pid: 336) failed with -1": "eventpoll",
+    "Error (criu/pipes.c:416): OOM storing pipe": "too-many-pipes",
+    "Error (criu/sk-netlink.c:134): The netlink socket 0x2a3a4 has more than 32 groups": "netlink",
+    "Error (criu/sockets.c:767): BUG! Unknown socket collected (family 40)": "socket-family",
+    "Error (compel/src/lib/infect.c:1): Unseizable non-zombie 13041 found, state S, err -1/10": "foreign-process",
+    "Error (criu/cr-dump.c:1): A session leader of zombie process 11630(7) is outside of its pid namespace": "foreign-process",
+    "Error (criu/tty.c:1830): tty: Found dangling tty with sid 6 pgid 6 (pts) on peer fd 1.": "terminal-session",
+    "Error (criu/files-reg.c:1790): Can't lookup mount=98 for fd=3 path=/q27": "file-outside",
+    "Error (criu/mount-v2.c:396): mnt-v2: Can't re-create deleted file /v/cfg: File exists": "mount-deleted",
+    "Error (criu/seize.c:335): zombie 2922 (comm sh) found while seizing": "traced",
 }
 
 
@@ -48,6 +61,34 @@ def test_a_complaint_is_turned_into_a_code_with_advice(line: str, code: str) -> 
     assert failure.cause
     assert failure.advice
     assert line in failure.detail
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("File usr/bin/python3 has bad size 7 (expect 8)", ": usr/bin/python3 has bad size 7 (expect 8)"),
+        ("Can't open file vol/x on restore: No such file or directory", ": vol/x"),
+        ("Can't lookup mount=98 for fd=3 path=/q27", ": fd=3 /q27"),
+        ("Can't dump ghost file /var/tmp/#56 of 629149696 size, increase limit", ": /var/tmp/#56 629149696"),
+        ("mnt: No mapping for 612:/data mountpoint", ": /data"),
+        ("Can't dump file 5 of that type [600] (chr 5:1)", ": 5 chr 5:1"),
+        ("File vol/\x1b[31mred has bad size 7 (expect 8)", ": vol/?[31mred has bad size 7 (expect 8)"),
+    ],
+)
+def test_the_cause_names_what_the_line_names(line: str, named: str) -> None:
+    assert criu_failures.explain(f"(00.1) Error (criu/x.c:1): {line}\n").cause.endswith(named)
+
+
+def test_a_complaint_of_every_dump_is_no_cause_and_no_detail() -> None:
+    noise = "Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted"
+    failure = criu_failures.explain(f"(00.1) {noise}\n(00.2) Error (criu/y.c:2): something new\n")
+    assert failure.code == "criu-failed"
+    assert "RLIMIT_NOFILE" not in failure.detail
+
+
+def test_a_tracer_is_named_before_the_time_limit_that_it_costs() -> None:
+    log = "Error (criu/seize.c:335): zombie 29 (comm sh) found while seizing\nError (criu/seize.c:1): Timeout reached. Try to interrupt: 0\n"
+    assert criu_failures.explain(log).code == "traced"
 
 
 def test_a_warning_is_no_cause() -> None:
@@ -77,9 +118,9 @@ def test_bytes_that_are_no_text_are_survived(tmp_path: Path) -> None:
 
 
 def test_every_code_stands_for_one_row_with_a_sentence_of_advice() -> None:
-    codes = [rule.code for rule in criu_failures.RULES]
+    codes = [rule.code for rule in criu_complaints.RULES]
     assert len(codes) == len(set(codes))
-    assert all(rule.advice.endswith(".") and not rule.cause.endswith(".") for rule in criu_failures.RULES)
+    assert all(rule.advice.endswith(".") and not rule.cause.endswith(".") for rule in criu_complaints.RULES)
     assert all(criu_failures.rule(code).code == code for code in codes)
 
 

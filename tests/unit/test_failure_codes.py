@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeworker.domain.criu_failures import RULES, UNKNOWN
+from nodeworker.domain.criu_complaints import RULES, UNKNOWN
 
 pytestmark = pytest.mark.timeout(20)
 
