@@ -17,6 +17,7 @@ import typer
 
 from nodeworker.runtime.install import DEFAULT_VARIABLE
 from process import logs
+from process.printable import printable, printable_output
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
@@ -44,6 +45,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def _begin(context: typer.Context) -> None:
+    """Let no text of a node or a pod reach the terminal as an order; what a container writes itself is its own."""
+    context.with_resource(printable_output())
+
+
 get = typer.Typer(help="List what the log knows.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(get, name="get")
 
@@ -343,8 +352,8 @@ def why_(
     elif told is None:
         sys.stderr.write(f"no container with the id {checkpoint_id} was ever started\n")
     else:
-        sys.stdout.write("".join(f"{line}\n" for line in told.sentences))
-        sys.stdout.write("".join(f"  -> {line}\n" for line in told.advice))
+        sys.stdout.write("".join(f"{printable(line)}\n" for line in told.sentences))
+        sys.stdout.write("".join(f"  -> {printable(line)}\n" for line in told.advice))
 
 
 @app.command(name="demo")

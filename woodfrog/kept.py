@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from process.printable import printable
 from protocol.failures import Failure, FailureError
 from protocol.ids import SnapshotId, check_id
 from protocol.requests import Noted, SnapshotRequest
@@ -62,7 +63,7 @@ def _put(reach: Reach, noted: Noted, output: Form, line: str) -> None:
     if output is Form.JSON:
         put_json(_row(reach, noted))
     else:
-        sys.stdout.write(f"{line}\n")
+        sys.stdout.write(f"{printable(line)}\n")
 
 
 def pin(

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from process.printable import printable
+
 Column = tuple[str, Callable[[dict[str, Any]], Any]]
 """A heading and how to get its cell out of a row; ``None`` is shown as ``-``."""
 
@@ -53,4 +55,4 @@ def put(rows: Sequence[dict[str, Any]], columns: Sequence[Column], form: Form, *
 def _cell(value: Any) -> str:
     if value is None or value == "":
         return "-"
-    return " ".join(str(value).split())
+    return printable(" ".join(str(value).split()))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 import typer
 
+from process.printable import printable
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, NodeName, check_id
 from protocol.requests import Refusal, RestoreFrom, WaitFor
@@ -255,7 +256,7 @@ def export(
     from controlplane import replay  # noqa: PLC0415
 
     def write(row: dict[str, Any]) -> None:
-        sys.stdout.buffer.write(msgspec.json.encode(row) + b"\n")
+        sys.stdout.buffer.write(printable(msgspec.json.encode(row).decode()).encode() + b"\n")
 
     with telling():
         _with_log(url_of(database_url, state_dir), archive, lambda log: replay.export(log, start, end, write))

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from process.printable import printable
 from protocol.failures import FailureError
 from protocol.ids import CheckpointKey, InvalidIdError
 from woodfrog import story
@@ -53,12 +54,12 @@ def telling() -> Iterator[None]:
         yield
     except FailureError as problem:
         failure = problem.failure
-        sys.stderr.write(f"woodfrog: {failure}\n")
+        sys.stderr.write(f"woodfrog: {printable(str(failure))}\n")
         if failure.detail:
             sys.stderr.write("".join(f"    {line}\n" for line in failure.detail.splitlines()))
         raise typer.Exit(1) from problem
     except (BadInputError, InvalidIdError) as problem:
-        sys.stderr.write(f"woodfrog: {problem}\n")
+        sys.stderr.write(f"woodfrog: {printable(str(problem))}\n")
         raise typer.Exit(2) from problem
 
 

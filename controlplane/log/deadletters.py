@@ -21,6 +21,7 @@ from controlplane.log.asides import dead_letters
 from controlplane.log.engine import open_engine, reading, writing
 from controlplane.log.records import StaleEpochError, utc_now
 from controlplane.log.schema import log_head, utc_text
+from process.printable import printable
 from protocol.ids import EVENT_NAMESPACE, Epoch
 
 KEPT_PER_SUBJECT: Final = 1000
@@ -87,12 +88,12 @@ class DeadLetters:
                         "position": head.position,
                         "stream": letter.stream,
                         "sequence": letter.sequence,
-                        "subject": _printable(letter.subject),
-                        "node": None if letter.node is None else _printable(letter.node),
+                        "subject": printable(letter.subject),
+                        "node": None if letter.node is None else printable(letter.node),
                         "report_id": letter.report_id,
                         "kind": letter.kind,
-                        "reason": _printable(letter.reason)[:_LONGEST_REASON],
-                        "excerpt": _printable(letter.data[:_EXCERPT_BYTES].decode(errors="backslashreplace")),
+                        "reason": printable(letter.reason)[:_LONGEST_REASON],
+                        "excerpt": printable(letter.data[:_EXCERPT_BYTES].decode(errors="backslashreplace")),
                         "size_bytes": len(letter.data),
                         "received_at": letter.received_at,
                         "recorded_at": now,
@@ -100,7 +101,7 @@ class DeadLetters:
                     for place, letter in enumerate(new, start=1)
                 ],
             )
-            for subject in {_printable(letter.subject) for letter in new}:
+            for subject in {printable(letter.subject) for letter in new}:
                 await _forget_old(connection, subject)
 
     async def _unknown(self, connection: AsyncConnection, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
@@ -143,8 +144,3 @@ async def _forget_old(connection: AsyncConnection, subject: str) -> None:
     await connection.execute(
         delete(dead_letters).where(dead_letters.c.subject == subject, dead_letters.c.number < oldest_kept)
     )
-
-
-def _printable(text: str) -> str:
-    """Escape what a database may refuse in a text (PostgreSQL: NUL) or a terminal would obey."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -20,6 +20,7 @@ from nodeworker.host import doctor, namespaces, releases, self_test
 from nodeworker.host.bundle import RELEASE
 from nodeworker.host.install import Options, install, read_record, uninstall, worker_pid
 from nodeworker.host.places import Places
+from process.printable import printable_output
 from protocol.failures import Failure, FailureError
 
 _HERE: Final = "--here"
@@ -33,7 +34,11 @@ _SETTINGS: Final = ("WOODFROG_", "AWS_", "GOOGLE_", "AZURE_")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
+    with printable_output():
+        return _main(sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(words: list[str]) -> int:
     given = _parser().parse_args(words)
     try:
         _refuse_where_nothing_can_be_done(here=given.here)
