@@ -33,6 +33,7 @@ from controlplane.log import chain, copies, filed, generations
 from controlplane.log.database import Database
 from controlplane.log.engine import make_ready
 from controlplane.log.filed import FORMAT, MOMENTS, UNREADABLE, Segment, digest, rows_of
+from controlplane.log.files import PRIVATE_FILE
 from controlplane.log.read import record_of_row
 from controlplane.log.records import ArchiveError, Recorded
 from controlplane.log.schema import archived_heads, archived_segments, events, log_head, projection_state, utc_text
@@ -231,7 +232,7 @@ def _write(
     heads = dict(before)
     moments: list[datetime] = []
     position = first - 1
-    with unfinished.open("xb") as raw:
+    with open(unfinished, "xb", opener=_private) as raw:
         with zstandard.ZstdCompressor(level=9, write_checksum=True).stream_writer(raw, closefd=False) as out:
             out.write(_encode({"format": FORMAT, "first_position": first, "last_position": last}) + b"\n")
             while position < last:
@@ -380,3 +381,7 @@ def _refusal(problem: chain.Problem) -> ArchiveError:
             advice="Nothing was removed. Verify the log; archive when it is sound.",
         )
     )
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, PRIVATE_FILE)

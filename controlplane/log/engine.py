@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from controlplane.log.files import keep_private, path_of
 from controlplane.log.records import LogFullError, LogSchemaError, LogUnavailableError, UnstorableEventError
 from protocol.failures import Failure
 
@@ -116,6 +117,10 @@ async def make_ready(engine: AsyncEngine) -> None:
         await _check_durability(engine)
         return
     _check_folder(engine.url)
+    database = path_of(engine.url)
+    if database is not None:
+        with refusals():
+            keep_private(database)
     deadline = asyncio.get_running_loop().time() + BUSY_TIMEOUT_SECONDS
     while True:
         try:

@@ -40,6 +40,7 @@ _DERIVED: Final = "SELECT, INSERT, UPDATE, DELETE"
 
 def statements(*, controller: str = CONTROLLER, reader: str = READER, schema: str = "public") -> Iterator[str]:
     """Write the SQL that makes both roles and gives them exactly their rights, whatever they had before."""
+    yield f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC"  # which PUBLIC has in a database from before PostgreSQL 15
     for role in (controller, reader):
         yield (
             f"DO $$ BEGIN CREATE ROLE {role} LOGIN NOINHERIT; "

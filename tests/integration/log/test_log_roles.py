@@ -131,3 +131,12 @@ async def test_the_sql_can_be_read_before_it_is_run(database: PostgresDatabase) 
 async def test_sqlite_has_no_roles(database: PostgresDatabase, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no roles"):
         await apply(SqliteFile(tmp_path / "log.db").url)
+
+
+async def test_the_reader_can_create_nothing_where_everybody_could_before(
+    controller_log: EventLog, database: PostgresDatabase
+) -> None:
+    database.sql("GRANT CREATE ON SCHEMA public TO PUBLIC")  # as before PostgreSQL 15
+    await apply(database.url)
+    with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError)):
+        database.sql("SET default_transaction_read_only = off; CREATE TABLE mine (x int)", user=READER)
