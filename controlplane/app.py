@@ -161,7 +161,8 @@ class ControlPlane:
         epoch: Epoch,
         cluster: Cluster | None,
     ) -> None:
-        ingest = Ingest(client, loop, self._metrics.counting(partial(letters.put_aside, epoch=epoch)))
+        put_aside = self._metrics.counting(partial(letters.put_aside, epoch=epoch))
+        ingest = Ingest(client, loop, put_aside, details=self._settings.record_details)
         decisions = Decisions(
             client,
             loop,

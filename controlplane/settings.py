@@ -50,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_NODE_LOST_SECONDS``: how long a worker may be silent before nobody waits for it any more."""
     handover_seconds: float = 120.0
     """``WOODFROG_HANDOVER_SECONDS``: the longest that a start waits for its predecessor's snapshot."""
+    record_details: bool = False
+    """``WOODFROG_RECORD_DETAILS``: whether the log takes the lines of CRIU's and runc's logs that failures carry."""
     restore_tries: int = RESTORE_TRIES
     """``WOODFROG_RESTORE_TRIES``: from how many containers in a row that failed soon after their restore a snapshot is passed over."""
 
@@ -191,6 +193,7 @@ def _of_kubernetes(environment: Mapping[str, str]) -> dict[str, Any]:
         "kubernetes": _switch(environment, "WOODFROG_KUBERNETES", "off"),
         "runtime_classes": _names(environment.get("WOODFROG_RUNTIME_CLASSES", "cedana")),
         "outside_nodes": _names(environment.get("WOODFROG_OUTSIDE_NODES", "")),
+        "record_details": _switch(environment, "WOODFROG_RECORD_DETAILS", "off"),
         "preserve_jobs": _switch(environment, "WOODFROG_PRESERVE_JOBS", "on"),
         "ending_taints": None if taints is None else _names(taints),
     }

@@ -316,7 +316,10 @@ class PodContainerEnded(_KeyEvent, frozen=True, tag="pod.container-ended"):
     container: str
     because: EndedBecause
     exit_code: int
+    signal: int = 0
+    """The signal that ended it, 0 if none did or the kubelet does not say."""
     detail: str = ""
+    """The kubelet's word for it, such as ``OOMKilled``. Never what the container wrote."""
 
 
 class PodGone(_KeyEvent, frozen=True, tag="pod.gone"):

@@ -170,6 +170,7 @@ class Stack:
             "WOODFROG_NODE": NODE,
             "WOODFROG_NATS_URL": self.description.nats_url,
             "WOODFROG_STREAMS_BYTES": STREAMS_BYTES,
+            "WOODFROG_RECORD_DETAILS": "on",
             "WOODFROG_DATABASE_URL": f"sqlite+aiosqlite:///{self._state.database}",
             "WOODFROG_STATE_DIR": str(self._state.worker),
             "WOODFROG_RUN_DIR": str(self._state.run),

@@ -24,6 +24,7 @@ from controlplane.bus.intake import Intake, Settled, UndecidableError
 from controlplane.bus.progress import Progress
 from controlplane.bus.reading import check_names
 from controlplane.bus.streams import MAX_MESSAGE_BYTES
+from controlplane.domain.free_text import for_the_log
 from controlplane.domain.inputs import ReportReceived
 from controlplane.log.deadletters import DeadLetter, Kind
 from controlplane.log.records import LogUnavailableError
@@ -57,7 +58,8 @@ PutAside = Callable[[Sequence[DeadLetter]], Awaitable[None]]
 class Ingest:
     """Feeds the input loop from REPORTS."""
 
-    def __init__(self, client: Client, intake: Intake, put_aside: PutAside) -> None:
+    def __init__(self, client: Client, intake: Intake, put_aside: PutAside, *, details: bool = False) -> None:
+        """``details``: whether the log takes the lines of tools' logs that failures carry."""
         self._put_aside = put_aside
         self._reports = InOrder(
             client,
@@ -67,6 +69,7 @@ class Ingest:
             description="The control plane; acknowledges what is in the log",
         )
         self._intake = intake
+        self._details = details
         self.taken_in = Progress()
         """The REPORTS sequence up to which every report is in the log, or refused."""
         self.ready = asyncio.Event()
@@ -103,7 +106,7 @@ class Ingest:
         waiting: list[tuple[Report, asyncio.Future[Settled]] | _Outcome] = []
         for message in messages:
             try:
-                report = read_report(message.subject, message.data)
+                report = for_the_log(read_report(message.subject, message.data), details=self._details)
             except RefusedReportError as problem:
                 waiting.append(_Outcome(None, "unreadable", str(problem)))
             else:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
+from controlplane.domain.free_text import word_of
 from controlplane.domain.inputs import CheckpointAsked, Decision, JobActed, NodeSeen, PodSeen, Policy
 from controlplane.domain.pods import start_of
 from controlplane.domain.prefetch import prefetch
@@ -104,7 +105,8 @@ def _facts(key: KeyState, name: CheckpointKey, container: str, told: PodEvent) -
                     container=container,
                     because=ended.because,
                     exit_code=ended.exit_code,
-                    detail=ended.detail,
+                    signal=ended.signal,
+                    detail=word_of(ended.detail),
                 )
         case Gone() | NodeGone():
             known = pod is not None or number > 0

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from controlplane.domain.free_text import word_of
 from controlplane.domain.placement import PlacedPod
 from controlplane.kube.environment import VARIABLE, checkpoint_ids
 from controlplane.kube.jobs.models import JobPod, job_pod
@@ -200,14 +201,13 @@ def _ended(name: str, end: Terminated) -> Ended:
         because = EndedBecause.COMPLETED
     else:
         because = EndedBecause.ERROR if end.reason in {None, "", "Error"} else EndedBecause.OTHER
-    detail = ": ".join(part.strip() for part in (end.reason, end.message) if part)
     return Ended(
         container=name,
         container_id=_plain(end.container_id),
         because=because,
         exit_code=end.exit_code,
         signal=end.signal or 0,
-        detail=_text(detail),
+        detail=word_of(end.reason or ""),  # what the container wrote about it is its own and stays on the pod
     )
 
 

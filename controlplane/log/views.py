@@ -146,7 +146,11 @@ _ALL = (
         ("failure_code", TEXT, "Stable code, fit for counting."),
         ("failure_cause", TEXT, "What went wrong, in a sentence."),
         ("failure_advice", TEXT, "What to do about it."),
-        ("failure_detail", TEXT, "Lines of the tool's own log; empty if there are none."),
+        (
+            "failure_detail",
+            TEXT,
+            "Lines of the tool's own log, if `WOODFROG_RECORD_DETAILS` is on; else where they are. Empty if there are none.",
+        ),
     ),
     _view(
         "nodes",

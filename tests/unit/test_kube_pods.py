@@ -206,9 +206,10 @@ class TestWhatHappened:
         ],
     )
     def test_how_a_container_ended_is_told_apart(self, terminated: dict[str, Any], because: EndedBecause) -> None:
-        one = {**terminated, "containerID": "containerd://c1"}
+        one = {**terminated, "containerID": "containerd://c1", "message": "password=hunter2"}
         (ended,) = happened(seen(pod(status=status_of())), seen(pod(status=status_of(terminated=one))))
         assert isinstance(ended, Ended)
+        assert ended.detail == terminated["reason"], "what the container wrote stays on the pod"
         assert (ended.because, ended.exit_code, ended.container_id) == (because, terminated["exitCode"], "c1")
 
     def test_a_container_that_is_started_again_has_ended_once(self) -> None:

@@ -136,7 +136,26 @@ async def test_sqlite_has_no_roles(database: PostgresDatabase, tmp_path: Path) -
 async def test_the_reader_can_create_nothing_where_everybody_could_before(
     controller_log: EventLog, database: PostgresDatabase
 ) -> None:
+    may = f"SELECT has_schema_privilege('{READER}', 'public', 'CREATE')"
     database.sql("GRANT CREATE ON SCHEMA public TO PUBLIC")  # as before PostgreSQL 15
+    assert database.sql(may) == [(True,)]
     await apply(database.url)
-    with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError)):
-        database.sql("SET default_transaction_read_only = off; CREATE TABLE mine (x int)", user=READER)
+    assert database.sql(may) == [(False,)]
+
+
+async def test_a_reader_of_a_namespace_sees_its_own_and_nothing_else(
+    controller_log: EventLog, database: PostgresDatabase
+) -> None:
+    await controller_log.append(story(), epoch=await controller_log.take_lead())
+    (namespace,) = {row[0] for row in database.sql("SELECT DISTINCT namespace FROM checkpoint_history")}
+    await apply(database.url, namespaces=[namespace, "other-team"])
+    await apply(database.url, namespaces=[namespace, "other-team"])
+    own, other = f"{READER}_{namespace}", f"{READER}_other-team"
+    assert database.sql("SELECT * FROM checkpoint_history", user=own)
+    assert database.sql("SELECT * FROM events", user=own)
+    for view in ("checkpoint_history", "restore_history", "failures", "commands", "events", "latest_snapshots"):
+        assert database.sql(f"SELECT count(*) FROM {view}", user=other) == [(0,)]
+        refused(database, f"SELECT * FROM public.{view}", other)
+        refused(database, f'SELECT * FROM "woodfrog_{namespace}".{view}', other)
+    refused(database, "SELECT * FROM public.nodes", own)
+    refused(database, "SELECT * FROM public.snapshots", own)
