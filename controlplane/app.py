@@ -30,6 +30,7 @@ from controlplane.bus.streams import REQUEST_SECONDS
 from controlplane.bus.vouching import Vouching
 from controlplane.cluster import Cluster
 from controlplane.domain.inputs import Policy
+from controlplane.heads import into_config_map, sign_heads
 from controlplane.kube.api import KubernetesApi, kubernetes
 from controlplane.kube.authcallout import AuthCallout
 from controlplane.kube.lease import KubernetesLease
@@ -40,6 +41,7 @@ from controlplane.lead.lease import LeaseStore
 from controlplane.lead.sql import SqlLease
 from controlplane.log.deadletters import DeadLetters
 from controlplane.log.eventlog import EventLog
+from controlplane.log.heads import HeadKey
 from controlplane.log.records import utc_now
 from controlplane.loop import DecisionLoop
 from controlplane.settings import Settings
@@ -147,6 +149,7 @@ class ControlPlane:
                 if api is not None:
                     cluster = Cluster(api, self._settings, log, client, loop, clock=self._clock)
                     group.create_task(cluster.run())
+                self._sign(group, log, loop, api)
                 await self._serve(log, loop, client, election, letters, epoch, cluster)
         finally:
             await letters.close()
@@ -205,6 +208,17 @@ class ControlPlane:
             await decisions.listening.wait()
             await _log.ainfo("control plane ready", cluster=self._settings.cluster, position=loop.committed.value)
             self.ready.set()
+
+    def _sign(self, group: asyncio.TaskGroup, log: EventLog, loop: DecisionLoop, api: KubernetesApi | None) -> None:
+        """Begin to sign the log's heads, if there is a key."""
+        settings = self._settings
+        if settings.log_key_file is None:
+            return
+        key = HeadKey.from_file(settings.log_key_file)
+        publish = None
+        if api is not None and settings.pod_namespace:
+            publish = into_config_map(api, settings.pod_namespace)
+        group.create_task(sign_heads(log, loop, key, settings.cluster, clock=self._clock, publish=publish))
 
     def _streams_seen(self, use: Use) -> None:
         self._metrics.streams_use(use)

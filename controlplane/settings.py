@@ -32,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_DATABASE_URL``: SQLAlchemy's URL of the event log, e.g. ``sqlite+aiosqlite:////var/lib/woodfrog/log.db``."""
     log_archive: Path | None = None
     """``WOODFROG_LOG_ARCHIVE``: the directory of the files of archived events; none if it is not set."""
+    log_key_file: Path | None = None
+    """``WOODFROG_LOG_KEY_FILE``: the secret by which heads of the log are signed; they are not if it is not set."""
     nats_url: str = "nats://127.0.0.1:4222"
     """``WOODFROG_NATS_URL``."""
     nats_seed_file: Path | None = None
@@ -121,6 +123,7 @@ class Settings(msgspec.Struct, frozen=True):
         return cls(
             database_url=database_url,
             log_archive=Path(log_archive) if log_archive else None,
+            log_key_file=Path(log_key) if (log_key := environment.get("WOODFROG_LOG_KEY_FILE", "")) else None,
             nats_url=environment.get("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
             nats_seed_file=Path(seed_file) if seed_file else None,
             nats_trust=nats_trust,

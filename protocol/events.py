@@ -371,6 +371,22 @@ class CommandFinished(_KeyEvent, frozen=True, tag="command.finished"):
     failure: Failure | None = None
 
 
+class LogHeadSigned(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", kw_only=True, tag="log.head-signed"
+):
+    """Where all chains of the log stood at a position, signed by a key that the database does not hold."""
+
+    cluster: str
+    position: int
+    heads: str
+    """BLAKE3 over the version and hash of every stream there, 64 hex digits."""
+    signed_at: datetime
+    public_key: str
+    """Ed25519, 64 hex digits."""
+    signature: str
+    """128 hex digits."""
+
+
 ReportedEvent = (
     NodeRegistered
     | RestoreFailed
@@ -418,7 +434,7 @@ KeyEvent = (
     | PodFact
     | JobOutcome
 )
-Event = NodeEvent | KeyEvent
+Event = NodeEvent | KeyEvent | LogHeadSigned
 
 
 class UnknownEvent(msgspec.Struct, frozen=True, gc=False):
@@ -456,4 +472,6 @@ def stream_of(event: AnyEvent) -> str:
         return event.stream
     if isinstance(event, _NodeEvent):
         return f"node/{event.node}"
+    if isinstance(event, LogHeadSigned):
+        return f"log/{event.cluster}"
     return f"checkpoint/{event.key}"

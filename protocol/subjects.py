@@ -82,10 +82,10 @@ def pods(namespace: str, pod: str) -> str:
 
 
 def audit(event: AnyEvent) -> str:
-    """Where an event is published: ``…audit.node.<type>.<node>`` or ``…audit.id.<type>.<cluster>.<namespace>.<id>``.
+    """Where an event is published: ``…audit.node.<type>.<node>``, ``…audit.id.<type>.<cluster>.<namespace>.<id>`` or ``…audit.log.<type>.<cluster>``.
 
     The type's dot becomes a dash, so that ``…audit.id.snapshot-stored.>`` is every stored snapshot.
     """
     about, *names = stream_of(event).split("/")
     kind = event_type(event).replace(".", "-")
-    return ".".join([f"{PREFIX}.audit.{'node' if about == 'node' else 'id'}", token(kind), *map(token, names)])
+    return ".".join([f"{PREFIX}.audit.{about if about in {'node', 'log'} else 'id'}", token(kind), *map(token, names)])

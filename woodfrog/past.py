@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ import msgspec
 import typer
 
 from process.printable import printable
+from protocol import wire
+from protocol.events import LogHeadSigned
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, NodeName, check_id
 from protocol.requests import Refusal, RestoreFrom, WaitFor
@@ -30,6 +33,7 @@ from woodfrog.state import Reach
 from woodfrog.verbs import Id, Namespace, Output, StateDir, key_of, shown, telling
 
 if TYPE_CHECKING:
+    from controlplane.log.chain import Problem
     from controlplane.log.eventlog import EventLog
 
 T = TypeVar("T")
@@ -188,8 +192,43 @@ def choose(
     sys.stdout.write(f"{words}\n")
 
 
+def _public_key(text: str) -> str:
+    """Read a public key, given itself or by the name of a file that holds it."""
+    path = Path(text)
+    found = (path.read_text() if path.is_file() else text).strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", found):
+        advice = "Give 64 hex digits, or a file that holds them; the control plane's log names its public key."
+        raise FailureError(Failure("log-head-unusable", f"{text} is not a public key", advice))
+    return found
+
+
+def _signed_head(path: Path) -> LogHeadSigned:
+    try:
+        head: LogHeadSigned = wire.decode(path.read_bytes(), LogHeadSigned)
+    except (OSError, wire.MalformedMessageError) as problem:
+        advice = (
+            "Give a file with one message log.head-signed from AUDIT, or head.json of the ConfigMap woodfrog-log-head."
+        )
+        raise FailureError(Failure("log-head-unusable", f"{path} is not a signed head: {problem}", advice)) from problem
+    return head
+
+
+async def _check_heads(log: EventLog, head: LogHeadSigned | None, public: str | None) -> tuple[int, list[Problem]]:
+    """Compare the log with a head from elsewhere, and with its own if there is a key to believe."""
+    signed = [] if public is None else await log.signed_heads()
+    signed += [] if head is None else [head]
+    return len(signed), await log.head_problems(signed, public=public)
+
+
 @log.command()
 def verify(
+    head: Annotated[
+        Path | None, typer.Option("--head", help="A signed head that was kept elsewhere; the log must go through it.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="The public key, or its file: every signed head must be signed with it, and fit."),
+    ] = None,
     database_url: DatabaseUrl = None,
     archive: ArchiveDir = None,
     state_dir: StateDir = None,
@@ -202,7 +241,7 @@ def verify(
     from controlplane import replay  # noqa: PLC0415
     from controlplane.log.archive import Archive  # noqa: PLC0415
 
-    async def work(log: EventLog) -> replay.Proof:
+    async def prove(log: EventLog) -> replay.Proof:
         if archive is None:
             return await replay.verify(log)
         files = await Archive.open(url, archive)
@@ -211,9 +250,17 @@ def verify(
         finally:
             await files.close()
 
+    async def work(log: EventLog) -> tuple[replay.Proof, int]:
+        proof = await prove(log)
+        count, wrong = await _check_heads(log, kept, public)
+        problems = (*proof.problems, *wrong)
+        return msgspec.structs.replace(proof, problems=problems, sound=proof.sound and not wrong), count
+
     with telling():
         url = url_of(database_url, state_dir)
-        found = _with_log(url, archive, work)
+        kept = None if head is None else _signed_head(head)
+        public = None if key is None else _public_key(key)
+        found, signed_heads = _with_log(url, archive, work)
     if output is Form.JSON:
         put_json(found)
     else:
@@ -221,6 +268,8 @@ def verify(
             sys.stdout.write(f"{f'position {problem.position}: ' if problem.position else ''}{problem.what}\n")
         verdict = "sound" if found.sound else "NOT as it was written"
         sys.stdout.write(f"{found.events} events in {found.streams} streams: {verdict}\n")
+        if kept is not None or public is not None:
+            sys.stdout.write(f"{signed_heads} signed heads were compared with it\n")
         if not found.whole:
             sys.stdout.write(
                 f"{found.archived} older events are archived: --archive DIR proves their files and the tables behind the views\n"

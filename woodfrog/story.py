@@ -26,6 +26,7 @@ from protocol.events import (
     Event,
     IncarnationOpened,
     KeyEvent,
+    LogHeadSigned,
     NodeClockMeasured,
     NodeEnding,
     NodeLost,
@@ -144,6 +145,7 @@ _TELL: dict[type, Callable[[Any], str]] = {
         if e.failure.code == QUOTA
         else f"node {e.node} asked for a start that it has no right to: {e.failure}"
     ),
+    LogHeadSigned: lambda e: f"the log's head at position {e.position} was signed",
     CheckpointForgotten: lambda e: f"forgotten: nothing was started as this id for {e.idle_seconds:g} s",
     StartDeferred: lambda e: f"the start waits, until {moment(e.until)} at the longest: {e.waiting_for}",
     RestoreChosen: lambda e: f"snapshot {e.snapshot_id} was chosen: {e.reason}",

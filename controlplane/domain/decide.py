@@ -18,6 +18,7 @@ from controlplane.domain.handover import Asker, Wait
 from controlplane.domain.inputs import (
     CheckpointAsked,
     Decision,
+    HeadTaken,
     Input,
     JobActed,
     NodeHeard,
@@ -81,8 +82,8 @@ def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decisio
             return decide_about(state, given, now, policy)
         case PodSeen():
             return pod_seen(state, given, now, policy)
-        case JobActed():
-            return job_acted(state, given)
+        case JobActed() | HeadTaken():
+            return job_acted(state, given) if isinstance(given, JobActed) else Decision(events=(given.head,))
         case NodeSeen():
             return node_seen(state, given)
         case NodeSilent() | NodeHeard():

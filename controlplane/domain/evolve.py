@@ -44,6 +44,7 @@ from protocol.events import (
     IncarnationOpened,
     JobOutcome,
     KeyEvent,
+    LogHeadSigned,
     NodeClockMeasured,
     NodeEnding,
     NodeEvent,
@@ -151,7 +152,7 @@ class Replay:
 
 
 _NOTHING = KeyState()
-_CHANGING_NOTHING = UnknownEvent | StartRefused
+_CHANGING_NOTHING = UnknownEvent | StartRefused | LogHeadSigned
 """What a worker was refused makes no key known: it may have named any."""
 
 

@@ -16,7 +16,7 @@ from controlplane.domain.privilege_policy import PrivilegePolicy
 from controlplane.domain.quotas import Quotas
 from controlplane.domain.retention import Retention
 from controlplane.domain.schedule import Schedule
-from protocol.events import Event
+from protocol.events import Event, LogHeadSigned
 from protocol.ids import CheckpointKey, CommandId, NodeName, WorkerId
 from protocol.pods import PodEvent
 from protocol.reports import Heartbeat, Report
@@ -146,6 +146,13 @@ class Tick(msgspec.Struct, frozen=True):
     turn: int = 0
 
 
+class HeadTaken(msgspec.Struct, frozen=True):
+    """Where the log stood was signed."""
+
+    head: LogHeadSigned
+    source: str
+
+
 Input = (
     ReportReceived
     | ResolveAsked
@@ -157,6 +164,7 @@ Input = (
     | NodeSilent
     | NodeHeard
     | Tick
+    | HeadTaken
 )
 
 Answer = Resolution | CommandAccepted | Noted | Refusal

@@ -3,7 +3,7 @@
 Each event's hash covers the hash of its stream's event before and all of its own fields, so a change, a removal or an
 insertion anywhere breaks every later link of the stream. The head of each chain is kept in ``streams`` and the number of all
 events in ``log_head``, so that events cut off at the end are missed, too. What this cannot show is a log rewritten as a
-whole by somebody who may write the database; against that, compare with the AUDIT stream or a copy of the heads.
+whole by somebody who may write the database; against that, compare with the AUDIT stream or a signed head (:mod:`controlplane.log.heads`).
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ _COLUMNS: Final = {
 }
 _ANYWHERE: Final = {
     "one": "Always 1: the table has one row.",
-    "stream": "`checkpoint/<cluster>/<namespace>/<id>` or `node/<node>`.",
+    "stream": "`checkpoint/<cluster>/<namespace>/<id>`, `node/<node>` or `log/<cluster>`.",
     "version": "Version of the stream's newest event.",
     "event_id": "UUID of the event.",
     "file": "Name of the segment's file.",

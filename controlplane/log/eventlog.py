@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from controlplane.log import append, chain, comparison, copies, generations, projections, read
+from controlplane.log import append, chain, comparison, copies, generations, heads, projections, read
 from controlplane.log.append import Answer, Request
 from controlplane.log.database import Database
 from controlplane.log.engine import CONTRADICTIONS, make_ready
@@ -35,7 +35,7 @@ from controlplane.log.records import (
 from controlplane.log.upcast import UPCASTS, Upcasts
 from controlplane.log.whole import WholeLog
 from process import faultpoints
-from protocol.events import AnyEvent
+from protocol.events import AnyEvent, LogHeadSigned
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey, CommandId, Epoch, Position, Version
 from protocol.requests import View
@@ -228,6 +228,18 @@ class EventLog:
         """Find those of the ids that the log knows, archived events included, without reading what happened."""
         wanted = [str(event_id) for event_id in event_ids]
         return await self._database.read(lambda connection: append.held_before(connection, wanted))
+
+    async def chain_heads(self) -> tuple[int, str]:
+        """Tell the newest position, and the digest of where every chain stands there."""
+        return await self._database.read(heads.current)
+
+    async def signed_heads(self) -> list[LogHeadSigned]:
+        """Read the signed heads that the log holds."""
+        return await self._database.read(heads.recorded)
+
+    async def head_problems(self, signed: Sequence[LogHeadSigned], *, public: str | None) -> list[chain.Problem]:
+        """Compare the log with signed heads; ``public`` is the key whose signatures are believed."""
+        return await self._database.read(lambda connection: list(heads.problems(connection, signed, public=public)))
 
     async def head(self) -> Position:
         """Tell the position of the newest event, 0 if there is none."""

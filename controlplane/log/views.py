@@ -241,7 +241,7 @@ _ALL = (
         "events",
         "One row for each event, never changed. This is the log itself.",
         ("position", BIG, "Place in the one global order: 1, 2, 3 … without gaps."),
-        ("stream", TEXT, "`checkpoint/<cluster>/<namespace>/<id>` or `node/<node>`."),
+        ("stream", TEXT, "`checkpoint/<cluster>/<namespace>/<id>`, `node/<node>` or `log/<cluster>`."),
         ("version", BIG, "Place in its stream: 1, 2, 3 … without gaps."),
         ("event_id", TEXT, "UUID, the same however often the event is told."),
         ("type", TEXT, "What happened, e.g. `snapshot.stored`."),

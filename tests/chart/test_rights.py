@@ -12,6 +12,8 @@ RIGHTS = {
     "Role/woodfrog-controlplane": {
         ("coordination.k8s.io", "leases", "", "create"),
         ("coordination.k8s.io", "leases", "woodfrog-controlplane", "get update"),
+        ("", "configmaps", "", "create"),
+        ("", "configmaps", "woodfrog-log-head", "update"),
         ("", "pods", "", "get"),
     },
     "ClusterRole/wf-woodfrog-controlplane": {

@@ -45,7 +45,10 @@ class TestEveryEvent:
     def test_it_names_its_type_and_the_stream_of_its_key_or_node(self, kind: Any) -> None:
         event = example(kind)
         assert json.loads(wire.encode(event))["type"] == events.event_type(event)
-        owner = f"checkpoint/{event.key}" if hasattr(event, "key") else f"node/{event.node}"
+        if isinstance(event, events.LogHeadSigned):
+            owner = f"log/{event.cluster}"
+        else:
+            owner = f"checkpoint/{event.key}" if hasattr(event, "key") else f"node/{event.node}"
         assert events.stream_of(event) == owner
 
     def test_it_is_told_in_a_report_only_if_a_worker_may_say_it(self, kind: Any) -> None:

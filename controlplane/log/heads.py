@@ -1,0 +1,127 @@
+"""Signed heads: where every chain of the log stood at a position, under a key that the database does not hold.
+
+The chains show that nobody changed a part of the log (:mod:`controlplane.log.chain`). Whoever may write the database could write it
+anew as a whole, chains included, but cannot sign the old heads again, and one of them, kept elsewhere, is enough to see that the log
+is another one. A head is the digest of all streams' versions and hashes at one position, so it stands for every event until there.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Collection, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from blake3 import blake3
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey, VerifyKey
+from sqlalchemy import Connection, select
+
+from controlplane.log.chain import Problem, heads_digest
+from controlplane.log.schema import archived_heads, archived_segments, events, log_head, streams, utc_text
+from protocol import wire
+from protocol.events import LogHeadSigned
+from protocol.failures import Failure, FailureError
+
+_CONTEXT: Final = "woodfrog.io 2026-11 event log: key of signed heads"
+_LEAST_SECRET: Final = 32
+_BATCH: Final = 5000
+_TYPE: Final = LogHeadSigned.__struct_config__.tag
+
+
+class HeadKey:
+    """What signs heads: derived from a secret text, so that whatever makes Secrets can make it."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._key = SigningKey(blake3(secret, derive_key_context=_CONTEXT).digest())
+        self.public = bytes(self._key.verify_key).hex()
+        """The public key, 64 hex digits: what a verifier is to be given."""
+
+    @classmethod
+    def from_file(cls, path: Path) -> HeadKey:
+        """Read the secret.
+
+        Raises:
+            FailureError: ``log-key-unusable``; the message never tells what is in the file.
+        """
+        advice = f"Put {_LEAST_SECRET} random characters or more into it, such as `openssl rand -base64 32` prints."
+        try:
+            secret = path.read_bytes().strip()
+        except OSError as problem:
+            cause = f"the key of the log's heads {path} cannot be read: {problem.strerror}"
+            raise FailureError(Failure("log-key-unusable", cause, advice)) from problem
+        if len(secret) < _LEAST_SECRET:
+            raise FailureError(Failure("log-key-unusable", f"{path} holds {len(secret)} characters", advice))
+        return cls(secret)
+
+    def sign(self, cluster: str, position: int, heads: str, at: datetime) -> LogHeadSigned:
+        """Sign where the chains stood at a position."""
+        unsigned = LogHeadSigned(
+            cluster=cluster, position=position, heads=heads, signed_at=at, public_key=self.public, signature=""
+        )
+        return msgspec.structs.replace(unsigned, signature=self._key.sign(_said(unsigned)).signature.hex())
+
+
+def _said(head: LogHeadSigned) -> bytes:
+    return wire.encode([_CONTEXT, head.cluster, head.position, head.heads, utc_text(head.signed_at)])
+
+
+def is_signed(head: LogHeadSigned, public: str) -> bool:
+    """Return whether the head was signed by the owner of a public key."""
+    try:
+        VerifyKey(bytes.fromhex(public)).verify(_said(head), bytes.fromhex(head.signature))
+    except (BadSignatureError, ValueError, TypeError, binascii.Error):
+        return False
+    return True
+
+
+def current(connection: Connection) -> tuple[int, str]:
+    """Return the newest position and the digest of all heads there, of one moment."""
+    position = connection.execute(select(log_head.c.position)).scalar_one()
+    return position, heads_digest({row.stream: (row.version, row.hash) for row in connection.execute(select(streams))})
+
+
+def recorded(connection: Connection) -> list[LogHeadSigned]:
+    """Return the signed heads that the log itself holds."""
+    rows = connection.execute(select(events.c.data).where(events.c.type == _TYPE).order_by(events.c.position))
+    return [wire.decode(data, LogHeadSigned) for (data,) in rows]
+
+
+def problems(
+    connection: Connection, heads: Collection[LogHeadSigned], *, public: str | None, cluster: str | None = None
+) -> Iterator[Problem]:
+    """Say what is wrong with heads, or with a log to which they do not belong. ``public`` is whose signatures are believed."""
+    newest = connection.execute(select(log_head.c.position)).scalar_one()
+    ends = {row.stream: (row.version, row.hash) for row in connection.execute(select(archived_heads))}
+    archived = connection.execute(
+        select(archived_segments.c.last_position).order_by(archived_segments.c.last_position.desc()).limit(1)
+    ).scalar()
+    last = archived or 0
+    for head in sorted(heads, key=lambda head: head.position):
+        if not is_signed(head, public or head.public_key):
+            yield Problem(head.position, "this head is not signed with the key")
+        elif cluster is not None and head.cluster != cluster:
+            yield Problem(head.position, f"this head is of the log of cluster {head.cluster}")
+        elif head.position > newest:
+            yield Problem(head.position, f"the log ends at position {newest}, before this head")
+        elif head.position >= last:
+            last = _walk(connection, ends, last, head.position)
+            if heads_digest(ends) != head.heads:
+                yield Problem(head.position, "the log up to here is not the one whose head was signed")
+
+
+def _walk(connection: Connection, ends: dict[str, tuple[int, str]], last: int, until: int) -> int:
+    """Bring the chains' ends from position ``last`` on to ``until``."""
+    chosen = select(events.c.position, events.c.stream, events.c.version, events.c.hash)
+    while last < until:
+        rows = connection.execute(
+            chosen.where(events.c.position > last, events.c.position <= until).order_by(events.c.position).limit(_BATCH)
+        ).all()
+        if not rows:
+            break
+        for row in rows:
+            ends[row.stream] = (row.version, row.hash)
+        last = rows[-1].position
+    return last
