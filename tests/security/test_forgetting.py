@@ -250,7 +250,7 @@ def test_the_policy_file_says_both(tmp_path: Path) -> None:
     assert policies.quotas.of(key_of("x")) == Quota(ids=10)
     assert policies.quotas.of(key_of("x", "a")) == Quota(bytes=1024, ids=10)
     path.write_text('[ids."a/b"]\nmax_ids = 1\n')
-    with pytest.raises(InvalidPolicyError, match=r"a quota is for a namespace.*ids\."):
+    with pytest.raises(InvalidPolicyError, match=r"bounds a namespace, not one id.*ids\."):
         read_policies(str(path))
 
 
