@@ -8,7 +8,7 @@ is another one. A head is the digest of all streams' versions and hashes at one 
 from __future__ import annotations
 
 import binascii
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 from sqlalchemy import Connection, select
 
-from controlplane.log.chain import Problem, heads_digest
+from controlplane.log.chain import Problem
 from controlplane.log.schema import archived_heads, archived_segments, events, log_head, streams, utc_text
 from protocol import wire
 from protocol.events import LogHeadSigned
@@ -77,10 +77,31 @@ def is_signed(head: LogHeadSigned, public: str) -> bool:
     return True
 
 
+def ends_digest(ends: Iterable[tuple[str, int, str]]) -> str:
+    """Return the digest of where chains stand, given in the order of their names' bytes; however many, one at a time."""
+    digest = blake3()
+    for end in ends:
+        digest.update(wire.encode(end) + b"\n")
+    return digest.hexdigest()
+
+
 def current(connection: Connection) -> tuple[int, str]:
-    """Return the newest position and the digest of all heads there, of one moment."""
-    position = connection.execute(select(log_head.c.position)).scalar_one()
-    return position, heads_digest({row.stream: (row.version, row.hash) for row in connection.execute(select(streams))})
+    """Return the newest position and the digest of all heads there.
+
+    One statement, since each has a snapshot of its own on PostgreSQL; read row by row, since ids that are forgotten keep their streams.
+    """
+    in_order = streams.c.stream.collate("BINARY" if connection.dialect.name == "sqlite" else "C")
+    newest = select(log_head.c.position).scalar_subquery()
+    chosen = select(newest, streams.c.stream, streams.c.version, streams.c.hash).order_by(in_order)
+    position = 0
+
+    def ends() -> Iterator[tuple[str, int, str]]:
+        nonlocal position
+        for position, stream, version, link in connection.execute(chosen.execution_options(yield_per=_BATCH)):  # noqa: B007
+            yield stream, version, link
+
+    digest = ends_digest(ends())
+    return position, digest
 
 
 def recorded(connection: Connection) -> list[LogHeadSigned]:
@@ -108,7 +129,8 @@ def problems(
             yield Problem(head.position, f"the log ends at position {newest}, before this head")
         elif head.position >= last:
             last = _walk(connection, ends, last, head.position)
-            if heads_digest(ends) != head.heads:
+            in_order = sorted(ends.items(), key=lambda end: end[0].encode())
+            if ends_digest((stream, *end) for stream, end in in_order) != head.heads:
                 yield Problem(head.position, "the log up to here is not the one whose head was signed")
 
 
