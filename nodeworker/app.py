@@ -30,8 +30,10 @@ from nodeworker.capture.cuda import Cuda, with_gpus
 from nodeworker.capture.cuda_process import DriverProcess
 from nodeworker.capture.runc import Runc
 from nodeworker.copies import Copies
+from nodeworker.disk import Disk
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.dump import Dumper
+from nodeworker.fetch_gate import FetchGate
 from nodeworker.fetching import Fetcher
 from nodeworker.gpu_return import GpuReturn
 from nodeworker.host import facts, self_test
@@ -170,33 +172,38 @@ class Worker:
             token_file=settings.nats_token_file,
             trust=settings.nats_trust,
         )
+        disk = Disk(settings.disk_limit_bytes, (settings.spool, settings.fetched, settings.copies))
+        gate = FetchGate(settings.prefetches_at_once)
         copies = await asyncio.to_thread(
-            lambda: Copies(settings.copies, limit_bytes=settings.copies_bytes, limit_seconds=settings.copies_seconds)
+            lambda: Copies(
+                settings.copies, limit_bytes=settings.copies_bytes, limit_seconds=settings.copies_seconds, disk=disk
+            )
         )
         self._storer = Storer(settings, journal, store, copies, self._facts)
         self._dumper = Dumper(
             settings, journal, bus, self._runc, self._storer, copies,
-            cuda=self._cuda, criu_config=config, boot_id=self._boot_id,
+            cuda=self._cuda, disk=disk, criu_config=config, boot_id=self._boot_id,
         )  # fmt: skip
         self._gpus = GpuReturn(journal, self._runc, self._cuda, self._facts)
         self._restorer = Restorer(
             settings,
             journal,
             bus,
-            Fetcher(store, copies),
+            Fetcher(store, copies, disk),
             self._runc,
             self._gpus,
             worker_id=self._worker_id,
             facts=self._facts,
             criu_config=config,
+            gate=gate,
         )
         self._ahead = Ahead(
             self._restorer.create,
             known=lambda container_id: journal.container(container_id) is not None,
             forget=self._restorer.ended,
         )
-        obedience = Obedience(journal, self._dumper, self._storer, store, copies)
-        metrics = Metrics(journal, bus, self._dumper, self._storer)
+        obedience = Obedience(journal, self._dumper, self._storer, store, copies, gate)
+        metrics = Metrics(journal, bus, self._dumper, self._storer, disk, gate)
         self._restorer.on_fetched = metrics.fetched
         await asyncio.to_thread(journal.report, self._registration())
         await asyncio.to_thread(release_gpus, journal, self._cuda, frozen)

@@ -28,17 +28,16 @@ from blake3 import blake3
 
 from nodeworker.capture.spool import Spool
 from nodeworker.capture.trees import CapturedTree, ReadInto
+from nodeworker.disk import SPARE_SHARE, Disk
 from nodeworker.domain.problems import broken_copy
 from nodeworker.store.proving import path_of, prove_file
-from nodeworker.store.snapshots import MANIFEST_NAME, SnapshotStore, check_manifest, tree_of
+from nodeworker.store.snapshots import MANIFEST_NAME, SnapshotStore, check_manifest, content_bytes, tree_of
 from protocol.failures import FailureError
 from protocol.ids import CheckpointKey, SnapshotId, check_id
 from protocol.manifest import Entry, Manifest, Tree, TreeName
 
 _log = structlog.get_logger(component="copies")
 _MOST: Final = 100
-_FREE_SHARE: Final = 0.1
-"""Copies never take the last tenth of a file system."""
 _PARTIAL: Final = ".partial-"
 
 
@@ -102,8 +101,9 @@ def _write(descriptor: int, data: memoryview, offset: int) -> None:
 class Copies:
     """All copies on this node. Every method blocks, and may be called from any thread."""
 
-    def __init__(self, folder: Path, *, limit_bytes: int, limit_seconds: float) -> None:
-        """Find those that are there; ``limit_bytes`` 0 means that there shall be none."""
+    def __init__(self, folder: Path, *, limit_bytes: int, limit_seconds: float, disk: Disk | None = None) -> None:
+        """Find those that are there; ``limit_bytes`` 0 means that there shall be none. Room is taken from ``disk``."""
+        self._disk = disk or Disk()
         self.folder = folder
         """Where they lie: ``<cluster>/<namespace>/<id>/<snapshot>``."""
         self._limit_bytes = limit_bytes
@@ -184,8 +184,9 @@ class Copies:
                 return None
             folder = self._place(key, snapshot_id)
             partial = folder.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
+            _private(partial)
+            room = self._disk.take(content_bytes(manifest, fetched), partial, "a copy of the snapshot", spare=True)
             try:
-                _private(partial)
                 spool = Spool(partial)
                 store.fetch_files(manifest, TreeName.PROCESSES, spool.images)
                 others = [tree for tree in fetched if tree.name is not TreeName.PROCESSES]
@@ -195,7 +196,9 @@ class Copies:
                 (partial / MANIFEST_NAME).write_bytes(data)
                 return Copy(folder, manifest) if self._enter(partial, folder) else None
             finally:
+                room.close()
                 shutil.rmtree(partial, ignore_errors=True)
+                self._filling.pop(snapshot_id, None)  # who waits for it holds it, and finds the copy
 
     def drop(self, key: CheckpointKey, snapshot_id: SnapshotId) -> None:
         """Remove a copy, if there is one."""
@@ -287,4 +290,4 @@ def _crowded(folder: Path) -> bool:
         space = os.statvfs(folder)
     except OSError:
         return False
-    return space.f_bavail < _FREE_SHARE * space.f_blocks
+    return space.f_bavail < SPARE_SHARE * space.f_blocks

@@ -11,6 +11,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Coroutine
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -27,6 +28,7 @@ from nodeworker.capture.runc import Runc
 from nodeworker.capture.spool import Spool, raw_bytes
 from nodeworker.capture.trees import CapturedTree
 from nodeworker.copies import Copies
+from nodeworker.disk import Disk
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.failure import failure_of, refusal
 from nodeworker.journal import ContainerRecord, ContainerState, DumpRecord, DumpStep, FrozenRecord, Journal
@@ -61,6 +63,7 @@ class Dumper:
         copies: Copies,
         *,
         cuda: Cuda,
+        disk: Disk,
         criu_config: CriuConfig | None,
         boot_id: str,
     ) -> None:
@@ -70,7 +73,7 @@ class Dumper:
         self._runc = runc
         self._storer = storer
         self._cuda = cuda
-        self._preflight = Preflight(settings, runc, cuda, copies, storer.unstored, criu_config)
+        self._preflight = Preflight(settings, runc, cuda, copies, storer.unstored, disk, criu_config)
         self._boot_id = boot_id
         self._turns = Turns(settings.dumps_at_once)
         self._dumps: set[asyncio.Task[SnapshotId]] = set()
@@ -229,13 +232,14 @@ class Dumper:
         stage = DumpStage.PREFLIGHT
         try:
             plan = await asyncio.to_thread(self._preflight.look, container)
-            facts = msgspec.structs.replace(record.facts, privileges=plan.privileges)
-            record = msgspec.structs.replace(record, facts=facts)
-            await asyncio.to_thread(self._announce, record)
-            if self._bus.connected:
-                await self._bus.flush(_ANNOUNCE_SECONDS)
-            stage = DumpStage.CAPTURE
-            record = await asyncio.to_thread(self._freeze_and_write, record, plan, container)
+            with closing(plan.room):
+                facts = msgspec.structs.replace(record.facts, privileges=plan.privileges)
+                record = msgspec.structs.replace(record, facts=facts)
+                await asyncio.to_thread(self._announce, record)
+                if self._bus.connected:
+                    await self._bus.flush(_ANNOUNCE_SECONDS)
+                stage = DumpStage.CAPTURE
+                record = await asyncio.to_thread(self._freeze_and_write, record, plan, container)
         except Exception as problem:
             failure = failure_of(problem)
             await asyncio.to_thread(self._storer.fail, record, stage, failure)
@@ -265,6 +269,7 @@ class Dumper:
         """
         spool = Spool(self._settings.spool / record.snapshot_id)
         spool.make()
+        plan.room.folder = spool.folder
         meeting = Rendezvous(spool.folder / "meeting")
         plan.criu_config.write_text(plan.criu_config_text + meeting.config())
         frozen = FrozenRecord(

@@ -19,10 +19,11 @@ import structlog
 
 from nodeworker.capture.trees import ReadInto
 from nodeworker.copies import Copies, Copy
+from nodeworker.disk import Disk
 from nodeworker.domain.problems import DISK_FULL
 from nodeworker.failure import failure_of
 from nodeworker.store.proving import prove_files, prove_sizes
-from nodeworker.store.snapshots import SnapshotStore, tree_of
+from nodeworker.store.snapshots import SnapshotStore, content_bytes, tree_of
 from protocol.failures import SNAPSHOT_MISSING, Failure, FailureError
 from protocol.ids import CheckpointKey
 from protocol.manifest import Entry, Manifest, Tree, TreeName
@@ -56,9 +57,10 @@ class Fetched:
 class Fetcher:
     """Fetches for all restores of one worker. Every method blocks."""
 
-    def __init__(self, store: SnapshotStore, copies: Copies) -> None:
+    def __init__(self, store: SnapshotStore, copies: Copies, disk: Disk | None = None) -> None:
         self._store = store
         self._copies = copies
+        self._disk = disk or Disk()
         self._provers = min(_MOST_PROVERS, max(1, len(os.sched_getaffinity(0)) // 2))
 
     def fetch(self, key: CheckpointKey, choice: RestoreFrom, images: Path) -> Fetched:
@@ -97,7 +99,9 @@ class Fetcher:
             copy.link_images(images)  # proved as it was written, a moment ago
             return fetched
         manifest = self._store.open_manifest(*identity)
-        self._store.fetch_files(manifest, TreeName.PROCESSES, images)
+        needed_bytes = content_bytes(manifest, [tree_of(manifest, TreeName.PROCESSES)])
+        with self._disk.reserve(needed_bytes, images, "the restore"):
+            self._store.fetch_files(manifest, TreeName.PROCESSES, images)
         return Fetched(self._store, manifest, images, None)
 
     @property

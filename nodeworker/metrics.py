@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from prometheus_client import Counter, Gauge, Histogram
 
 from nodeworker.bus import Bus
+from nodeworker.disk import Disk
 from nodeworker.dump import Dumper
+from nodeworker.fetch_gate import FetchGate
 from nodeworker.journal import Journal
 from nodeworker.storing import Storer
 from process.http import Answerer, Page
@@ -30,7 +32,7 @@ from protocol.events import (
 class Metrics:
     """All numbers of one worker, in a registry of its own."""
 
-    def __init__(self, journal: Journal, bus: Bus, dumper: Dumper, storer: Storer) -> None:
+    def __init__(self, journal: Journal, bus: Bus, dumper: Dumper, storer: Storer, disk: Disk, gate: FetchGate) -> None:
         self.registry = registry = new_registry()
         self._journal = journal
         self._bus = bus
@@ -42,6 +44,16 @@ class Metrics:
         waiting.set_function(lambda: dumper.waiting)
         stores = Gauge("woodfrog_worker_stores_in_flight", "Captures that are being stored.", registry=registry)
         stores.set_function(lambda: storer.in_flight)
+        reserved = Gauge(
+            "woodfrog_worker_disk_reserved_bytes",
+            "Room on the disk that dumps and fetches have reserved and not used yet.",
+            registry=registry,
+        )
+        reserved.set_function(lambda: disk.reserved_bytes)
+        prefetches = Gauge(
+            "woodfrog_worker_prefetches_waiting", "Prefetches that wait for their turn.", registry=registry
+        )
+        prefetches.set_function(lambda: gate.waiting)
         waits = Gauge(
             "woodfrog_worker_captures_waiting",
             "Captures that lie on this node only, because the store does not take them.",

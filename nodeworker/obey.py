@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from nodeworker.copies import Copies
 from nodeworker.dump import Dumper, NotBegunError
 from nodeworker.failure import failure_of
+from nodeworker.fetch_gate import FetchGate
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.storing import Storer
@@ -26,6 +28,9 @@ from protocol.failures import Failure, FailureError
 from protocol.ids import CommandId
 
 _log = structlog.get_logger(component="obey")
+_PREFETCHES: Final = 4
+_DELETIONS: Final = 8
+"""At the same time: each takes a thread."""
 
 
 class Obedience:
@@ -34,12 +39,22 @@ class Obedience:
     Their deadlines are moments of this node's clock, as the bus gives them.
     """
 
-    def __init__(self, journal: Journal, dumper: Dumper, storer: Storer, store: SnapshotStore, copies: Copies) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        dumper: Dumper,
+        storer: Storer,
+        store: SnapshotStore,
+        copies: Copies,
+        gate: FetchGate | None = None,
+    ) -> None:
         self._journal = journal
         self._dumper = dumper
         self._storer = storer
         self._store = store
         self._copies = copies
+        self._gate = gate or FetchGate(_PREFETCHES)
+        self._deletions = asyncio.Semaphore(_DELETIONS)
         self._running: dict[CommandId, asyncio.Task[None]] = {}
 
     async def close(self) -> None:
@@ -66,9 +81,11 @@ class Obedience:
         if known is not None:  # it was taken by an earlier life of the worker, and does not gain time by coming again
             command = msgspec.structs.replace(command, deadline=min(command.deadline, known.command.deadline))
         if isinstance(command, DeleteCommand):
-            await in_daemon_thread(lambda: self._delete(command))
+            async with self._deletions:
+                await in_daemon_thread(lambda: self._delete(command))
         elif isinstance(command, PrefetchCommand):
-            await in_daemon_thread(lambda: self._prefetch(command))
+            async with self._gate.prefetch():
+                await in_daemon_thread(lambda: self._prefetch(command))
         else:
             await self._dump(command)
 

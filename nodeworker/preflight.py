@@ -6,7 +6,6 @@ whether the container runs, what CRIU is known to refuse, what has to be copied,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,8 +17,9 @@ from nodeworker.capture.cuda import Cuda, GpuPlan
 from nodeworker.capture.freezer import Freezer
 from nodeworker.capture.overlay import find_overlay
 from nodeworker.capture.runc import Runc
-from nodeworker.capture.spool import refuse_too_little_space
+from nodeworker.capture.spool import dump_bytes
 from nodeworker.copies import Copies
+from nodeworker.disk import Disk, Room
 from nodeworker.domain import wishes
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.failure import refusal
@@ -53,6 +53,8 @@ class Plan:
     wished_freeze_seconds: float | None
     """What the container's owner says about it."""
     usual_freeze_seconds: float
+    room: Room
+    """Reserved on the disk until the capture is written."""
 
     def freeze_limit(self, trigger: Trigger) -> float | None:
         """Say how long the container may stand still; None for as long as it takes.
@@ -74,6 +76,7 @@ class Preflight:
         cuda: Cuda,
         copies: Copies,
         unstored: Unstored,
+        disk: Disk,
         config: CriuConfig | None,
     ) -> None:
         self._settings = settings
@@ -81,6 +84,7 @@ class Preflight:
         self._cuda = cuda
         self._copies = copies
         self._unstored = unstored
+        self._disk = disk
         self._config = config
 
     def look(self, container: ContainerRecord) -> Plan:
@@ -125,15 +129,29 @@ class Preflight:
         self._settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         gpus = self._cuda.plan(state, pids, container.facts.gpus)
         gpu_bytes = 0 if gpus is None else gpus.gpu_bytes
-        self._make_room(pids, copied_bytes + gpu_bytes)
         text = self._config.for_dump()
         held = privileges.held(pids, state.pid, container.facts.privileges or live.facts.privileges)
         wished, usual = live.wishes.freeze_limit_seconds, self._settings.freeze_limit_seconds
+        room = self._make_room(dump_bytes(pids, copied_bytes + gpu_bytes))
         return Plan(
-            root, freezer, config, text, upper, shm, volumes, bounds, live.configs, stopped, held, gpus, wished, usual
+            root,
+            freezer,
+            config,
+            text,
+            upper,
+            shm,
+            volumes,
+            bounds,
+            live.configs,
+            stopped,
+            held,
+            gpus,
+            wished,
+            usual,
+            room,
         )
 
-    def _make_room(self, pids: Sequence[int], copied_bytes: int) -> None:
+    def _make_room(self, needed_bytes: int) -> Room:
         """Let copies go, and then captures that wait for the store and whose containers run on, until the dump has room.
 
         Raises:
@@ -141,12 +159,10 @@ class Preflight:
         """
         while True:
             try:
-                refuse_too_little_space(self._settings.spool, pids, copied_bytes)
+                return self._disk.take(needed_bytes, self._settings.spool / "next", "the dump")
             except FailureError:
                 if not (self._copies.give_way() or self._unstored.give_way()):
                     raise
-            else:
-                return
 
 
 def _measured(upper: Path | None, shm: Path | None, volumes: dict[str, Path], bounds: Bounds, limit_bytes: int) -> int:

@@ -30,6 +30,7 @@ from nodeworker.domain.criu_complaints import SANDBOX_GONE
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.domain.problems import LOCAL_COPY_BROKEN, broken_copy
 from nodeworker.failure import failure_of, refusal
+from nodeworker.fetch_gate import FetchGate
 from nodeworker.fetching import Fetched, Fetcher
 from nodeworker.gpu_return import GpuReturn
 from nodeworker.host import cri_images
@@ -74,6 +75,7 @@ class Restorer:
         worker_id: WorkerId,
         facts: NodeFacts,
         criu_config: CriuConfig | None,
+        gate: FetchGate | None = None,
     ) -> None:
         self._settings = settings
         self._journal = journal
@@ -85,6 +87,7 @@ class Restorer:
         self._worker_id = worker_id
         self._facts = facts
         self._criu_config = criu_config
+        self._gate = gate or FetchGate(1)
         self.on_fetched: Callable[[float], None] = lambda _seconds: None
         """Called with the seconds that it took to fetch and verify a snapshot's images."""
         self._began: dict[ContainerId, float] = {}
@@ -327,7 +330,8 @@ class Restorer:
         """Put a snapshot into the container; if that fails, all is as before, and told: the record is the answer then."""
         began = time.monotonic()
         try:
-            fetched = await in_daemon_thread(lambda: self._fetch(record, choice))
+            with self._gate.restore():
+                fetched = await in_daemon_thread(lambda: self._fetch(record, choice))
             self.on_fetched(time.monotonic() - began)
         except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
             failure = failure_of(problem)

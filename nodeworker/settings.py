@@ -83,6 +83,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How large the files that one dump copies may be in all, holes included."""
     freeze_limit_seconds: float = 60.0
     """How long a container may stand still for a periodic snapshot; ``woodfrog.io/freeze-limit`` says otherwise for one."""
+    disk_limit_bytes: int = 0
+    """How much of the disk spool, fetched snapshots and copies may occupy together; 0: as much as is free."""
+    prefetches_at_once: int = 4
+    """How many snapshots are fetched ahead at the same time, while no container waits for its own."""
     limit_layer: bool = False
     """Whether ``woodfrog.io/volumes-limit`` is for the writable layer and /dev/shm as well."""
 
@@ -263,6 +267,8 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         freeze_limit_seconds=_seconds(environment, "WOODFROG_FREEZE_LIMIT", "60s"),
         files_limit=_count(environment, "WOODFROG_FILES_LIMIT", DEFAULT_FILES),
         sparse_limit_bytes=_bytes(environment, "WOODFROG_SPARSE_LIMIT", DEFAULT_SPARSE_BYTES),
+        disk_limit_bytes=_bytes(environment, "WOODFROG_DISK_LIMIT", 0),
+        prefetches_at_once=_count(environment, "WOODFROG_PREFETCHES_AT_ONCE", 4),
         limit_layer=_switch(environment, "WOODFROG_LIMIT_LAYER"),
         bounds_privileges=_bounds_privileges(environment),
     )

@@ -130,22 +130,9 @@ def raw_bytes(trees: Iterable[CapturedTree]) -> int:
     return sum(entry.size_bytes for tree in trees for entry in tree.entries if entry.hardlink is None)
 
 
-def refuse_too_little_space(folder: Path, pids: Iterable[int], copied_bytes: int) -> None:
-    """Refuse a dump that the file system of ``folder`` could not hold, beside ``copied_bytes`` of files.
-
-    Raises:
-        FailureError: ``disk-full``, with both numbers.
-    """
-    needed = sum(_memory_bytes(pid) for pid in pids) + copied_bytes + _MARGIN_BYTES
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise FailureError(
-            Failure(
-                "disk-full",
-                f"the dump needs about {needed >> 20} MiB under {folder}, where {free >> 20} MiB are free",
-                "Free space under the worker's state directory, or give it a larger disk.",
-            )
-        )
+def dump_bytes(pids: Iterable[int], copied_bytes: int) -> int:
+    """Say how much room a dump needs, about, beside ``copied_bytes`` of files."""
+    return sum(_memory_bytes(pid) for pid in pids) + copied_bytes + _MARGIN_BYTES
 
 
 def _memory_bytes(pid: int) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -36,7 +36,7 @@ from process.faultpoints import reach
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import SNAPSHOT_MISSING, Failure, FailureError
 from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId, check_id
-from protocol.manifest import MANIFEST_VERSION, Entry, EnvironmentMarks, Manifest, Outline, Root, Tree, TreeName
+from protocol.manifest import HOLE, MANIFEST_VERSION, Entry, EnvironmentMarks, Manifest, Outline, Root, Tree, TreeName
 from protocol.wire import MalformedMessageError, decode, encode
 
 MANIFEST_NAME = "manifest.json"
@@ -314,6 +314,17 @@ def check_manifest(data: bytes, key: CheckpointKey, snapshot_id: SnapshotId, *, 
 
 def _unfit(cause: str, advice: str) -> FailureError:
     return FailureError(Failure("capture-unfit", f"The capture cannot be stored: {cause}.", advice))
+
+
+def content_bytes(manifest: Manifest, trees: Iterable[Tree]) -> int:
+    """Say how much the files of some trees will occupy: chunks that are holes are not written."""
+    return sum(
+        manifest.chunks[index].raw_bytes
+        for tree in trees
+        for entry in tree.entries
+        for index in entry.chunks
+        if index != HOLE
+    )
 
 
 def tree_of(manifest: Manifest, name: TreeName) -> Tree:

@@ -23,6 +23,8 @@ from support.worker import Worker, snapshot_name
 
 from controlplane.web.metrics import Metrics
 from controlplane.web.pages import Health
+from nodeworker.disk import Disk
+from nodeworker.fetch_gate import FetchGate
 from nodeworker.journal import Journal
 from nodeworker.metrics import Metrics as WorkerMetrics
 from protocol.events import DumpFailed, DumpStage, RestoreFailed, RestoreStage
@@ -142,8 +144,8 @@ def test_a_broker_that_stays_away_makes_a_new_process_worth_a_try() -> None:
 
 def worker_metrics(folder: Path) -> tuple[WorkerMetrics, Journal]:
     journal = Journal(folder / "journal.sqlite3", node=NodeName("n"), worker_id=WorkerId("w"))
-    idle: Any = SimpleNamespace(in_flight=2, waiting=3, connected=False, reports_refused=False)
-    return WorkerMetrics(journal, idle, idle, idle), journal
+    idle: Any = SimpleNamespace(in_flight=2, waiting=3, connected=False, reports_refused=False, unstored=())
+    return WorkerMetrics(journal, idle, idle, idle, Disk(), FetchGate(1)), journal
 
 
 async def test_a_worker_counts_what_its_journal_keeps_and_nothing_that_was_rolled_back(tmp_path: Path) -> None:

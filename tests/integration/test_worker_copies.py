@@ -93,7 +93,7 @@ def test_all_give_way_to_a_dump(place: Place) -> None:
 
 
 def test_the_last_of_the_disk_is_never_taken(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FREE_SHARE", 1.1)
+    monkeypatch.setattr(module, "SPARE_SHARE", 1.1)
     place.keep("a")
     assert place.names() == []
 

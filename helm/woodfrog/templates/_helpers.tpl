@@ -602,6 +602,10 @@ sqlite+aiosqlite:////var/lib/woodfrog/log.db
   value: {{ .Values.node.limits.freeze | quote }}
 - name: WOODFROG_SPOOL_FLOOR
   value: {{ .Values.node.limits.spoolFloor | quote }}
+- name: WOODFROG_PREFETCHES_AT_ONCE
+  value: {{ .Values.node.limits.prefetches | quote }}
+- name: WOODFROG_DISK_LIMIT
+  value: {{ .Values.node.limits.disk | quote }}
 {{- with .Values.node.extraEnv }}
 {{ toYaml . }}
 {{- end }}
