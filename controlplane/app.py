@@ -174,8 +174,10 @@ class ControlPlane:
             election.check,
             pods=None if cluster is None else cluster.placements,
             outside=[NodeName(node) for node in self._settings.outside_nodes],
+            questions_per_node=self._settings.questions_per_node,
         )
         decisions.on_resolved = self._metrics.resolved
+        self._metrics.answers(decisions.places)
         self._metrics.leads(loop)
         relay = Relay(
             client.jetstream(timeout=REQUEST_SECONDS),
@@ -197,7 +199,12 @@ class ControlPlane:
                 jetstream = client.jetstream(timeout=REQUEST_SECONDS)
                 group.create_task(keep_replicated(jetstream, self._settings.stream_replicas))
             group.create_task(
-                keep_within(client.jetstream(timeout=REQUEST_SECONDS), self._settings.streams_bytes, self._streams_seen)
+                keep_within(
+                    client.jetstream(timeout=REQUEST_SECONDS),
+                    self._settings.streams_bytes,
+                    self._streams_seen,
+                    reports_per_node=self._settings.reports_per_node,
+                )
             )
             group.create_task(relay.run())
             group.create_task(ingest.run())

@@ -18,6 +18,7 @@ from protocol.durations import InvalidAmountError, parse_bytes
 from protocol.ids import InvalidIdError, check_id
 
 _MOST: Final = 1000
+_MOST_REPORTS: Final = 10_000_000
 _DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
@@ -75,6 +76,10 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_ENDING_TAINTS``: taints and conditions of a node that is about to end, separated by commas; unset: those that
     common clouds and tools set. Empty: none, so that nothing is dumped but by its stop signal, its interval or a wish."""
 
+    questions_per_node: int = 128
+    """``WOODFROG_QUESTIONS_PER_NODE``: how many starts of a node are decided or wait at the same time; a worker asks again for those beyond."""
+    reports_per_node: int = 50_000
+    """``WOODFROG_REPORTS_PER_NODE``: how many messages of a node REPORTS keeps."""
     stream_replicas: int = 1
     """``WOODFROG_STREAM_REPLICAS``: how many servers of a NATS cluster keep each stream."""
     streams_bytes: int | None = None
@@ -136,6 +141,8 @@ class Settings(msgspec.Struct, frozen=True):
             restore_tries=_count(environment, "WOODFROG_RESTORE_TRIES", RESTORE_TRIES),
             policies=policies,
             **_of_kubernetes(environment),
+            questions_per_node=_count(environment, "WOODFROG_QUESTIONS_PER_NODE", 128),
+            reports_per_node=_count(environment, "WOODFROG_REPORTS_PER_NODE", 50_000, _MOST_REPORTS),
             stream_replicas=_replicas(environment, "WOODFROG_STREAM_REPLICAS"),
             streams_bytes=_bytes(environment, "WOODFROG_STREAMS_BYTES"),
             http_address=_address(environment, "WOODFROG_HTTP_ADDRESS"),
@@ -213,10 +220,10 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _count(environment: Mapping[str, str], name: str, default: int) -> int:
+def _count(environment: Mapping[str, str], name: str, default: int, most: int = _MOST) -> int:
     text = environment.get(name) or str(default)
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
-        raise InvalidSettingError(f"{name} is {text!r}; it must be a whole number from 1 to {_MOST}")
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise InvalidSettingError(f"{name} is {text!r}; it must be a whole number from 1 to {most}")
     return int(text)
 
 

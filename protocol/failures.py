@@ -80,5 +80,8 @@ went away. They say nothing about the snapshot and may have passed by the next s
 KUBERNETES_UNREACHABLE = "kubernetes-unreachable"
 """The Kubernetes API does not say where a pod is."""
 
-REPEATED_CODES = frozenset({KUBERNETES_UNREACHABLE})
+NODE_BUSY = "node-busy"
+"""A node has more questions open than it has places for."""
+
+REPEATED_CODES = frozenset({KUBERNETES_UNREACHABLE, NODE_BUSY})
 """Refusals that say nothing about the container: a worker asks again for as long as its engine waits."""

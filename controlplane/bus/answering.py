@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
+from urllib.parse import unquote
 
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from controlplane.bus.intake import UndecidableError
+from controlplane.bus.places import Places
 from controlplane.bus.streams import BROKER_ERRORS, MAX_MESSAGE_BYTES
 from controlplane.domain.inputs import Answer
 from controlplane.lead.election import LeaseLapsedError
-from protocol import wire
-from protocol.failures import Failure, FailureError
+from protocol import subjects, wire
+from protocol.failures import NODE_BUSY, Failure, FailureError
 from protocol.ids import InvalidIdError
 from protocol.requests import Refusal, Rows
 
@@ -31,7 +33,10 @@ DECIDE_SECONDS: Final = 4.0
 With the catching up and a look at the pod it is less than the 15 s that workers wait.
 """
 _FLUSH_SECONDS: Final = 5
+_OF_NODES: Final = subjects.RESOLVE_ALL.removesuffix("*")
 _MOST_IN_FLIGHT: Final = 1024
+QUESTIONS_PER_NODE: Final = 128
+"""So many containers of a node can ask at the same time how to start; a node has some hundred pods at most."""
 
 Reply = Answer | Rows
 Answerer = Callable[[Msg], Awaitable[Reply]]
@@ -47,13 +52,14 @@ class Answering:
         *,
         queue_group: str = "",
         may_answer: Callable[[], None] = lambda: None,
+        questions_per_node: int = QUESTIONS_PER_NODE,
     ) -> None:
         """Of those in one ``queue_group``, one is asked. ``may_answer`` raises LeaseLapsedError if nothing may be said."""
         self._client = client
         self._answerers = answerers
         self._queue_group = queue_group
         self._may_answer = may_answer
-        self._in_flight = asyncio.Semaphore(_MOST_IN_FLIGHT)
+        self.places = Places(_MOST_IN_FLIGHT, questions_per_node)
         self.listening = asyncio.Event()
         """Set once requests are heard."""
 
@@ -63,8 +69,11 @@ class Answering:
 
             def listen(answer: Answerer) -> Callable[[Msg], Awaitable[None]]:
                 async def heard(message: Msg) -> None:
-                    await self._in_flight.acquire()
-                    group.create_task(self._serve(message, answer))
+                    asker = self._asker(message.subject)
+                    if self.places.enter(asker):
+                        group.create_task(self._serve(message, answer, asker))
+                    else:
+                        await self._reply(message, busy(f"node {asker}" if asker else "the control plane"))
 
                 return heard
 
@@ -81,9 +90,19 @@ class Answering:
                     for subscription in subscriptions:
                         await subscription.unsubscribe()
 
-    async def _serve(self, message: Msg, answer: Answerer) -> None:
+    def _asker(self, subject: str) -> str:
+        """Name the node that a question comes from, as the broker has made sure of; empty if it comes from people."""
+        return unquote(subject.rpartition(".")[2]) if subject.startswith(_OF_NODES) else ""
+
+    async def _serve(self, message: Msg, answer: Answerer, asker: str) -> None:
         try:
-            reply = wire.encode(await self._answered(message, answer))
+            await self._reply(message, await self._answered(message, answer))
+        finally:
+            self.places.leave(asker)
+
+    async def _reply(self, message: Msg, said: Reply) -> None:
+        try:
+            reply = wire.encode(said)
             if len(reply) > self._client.max_payload:
                 reply = wire.encode(_too_much(len(reply), self._client.max_payload))
             self._may_answer()
@@ -91,8 +110,6 @@ class Answering:
                 await self._client.publish(message.reply, reply)
         except (*BROKER_ERRORS, LeaseLapsedError) as problem:
             await _log.awarning("an answer could not be sent", subject=message.subject, error=problem)
-        finally:
-            self._in_flight.release()
 
     async def _answered(self, message: Msg, answer: Answerer) -> Reply:
         try:
@@ -133,6 +150,17 @@ def malformed(problem: str) -> Refusal:
             code="malformed-request",
             cause=f"the request cannot be read: {problem}",
             advice="Correct the field that is named; both sides must be of the same version.",
+        )
+    )
+
+
+def busy(who: str) -> Refusal:
+    """Turn a question away because too many of the same node are open."""
+    return Refusal(
+        failure=Failure(
+            code=NODE_BUSY,
+            cause=f"{who} has too many questions open at the same time",
+            advice="The worker asks again by itself. If it goes on, see what starts so many containers there.",
         )
     )
 

@@ -16,8 +16,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from controlplane.bus import reading
-from controlplane.bus.answering import DECIDE_SECONDS, Answering, Reply, malformed
+from controlplane.bus.answering import DECIDE_SECONDS, QUESTIONS_PER_NODE, Answering, Reply, busy, malformed
 from controlplane.bus.intake import Intake, UndecidableError
+from controlplane.bus.places import Places
 from controlplane.bus.progress import Progress
 from controlplane.bus.refusals import RefusalBudget
 from controlplane.bus.stirrings import Stirrings
@@ -26,6 +27,7 @@ from controlplane.domain.inputs import CheckpointAsked, Input, ResolveAsked, Sna
 from controlplane.domain.placement import PlacedPod, Placement, misplaced
 from controlplane.log.eventlog import EventLog
 from protocol import subjects
+from protocol.failures import FailureError
 from protocol.ids import CheckpointKey, CommandId, NodeName, check_id
 from protocol.requests import CheckpointRequest, QueryRequest, ResolveRequest, Rows, SnapshotRequest, WaitFor
 
@@ -36,7 +38,9 @@ _CATCH_UP_SECONDS: Final = 7.0
 _HOLD_SECONDS: Final = 3.0
 """How long the question of a start that has to wait is held; a node worker that is told to wait asks again."""
 _MOST_HELD: Final = 256
-"""Of the requests in flight; who comes beyond is told at once to ask again."""
+"""Of the requests in flight; who comes beyond is told at once to ask again. A node has half of its places for it at most."""
+_MOST_CATCHING_UP: Final = 512
+"""Of the requests in flight, those that wait for their node's reports; of one node a quarter of its places at most."""
 _MOST_ROWS: Final = 10_000
 _QUEUE_GROUP: Final = "controlplane"
 
@@ -86,6 +90,7 @@ class Decisions(Answering):
         *,
         pods: Pods | None = None,
         outside: Collection[NodeName] = (),
+        questions_per_node: int = QUESTIONS_PER_NODE,
     ) -> None:
         """``taken_in`` is the REPORTS sequence up to which reports are in the log, ``stirrings`` is told what comes there.
 
@@ -96,7 +101,7 @@ class Decisions(Answering):
             subjects.CHECKPOINT: self._checkpoint,
             subjects.SNAPSHOT: self._snapshot,
         }
-        super().__init__(client, answerers, may_answer=check_lease)
+        super().__init__(client, answerers, may_answer=check_lease, questions_per_node=questions_per_node)
         self._jetstream = client.jetstream(timeout=REQUEST_SECONDS)
         self._intake = intake
         self._taken_in = taken_in
@@ -104,7 +109,8 @@ class Decisions(Answering):
         self._pods = pods
         self._outside = frozenset(outside)
         self._refusals = RefusalBudget()
-        self._held = 0
+        self._held = Places(_MOST_HELD, max(questions_per_node // 2, 1))
+        self._catching_up = Places(_MOST_CATCHING_UP, max(questions_per_node // 4, 1))
         self.on_resolved: Callable[[float], None] = lambda _seconds: None
         """Called with the seconds that it took to decide about a worker's question; held ones count each time."""
 
@@ -120,7 +126,9 @@ class Decisions(Answering):
                 asked = ResolveAsked(request, f"resolve/{uuid.uuid4()}", await self._placement(request))
                 reply = await self._decided(asked, actor=f"worker/{request.node}")
                 self.on_resolved(time.monotonic() - began)
-                if not isinstance(reply, WaitFor) or not await self._worth_another_look(stirred, hold_until):
+                if not isinstance(reply, WaitFor) or not await self._worth_another_look(
+                    stirred, hold_until, request.node
+                ):
                     return reply
             began = time.monotonic()
 
@@ -136,11 +144,10 @@ class Decisions(Answering):
         answered = pod is not None and not pod.static_uid and misplaced(request, pod) is None
         return Placement(pod, answered or self._refusals.take(request.node, request.key))
 
-    async def _worth_another_look(self, stirred: asyncio.Event, hold_until: float) -> bool:
+    async def _worth_another_look(self, stirred: asyncio.Event, hold_until: float, node: NodeName) -> bool:
         """Wait until something happened, which may end the wait that a start was told of; not for long."""
-        if self._held >= _MOST_HELD:
+        if not self._held.enter(node):
             return False
-        self._held += 1
         try:
             async with asyncio.timeout_at(hold_until):
                 return await stirred.wait()
@@ -149,10 +156,14 @@ class Decisions(Answering):
         except asyncio.CancelledError:
             return False  # we are ending: what is known so far is a better answer than none
         finally:
-            self._held -= 1
+            self._held.leave(node)
 
     async def _catch_up(self, request: ResolveRequest) -> None:
-        """Wait until the asker's own reports are taken in, so that it does not overtake its own words."""
+        """Wait until the asker's own reports are taken in, so that it does not overtake its own words.
+
+        Raises:
+            FailureError: ``node-busy``: too many of its questions wait for that.
+        """
         wanted = request.reports_sequence
         try:
             async with asyncio.timeout(_CATCH_UP_SECONDS):
@@ -161,11 +172,9 @@ class Decisions(Answering):
                 if held < wanted:  # the stream was wiped: those reports will never come
                     await _log.awarning("reports asked for are gone", node=request.node, wanted=wanted, held=held)
                     return
-                if (
-                    held < counted
-                ):  # it was wiped and ingestion has yet to notice: it counts reports of the stream before
-                    await self._taken_in.fallen_below(counted, _CATCH_UP_SECONDS)
-                if await self._taken_in.reached(wanted, _CATCH_UP_SECONDS):
+                if held >= counted and self._taken_in.value >= wanted:
+                    return
+                if await self._caught_up(request, counted if held < counted else None):
                     return
         except BROKER_ERRORS as problem:
             await _log.awarning("REPORTS cannot be looked at", node=request.node, error=problem)
@@ -175,6 +184,17 @@ class Decisions(Answering):
             wanted=wanted,
             taken_in=self._taken_in.value,
         )
+
+    async def _caught_up(self, request: ResolveRequest, below: int | None) -> bool:
+        """Wait for reports; if the stream was wiped, which ingestion has yet to notice, until it counts ``below`` what it did."""
+        if not self._catching_up.enter(request.node):
+            raise FailureError(busy(f"node {request.node}").failure)
+        try:
+            if below is not None:
+                await self._taken_in.fallen_below(below, _CATCH_UP_SECONDS)
+            return await self._taken_in.reached(request.reports_sequence, _CATCH_UP_SECONDS)
+        finally:
+            self._catching_up.leave(request.node)
 
     async def _checkpoint(self, message: Msg) -> Reply:
         request = reading.request(message.data, CheckpointRequest)

@@ -39,6 +39,9 @@ _SHARES: Final = {
     subjects.PODS_STREAM: 1 / 16,
 }
 _NOTE: Final = "woodfrog.io/max-bytes"
+_NOTE_OF_NODES: Final = "woodfrog.io/max-msgs-per-subject"
+REPORTS_PER_NODE: Final = 50_000
+"""Messages of a node in REPORTS. A node with a hundred pods that are dumped every ten minutes makes as many in half a day."""
 _LOOK_SECONDS: Final = 30.0
 _SOON_SECONDS: Final = 2.0
 _LEAST_BYTES: Final = 1 << 20
@@ -62,7 +65,13 @@ class Use(msgspec.Struct, frozen=True):
         return f"the streams take {self.bytes >> 20} of {self.limit_bytes >> 20} MiB of NATS's storage"
 
 
-async def keep_within(jetstream: JetStreamContext, storage_bytes: int | None, seen: Callable[[Use], None]) -> None:
+async def keep_within(
+    jetstream: JetStreamContext,
+    storage_bytes: int | None,
+    seen: Callable[[Use], None],
+    *,
+    reports_per_node: int = REPORTS_PER_NODE,
+) -> None:
     """See to it until cancelled that every stream has its limit, and show what they use to ``seen``.
 
     ``storage_bytes``: what the broker has for them; ``None``: what the account's limit says, or the standard. Where the broker
@@ -74,7 +83,7 @@ async def keep_within(jetstream: JetStreamContext, storage_bytes: int | None, se
         try:
             total = total or await _of_account(jetstream)
             seen(await look(jetstream, total))
-            whole = await limit_streams(jetstream, total)
+            whole = await limit_streams(jetstream, total, reports_per_node)
         except BROKER_ERRORS as problem:
             if isinstance(problem, APIError) and problem.err_code in NO_ROOM and total and total > _LEAST_BYTES:
                 total //= 2
@@ -88,13 +97,16 @@ async def _of_account(jetstream: JetStreamContext) -> int:
     return limit if limit > 0 else STANDARD_BYTES
 
 
-async def limit_streams(jetstream: JetStreamContext, storage_bytes: int) -> bool:
-    """Give every stream that is there its share; return whether all are there.
+async def limit_streams(
+    jetstream: JetStreamContext, storage_bytes: int, reports_per_node: int = REPORTS_PER_NODE
+) -> bool:
+    """Give every stream that is there its share, and every node its part of REPORTS; return whether all are there.
 
     Raises:
         nats.errors.Error: the broker is away, or has less than that.
     """
-    return all([await _limit(jetstream, stream, int(storage_bytes * share)) for stream, share in _SHARES.items()])
+    there = [await _limit(jetstream, stream, int(storage_bytes * share)) for stream, share in _SHARES.items()]
+    return await _limit_reports(jetstream, reports_per_node) and all(there)
 
 
 async def _limit(jetstream: JetStreamContext, stream: str, limit_bytes: int) -> bool:
@@ -109,6 +121,22 @@ async def _limit(jetstream: JetStreamContext, stream: str, limit_bytes: int) -> 
     noted = {key: value for key, value in notes.items() if not key.startswith("_nats.")} | {_NOTE: str(limit_bytes)}
     await jetstream.update_stream(config.evolve(max_bytes=limit_bytes, metadata=noted))
     await _log.ainfo("stream given a limit", stream=stream, bytes=limit_bytes)
+    return True
+
+
+async def _limit_reports(jetstream: JetStreamContext, most: int) -> bool:
+    """Bound what one node has in REPORTS: its own oldest messages go. What the log does not have yet its worker sends again."""
+    try:
+        config = (await jetstream.stream_info(subjects.REPORTS_STREAM)).config
+    except NotFoundError:
+        return False
+    notes = config.metadata or {}
+    held = max(config.max_msgs_per_subject or 0, 0)
+    if held == most or (held > 0 and notes.get(_NOTE_OF_NODES) != str(held)):
+        return True
+    noted = {key: value for key, value in notes.items() if not key.startswith("_nats.")} | {_NOTE_OF_NODES: str(most)}
+    await jetstream.update_stream(config.evolve(max_msgs_per_subject=most, metadata=noted))
+    await _log.ainfo("nodes given a limit", stream=subjects.REPORTS_STREAM, messages_of_a_node=most)
     return True
 
 

@@ -16,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from controlplane.bus.ingest import PutAside
+from controlplane.bus.places import Places
 from controlplane.bus.storage import Use
 from controlplane.domain.clocks import is_news
 from controlplane.domain.state import SnapshotStatus
@@ -66,6 +67,12 @@ class Metrics:
             "woodfrog_resolve_seconds",
             "Time to answer how a container shall start, the wait for the asker's own reports included.",
             buckets=QUICK_BUCKETS,
+            registry=registry,
+        )
+        self._open = Gauge("woodfrog_questions_open", "Questions that are being answered.", registry=registry)
+        self._turned_away = Gauge(
+            "woodfrog_questions_turned_away",
+            "Questions of nodes that had too many open, since this process began to lead; the workers ask again.",
             registry=registry,
         )
         self._dumps = Counter(
@@ -140,6 +147,11 @@ class Metrics:
     def resolved(self, seconds: float) -> None:
         """Note how long an answer to a worker took."""
         self._resolve_seconds.observe(seconds)
+
+    def answers(self, places: Places) -> None:
+        """Show from now on how many questions are open, and how many found no place."""
+        self._open.set_function(lambda: places.taken)
+        self._turned_away.set_function(lambda: places.turned_away)
 
     def connected(self, expires: Callable[[], float | None]) -> None:
         """Show from now on when the certificate of the connection's server expires."""

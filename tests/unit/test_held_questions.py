@@ -8,11 +8,14 @@ from typing import cast
 import pytest
 from nats.aio.client import Client
 
-from controlplane.bus import services
 from controlplane.bus.intake import Intake
+from controlplane.bus.places import Places
 from controlplane.bus.progress import Progress
 from controlplane.bus.services import Decisions
 from controlplane.bus.stirrings import Stirrings
+from protocol.ids import NodeName
+
+NODE = NodeName("a")
 
 
 class _Unconnected:
@@ -33,27 +36,27 @@ def soon(seconds: float = 60.0) -> float:
 
 async def test_what_happens_ends_the_wait_and_so_does_time(decisions: Decisions) -> None:
     stirred = asyncio.Event()
-    assert not await decisions._worth_another_look(stirred, soon(0.01))
+    assert not await decisions._worth_another_look(stirred, soon(0.01), NODE)
     stirred.set()
-    assert await decisions._worth_another_look(stirred, soon())
+    assert await decisions._worth_another_look(stirred, soon(), NODE)
 
 
 async def test_whoever_comes_beyond_those_that_are_held_is_answered_at_once(
     decisions: Decisions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "_MOST_HELD", 1)
+    monkeypatch.setattr(decisions, "_held", Places(1, 1))
     stirred = asyncio.Event()
-    held = asyncio.create_task(decisions._worth_another_look(stirred, soon()))
+    held = asyncio.create_task(decisions._worth_another_look(stirred, soon(), NODE))
     await asyncio.sleep(0)
-    assert not await decisions._worth_another_look(asyncio.Event(), soon())
+    assert not await decisions._worth_another_look(asyncio.Event(), soon(), NODE)
     stirred.set()
     assert await held
-    again = asyncio.create_task(decisions._worth_another_look(stirred, soon()))
+    again = asyncio.create_task(decisions._worth_another_look(stirred, soon(), NODE))
     assert await again, "its place is free again"
 
 
 async def test_a_control_plane_that_ends_answers_what_it_knows(decisions: Decisions) -> None:
-    held = asyncio.create_task(decisions._worth_another_look(asyncio.Event(), soon()))
+    held = asyncio.create_task(decisions._worth_another_look(asyncio.Event(), soon(), NODE))
     await asyncio.sleep(0)
     held.cancel()
     assert await held is False
