@@ -6,13 +6,17 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 from support.fuzzing import HOSTILE, bytes_of, corpus, fuzz, is_refusal, is_short, json_of, plain_of
 
+from controlplane.bus.pods import RefusedPodEventError, read_pod_event
+from controlplane.bus.streams import MAX_MESSAGE_BYTES
+from controlplane.kube import pods
 from controlplane.kube.environment import checkpoint_ids
 from controlplane.kube.shapes import Pod
 from nodeworker import bundle
@@ -20,7 +24,7 @@ from nodeworker.domain import pod_annotations, wishes
 from nodeworker.domain.gpu import visible_gpus
 from nodeworker.domain.wishes import InvalidWishError, Wishes
 from nodeworker.runtime import container
-from protocol import wire
+from protocol import subjects, wire
 from protocol.failures import FailureError
 
 BUNDLES, PODS = corpus("bundles"), corpus("pods")
@@ -120,6 +124,27 @@ def test_the_ids_of_a_pod_are_known_or_not(data: bytes) -> None:
         return
     for found in checkpoint_ids(pod).values():
         assert 0 < len(found) < 100_000
+
+
+@fuzz(before=st.one_of(st.none(), json_of(PODS)), now=json_of(PODS))
+def test_what_happened_to_a_pod_fits_into_a_message(before: bytes | None, now: bytes) -> None:
+    try:
+        then, today = (None if data is None else wire.decode(data, Pod) for data in (before, now))
+    except wire.MalformedMessageError:
+        return
+    views = [
+        None if pod is None else pods.view(pod, runtime_classes={"woodfrog"}, cordoned={"node-1"})
+        for pod in (then, today)
+    ]
+    for what in pods.happened(*views):
+        seen = views[1] or views[0]
+        assert seen is not None
+        event = pods.told(seen, what, cluster="lab", at=datetime.now(UTC))
+        data = wire.encode(event)
+        if len(now) < 20_000:
+            assert len(data) < MAX_MESSAGE_BYTES
+        with suppress(RefusedPodEventError, UnicodeError):
+            read_pod_event(subjects.pods(event.namespace, event.pod), data)
 
 
 @fuzz(

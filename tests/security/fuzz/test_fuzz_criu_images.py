@@ -13,6 +13,7 @@ from nodeworker.domain.criu_images import (
     lower,
     mounted_places,
     read_privileges,
+    repaired,
 )
 from nodeworker.domain.criu_images.protobuf import Message, data_field, number_field
 from nodeworker.domain.uts_image import names_of, with_names
@@ -133,6 +134,17 @@ def test_privileges_are_read_and_lowered_or_the_images_are_refused(images: dict[
     for kind in CAPABILITY_SETS:
         assert set(getattr(low, kind)) <= set(getattr(held, kind))
     assert (low.uids, low.gids, low.groups, low.seccomp) == (held.uids, held.gids, held.groups, held.seccomp)
+
+
+@fuzz(images=hostile())
+def test_images_are_mended_once_or_refused(images: dict[str, bytes]) -> None:
+    try:
+        changes = repaired(images)
+    except MalformedImageError as problem:
+        is_short(problem)
+        return
+    assert set(changes) <= set(images)
+    assert repaired(images | changes) == {}
 
 
 UTS = [load(specimen)["utsns-12.img"] for specimen in SPECIMENS]
