@@ -110,7 +110,7 @@ def _preempt(cluster: Cluster, job: SeedJob) -> float:
     until(lambda: _others(job, left), 60, "its replacement is there", every_seconds=0.1)
     seconds = time.monotonic() - deleted_at
     job.goes_on(done, but=left["metadata"]["uid"])
-    until(lambda: len(job.pods()) == 1, 60, "the old pod is gone, which Kubernetes 1.20 counts while it is there")
+    until(lambda: len(job.pods()) == 1, 150, "the old pod is gone, which Kubernetes 1.20 counts while it is there")
     return seconds
 
 
