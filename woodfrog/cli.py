@@ -155,18 +155,28 @@ def run_(
 
 @app.command()
 def stop(
-    checkpoint_id: Id, namespace: Namespace = dev.NAMESPACE, state_dir: StateDir = None, output: Output = Form.TABLE
+    checkpoint_id: Id,
+    timeout_seconds: Annotated[
+        float, typer.Option("--timeout", help="Seconds that a container without a final snapshot has to end.")
+    ] = 30.0,
+    kill: Annotated[bool, typer.Option("--kill", help="Kill it if it has not ended by then.")] = False,
+    namespace: Namespace = dev.NAMESPACE,
+    state_dir: StateDir = None,
+    output: Output = Form.TABLE,
 ) -> None:
-    """Stop the container of an id: its final snapshot is taken, then it ends."""
+    """Stop the container of an id: its final snapshot is taken, then it ends. Exit code 1 if there is no snapshot, or it runs on."""
     with telling():
         described = state_of(state_dir).described()
-        stopped = run.stop(described, key_of(described.reach, checkpoint_id, namespace))
+        key = key_of(described.reach, checkpoint_id, namespace)
+        stopped = run.stop(described, key, timeout_seconds=timeout_seconds, kill=kill)
     put(
         [msgspec.to_builtins(each) for each in stopped],
-        shown("container_id", "captured_as"),
+        shown("container_id", "captured_as", "ended", "why_not"),
         output,
         empty="the container has ended",
     )
+    if any(each.why_not or not each.ended for each in stopped):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -19,15 +19,16 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
 from nodeworker.runtime.install import DEFAULT_VARIABLE
+from nodeworker.threads import in_daemon_thread
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, ContainerId, SnapshotId
 from protocol.local import AskStop, ContainerStatus, NotDumped, TellDeleted
-from woodfrog import ask
+from woodfrog import ask, next_start
 from woodfrog.bundle import ContainerSpec, oci_config, write_config
 from woodfrog.output import Form
 from woodfrog.overlay import ContainerDirectory, orphans
@@ -39,7 +40,9 @@ _STOP_SECONDS = 1800.0
 _VERB_SECONDS = 60.0
 _OUTPUT_SECONDS = 5.0
 _TELL_SECONDS = 3.0
+_POLL_SECONDS = 0.1
 _NOTHING_TO_CAPTURE = frozenset({"container-unknown", "not-running"})
+_NOTHING_TO_SAY = _NOTHING_TO_CAPTURE | {"stop-ignored"}
 _libc = ctypes.CDLL(None)
 
 
@@ -205,6 +208,12 @@ class Foreground:
         name = "TERM" if self._signals == 1 else "KILL"
         if self._signals == 1:
             self._say("stopping", "stopping; the final snapshot is being taken (once more to kill)")
+            # A daemon thread: a worker that does not answer must not keep us when the container is killed.
+            failure = await in_daemon_thread(lambda: _uncaptured(self._described, self.container_id))
+            if failure is None or self._signals > 1:
+                return
+            if failure.code not in _NOTHING_TO_SAY:
+                await asyncio.to_thread(self._tell_refusal, failure)
         try:
             await self._call("kill", self.container_id, name, seconds=_STOP_SECONDS)
         except FailureError as problem:
@@ -229,10 +238,29 @@ class Foreground:
             self._say("started", f"{how}: {reason}", snapshot_id=status.restored_from)
 
     def _tell_capture(self) -> None:
+        """Say what it was captured as, and what the next start goes on from; wait a moment for it to be stored."""
         status = self._status()
-        if status is not None and status.captured_as is not None:
-            words = f"captured as {status.captured_as}; run {self._key.id} again and it goes on from there"
-            self._say("captured", words, snapshot_id=status.captured_as)
+        if status is None or status.captured_as is None:
+            return
+        snapshot_id = status.captured_as
+        history: list[dict[str, Any]] = []
+        deadline = time.monotonic() + _TELL_SECONDS
+        with suppress(FailureError):
+            while not next_start.is_settled(snapshot_id, history) and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS if history else 0.0)
+                history = ask.view(self._described.reach, "checkpoint_history", self._key, seconds=_TELL_SECONDS)
+        words = next_start.after_capture(self._key.id, snapshot_id, history, self._latest())
+        self._say("captured", words, snapshot_id=snapshot_id)
+
+    def _tell_refusal(self, failure: Failure) -> None:
+        """Say why there is no final snapshot; the container gets its stop signal all the same, and may take its time."""
+        words = next_start.after_refusal(self._key.id, str(failure), self._latest())
+        self._say("not-captured", f"{words}; the container gets the stop signal (once more to kill)")
+
+    def _latest(self) -> list[dict[str, Any]]:
+        with suppress(FailureError):
+            return ask.view(self._described.reach, "latest_snapshots", self._key, seconds=_TELL_SECONDS)
+        return []
 
     def _say(self, event: str, words: str, snapshot_id: SnapshotId | None = None) -> None:
         """Tell the user on standard error; standard output is the container's."""
@@ -329,30 +357,66 @@ def _uncaptured(described: Description, container_id: ContainerId) -> Failure | 
 
 
 class StoppedContainer(msgspec.Struct, frozen=True):
-    """What became of a container that was stopped; ``captured_as`` is empty where no final dump was heard of in time."""
+    """What became of a container that was stopped."""
 
     container_id: ContainerId
     captured_as: str | None
+    """Its final snapshot; None where there is none, or none was heard of in time."""
+    ended: bool = True
+    why_not: str = ""
+    """Why there is no final snapshot."""
 
 
-def stop(described: Description, key: CheckpointKey) -> list[StoppedContainer]:
-    """Stop every running container of a key as an engine would.
+def stop(
+    described: Description, key: CheckpointKey, *, timeout_seconds: float, kill: bool = False
+) -> list[StoppedContainer]:
+    """Stop every running container of a key as an engine would: with a final dump, or else by its stop signal.
+
+    One that cannot be captured has ``timeout_seconds`` to end; then it is killed if ``kill`` says so, else it runs on.
 
     Raises:
         FailureError: ``not-running`` when there is none, or what the runtime says.
     """
-    running = [
-        container
-        for container in ask.containers(described.socket)
-        if container.key == key and container.state in {"running", "dumping"}
-    ]
+    running = _running(described, key)
     if not running:
         raise FailureError(
             Failure("not-running", f"no container of {key.id} runs on this node", "`woodfrog ps` shows what runs.")
         )
+    failures = {each.container_id: _uncaptured(described, each.container_id) for each in running}
+    uncaptured = {container_id for container_id, failure in failures.items() if failure is not None}
+    for container_id in uncaptured:
+        Runtime(described, container_id).kill("TERM")
+    left = _await_ends(described, key, uncaptured, timeout_seconds)
+    if kill:
+        for container_id in left:
+            Runtime(described, container_id).kill("KILL")
+        left = _await_ends(described, key, left, timeout_seconds)
+    stopped = []
     for container in running:
-        Runtime(described, container.container_id).kill("TERM")
-    return [StoppedContainer(each.container_id, _final_snapshot(described, each)) for each in running]
+        failure = failures[container.container_id]
+        captured_as = _final_snapshot(described, container) if failure is None else None
+        why_not = "" if failure is None else str(failure)
+        stopped.append(
+            StoppedContainer(container.container_id, captured_as, container.container_id not in left, why_not)
+        )
+    return stopped
+
+
+def _running(described: Description, key: CheckpointKey) -> list[ContainerStatus]:
+    found = ask.containers(described.socket)
+    return [each for each in found if each.key == key and each.state in {"running", "dumping"}]
+
+
+def _await_ends(
+    described: Description, key: CheckpointKey, waiting: set[ContainerId], timeout_seconds: float
+) -> set[ContainerId]:
+    """Wait until containers have ended; return those that have not."""
+    deadline = time.monotonic() + timeout_seconds
+    while waiting and (waiting := waiting & {each.container_id for each in _running(described, key)}):
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(_POLL_SECONDS)
+    return waiting
 
 
 def _final_snapshot(described: Description, container: ContainerStatus) -> str | None:

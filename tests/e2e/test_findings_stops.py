@@ -1,0 +1,95 @@
+"""What a stop says is what happens next, and a stop without a snapshot says why."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.stack import Run, Stack, running, until
+
+pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(120)]
+
+LOOP = "i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done"
+COUNT = ("sh", "-c", LOOP)
+ENDS = ("sh", "-c", f"trap 'exit 5' TERM; {LOOP}")
+VSOCK = "import socket, time\nheld = socket.socket(40, socket.SOCK_STREAM)\nopen('/count', 'a').write('1\\n')\ntime.sleep(1e6)"
+UNCAPTURABLE = (sys.executable, "-c", VSOCK)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with (
+        tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as path,
+        running(Path(path) / "s") as made,
+    ):
+        yield made
+
+
+def begin(stack: Stack, checkpoint_id: str, command: tuple[str, ...] = COUNT) -> Run:
+    run = stack.run(checkpoint_id, *command)
+    run.until_lines("/count", 1)
+    return run
+
+
+def test_the_snapshot_that_is_promised_is_taken(stack: Stack) -> None:
+    _, _, said = begin(stack, "kept").stop()
+    promised = said.rpartition("captured as ")[2].partition(";")[0]
+    assert f"captured as {promised}; run kept again and it goes on from there" in said
+    again = begin(stack, "kept")
+    assert again.container["restored_from"] == promised
+    again.stop()
+
+
+def test_one_that_came_too_late_is_not_promised(stack: Stack) -> None:
+    first = begin(stack, "twice")
+    second = stack.run("twice", *COUNT)
+    _, _, said = first.stop()
+    assert "too late: incarnation 2 of twice started without it" in said
+    assert "goes on from there" not in said
+    second.stop()
+
+
+def test_one_that_is_passed_over_for_a_pin_is_not_promised(stack: Stack) -> None:
+    run = begin(stack, "pinned")
+    pinned = stack.json("checkpoint", "pinned")["snapshot_id"]
+    stack.cli("pin", pinned)
+    _, _, said = run.stop()
+    assert f"; but pinned goes on from {pinned}, which is pinned" in said
+
+
+def test_a_stop_without_a_snapshot_says_why_and_what_comes_next(stack: Stack) -> None:
+    run = begin(stack, "lost", UNCAPTURABLE)
+    run.process.terminate()
+    until(lambda: any(event["type"] == "snapshot.dump-failed" for event in stack.history("lost")), saying="it failed")
+    os.kill(run.init_pid(), 9)
+    _, _, said = run.wait()
+    assert "no final snapshot: a process holds a socket of a family that CRIU does not know" in said
+    assert "(socket-family)" in said
+    assert "the next start of lost starts from its image" in said
+
+
+def test_stop_says_so_too_and_kills_whoever_does_not_end(stack: Stack) -> None:
+    run = begin(stack, "stays", UNCAPTURABLE)
+    left = stack.cli("stop", "stays", "--timeout", "1", check=False)
+    assert left.returncode == 1
+    assert "(socket-family)" in left.stdout
+    run.init_pid()
+    killed = stack.cli("stop", "stays", "--timeout", "1", "--kill", check=False)
+    assert killed.returncode == 1
+    code, _, _ = run.wait()
+    assert code == 137
+
+
+def test_stop_names_the_snapshot_of_what_it_captured(stack: Stack) -> None:
+    run = begin(stack, "ended", ENDS)
+    (stopped,) = stack.json("stop", "ended")
+    assert stopped["ended"] is True
+    assert stopped["why_not"] == ""
+    run.wait()
+    again = begin(stack, "ended", ENDS)
+    assert again.container["restored_from"] == stopped["captured_as"]
+    again.stop()

@@ -1,0 +1,46 @@
+"""What the next container of an id goes on from, said when one has ended: a promise that must hold.
+
+A snapshot that was just captured is not always what comes next: another container of the id may have started meanwhile, another
+snapshot may be pinned, or this one is not stored yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def is_settled(captured_as: str, history: Sequence[Row]) -> bool:
+    """Whether the log knows what became of the snapshot; ``history`` is the id's ``checkpoint_history``."""
+    return any(row["snapshot_id"] == captured_as and row["status"] not in {"dumping", "captured"} for row in history)
+
+
+def after_capture(checkpoint_id: str, captured_as: str, history: Sequence[Row], latest: Sequence[Row]) -> str:
+    """Say it after a final snapshot; ``latest`` is the id's row of ``latest_snapshots``, if it has one."""
+    captured = f"captured as {captured_as}"
+    own = next((row for row in history if row["snapshot_id"] == captured_as), None)
+    status = None if own is None else own["status"]
+    pinned = next((row["snapshot_id"] for row in latest if row["pinned"]), None)
+    if own is not None and status == "superseded":
+        return f"{captured}, too late: incarnation {own['superseded_by']} of {checkpoint_id} started without it{_then(checkpoint_id, latest)}"
+    if own is not None and status == "failed":
+        cause = f"{own['failure_cause']} ({own['failure_code']}). {own['failure_advice']}"
+        return f"{captured}, and lost: {cause}{_then(checkpoint_id, latest)}"
+    if pinned is not None and pinned != captured_as:
+        return f"{captured}; but {checkpoint_id} goes on from {pinned}, which is pinned (`woodfrog unpin {pinned}`)"
+    if status != "valid":
+        return f"{captured}, not stored yet; run {checkpoint_id} again and it goes on from there as soon as it is"
+    return f"{captured}; run {checkpoint_id} again and it goes on from there"
+
+
+def after_refusal(checkpoint_id: str, reason: str, latest: Sequence[Row]) -> str:
+    """Say it after a stop for which there is no snapshot, because of ``reason``."""
+    return f"no final snapshot: {reason.rstrip('.')}{_then(checkpoint_id, latest)}"
+
+
+def _then(checkpoint_id: str, latest: Sequence[Row]) -> str:
+    newest = next((row["snapshot_id"] for row in latest), None)
+    how = f"goes on from {newest}" if newest else "starts from its image"
+    return f"; the next start of {checkpoint_id} {how}"
