@@ -84,12 +84,20 @@ def misplaced(request: ResolveRequest, pod: PlacedPod | None) -> str | None:
 
 def not_its_own(key: KeyState, request: ResolveRequest, pod: PlacedPod) -> str | None:
     """Say why a static pod may not go on under this id; ``None`` if it may, or is none."""
-    before = key.incarnations.get(key.newest)
-    if not pod.static_uid or before is None:
-        return None
-    if before.container.owner_kind == STATIC_OWNER and before.node == request.node:
+    if not pod.static_uid or not is_others(key, request.node):
         return None
     return f"pod {pod.namespace}/{pod.name} is a static pod of node {request.node}, and the id was another pod's before"
+
+
+def is_others(key: KeyState, node: NodeName | None) -> bool:
+    """Say whether a key was another pod's than a static one of ``node``; then what such a pod says of it means nothing.
+
+    Of a start from before owners were recorded, it is enough that it was on that node.
+    """
+    before = key.incarnations.get(key.newest)
+    if before is None:
+        return False
+    return before.node != node or before.container.owner_kind not in {None, STATIC_OWNER}
 
 
 def identified(container: ContainerFacts, pod: PlacedPod) -> ContainerFacts:

@@ -22,14 +22,20 @@ PREFETCH_SECONDS: Final = 120.0
 """After this the container has been created, or will not be."""
 
 
-def prefetch(state: State, name: CheckpointKey, node: NodeName, source: str, now: datetime) -> CommandIssued | None:
-    """Say what a node shall fetch that is about to get a container of a key; ``None`` if there is nothing to gain."""
+def prefetch(
+    state: State, name: CheckpointKey, node: NodeName, source: str, now: datetime, *, owner_kind: str | None = None
+) -> CommandIssued | None:
+    """Say what a node shall fetch that is about to get a container of a key; ``None`` if there is nothing to gain.
+
+    ``owner_kind`` is that of the container's pod, as far as it is known.
+    """
     there = state.nodes.get(node)
     key = state.keys.get(name, KeyState())
     if there is None or there.lost:
         return None
     last = key.incarnations.get(key.newest)
-    container = ContainerFacts(id_mappings=last.container.id_mappings if last is not None else ())
+    mappings = last.container.id_mappings if last is not None else ()
+    container = ContainerFacts(id_mappings=mappings, owner_kind=owner_kind)
     asker = Asker(node=node, facts=there.facts, container=container, incarnation=IncarnationNumber(key.newest + 1))
     choice = choose(key, state.nodes, asker, now)
     if not isinstance(choice, Restore):

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from controlplane.domain.free_text import word_of
 from controlplane.domain.inputs import CheckpointAsked, Decision, JobActed, NodeSeen, PodSeen, Policy
+from controlplane.domain.placement import STATIC_OWNER, is_others
 from controlplane.domain.pods import start_of
 from controlplane.domain.prefetch import prefetch
 from controlplane.domain.state import KeyState, State
@@ -55,6 +56,10 @@ def pod_seen(state: State, seen: PodSeen, now: datetime, policy: Policy) -> Deci
     for container, name in keys.items():
         if name in list(keys.values())[: list(keys).index(container)]:
             continue  # two containers of one pod with one id: the runtime will say what is wrong with that
+        key = state.keys.get(name, KeyState())
+        kind = None if told.owner is None else told.owner.kind
+        if kind == STATIC_OWNER and is_others(key, told.node):
+            continue  # the kubelet's own word, of whatever pod it likes
         if isinstance(told.happened, CheckpointWanted):
             wish = CheckpointAsked(
                 request=CheckpointRequest(key=name),
@@ -63,11 +68,11 @@ def pod_seen(state: State, seen: PodSeen, now: datetime, policy: Policy) -> Deci
             )
             events += checkpoint(state, wish, now, policy).events
         else:
-            facts = list(_facts(state.keys.get(name, KeyState()), name, container, told))
+            facts = list(_facts(key, name, container, told))
             events += facts
             for fact in facts:
                 if isinstance(fact, PodScheduled):
-                    ready = prefetch(state, name, fact.node, seen.source, now)
+                    ready = prefetch(state, name, fact.node, seen.source, now, owner_kind=kind)
                     events += () if ready is None else (ready,)
     return Decision(events=tuple(events))
 

@@ -11,8 +11,11 @@ pytestmark = pytest.mark.timeout(420)
 
 def test_every_node_has_a_worker_and_is_labelled_ready(cluster: Cluster, woodfrog: Installation) -> None:
     for name in cluster.nodes():
-        labels = until(lambda name=name: cluster.get("node", name)["metadata"]["labels"], 10, "the node has labels")
-        assert labels.get("woodfrog.io/ready") == "true"
+        until(
+            lambda name=name: cluster.get("node", name)["metadata"]["labels"].get("woodfrog.io/ready") == "true",
+            30,
+            f"the control plane has labelled {name}",
+        )
 
 
 def test_the_command_line_answers_from_outside_the_cluster(cluster: Cluster, woodfrog: Installation) -> None:

@@ -13,7 +13,7 @@ from support.pods import CLASSES, Object, pod, read, seen, with_env
 from support.world import ANY_NODE, KEY, World, stored_event
 
 from controlplane.bus.refusals import RefusalBudget
-from controlplane.domain import ResolveAsked, SnapshotStatus
+from controlplane.domain import PodSeen, ResolveAsked, SnapshotStatus
 from controlplane.domain.placement import PlacedPod, Placement, misplaced
 from controlplane.kube.api import KubernetesApi
 from controlplane.kube.caches import PodCache
@@ -22,6 +22,7 @@ from protocol.events import Event
 from protocol.facts import ContainerFacts
 from protocol.failures import KUBERNETES_UNREACHABLE, FailureError
 from protocol.ids import CheckpointKey, ContainerId, NodeName, SnapshotId, WorkerId
+from protocol.pods import CheckpointWanted, Owner, PodEvent, ProtectedContainer, Scheduled, Terminating, Why
 from protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom
 
 pytestmark = pytest.mark.timeout(20)
@@ -135,6 +136,47 @@ def test_a_static_pod_goes_on_with_its_own_and_never_takes_an_id_over() -> None:
     taken, _ = asked(of_a_job, request("b", container_id="x"), replace(static, node=NodeName("b")))
     assert "a static pod of node b" in refused(taken)
     assert of_a_job.key.newest == answer.incarnation
+
+
+def test_a_static_pod_from_before_owners_were_recorded_goes_on_where_it_was() -> None:
+    static = replace(MINE, uid="mirror", static_uid="u1", owner_kind="Node")
+    for node, may in (("a", True), ("b", False)):
+        world = World("a", "b")
+        world.run("c1", "a")
+        world.snapshot(1, "s1", final=True)
+        world.ended(1)
+        answer, _ = asked(world, request(node, container_id="c2"), replace(static, node=NodeName(node)))
+        assert isinstance(answer, RestoreFrom) == may
+
+
+@pytest.mark.parametrize(
+    "happened",
+    [Scheduled(), CheckpointWanted(value="now"), Terminating(why=Why.DELETED)],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_a_static_pod_is_seen_to_do_says_nothing_about_an_id_of_other_pods(happened: Any) -> None:
+    """A mirror pod would else have its node lay the snapshot ready, or have the container dumped where it really runs."""
+    world = World("a", "b")
+    answer, _ = asked(world, request(container_id="c1"), MINE)
+    world.started(answer.incarnation)
+    world.snapshot(1, "s1")
+
+    def seen_of(kind: str) -> PodEvent:
+        return PodEvent(
+            version=1,
+            cluster=KEY.cluster,
+            namespace=KEY.namespace,
+            pod="p",
+            uid=f"u-{kind}",
+            node=NodeName("b"),
+            owner=Owner(kind, "o", "o1"),
+            containers=(ProtectedContainer("main", KEY.id),),
+            at=world.now,
+            happened=happened,
+        )
+
+    assert world.give(PodSeen(seen_of("Node"))).events == ()
+    assert world.give(PodSeen(seen_of("Job"))).events
 
 
 def test_the_same_refusal_is_recorded_once_and_a_node_fills_no_log() -> None:

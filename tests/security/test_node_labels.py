@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from controlplane.domain.state import NodeState
 from controlplane.kube.node_labels import GRACE_SECONDS, NodeLabels
 from controlplane.kube.nodes import NodeView
 from protocol.ids import NodeName, WorkerId
+from woodfrog import release
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -114,6 +117,40 @@ async def test_an_api_that_does_not_answer_is_asked_again_and_a_node_that_is_gon
     assert await cluster.labels.look()
     cluster.answer = None
     assert await cluster.later(1) == []
+
+
+async def test_uninstalling_takes_the_labels_away_before_the_workers_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Api:
+        async def list_node(self, label_selector: str = "", **_: Any) -> Any:
+            labelled = label_selector == "woodfrog.io/ready" and "unlabel" not in " ".join(done)
+            names = ["a", "b"] if labelled or not label_selector else []
+            ready = SimpleNamespace(conditions=[SimpleNamespace(type="Ready", status="True")])
+            return SimpleNamespace(
+                items=[SimpleNamespace(metadata=SimpleNamespace(name=name), status=ready) for name in names]
+            )
+
+        async def patch_node(self, name: str, patch: Any, **_: Any) -> None:
+            assert patch == {"metadata": {"labels": {"woodfrog.io/ready": None}}}
+            done.append(f"unlabel {name}")
+
+        async def delete_namespaced_daemon_set(self, name: str, *_: Any, **__: Any) -> None:
+            done.append(f"delete {name}")
+
+        async def list_namespaced_pod(self, *_: Any, **__: Any) -> Any:
+            return SimpleNamespace(items=[])
+
+    @asynccontextmanager
+    async def api() -> AsyncIterator[None]:
+        yield None
+
+    monkeypatch.setattr(release, "_api", api)
+    monkeypatch.setattr(release.client, "CoreV1Api", lambda _: Api())
+    monkeypatch.setattr(release.client, "AppsV1Api", lambda _: Api())
+    asked = SimpleNamespace(namespace="n", selector="s", daemonset="workers", limit_seconds=5.0, tolerate_failed=False)
+    assert await release._stop_nodes(asked) == 0  # type: ignore[arg-type]
+    assert done == ["unlabel a", "unlabel b", "delete workers"]
 
 
 def test_no_worker_speaks_to_the_kubernetes_api() -> None:
