@@ -102,7 +102,8 @@ def evolve(state: State, event: AnyEvent, at: datetime) -> None:
         _forget(state, event, before)
         return
     after = state.keys[event.key] = key_after(before or _NOTHING, event, at)
-    count_usage(state.usage, event.key, before, after)
+    if type(event) in _MOVING_BYTES or bool(after.incarnations) != (before is not None and bool(before.incarnations)):
+        count_usage(state.usage, event.key, before, after)
 
 
 def key_after(key: KeyState, event: KeyEvent, at: datetime) -> KeyState:
@@ -399,6 +400,11 @@ def _pod_seen(draft: Draft, event: PodFact, at: datetime) -> None:
         draft.start(event.incarnation, exit_code=event.exit_code, out_of_memory=out_of_memory)
         _look_whether_done(draft, event.incarnation)
 
+
+_MOVING_BYTES: Final = frozenset(
+    {SnapshotStored, SnapshotDeleted, SnapshotSuperseded, SnapshotInvalidated, SnapshotExpired, DumpFailed}
+)
+"""After which a key may have other bytes in the store, as far as it is remembered."""
 
 _HOUSEKEEPING: Final = frozenset(
     {SnapshotSuperseded, SnapshotInvalidated, SnapshotExpired, SnapshotDeleted, CommandIssued, CommandFinished}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
+from controlplane.domain.state import Usage, count_usage
 from protocol.ids import NodeName
 
 from .fabric import LawBrokenError
@@ -152,6 +153,11 @@ def _check_end(world: World) -> None:
     """Compare what is known in the end with what is true."""
     if world.log.fold() != world.plane.state:
         raise LawBrokenError("the log folded from its start is not the live state")
+    usage: dict[str, Usage] = {}
+    for key, state in world.plane.state.keys.items():
+        count_usage(usage, key, None, state)
+    if usage != world.plane.state.usage:
+        raise LawBrokenError(f"namespaces hold {usage}, not {world.plane.state.usage}")
     if world.laws.finished != set(world.laws.issued):
         raise LawBrokenError("a command has no end")
     if world.truth.tainted:
