@@ -34,7 +34,7 @@ async def test_a_letter_delivered_again_is_kept_once_and_shows_what_it_was(lette
         await letters.put_aside([LETTER, LETTER], epoch=epoch)
     (row,) = await log.query("dead_letters")
     assert (row["node"], row["sequence"], row["kind"], row["reason"]) == ("a", 7, "unreadable", "no JSON")
-    assert row["excerpt"] == r"\x00\xff\x1b[31m not json\n"
+    assert row["excerpt"] == r"\u0000\xff\u001b[31m not json\u000a"
     assert row["size_bytes"] == len(LETTER.data)
     assert row["received_at"] == "2026-11-23T12:00:00.000000Z"
 
@@ -77,6 +77,6 @@ async def test_names_and_reasons_that_no_database_takes_are_escaped(letters: Dea
     )
     await letters.put_aside([odd], epoch=epoch)
     (row,) = await log.query("dead_letters")
-    assert row["node"] == r"a\x00b"
-    assert row["reason"].startswith(r"\x00\ud800xxx")
+    assert row["node"] == r"a\u0000b"
+    assert row["reason"].startswith(r"\u0000\ud800xxx")
     assert len(row["reason"]) == 1000
