@@ -140,7 +140,7 @@ def _contradiction_about_snapshot(snapshot: Snapshot, event: _OfSnapshot) -> str
 
 
 def _contradiction_about_deletion(state: State, event: SnapshotDeleted) -> str | None:
-    """Believe a deletion of whoever was told to delete, wherever the snapshot was taken: all nodes share one store.
+    """Believe a deletion of whoever was told to delete, wherever the snapshot was taken: several nodes may share a store.
 
     One that is told after its command's deadline is not believed; the snapshot is then deleted once more, in vain.
     """

@@ -33,7 +33,7 @@ from controlplane.log import chain, copies, filed, generations
 from controlplane.log.database import Database
 from controlplane.log.engine import make_ready
 from controlplane.log.filed import FORMAT, MOMENTS, UNREADABLE, Segment, digest, rows_of
-from controlplane.log.files import PRIVATE_FILE
+from controlplane.log.files import PRIVATE_FILE, keep_files_private
 from controlplane.log.read import record_of_row
 from controlplane.log.records import ArchiveError, Recorded
 from controlplane.log.schema import archived_heads, archived_segments, events, log_head, projection_state, utc_text
@@ -82,6 +82,8 @@ class Archive:
         archive = cls(Database(url), folder, clock)
         try:
             await make_ready(archive._database.engine)
+            files = [segment.file for segment in await archive.segments()]
+            await asyncio.to_thread(keep_files_private, folder, files)
         except BaseException:
             await archive.close()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,12 @@ def keep_private(database: Path) -> None:
     with suppress(OSError):
         if all(each.name.startswith(database.name) for each in database.parent.iterdir()):
             _tighten(database.parent, PRIVATE_FOLDER)
+
+
+def keep_files_private(folder: Path, names: Iterable[str]) -> None:
+    """Let nobody but their owner read these files of a folder; those that are not there, or somebody else's, are left alone."""
+    for name in names:
+        _tighten(folder / name, PRIVATE_FILE)
 
 
 def _tighten(path: Path, mode: int) -> None:

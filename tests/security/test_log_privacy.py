@@ -11,7 +11,7 @@ import pytest
 
 from controlplane.log import roles
 from controlplane.log.eventlog import EventLog
-from controlplane.log.files import keep_private
+from controlplane.log.files import keep_files_private, keep_private
 from controlplane.log.migrate import upgrade
 
 pytestmark = pytest.mark.timeout(60)
@@ -78,6 +78,13 @@ def test_a_folder_of_other_things_and_what_a_link_leads_to_are_left_alone(tmp_pa
     assert stat.S_IMODE(shared.stat().st_mode) == 0o755
     assert modes(shared)["other"] == 0o644
     assert modes(shared)["log.db"] == 0o600
+
+
+def test_files_of_the_archive_are_tightened_too(tmp_path: Path, loose: None) -> None:
+    (tmp_path / "segment").write_text("")
+    (tmp_path / "other").write_text("")
+    keep_files_private(tmp_path, ["segment", "missing"])
+    assert modes(tmp_path) == {"segment": 0o600, "other": 0o644}
 
 
 def test_nobody_may_create_in_the_schema_of_the_log() -> None:
