@@ -21,7 +21,7 @@ from process.printable import printable, printable_output
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
-from woodfrog import ask, demo, dev, engines, kept, migrate, past, run, story
+from woodfrog import ask, demo, dev, engines, kept, migrate, past, run, stopping, story
 from woodfrog import snapshots as snapshots_
 from woodfrog.bundle import (
     BadInputError,
@@ -168,7 +168,7 @@ def stop(
     with telling():
         described = state_of(state_dir).described()
         key = key_of(described.reach, checkpoint_id, namespace)
-        stopped = run.stop(described, key, timeout_seconds=timeout_seconds, kill=kill)
+        stopped = stopping.stop(described, key, timeout_seconds=timeout_seconds, kill=kill)
     put(
         [msgspec.to_builtins(each) for each in stopped],
         shown("container_id", "captured_as", "ended", "why_not"),

@@ -27,63 +27,23 @@ from nodeworker.runtime.install import DEFAULT_VARIABLE
 from nodeworker.threads import in_daemon_thread
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, ContainerId, SnapshotId
-from protocol.local import AskStop, ContainerStatus, NotDumped, TellDeleted
+from protocol.local import ContainerStatus, TellDeleted
 from woodfrog import ask, next_start
 from woodfrog.bundle import ContainerSpec, oci_config, write_config
 from woodfrog.output import Form
 from woodfrog.overlay import ContainerDirectory, orphans
+from woodfrog.runtime import STOP_SECONDS, VERB_SECONDS, Runtime, runtime_failed
 from woodfrog.state import Description
+from woodfrog.stopping import uncaptured
 
 _PR_SET_CHILD_SUBREAPER = 36
 _CREATE_SECONDS = 1800.0
-_STOP_SECONDS = 1800.0
-_VERB_SECONDS = 60.0
 _OUTPUT_SECONDS = 5.0
 _TELL_SECONDS = 3.0
 _POLL_SECONDS = 0.1
 _NOTHING_TO_CAPTURE = frozenset({"container-unknown", "not-running"})
 _NOTHING_TO_SAY = _NOTHING_TO_CAPTURE | {"stop-ignored"}
 _libc = ctypes.CDLL(None)
-
-
-class Runtime:
-    """The OCI runtime of a stack, for one container."""
-
-    def __init__(self, described: Description, container_id: str) -> None:
-        self._described = described
-        self.container_id = container_id
-
-    def command(self, verb: str, *words: str | Path, log: Path | None = None) -> list[str]:
-        """Build the command line of a verb as containerd's shim does."""
-        logging = ["--log", str(log), "--log-format", "json"] if log else []
-        return [self._described.runtime, "--root", self._described.runc_root, *logging, verb, *map(str, words)]
-
-    def kill(self, name: str, *, seconds: float = _STOP_SECONDS) -> None:
-        """Send a signal; the stop signal returns when the final dump is captured.
-
-        Raises:
-            FailureError: ``runtime-failed`` with the runtime's own words.
-        """
-        self._run(self.command("kill", self.container_id, name), seconds)
-
-    def delete(self) -> None:
-        """Remove the container, whatever is left of it."""
-        with suppress(FailureError):
-            self._run(self.command("delete", "--force", self.container_id), _VERB_SECONDS)
-
-    def _run(self, command: list[str], seconds: float) -> None:
-        try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as problem:
-            raise _runtime_failed(command, str(problem)) from problem
-        if done.returncode != 0:
-            raise _runtime_failed(command, done.stderr.strip())
-
-
-def _runtime_failed(command: list[str], said: str) -> FailureError:
-    return FailureError(Failure("runtime-failed", f"{Path(command[0]).name}: {said}", "The line above says why."))
 
 
 class Foreground:
@@ -183,7 +143,7 @@ class Foreground:
             )
         return int(pid_file.read_text())
 
-    async def _call(self, verb: str, *words: str, seconds: float = _VERB_SECONDS) -> None:
+    async def _call(self, verb: str, *words: str, seconds: float = VERB_SECONDS) -> None:
         command = self._runtime.command(verb, *words)
         process = await asyncio.create_subprocess_exec(
             *command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
@@ -196,7 +156,7 @@ class Foreground:
                 process.kill()
                 await process.wait()
         if process.returncode != 0:
-            raise _runtime_failed(command, said.decode(errors="replace").strip())
+            raise runtime_failed(command, said.decode(errors="replace").strip())
 
     async def _stop(self) -> None:
         """The first signal asks for the final dump, the second ends the container at once."""
@@ -209,13 +169,13 @@ class Foreground:
         if self._signals == 1:
             self._say("stopping", "stopping; the final snapshot is being taken (once more to kill)")
             # A daemon thread: a worker that does not answer must not keep us when the container is killed.
-            failure = await in_daemon_thread(lambda: _uncaptured(self._described, self.container_id))
+            failure = await in_daemon_thread(lambda: uncaptured(self._described, self.container_id))
             if failure is None or self._signals > 1:
                 return
             if failure.code not in _NOTHING_TO_SAY:
                 await asyncio.to_thread(self._tell_refusal, failure)
         try:
-            await self._call("kill", self.container_id, name, seconds=_STOP_SECONDS)
+            await self._call("kill", self.container_id, name, seconds=STOP_SECONDS)
         except FailureError as problem:
             self._say("stop-failed", problem.failure.cause)
 
@@ -329,7 +289,7 @@ def _clear_orphans(described: Description) -> None:
     """
     for directory in orphans(Path(described.containers)):
         container_id = ContainerId(directory.path.name)
-        failure = _uncaptured(described, container_id)
+        failure = uncaptured(described, container_id)
         if failure is None or failure.code in _NOTHING_TO_CAPTURE:
             Runtime(described, container_id).delete()
             directory.remove()
@@ -346,86 +306,3 @@ def remove_all(described: Description) -> None:
     for directory in orphans(Path(described.containers)):
         Runtime(described, directory.path.name).delete()
         directory.remove()
-
-
-def _uncaptured(described: Description, container_id: ContainerId) -> Failure | None:
-    try:
-        answer = ask.worker(described.socket, AskStop(container_id=container_id), seconds=_STOP_SECONDS)
-    except FailureError as problem:
-        return problem.failure
-    return answer.failure if isinstance(answer, NotDumped) else None
-
-
-class StoppedContainer(msgspec.Struct, frozen=True):
-    """What became of a container that was stopped."""
-
-    container_id: ContainerId
-    captured_as: str | None
-    """Its final snapshot; None where there is none, or none was heard of in time."""
-    ended: bool = True
-    why_not: str = ""
-    """Why there is no final snapshot."""
-
-
-def stop(
-    described: Description, key: CheckpointKey, *, timeout_seconds: float, kill: bool = False
-) -> list[StoppedContainer]:
-    """Stop every running container of a key as an engine would: with a final dump, or else by its stop signal.
-
-    One that cannot be captured has ``timeout_seconds`` to end; then it is killed if ``kill`` says so, else it runs on.
-
-    Raises:
-        FailureError: ``not-running`` when there is none, or what the runtime says.
-    """
-    running = _running(described, key)
-    if not running:
-        raise FailureError(
-            Failure("not-running", f"no container of {key.id} runs on this node", "`woodfrog ps` shows what runs.")
-        )
-    failures = {each.container_id: _uncaptured(described, each.container_id) for each in running}
-    uncaptured = {container_id for container_id, failure in failures.items() if failure is not None}
-    for container_id in uncaptured:
-        Runtime(described, container_id).kill("TERM")
-    left = _await_ends(described, key, uncaptured, timeout_seconds)
-    if kill:
-        for container_id in left:
-            Runtime(described, container_id).kill("KILL")
-        left = _await_ends(described, key, left, timeout_seconds)
-    stopped = []
-    for container in running:
-        failure = failures[container.container_id]
-        captured_as = _final_snapshot(described, container) if failure is None else None
-        why_not = "" if failure is None else str(failure)
-        stopped.append(
-            StoppedContainer(container.container_id, captured_as, container.container_id not in left, why_not)
-        )
-    return stopped
-
-
-def _running(described: Description, key: CheckpointKey) -> list[ContainerStatus]:
-    found = ask.containers(described.socket)
-    return [each for each in found if each.key == key and each.state in {"running", "dumping"}]
-
-
-def _await_ends(
-    described: Description, key: CheckpointKey, waiting: set[ContainerId], timeout_seconds: float
-) -> set[ContainerId]:
-    """Wait until containers have ended; return those that have not."""
-    deadline = time.monotonic() + timeout_seconds
-    while waiting and (waiting := waiting & {each.container_id for each in _running(described, key)}):
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(_POLL_SECONDS)
-    return waiting
-
-
-def _final_snapshot(described: Description, container: ContainerStatus) -> str | None:
-    """Look the final dump up in the log: whoever ran the container in the foreground may have removed it already."""
-    deadline = time.monotonic() + _TELL_SECONDS
-    with suppress(FailureError):
-        while time.monotonic() < deadline:
-            for row in ask.view(described.reach, "checkpoint_history", container.key, seconds=_TELL_SECONDS):
-                if row["incarnation"] == container.incarnation and row["final"] and row["captured_at"]:
-                    return str(row["snapshot_id"])
-            time.sleep(0.1)
-    return None
