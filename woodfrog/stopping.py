@@ -54,10 +54,10 @@ def stop(
             Failure("not-running", f"no container of {key.id} runs on this node", "`woodfrog ps` shows what runs.")
         )
     failures = {each.container_id: uncaptured(described, each.container_id) for each in running}
-    uncaptured = {container_id for container_id, failure in failures.items() if failure is not None}
-    for container_id in uncaptured:
+    without = {container_id for container_id, failure in failures.items() if failure is not None}
+    for container_id in without:
         Runtime(described, container_id).kill("TERM")
-    left = _await_ends(described, key, uncaptured, timeout_seconds)
+    left = _await_ends(described, key, without, timeout_seconds)
     if kill:
         for container_id in left:
             Runtime(described, container_id).kill("KILL")
