@@ -130,7 +130,7 @@ MUTANTS = {
     "a schedule does not see a dump under way": ("if any(dump.incarnation == start.number", "if any(False"),
     "a schedule does not see an open command": ("start.opened_at is None or start.dump_command is not None", "False"),
     "a schedule asks too soon": ("seconds=_spaced(interval_seconds", "seconds=_spaced(0.5 * interval_seconds"),
-    "a schedule passes over what a container says": ("if own is not None:", "if False:"),
+    "a schedule passes over what a container says": ("if seconds is None:", "if True:"),
     "a schedule gives up after a failure": ("return min(longer,", "return 1e8 if failed else min(longer,"),
     "a node is believed about where a pod is": ("if pod.node != request.node", "if False"),
     "a worker that was thought dead stays so": (
