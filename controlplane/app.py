@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -47,8 +48,10 @@ from controlplane.loop import DecisionLoop
 from controlplane.settings import Settings
 from controlplane.web.metrics import Metrics
 from controlplane.web.pages import Health, pages
+from process.datakeys import DataKeyError, Unwrapper
 from process.http import HttpServer, probes
 from process.nats import connect
+from protocol.failures import Failure, FailureError
 from protocol.ids import Epoch, NodeName
 
 _log = structlog.get_logger(component="controlplane")
@@ -175,6 +178,7 @@ class ControlPlane:
             pods=None if cluster is None else cluster.placements,
             outside=[NodeName(node) for node in self._settings.outside_nodes],
             questions_per_node=self._settings.questions_per_node,
+            data_keys=_unwrapper(self._settings.data_key_file),
         )
         decisions.on_resolved = self._metrics.resolved
         self._metrics.answers(decisions.places)
@@ -230,6 +234,13 @@ class ControlPlane:
     def _streams_seen(self, use: Use) -> None:
         self._metrics.streams_use(use)
         self._health.streams_use(use)
+
+
+def _unwrapper(file: Path | None) -> Unwrapper | None:
+    try:
+        return None if file is None else Unwrapper.from_file(file)
+    except DataKeyError as problem:
+        raise FailureError(Failure("data-key-unusable", str(problem), "Correct WOODFROG_DATA_KEY_FILE.")) from problem
 
 
 async def _tell_of_stale_views(log: EventLog) -> None:

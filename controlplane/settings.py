@@ -41,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_NATS_SEED_FILE``: the nkey seed by which NATS knows this control plane; none if the URL says who it is."""
     nats_trust: Trust = Trust()
     """``WOODFROG_NATS_CA_FILE`` and ``WOODFROG_NATS_INSECURE``: see :mod:`process.natstls`."""
+    data_key_file: Path | None = None
+    """``WOODFROG_DATA_KEY_FILE``: private keys by which the keys of snapshots are unwrapped for who is to restore them."""
     nats_callout_dir: Path | None = None
     """``WOODFROG_NATS_CALLOUT_DIR``: holds ``callout.seed`` and ``issuer.seed``; unset: NATS asks nobody about connections."""
     node_service_account: tuple[str, str] = ("", "")
@@ -132,6 +134,9 @@ class Settings(msgspec.Struct, frozen=True):
             nats_url=environment.get("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
             nats_seed_file=Path(seed_file) if seed_file else None,
             nats_trust=nats_trust,
+            data_key_file=Path(data_key_file)
+            if (data_key_file := environment.get("WOODFROG_DATA_KEY_FILE", ""))
+            else None,
             nats_callout_dir=Path(callout_dir) if callout_dir else None,
             node_service_account=_service_account(environment) if callout_dir else ("", ""),
             instance=instance,

@@ -50,6 +50,7 @@ from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.store_watch import StoreWatch
 from nodeworker.storing import Storer
 from nodeworker.tells import Tells
+from process.datakeys import DataKeyError, Recipient
 from process.http import HttpServer, probes
 from protocol.events import NodeRegistered
 from protocol.facts import NodeFacts
@@ -118,7 +119,14 @@ def _open_store(settings: Settings) -> SnapshotStore:
     """Open the store, with its keys if there are any."""
     keys = KeyRing() if settings.store_key_file is None else KeyRing.from_file(settings.store_key_file)
     try:
-        return SnapshotStore(settings.store_url, keys=keys, remembered=settings.state_dir)
+        file = settings.data_key_recipient_file
+        recipient = None if file is None else Recipient.from_file(file)
+    except DataKeyError as problem:
+        raise FailureError(
+            Failure("data-key-unusable", str(problem), "Correct WOODFROG_DATA_KEY_RECIPIENT_FILE.")
+        ) from problem
+    try:
+        return SnapshotStore(settings.store_url, keys=keys, recipient=recipient, remembered=settings.state_dir)
     except ValueError as problem:
         advice = "Correct WOODFROG_STORE_URL, or give what its cloud needs beside it."
         raise FailureError(Failure("store-url", str(problem), advice)) from problem

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ from nodeworker.domain.problems import DISK_FULL
 from nodeworker.failure import failure_of
 from nodeworker.store.proving import prove_files, prove_sizes
 from nodeworker.store.snapshots import SnapshotStore, content_bytes, tree_of
+from process.datakeys import DataKeyError, from_text, to_text
 from protocol.failures import SNAPSHOT_MISSING, Failure, FailureError
 from protocol.ids import CheckpointKey
 from protocol.manifest import Entry, Manifest, Tree, TreeName
@@ -103,6 +104,18 @@ class Fetcher:
         with self._disk.reserve(needed_bytes, images, "the restore"):
             self._store.fetch_files(manifest, TreeName.PROCESSES, images)
         return Fetched(self._store, manifest, images, None)
+
+    def locked(self, key: CheckpointKey, choice: RestoreFrom) -> str:
+        """Return the wrapped key of a snapshot, if it has one of its own that is not here, as a question shows it."""
+        try:
+            return to_text(self._store.locked(key, choice.snapshot_id))
+        except (FailureError, OSError):
+            return ""  # fetching it says why
+
+    def unlock(self, key: CheckpointKey, choice: RestoreFrom) -> None:
+        """Take the key that came with the decision."""
+        with suppress(DataKeyError):
+            self._store.unlock(key, choice.snapshot_id, from_text(choice.data_key))
 
     @property
     def store(self) -> str | None:

@@ -273,7 +273,22 @@ class Restorer:
         await asyncio.sleep(_ASK_EVERY_SECONDS - (time.monotonic() - asked_at))
         return resolution.failure.cause if isinstance(resolution, Refusal) else f"it waits for {resolution.waiting_for}"
 
-    def _question(self, record: ContainerRecord) -> Callable[[int], ResolveRequest]:
+    async def _unlocked(self, record: ContainerRecord, choice: RestoreFrom) -> bool:
+        """Have the key of a snapshot that has one of its own; return whether the choice still stands.
+
+        Without the key the attempt to fetch it says what is missing.
+        """
+        wrapped = await in_daemon_thread(lambda: self._fetcher.locked(record.key, choice))
+        if not wrapped:
+            return True
+        again = await self._bus.resolve(self._question(record, wrapped))
+        if not isinstance(again, RestoreFrom) or again.snapshot_id != choice.snapshot_id:
+            return False
+        if again.data_key:
+            self._fetcher.unlock(record.key, again)
+        return True
+
+    def _question(self, record: ContainerRecord, wrapped_key: str = "") -> Callable[[int], ResolveRequest]:
         def ask(reports_sequence: int) -> ResolveRequest:
             return ResolveRequest(
                 key=record.key,
@@ -283,6 +298,7 @@ class Restorer:
                 facts=msgspec.structs.replace(self._facts, store=self._fetcher.store),
                 container=record.facts,
                 reports_sequence=reports_sequence,
+                wrapped_key=wrapped_key,
             )
 
         return ask
@@ -328,6 +344,8 @@ class Restorer:
         self, record: ContainerRecord, live: Bundle, choice: RestoreFrom, asked: asyncio.Event | None
     ) -> CreateRestored | ContainerRecord:
         """Put a snapshot into the container; if that fails, all is as before, and told: the record is the answer then."""
+        if not await self._unlocked(record, choice):
+            return record
         began = time.monotonic()
         try:
             with self._gate.restore():

@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     nats_trust: Trust = Trust()
     """``WOODFROG_NATS_CA_FILE`` and ``WOODFROG_NATS_INSECURE``: see :mod:`process.natstls`."""
     store_url: str
+    data_key_recipient_file: Path | None = None
+    """``WOODFROG_DATA_KEY_RECIPIENT_FILE``: for whom the key of each snapshot is wrapped; none: snapshots have none of their own."""
     store_key_file: Path | None = None
     """Keys by which the store is encrypted; none: it is not."""
     runc: str
@@ -201,6 +203,15 @@ def _bounds_privileges(environment: Mapping[str, str]) -> bool:
     return text == "new-container"
 
 
+def _recipient(environment: Mapping[str, str]) -> Path | None:
+    file = environment.get("WOODFROG_DATA_KEY_RECIPIENT_FILE", "")
+    if file and not environment.get("WOODFROG_STORE_KEY_FILE"):
+        raise SettingsError(
+            "WOODFROG_DATA_KEY_RECIPIENT_FILE is set, and WOODFROG_STORE_KEY_FILE is not; it needs both"
+        )
+    return Path(file) if file else None
+
+
 def from_environment(environment: Mapping[str, str]) -> Settings:
     """Read the settings; an unset or empty variable means its default.
 
@@ -246,6 +257,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         nats_seed_file=Path(seed_file) if (seed_file := text("WOODFROG_NATS_SEED_FILE", "")) else None,
         nats_token_file=Path(token_file) if (token_file := text("WOODFROG_NATS_TOKEN_FILE", "")) else None,
         nats_trust=nats_trust,
+        data_key_recipient_file=_recipient(environment),
         store_key_file=Path(key_file) if (key_file := text("WOODFROG_STORE_KEY_FILE", "")) else None,
         store_url=text("WOODFROG_STORE_URL", f"file://{state_dir}/store"),
         runc=text("WOODFROG_RUNC", "runc"),

@@ -44,6 +44,8 @@ PRIVILEGES_EXCEED = "privileges-exceed"
 QUOTA = "quota"
 """A namespace holds as much as it may; a worker starts the container without protection."""
 
+DATA_KEY_MISSING = "data-key-missing"
+"""A snapshot is sealed with a key of its own, which nobody gave to who is to read it."""
 CONDEMNING_CODES = frozenset({SNAPSHOT_CORRUPT, SNAPSHOT_MISSING})
 """Codes that invalidate a snapshot at once; any other failure needs a second node's word (design: the selection law)."""
 
@@ -56,6 +58,7 @@ PASSING_CODES = frozenset(
         "container-gone",
         "criu-missing",
         "criu-unusable",
+        DATA_KEY_MISSING,
         "disk-full",
         "file-changed",
         "file-missing",

@@ -37,6 +37,8 @@ class ResolveRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     container: ContainerFacts
     reports_sequence: int
     version: int = REQUEST_VERSION
+    wrapped_key: str = ""
+    """What lies beside the snapshot that was chosen before, if that is sealed with a key of its own: see ``process/datakeys.py``."""
 
 
 class _Answer(msgspec.Struct, frozen=True, tag_field="answer", kw_only=True):
@@ -54,6 +56,8 @@ class RestoreFrom(_Answer, frozen=True, tag="restore"):
     """Whether its processes may hold no more than the new container's spec allows; else the cluster's policy says so."""
     taken_as: int | None = None
     """As which user the container of the snapshot was started, as its worker recorded it before; None if that is not known."""
+    data_key: str = ""
+    """The key that was unwrapped, if the question showed one of this very snapshot."""
 
 
 class StartCold(_Answer, frozen=True, tag="cold"):

@@ -17,6 +17,7 @@ import typer
 
 from nodeworker.store import KeyRing, SnapshotStore
 from nodeworker.store.archive import ArchiveWriter
+from process.datakeys import DataKeyError, Unwrapper, purpose
 from protocol.facts import NodeFacts
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, SnapshotId, check_id
@@ -59,7 +60,19 @@ def _opened(
         raise FailureError(Failure("snapshot-not-stored", cause, "Choose one that is valid or superseded."))
     store = _store(state_dir)
     of = CheckpointKey.checked(row["cluster"], row["namespace"], row["id"])
+    _unlock(store, of, SnapshotId(snapshot))
     yield store, store.open_manifest(of, SnapshotId(snapshot), row["manifest_digest"])
+
+
+def _unlock(store: SnapshotStore, of: CheckpointKey, snapshot: SnapshotId) -> None:
+    """Take the key of a snapshot that has one of its own, where the control planes' private keys are at hand."""
+    wrapped, file = store.locked(of, snapshot), os.environ.get("WOODFROG_DATA_KEY_FILE")
+    if not wrapped or not file:
+        return
+    try:
+        store.unlock(of, snapshot, Unwrapper.from_file(Path(file)).unwrap(wrapped, purpose(of, snapshot)))
+    except DataKeyError as problem:
+        raise FailureError(Failure("data-key-unusable", str(problem), "Correct WOODFROG_DATA_KEY_FILE.")) from problem
 
 
 def _store(state_dir: Path | None) -> SnapshotStore:

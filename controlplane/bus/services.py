@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 import structlog
+from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -26,10 +27,19 @@ from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS
 from controlplane.domain.inputs import CheckpointAsked, Input, ResolveAsked, SnapshotAsked
 from controlplane.domain.placement import PlacedPod, Placement, misplaced
 from controlplane.log.eventlog import EventLog
+from process.datakeys import DataKeyError, Unwrapper, from_text, purpose, to_text
 from protocol import subjects
 from protocol.failures import FailureError
 from protocol.ids import CheckpointKey, CommandId, NodeName, check_id
-from protocol.requests import CheckpointRequest, QueryRequest, ResolveRequest, Rows, SnapshotRequest, WaitFor
+from protocol.requests import (
+    CheckpointRequest,
+    QueryRequest,
+    ResolveRequest,
+    RestoreFrom,
+    Rows,
+    SnapshotRequest,
+    WaitFor,
+)
 
 _log = structlog.get_logger(component="services")
 
@@ -91,6 +101,7 @@ class Decisions(Answering):
         pods: Pods | None = None,
         outside: Collection[NodeName] = (),
         questions_per_node: int = QUESTIONS_PER_NODE,
+        data_keys: Unwrapper | None = None,
     ) -> None:
         """``taken_in`` is the REPORTS sequence up to which reports are in the log, ``stirrings`` is told what comes there.
 
@@ -108,6 +119,7 @@ class Decisions(Answering):
         self._stirrings = stirrings
         self._pods = pods
         self._outside = frozenset(outside)
+        self._data_keys = data_keys
         self._refusals = RefusalBudget()
         self._held = Places(_MOST_HELD, max(questions_per_node // 2, 1))
         self._catching_up = Places(_MOST_CATCHING_UP, max(questions_per_node // 4, 1))
@@ -129,8 +141,21 @@ class Decisions(Answering):
                 if not isinstance(reply, WaitFor) or not await self._worth_another_look(
                     stirred, hold_until, request.node
                 ):
-                    return reply
+                    return self._with_data_key(request, reply)
             began = time.monotonic()
+
+    def _with_data_key(self, request: ResolveRequest, reply: Reply) -> Reply:
+        """Add the key of the snapshot that was chosen, if that is the one whose wrapped key was shown. It is in no event and no log."""
+        if not isinstance(reply, RestoreFrom) or not request.wrapped_key or self._data_keys is None:
+            return reply
+        try:
+            key = self._data_keys.unwrap(from_text(request.wrapped_key), purpose(request.key, reply.snapshot_id))
+        except DataKeyError as problem:
+            _log.warning(
+                "a data key is not given out", node=request.node, snapshot_id=reply.snapshot_id, error=str(problem)
+            )
+            return reply
+        return replace(reply, data_key=to_text(key))
 
     async def _placement(self, request: ResolveRequest) -> Placement | None:
         """Find out where Kubernetes has the pod.

@@ -21,23 +21,33 @@ ID_BYTES: Final = 8
 _OBJECT: Final = "woodfrog.io 2026-11 snapshot store: key of one object"
 _NAMES: Final = "woodfrog.io 2026-11 snapshot store: names"
 _ID: Final = "woodfrog.io 2026-11 snapshot store: id of a key"
+_ID_WITH_DATA_KEYS: Final = "woodfrog.io 2026-11 snapshot store: id of a key that seals together with data keys"
 
 
 class StoreKey:
-    """One key, known by an id that tells nothing about it."""
+    """One key, known by an id that tells nothing about it.
 
-    def __init__(self, secret: bytes) -> None:
+    ``with_data_keys``: objects are sealed by it together with a key of their snapshot's own. It has another id then, so that a
+    worker that knows nothing of such keys says that it lacks this one.
+    """
+
+    def __init__(self, secret: bytes, *, with_data_keys: bool = False) -> None:
         assert len(secret) == KEY_BYTES
         self._secret = secret
+        self.with_data_keys = with_data_keys
         self._names = blake3(secret, derive_key_context=_NAMES).digest()
-        self.id = blake3(secret, derive_key_context=_ID).digest(ID_BYTES)
+        self.id = blake3(secret, derive_key_context=_ID_WITH_DATA_KEYS if with_data_keys else _ID).digest(ID_BYTES)
 
     def __repr__(self) -> str:
         return f"StoreKey({self.id.hex()})"
 
-    def of_object(self, salt: bytes) -> bytes:
+    def of_object(self, salt: bytes, data_key: bytes = b"") -> bytes:
         """Derive the key of the object that has this salt."""
-        return blake3(self._secret + salt, derive_key_context=_OBJECT).digest()
+        return blake3(self._secret + salt + data_key, derive_key_context=_OBJECT).digest()
+
+    def together_with_data_keys(self) -> StoreKey:
+        """Return the same key, for snapshots that have one of their own as well."""
+        return StoreKey(self._secret, with_data_keys=True)
 
     def name(self, *parts: str) -> str:
         """Derive a name that only holders of the key can derive."""
@@ -49,6 +59,7 @@ class KeyRing:
 
     def __init__(self, keys: tuple[StoreKey, ...] = ()) -> None:
         self.keys = keys
+        self.with_data_keys = tuple(key.together_with_data_keys() for key in keys)
 
     @classmethod
     def from_file(cls, path: Path) -> Self:

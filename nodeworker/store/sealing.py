@@ -9,6 +9,9 @@ Names tell nothing either. What would lie in ``<cluster>/<namespace>/<id>/<snaps
 ``sealed/<id of the key>/<name that only holders of the key can derive>/``. A folder ``sealed-keys`` tells which keys a store
 was ever sealed with, by their ids, so that a worker without the right one says so, and does not take a snapshot for lost.
 
+With a recipient, each snapshot is sealed with a key of its own as well (``process/datakeys.py``), which lies wrapped in the
+headers of its objects. Names follow from the store's key alone, so whoever holds that can remove a snapshot, but not read it.
+
 What remains visible: how many snapshots there are, how large their packs are, and when they were written.
 """
 
@@ -24,13 +27,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from nodeworker.domain.problems import corrupt, missing
 from nodeworker.store.keys import ID_BYTES, KeyRing, StoreKey
 from nodeworker.store.objects import ObjectReader, Objects, ObjectWriter
-from protocol.failures import SNAPSHOT_MISSING, Failure, FailureError
+from process.datakeys import DATA_KEY_BYTES, WRAPPED_BYTES, Recipient
+from protocol.failures import DATA_KEY_MISSING, SNAPSHOT_MISSING, Failure, FailureError
 
 MAGIC: Final = b"WFSEAL1\n"
 SEGMENT_BYTES: Final = 64 << 10
 MARKERS: Final = "sealed-keys"
 _SALT_BYTES: Final = 32
 _HEADER_BYTES: Final = len(MAGIC) + ID_BYTES + _SALT_BYTES
+_MOST_UNLOCKED: Final = 1024
 _TAG_BYTES: Final = 16
 _WHOLE_BYTES: Final = SEGMENT_BYTES + _TAG_BYTES
 _LISTED_AS_THEY_ARE: Final = ("manifest.json",)
@@ -48,6 +53,8 @@ class _Place(NamedTuple):
 
     key: StoreKey | None
     folder: str
+    data_key: bytes = b""
+    wrapped: bytes = b""
 
     def name(self, plain_folder: str, name: str) -> str:
         """Name an object there. The manifest keeps its name: it is removed first, also by who cannot read it."""
@@ -59,13 +66,66 @@ class _Place(NamedTuple):
 class SealedObjects:
     """A port in front of another: seals with the ring's first key, opens with any, and reads what was never sealed as well."""
 
-    def __init__(self, inner: Objects, ring: KeyRing) -> None:
+    def __init__(self, inner: Objects, ring: KeyRing, recipient: Recipient | None = None) -> None:
+        """With a ``recipient`` each snapshot gets a key of its own, wrapped for it."""
         self._inner = inner
         self._ring = ring
+        self._recipient = recipient if ring.keys else None
+        self._begun: dict[str, _Place] = {}
+        self._unlocked: dict[str, bytes] = {}
         self._lock = threading.Lock()
-        self._marked = False
+        self._marked: set[bytes] = set()
         self._remembered: dict[str, _Place] = {}
         self._listed: dict[str, dict[str, _Place]] = {}
+
+    def begin(self, folder: str) -> None:
+        """Make the key of a snapshot that is about to be put, if it is to have one."""
+        if self._recipient is None:
+            return
+        data_key = os.urandom(DATA_KEY_BYTES)
+        place = _sealed(self._ring.with_data_keys[0], folder)
+        with self._lock:
+            self._begun[folder] = place._replace(
+                data_key=data_key, wrapped=self._recipient.wrap(data_key, folder.encode())
+            )
+        self.unlock(folder, data_key)
+
+    def end(self, folder: str) -> None:
+        """Forget the key of a snapshot that was put."""
+        with self._lock:
+            self._begun.pop(folder, None)
+            self._unlocked.pop(folder, None)
+
+    def unlock(self, folder: str, data_key: bytes) -> None:
+        """Take a snapshot's own key, to read it."""
+        with self._lock:
+            if len(self._unlocked) >= _MOST_UNLOCKED:
+                self._unlocked.pop(next(iter(self._unlocked)))
+            self._unlocked[folder] = data_key
+
+    def locked(self, path: str) -> bytes:
+        """Return what is wrapped in an object whose snapshot's key is not here; nothing if none is needed.
+
+        Raises:
+            FailureError: the store cannot be read.
+        """
+        folder, _, name = path.rpartition("/")
+        with self._lock:
+            if folder in self._unlocked:
+                return b""
+        for key in self._ring.with_data_keys:
+            place = _sealed(key, folder)
+            try:
+                reader = self._inner.open(f"{place.folder}/{place.name(folder, name)}")
+            except FailureError as problem:
+                if problem.failure.code != SNAPSHOT_MISSING:
+                    raise
+                continue
+            try:
+                return bytes(reader.read(_HEADER_BYTES, WRAPPED_BYTES))
+            finally:
+                reader.close()
+        return b""
 
     def create(self, folder: str) -> ObjectWriter:
         """Begin an object."""
@@ -87,9 +147,24 @@ class SealedObjects:
                     raise
                 continue
             self._remember(folder, place)
-            return reader if place.key is None else _SealedReader(reader, place.key, folder, path)
+            return reader if place.key is None else self._opened(reader, place, folder, path)
         self._tell_apart(path)
         raise missing(path)
+
+    def _opened(self, reader: ObjectReader, place: _Place, folder: str, path: str) -> ObjectReader:
+        assert place.key is not None
+        with self._lock:
+            data_key = self._unlocked.get(folder, b"")
+        if place.key.with_data_keys and not data_key:
+            reader.close()
+            raise FailureError(
+                Failure(
+                    DATA_KEY_MISSING,
+                    f"{path} is sealed with a key of its snapshot's own, which was not given to whoever reads it here.",
+                    "Give control planes the private keys by WOODFROG_DATA_KEY_FILE, those from before as well.",
+                )
+            )
+        return _SealedReader(reader, place._replace(data_key=data_key), folder, path)
 
     def settle(self, folder: str) -> None:
         """Wait for the inner store."""
@@ -126,24 +201,27 @@ class SealedObjects:
             self._inner.prune(place.folder)
 
     def _own(self, folder: str) -> _Place:
+        with self._lock:
+            begun = self._begun.get(folder)
         key = self._ring.first
-        return _Place(None, folder) if key is None else _sealed(key, folder)
+        return begun or (_Place(None, folder) if key is None else _sealed(key, folder))
 
     def _places(self, folder: str) -> list[_Place]:
-        places = [*(_sealed(key, folder) for key in self._ring.keys), _Place(None, folder)]
+        keys = (*self._ring.with_data_keys, *self._ring.keys)
+        places = [*(_sealed(key, folder) for key in keys), _Place(None, folder)]
         with self._lock:
             first = self._remembered.get(folder)
-        return places if first is None else [first, *(each for each in places if each != first)]
+        return places if first is None else [first, *(each for each in places if each.folder != first.folder)]
 
     def _remember(self, folder: str, place: _Place) -> None:
         with self._lock:
             if len(self._remembered) >= _MOST_REMEMBERED:
                 self._remembered.clear()
-            self._remembered[folder] = place
+            self._remembered[folder] = _Place(place.key, place.folder)
 
     def _mark(self, key: StoreKey) -> None:
         """Say, once a process, that the store holds objects sealed with a key, before the first of them is there."""
-        if self._marked:
+        if key.id in self._marked:
             return
         writer = self._inner.create(MARKERS)
         try:
@@ -156,7 +234,7 @@ class SealedObjects:
             raise
         else:
             self._inner.settle(MARKERS)
-        self._marked = True
+        self._marked.add(key.id)
 
     def _tell_apart(self, path: str) -> None:
         """See that what is not found is not only sealed with a key that is not here.
@@ -164,7 +242,7 @@ class SealedObjects:
         Raises:
             FailureError: it may be.
         """
-        known = {key.id.hex() for key in self._ring.keys}
+        known = {key.id.hex() for key in (*self._ring.keys, *self._ring.with_data_keys)}
         unknown = [name for name in self._inner.names(MARKERS) if name not in known and not name.startswith(".")]
         if unknown and not known:
             raise FailureError(
@@ -196,11 +274,11 @@ class _SealedWriter:
     def __init__(self, inner: ObjectWriter, place: _Place, folder: str) -> None:
         assert place.key is not None
         salt = os.urandom(_SALT_BYTES)
-        header = MAGIC + place.key.id + salt
+        header = MAGIC + place.key.id + salt + place.wrapped
         self._inner = inner
         self._place = place
         self._folder = folder
-        self._cipher = AESGCM(place.key.of_object(salt))
+        self._cipher = AESGCM(place.key.of_object(salt, place.data_key))
         self._vouched = header + folder.encode()
         self._held = bytearray()
         self._number = 0
@@ -234,10 +312,13 @@ class _SealedWriter:
 
 
 class _SealedReader:
-    def __init__(self, inner: ObjectReader, key: StoreKey, folder: str, shown: str) -> None:
+    def __init__(self, inner: ObjectReader, place: _Place, folder: str, shown: str) -> None:
+        assert place.key is not None
+        key = place.key
         self._inner = inner
         self._shown = shown
-        sealed_bytes = inner.size_bytes - _HEADER_BYTES
+        self._header_bytes = _HEADER_BYTES + (WRAPPED_BYTES if key.with_data_keys else 0)
+        sealed_bytes = inner.size_bytes - self._header_bytes
         self._segments = -(-sealed_bytes // _WHOLE_BYTES)
         self.size_bytes = sealed_bytes - self._segments * _TAG_BYTES
         try:
@@ -245,7 +326,7 @@ class _SealedReader:
         except BaseException:
             inner.close()
             raise
-        self._cipher = AESGCM(key.of_object(header[-_SALT_BYTES:]))
+        self._cipher = AESGCM(key.of_object(header[_HEADER_BYTES - _SALT_BYTES : _HEADER_BYTES], place.data_key))
         self._vouched = header + folder.encode()
         if self.size_bytes == 0:
             try:
@@ -258,8 +339,8 @@ class _SealedReader:
         before_the_last = (self._segments - 1) * SEGMENT_BYTES
         if self.size_bytes < 0 or before_the_last < 0 or (before_the_last and self.size_bytes <= before_the_last):
             raise corrupt(f"The sealed object {self._shown} is cut off: it has {self._inner.size_bytes} bytes.")
-        header = bytes(self._inner.read(0, _HEADER_BYTES))
-        if header[:-_SALT_BYTES] != MAGIC + key.id:
+        header = bytes(self._inner.read(0, self._header_bytes))
+        if header[: _HEADER_BYTES - _SALT_BYTES] != MAGIC + key.id:
             raise corrupt(f"The object {self._shown} does not begin as one sealed with key {key.id.hex()} must.")
         return header
 
@@ -274,7 +355,7 @@ class _SealedReader:
         return memoryview(self._plain(first, last))[skipped : skipped + length_bytes]
 
     def _plain(self, first: int, last: int) -> bytes:
-        start = _HEADER_BYTES + first * _WHOLE_BYTES
+        start = self._header_bytes + first * _WHOLE_BYTES
         stop = min(start + (last - first + 1) * _WHOLE_BYTES, self._inner.size_bytes)
         sealed = memoryview(self._inner.read(start, stop - start))
         try:

@@ -27,11 +27,12 @@ from nodeworker.domain.problems import corrupt, format_unknown
 from nodeworker.store.chunks import CHUNK_BYTES
 from nodeworker.store.identity import StoreIdentity
 from nodeworker.store.keys import KeyRing
-from nodeworker.store.objects import Objects, open_objects
+from nodeworker.store.objects import open_objects
 from nodeworker.store.packing import Packer, pack_name, prove
 from nodeworker.store.reading import Unpacker, fetch_files
 from nodeworker.store.sealing import SealedObjects
 from nodeworker.store.validation import problem_of
+from process.datakeys import Recipient
 from process.faultpoints import reach
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import SNAPSHOT_MISSING, Failure, FailureError
@@ -109,12 +110,13 @@ class SnapshotStore:
         *,
         workers: int | None = None,
         keys: KeyRing | None = None,
+        recipient: Recipient | None = None,
         remembered: Path | None = None,
         limit_manifest_bytes: int = LIMIT_MANIFEST_BYTES,
     ) -> None:
         """Open a store; ``workers`` is the number of threads that each put and fetch uses, by default one a core.
 
-        With ``keys``, what is put is encrypted; what is fetched may be or not. In the folder ``remembered`` this node keeps which
+        With ``keys``, what is put is encrypted; what is fetched may be or not. With a ``recipient`` as well, each snapshot has a key of its own. In the folder ``remembered`` this node keeps which
         store was at the URL. No manifest that is larger than ``limit_manifest_bytes`` is written or read.
 
         Raises:
@@ -122,7 +124,7 @@ class SnapshotStore:
         """
         objects = open_objects(url)
         self.identity = StoreIdentity(objects, url, remembered)
-        self._objects: Objects = SealedObjects(objects, keys or KeyRing())
+        self._objects = SealedObjects(objects, keys or KeyRing(), recipient)
         self._workers = workers or len(os.sched_getaffinity(0))
         self._limit_manifest_bytes = limit_manifest_bytes
 
@@ -140,11 +142,27 @@ class SnapshotStore:
         try:
             for name in self._objects.names(folder):
                 self._objects.remove(folder, name)
+            self._objects.begin(folder)
             return replace(self._put(folder, header, trees), store=store)
         except BaseException:
             with suppress(OSError, FailureError):  # the failure that is on its way says more
                 self.discard(header.key, header.snapshot_id)
             raise
+        finally:
+            self._objects.end(folder)
+
+    def locked(self, key: CheckpointKey, snapshot_id: SnapshotId) -> bytes:
+        """Return the wrapped key of a snapshot that has one of its own, which is not here; nothing if none is needed.
+
+        Raises:
+            FailureError: why the store cannot be read.
+            OSError: it cannot be read.
+        """
+        return self._objects.locked(f"{_folder(key, snapshot_id)}/{MANIFEST_NAME}")
+
+    def unlock(self, key: CheckpointKey, snapshot_id: SnapshotId, data_key: bytes) -> None:
+        """Take the key of a snapshot, to read it."""
+        self._objects.unlock(_folder(key, snapshot_id), data_key)
 
     def open_manifest(self, key: CheckpointKey, snapshot_id: SnapshotId, manifest_digest: str) -> Manifest:
         """Read a manifest and check it: first that it is the one that the log speaks of, then everything in it.

@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
+from support.data_keys import write_pair
 
 from nodeworker.bus import Bus
 from nodeworker.capture.cuda import Cuda
@@ -24,10 +26,13 @@ from nodeworker.gpu_return import GpuReturn
 from nodeworker.journal import ContainerState, Journal
 from nodeworker.restore import Restorer
 from nodeworker.settings import Settings, from_environment
+from nodeworker.store.keys import KeyRing, StoreKey
+from nodeworker.store.sealing import SealedObjects
 from nodeworker.store.snapshots import ManifestHeader, SnapshotStore
+from process.datakeys import Recipient, Unwrapper, purpose, to_text
 from protocol.events import ContainerEnded, ContainerStarted, RestoreFailed, RestoreStage
 from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import KUBERNETES_UNREACHABLE, Failure
+from protocol.failures import DATA_KEY_MISSING, KUBERNETES_UNREACHABLE, PASSING_CODES, Failure
 from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId, WorkerId
 from protocol.local import AskCreate, AskProved, AskRestoreFailed, CreateCold, CreateRestored, Done, Refused
 from protocol.manifest import EnvironmentMarks, TreeName
@@ -413,3 +418,51 @@ async def test_a_pod_that_is_gone_while_its_container_is_restored_is_refused_and
     assert isinstance(refused, Refused)
     assert refused.failure.code == "sandbox-gone"
     assert events(journal) == []
+
+
+@pytest.fixture
+def unwrapper(tmp_path: Path, store: SnapshotStore) -> Unwrapper:
+    """Before ``stored``: makes the store one in which each snapshot has a key of its own."""
+    private, public = write_pair(tmp_path)
+    store._objects = SealedObjects(store._objects._inner, KeyRing((StoreKey(b"s" * 32),)), Recipient.from_file(public))
+    return Unwrapper.from_file(private)
+
+
+async def test_a_snapshot_with_a_key_of_its_own_is_restored_with_the_key_that_comes_with_the_decision(
+    unwrapper: Unwrapper,
+    restorer: Callable[[SayingBus], Restorer],
+    store: SnapshotStore,
+    stored: RestoreFrom,
+    ask: AskCreate,
+) -> None:
+    wrapped = store.locked(KEY, stored.snapshot_id)
+    key = to_text(unwrapper.unwrap(wrapped, purpose(KEY, stored.snapshot_id)))
+    bus = SayingBus(stored, msgspec.structs.replace(stored, data_key=key))
+    answer = await restorer(bus).create(ask)
+    assert isinstance(answer, CreateRestored)
+    assert [asked.wrapped_key for asked in bus.asked] == ["", to_text(wrapped)]
+    assert await asyncio.to_thread((Path(answer.image_path) / "pages-1.img").read_bytes) == b"memory"
+
+
+async def test_without_its_key_a_snapshot_is_left_for_later_and_the_start_goes_on_without_it(
+    unwrapper: Unwrapper,
+    restorer: Callable[[SayingBus], Restorer],
+    stored: RestoreFrom,
+    journal: Journal,
+    ask: AskCreate,
+) -> None:
+    answer = await restorer(SayingBus(stored, stored, COLD)).create(ask)
+    assert isinstance(answer, CreateCold)
+    (failed,) = [event for event in events(journal) if isinstance(event, RestoreFailed)]
+    assert (failed.failure.code, failed.failure.code in PASSING_CODES) == (DATA_KEY_MISSING, True)
+
+
+async def test_a_decision_that_has_changed_when_the_key_is_asked_for_is_asked_for_anew(
+    unwrapper: Unwrapper,
+    restorer: Callable[[SayingBus], Restorer],
+    stored: RestoreFrom,
+    journal: Journal,
+    ask: AskCreate,
+) -> None:
+    assert isinstance(await restorer(SayingBus(stored, COLD, COLD)).create(ask), CreateCold)
+    assert not [event for event in events(journal) if isinstance(event, RestoreFailed)]

@@ -47,6 +47,8 @@ MATRIX: dict[str, Values] = {
     "sqlite in memory of the pod": {"database": {"sqlite": {"volume": "emptyDir"}}, "nats": {"volume": "emptyDir"}},
     "store on a claim": {"store": {"type": "persistentVolumeClaim", "persistentVolumeClaim": {"existingClaim": "c"},
                                    "encryption": {"existingSecret": "k", "existingSecretKey": "mine"}}},
+    "a key for each snapshot": {"store": {"type": "s3", "bucket": "b", "encryption": {"existingSecret": "k",
+        "perSnapshotKeys": {"enabled": True, "existingSecret": "private", "recipientSecret": "public"}}}},
     "store in azure": {"store": {"type": "azure", "bucket": "c", "account": "a", "existingSecret": "az"}},
     "store in gcs": {"store": {"type": "gcs", "bucket": "c"}, "node": {"serviceAccount": {"annotations": {"iam": "x"}}}},
     "nats of one's own": {"nats": {"enabled": False, "url": "tls://elsewhere:4222"}},

@@ -45,7 +45,16 @@ def test_a_newer_report_replaces_the_older_one_of_its_kind_on_that_machine_only(
 
 
 def test_every_test_file_of_the_end_to_end_tests_that_needs_a_machine_is_of_a_kind() -> None:
-    apart = {"test_bundle", "test_demo", "test_dev", "test_gpu", "test_gpu_rehearsal", "test_install_node", "test_keep"}
+    apart = {
+        "test_bundle",
+        "test_data_keys",
+        "test_demo",
+        "test_dev",
+        "test_gpu",
+        "test_gpu_rehearsal",
+        "test_install_node",
+        "test_keep",
+    }
     files = {path.stem for path in (support.ROOT / "tests/e2e").glob("test_*.py")}
     assert {name for name in files - apart if support.kind_of(f"tests.e2e.{name}") is None} == set()
 

@@ -442,6 +442,17 @@ store until all are replaced.
 {{- end -}}
 {{- end }}
 
+{{/* The Secrets with the private and the public key for snapshots' own keys; empty: snapshots have none. */}}
+{{- define "woodfrog.dataKey.secret" -}}
+{{- $said := .Values.store.encryption.perSnapshotKeys -}}
+{{- if $said.enabled -}}{{- default (printf "%s-data-key" (include "woodfrog.fullname" .)) $said.existingSecret -}}{{- end -}}
+{{- end }}
+
+{{- define "woodfrog.dataKey.recipient" -}}
+{{- $said := .Values.store.encryption.perSnapshotKeys -}}
+{{- if $said.enabled -}}{{- default (printf "%s-data-key-recipient" (include "woodfrog.fullname" .)) $said.recipientSecret -}}{{- end -}}
+{{- end }}
+
 {{- define "woodfrog.store.keySecret" -}}
 {{- if .Values.store.encryption.existingSecret -}}{{- .Values.store.encryption.existingSecret -}}
 {{- else if include "woodfrog.store.generates" . -}}{{- include "woodfrog.fullname" . }}-store-key
@@ -491,6 +502,17 @@ store until all are replaced.
 {{- end -}}
 {{- if and (eq .Values.store.type "persistentVolumeClaim") (not .Values.store.persistentVolumeClaim.existingClaim) -}}
 {{- fail "store.type is persistentVolumeClaim: set store.persistentVolumeClaim.existingClaim to a claim that every node can mount at once (ReadWriteMany)" -}}
+{{- end -}}
+{{- with .Values.store.encryption.perSnapshotKeys -}}
+{{- if and .enabled (not (include "woodfrog.store.keySecret" $)) -}}
+{{- fail "store.encryption.perSnapshotKeys needs the store's key as well: set store.encryption.generate or store.encryption.existingSecret" -}}
+{{- end -}}
+{{- if and .enabled (ne (empty .existingSecret) (empty .recipientSecret)) -}}
+{{- fail "store.encryption.perSnapshotKeys: set existingSecret and recipientSecret, or neither" -}}
+{{- end -}}
+{{- if and .enabled (not .existingSecret) (not (lookup "v1" "Namespace" "" "kube-system")) -}}
+{{- fail "store.encryption.perSnapshotKeys: Helm cannot look at the cluster, so every rendering would make another key, and no snapshot could be read: set existingSecret and recipientSecret" -}}
+{{- end -}}
 {{- end -}}
 {{- if eq (int .Values.node.httpPort) (int .Values.node.probePort) -}}
 {{- fail "node.probePort must not be node.httpPort: the kubelet's probes have a port of their own" -}}
@@ -577,6 +599,10 @@ sqlite+aiosqlite:////var/lib/woodfrog/log.db
 {{- if include "woodfrog.store.keySecret" . }}
 - name: WOODFROG_STORE_KEY_FILE
   value: /etc/woodfrog/store-key/key
+{{- end }}
+{{- if include "woodfrog.dataKey.recipient" . }}
+- name: WOODFROG_DATA_KEY_RECIPIENT_FILE
+  value: /etc/woodfrog/data-key/recipient.pem
 {{- end }}
 - name: WOODFROG_HTTP_ADDRESS
   value: ":{{ .Values.node.httpPort }}"
