@@ -22,6 +22,7 @@ from nodeworker.copies import Copies, Copy
 from nodeworker.disk import Disk
 from nodeworker.domain.problems import DISK_FULL
 from nodeworker.failure import failure_of
+from nodeworker.privilege_check import Checked
 from nodeworker.store.proving import prove_files, prove_sizes
 from nodeworker.store.snapshots import SnapshotStore, content_bytes, tree_of
 from process.datakeys import DataKeyError, from_text, to_text
@@ -47,6 +48,7 @@ class Fetched:
         self._store = store
         self._copy = copy
         self.unproved: tuple[Entry, ...] = ()
+        self.checked = Checked()
 
     @contextmanager
     def reader(self, tree: Tree) -> Iterator[ReadInto]:

@@ -20,14 +20,14 @@ from typing import Final
 import msgspec
 import structlog
 
-from nodeworker import bundle, contents
+from nodeworker import bundle, contents, privilege_check
 from nodeworker.bundle import Bundle
 from nodeworker.bus import Bus
 from nodeworker.capture import criu, hostname, image_files, neighbours, user_namespace
 from nodeworker.capture.runc import Runc
 from nodeworker.domain import environment
 from nodeworker.domain.criu_complaints import SANDBOX_GONE
-from nodeworker.domain.criu_options import CriuConfig
+from nodeworker.domain.criu_options import CriuConfig, parse_version
 from nodeworker.domain.problems import LOCAL_COPY_BROKEN, broken_copy
 from nodeworker.failure import failure_of, refusal
 from nodeworker.fetch_gate import FetchGate
@@ -53,6 +53,7 @@ from protocol.local import (
     Refused,
 )
 from protocol.manifest import EnvironmentMarks
+from protocol.privileges import Privileges
 from protocol.requests import Refusal, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 _log = structlog.get_logger(component="restore")
@@ -177,6 +178,8 @@ class Restorer:
         live = bundle.read(ask.bundle)
         self._v2_cgroup(live)
         facts = self._gpus.facts_of(live)
+        if not self._settings.bounds_privileges:
+            facts = msgspec.structs.replace(facts, privileges=None)
         if live.sandbox and facts.image_digest is None:
             digest = cri_images.image_id(Path(ask.bundle), ask.container_id)
             facts = msgspec.structs.replace(facts, image_digest=digest)
@@ -349,7 +352,7 @@ class Restorer:
         began = time.monotonic()
         try:
             with self._gate.restore():
-                fetched = await in_daemon_thread(lambda: self._fetch(record, choice))
+                fetched = await in_daemon_thread(lambda: self._fetch(record, live, choice))
             self.on_fetched(time.monotonic() - began)
         except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
             failure = failure_of(problem)
@@ -381,13 +384,18 @@ class Restorer:
             self._give_up, record, live, choice.snapshot_id, RestoreStage.FETCH, failure, store
         )
 
-    def _fetch(self, record: ContainerRecord, choice: RestoreFrom) -> Fetched:
-        """Fetch CRIU's images."""
+    def _fetch(self, record: ContainerRecord, live: Bundle, choice: RestoreFrom) -> Fetched:
+        """Fetch CRIU's images, and lower in them what the new container does not allow."""
         folder = self._lives.fetched(record)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
         self._lives.make_work(record, choice.snapshot_id)
-        return self._fetcher.fetch(record.key, choice, folder / "images")
+        fetched = self._fetcher.fetch(record.key, choice, folder / "images")
+        if choice.bounded and self._settings.bounds_privileges:
+            version = parse_version(self._config.criu_version)
+            spec = record.facts.privileges or live.facts.privileges or Privileges()
+            fetched.checked = privilege_check.check(fetched.images, live, spec, choice.recorded, version)
+        return fetched
 
     def _prove(self, record: ContainerRecord, fetched: Fetched) -> None:
         """Begin to prove what is left to be proved, while the container is restored."""
@@ -417,7 +425,7 @@ class Restorer:
         image_files.repair(fetched.images)
         if record.facts.id_mappings:
             user_namespace.let_in(fetched.images)
-        self._save_created(msgspec.structs.replace(record, warnings=warnings))
+        self._save_created(msgspec.structs.replace(record, warnings=(*fetched.checked.lowered, *warnings)))
         return CreateRestored(
             snapshot_id=snapshot_id,
             image_path=str(fetched.images),
@@ -426,6 +434,7 @@ class Restorer:
             stopped_pids=manifest.stopped_pids,
             unproved=bool(fetched.unproved),
             names_set=names_set,
+            lsm_profile=fetched.checked.lsm_profile,
             gpus=bool(sources),
         )
 

@@ -65,6 +65,7 @@ PASSING_CODES = frozenset(
         "gpu-lost",
         "gpu-out-of-memory",
         "gpu-timeout",
+        "images-unreadable",
         "internal",
         "mount-missing",
         "out-of-memory",

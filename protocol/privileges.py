@@ -34,6 +34,8 @@ class Privileges(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     user: int | None = None
     """As which user the container's first process is started: of a snapshot known only where its spec was recorded."""
+    given: tuple[str, ...] = ()
+    """The capabilities that the spec gives another user than root to begin with: its ambient set. Known where :attr:`user` is."""
     uids: tuple[int, ...] = ()
     """Every real, effective, saved and file-system user id; of a spec the one of :attr:`user`."""
     gids: tuple[int, ...] = ()
@@ -76,9 +78,11 @@ class Excess(msgspec.Struct, frozen=True, gc=False):
 def gains(held: Privileges, allowed: Privileges) -> bool:
     """Say whether the processes may have gained by set-user-ID programs or file capabilities what the new container grants the same way.
 
-    The programs are those of the image, which is the same. It takes a record of the spec that the snapshot's container had.
+    The programs are those of the image, which is the same. It takes a record of the spec that the snapshot's container had: it
+    was started as the same user, with no more than the new one's.
     """
-    return allowed.no_new_privs is False and held.user is not None and held.user == allowed.user
+    begun_alike = held.user is not None and held.user == allowed.user and set(held.given) <= set(allowed.given)
+    return allowed.no_new_privs is False and begun_alike
 
 
 def ceiling(allowed: Privileges, *, gains: bool = False) -> Privileges:
@@ -96,7 +100,7 @@ def ceiling(allowed: Privileges, *, gains: bool = False) -> Privileges:
         most = ambient
     raised = most if allowed.user == 0 else ambient
     if gains:
-        most = most | bounding
+        most, raised = most | bounding, raised | bounding
     unknown = allowed.bounding is None or allowed.permitted is None
     return msgspec.structs.replace(
         allowed,

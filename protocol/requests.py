@@ -17,6 +17,7 @@ import msgspec
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+from protocol.privileges import Privileges
 
 REQUEST_VERSION: Final = 1
 """What a request is written as, and the newest that is understood."""
@@ -54,8 +55,8 @@ class RestoreFrom(_Answer, frozen=True, tag="restore"):
     reason: str
     bounded: bool = True
     """Whether its processes may hold no more than the new container's spec allows; else the cluster's policy says so."""
-    taken_as: int | None = None
-    """As which user the container of the snapshot was started, as its worker recorded it before; None if that is not known."""
+    recorded: Privileges | None = None
+    """What its processes held, as the worker recorded it that took it; None if that is not known."""
     data_key: str = ""
     """The key that was unwrapped, if the question showed one of this very snapshot."""
 

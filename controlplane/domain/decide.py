@@ -274,14 +274,13 @@ def _told(key: KeyState, number: IncarnationNumber, choice: Restore | Cold, *, b
         unusable = sum(bool(each.manifest_digest) and each.status not in gone for each in left)
         return StartCold(incarnation=number, reason=choice.reason, unusable=unusable)
     snapshot = key.snapshots[choice.snapshot_id]
-    held = snapshot.taken_from.privileges
     return RestoreFrom(
         incarnation=number,
         snapshot_id=choice.snapshot_id,
         manifest_digest=snapshot.manifest_digest,
         reason=choice.reason,
         bounded=bounded,
-        taken_as=None if held is None else held.user,
+        recorded=snapshot.taken_from.privileges,
     )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +18,8 @@ import msgspec
 
 from nodeworker.capture.criu import descendants
 from nodeworker.capture.status import status_fields
-from nodeworker.domain.spec_privileges import CAPABILITIES, without_level
+from nodeworker.domain.capabilities import names_of
+from nodeworker.domain.spec_privileges import without_level
 from protocol.privileges import CAPABILITY_SETS, NO_FILTER, Privileges
 
 _FILES: Final = {"mount": "mnt", "network": "net"}
@@ -52,10 +55,7 @@ def held(pids: Collection[int], first: int, spec: Privileges | None) -> Privileg
         return None
     dumped = [fields[pid] for pid in pids]
     users, groups = _mapping(first, "uid_map"), _mapping(first, "gid_map")
-    sets = {
-        field: _names(sum(1 << bit for bit in range(64) if any(int(each[name], 16) >> bit & 1 for each in dumped)))
-        for field, name in _SETS.items()
-    }
+    sets = {field: names_of(reduce(or_, (int(each[name], 16) for each in dumped))) for field, name in _SETS.items()}
     assert sets.keys() == set(CAPABILITY_SETS)
     filtered = all(int(each.get("Seccomp") or 0) >= _STRICT for each in dumped)
     return msgspec.structs.replace(
@@ -69,10 +69,6 @@ def held(pids: Collection[int], first: int, spec: Privileges | None) -> Privileg
         lsm=tuple(sorted({name for pid in pids if (name := _confinement(pid))})),
         oom_score_adj=min((score for pid in pids if (score := _oom_score_adj(pid)) is not None), default=None),
     )
-
-
-def _names(bits: int) -> tuple[str, ...]:
-    return tuple(sorted(f"CAP_{name}" for bit, name in enumerate(CAPABILITIES) if bits >> bit & 1))
 
 
 def _mapping(pid: int, file: str) -> list[tuple[int, int, int]]:

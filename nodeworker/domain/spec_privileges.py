@@ -1,4 +1,4 @@
-"""The privileges that a container's config.json allows, and the lists of the kernel in their OCI names.
+"""The privileges that a container's config.json allows.
 
 What is not said there is as the OCI runtime specification (config.md, config-linux.md) has it: no capabilities where none are
 named, and the node's own namespace where none of its kind is named.
@@ -17,22 +17,12 @@ from protocol.privileges import CAPABILITY_SETS, NO_FILTER, Privileges
 IsHosts = Callable[[str, str], bool]
 """Whether the namespace of a kind (as config.json calls it) at a path is the node's own."""
 
-CAPABILITIES: Final = (
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE",
-    "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",
-    "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
-)  # fmt: skip
-"""By their numbers (include/uapi/linux/capability.h)."""
-RLIMITS: Final = (
-    "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE",
-    "NICE", "RTPRIO", "RTTIME",
-)  # fmt: skip
-"""By their numbers (include/uapi/asm-generic/resource.h)."""
 _NAMESPACES: Final = ("cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts")
 _OF_THE_PROFILE: Final = ("defaultAction", "defaultErrnoRet", "architectures", "flags", "syscalls")
 """What decides about calls; where a listener is told of them is another matter."""
+_IDS: Final = range(1 << 32)
+_LIMITS: Final = range(1 << 64)
+_SCORES: Final = range(-1000, 1001)
 _MOUNTED_READ_ONLY: Final = frozenset({"ro", "rro"})
 
 
@@ -44,15 +34,16 @@ def allowed(config: Mapping[str, Any], is_hosts: IsHosts) -> Privileges:
     """
     process, linux = config.get("process") or {}, config.get("linux") or {}
     user = process.get("user") or {}
-    uid, gid = int(user.get("uid") or 0), int(user.get("gid") or 0)
+    uid, gid = _number(user.get("uid") or 0, _IDS), _number(user.get("gid") or 0, _IDS)
     sets = process.get("capabilities") or {}
     named = {field: tuple(sorted(set(sets.get(field) or ()))) for field in CAPABILITY_SETS}
     score = process.get("oomScoreAdj")
     return Privileges(
         user=uid,
+        given=named["ambient"] if uid else (),
         uids=(uid,),
         gids=(gid,),
-        groups=tuple(sorted(map(int, user.get("additionalGids") or ()))),
+        groups=tuple(sorted(_number(each, _IDS) for each in user.get("additionalGids") or ())),
         **named,
         no_new_privs=bool(process.get("noNewPrivileges")),
         seccomp=profile_digest(linux.get("seccomp")),
@@ -60,8 +51,10 @@ def allowed(config: Mapping[str, Any], is_hosts: IsHosts) -> Privileges:
         read_only=_places([*_read_only(config), *(linux.get("readonlyPaths") or ())]),
         masked=_places(linux.get("maskedPaths") or ()),
         host_namespaces=tuple(sorted(_host_namespaces(linux.get("namespaces") or (), is_hosts))),
-        rlimits=tuple(sorted((str(each["type"]), int(each["hard"])) for each in process.get("rlimits") or ())),
-        oom_score_adj=None if score is None else int(score),
+        rlimits=tuple(
+            sorted((str(each["type"]), _number(each["hard"], _LIMITS)) for each in process.get("rlimits") or ())
+        ),
+        oom_score_adj=None if score is None else _number(score, _SCORES),
     )
 
 
@@ -93,6 +86,12 @@ def without_level(label: str) -> str:
     """Name the user, role and type of an SELinux label: its level is another for each container."""
     parts = label.split(":")
     return ":".join(parts[:3]) if len(parts) > 3 else label
+
+
+def _number(value: object, among: range) -> int:
+    if type(value) is not int or value not in among:
+        raise ValueError(f"{value!r:.40} is no number that can stand there")
+    return value
 
 
 def _security_modules(process: Mapping[str, Any]) -> Iterable[str]:

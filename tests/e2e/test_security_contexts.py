@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import pytest
 from support.lone_runtime import LoneRuntime, eventually
 from support.moved import Moved, Spec
 from support.node import Counting, Node
+from support.security_modules import needs_apparmor, needs_limits, profile
 
 from nodeworker.capture import criu as criu_tool
 from nodeworker.capture import user_namespace
@@ -32,16 +32,6 @@ pytestmark = [pytest.mark.criu, pytest.mark.timeout(120)]
 
 V2: Final = cgroup_version(Path("/proc/self/mounts")) == 2
 MIB: Final = 1 << 20
-CAP_SYS_RESOURCE: Final = 24
-MAY: Final = bool(int(status_fields(os.getpid())["CapEff"], 16) >> CAP_SYS_RESOURCE & 1)
-needs_limits = pytest.mark.skipif(
-    not MAY, reason="this machine's root lacks CAP_SYS_RESOURCE, without which CRIU dumps processes of root only"
-)
-APPARMOR: Final = Path("/sys/module/apparmor/parameters/enabled")
-needs_apparmor = pytest.mark.skipif(
-    not APPARMOR.exists() or APPARMOR.read_text().strip() != "Y" or shutil.which("apparmor_parser") is None,
-    reason="AppArmor is not enabled on this machine",
-)
 
 
 @pytest.fixture
@@ -184,24 +174,6 @@ def test_a_seccomp_filter_denies_after_a_restore_what_it_denied_before(runtime: 
     moved.move(filtered)
     assert moved.identities() == before
     assert {each: moved.ask(each) for each in questions} == questions
-
-
-@contextmanager
-def profile(folder: Path) -> Iterator[str]:
-    """A profile that allows all but one directory, loaded into the kernel."""
-    name = f"woodfrog-test-{os.getpid()}"
-    text = folder / "profile"
-    text.write_text(
-        f"profile {name} flags=(attach_disconnected,mediate_deleted) {{\n"
-        "  file,\n  network,\n  capability,\n  signal,\n  ptrace,\n  unix,\n  mount,\n  umount,\n  pivot_root,\n  deny /data/denied/** w,\n}\n"
-    )
-    subprocess.run(["apparmor_parser", "--skip-cache", "--replace", text], check=True, capture_output=True, timeout=60)
-    try:
-        yield name
-    finally:
-        subprocess.run(
-            ["apparmor_parser", "--skip-cache", "--remove", text], check=False, capture_output=True, timeout=60
-        )
 
 
 def confinement(pid: int) -> str:

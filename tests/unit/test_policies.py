@@ -23,9 +23,11 @@ keep_last = 3
 [namespaces.team-a]
 keep_for = "7d"
 interval = "10m"
+privileges = "snapshot"
 [ids."team-a/train"]
 keep_bytes = "1.5GiB"
 interval = "off"
+privileges = "new-container"
 """
 
 
@@ -44,6 +46,9 @@ def test_everything_that_it_may_say_is_understood(tmp_path: Path) -> None:
     assert (retention.grace_seconds, retention.unusable_seconds) == (30.0, 2 * 86400.0)
     assert (schedule.default_seconds, schedule.namespaces) == (0.0, {"team-a": 600.0})
     assert schedule.ids == {("team-a", "train"): 0.0}
+    names = [("team-a", "other"), ("team-a", "train"), ("team-b", "train")]
+    bounds = [policies.privileges.bounds(CheckpointKey("here", namespace, name)) for namespace, name in names]
+    assert bounds == [False, True, True]
 
 
 def test_an_interval_has_a_floor_that_is_the_namespaces_or_the_default_one(tmp_path: Path) -> None:
@@ -78,6 +83,7 @@ def test_an_empty_file_keeps_everything_and_dumps_nothing(tmp_path: Path) -> Non
         ("[ids.train]\nkeep_last = 1", '$.ids."train"'),
         ("[ids.'a/b/c']\nkeep_last = 1", '$.ids."a/b/c"'),
         ("[ids.'a/b']\ninterval = '0.5s'", '$.ids."a/b".interval'),
+        ("[default]\nprivileges = 'off'", "$.default.privileges"),
         ("grace = 30", "$.grace"),
         ("[[[", "line 1"),
     ],

@@ -29,7 +29,7 @@ class CannotLowerError(ValueError):
     """The processes cannot be lowered as asked: CRIU could not restore them so. The message is a clause about the snapshot."""
 
 
-def lower(images: Mapping[str, bytes], top: Privileges) -> dict[str, bytes]:
+def lower(images: Mapping[str, bytes], top: Privileges, tree: Tree | None = None) -> dict[str, bytes]:
     """Return the images that are to replace those of the same names, so that nothing is above ``top``; empty if nothing is.
 
     ``images`` is as for :func:`read_privileges`; beside those, ``files.img``, ``fdinfo-ID.img`` and ``mm-PID.img`` are asked for
@@ -47,7 +47,7 @@ def lower(images: Mapping[str, bytes], top: Privileges) -> dict[str, bytes]:
         CannotLowerError: a place that is to be read-only is no mount in the snapshot, or a process writes to it.
         MalformedImageError: an image is missing, or not what CRIU writes.
     """
-    tree = read_tree(images)
+    tree = tree or read_tree(images)
     changed = dict(_mounts(images, tree, top))
     for task in tree.tasks:
         for thread in task.threads:

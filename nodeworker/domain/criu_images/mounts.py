@@ -24,8 +24,6 @@ ID: Final = 2
 _SUPERBLOCK_FLAGS: Final = 17
 _TMPFS: Final = 5
 _NOTHING: Final = "/dev/null"
-_KERNEL: Final = ("/proc/", "/sys/")
-"""Below these lies what the kernel shows, and what runtimes mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +79,11 @@ def read_only_places(mounts: Collection[Mount]) -> set[str]:
 
 
 def masked_places(mounts: Collection[Mount]) -> set[str]:
-    """Return which paths below /proc and /sys are covered by something empty, on which nothing is mounted again."""
+    """Return which paths are covered by something empty, on which nothing is mounted again."""
     places = {mount.place for mount in mounts}
     bare = {mount.place for mount in mounts if not mount.is_empty}
     return {
-        place
-        for place in places - bare
-        if place.startswith(_KERNEL) and not any(other.startswith(f"{place}/") for other in places)
+        place for place in places - bare if place != "/" and not any(other.startswith(f"{place}/") for other in places)
     }
 
 

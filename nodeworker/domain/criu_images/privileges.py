@@ -20,22 +20,22 @@ from protocol.privileges import NO_FILTER, SOME_FILTER, Privileges
 _UNCONFINED: Final = "unconfined"
 
 
-def read_privileges(images: Mapping[str, bytes]) -> Privileges:
+def read_privileges(images: Mapping[str, bytes], tree: Tree | None = None) -> Privileges:
     """Return what the processes of a snapshot hold, all together, from CRIU's images: their names and contents.
 
     ``images`` may read lazily; asked for are ``inventory.img``, ``pstree.img``, ``seccomp.img``, and of each process and thread
-    ``core-ID.img``, ``ids-PID.img`` and ``mountpoints-ID.img``.
+    ``core-ID.img``, ``ids-PID.img`` and ``mountpoints-ID.img``. ``tree`` is what :func:`read_tree` gave, if it was read before.
 
     ``seccomp`` is :data:`SOME_FILTER` where every thread has one, for CRIU keeps the compiled filters and not the profile;
     ``user`` is unknown; ``lsm`` names ``unconfined`` if some threads are confined and others are not. ``read_only`` are all
-    places where nothing but read-only mounts are, and ``masked`` are paths below /proc and /sys with something empty over
-    them: a path that did not exist at the dump is in neither, so ask for those only that exist on this node.
+    places where nothing but read-only mounts are, and ``masked`` are paths with something empty over them:
+    a path that did not exist at the dump is in neither, so ask for those only that exist on this node.
     ``host_namespaces`` are those in which CRIU will leave the processes, beside itself.
 
     Raises:
         MalformedImageError: an image is missing, or not what CRIU writes since 3.9.
     """
-    tree = read_tree(images)
+    tree = tree or read_tree(images)
     mounts = _mounts(images, tree)
     credentials = [thread.credentials for task in tree.tasks for thread in task.threads]
     return Privileges(
@@ -58,7 +58,7 @@ def read_privileges(images: Mapping[str, bytes]) -> Privileges:
     )
 
 
-def mounted_places(images: Mapping[str, bytes]) -> tuple[str, ...]:
+def mounted_places(images: Mapping[str, bytes], tree: Tree | None = None) -> tuple[str, ...]:
     """Return every place at which CRIU will mount something, ``/`` among them, in any mount namespace of the snapshot.
 
     One that the new container's spec does not name was mounted by a process, with rights that the new one may not have.
@@ -66,7 +66,7 @@ def mounted_places(images: Mapping[str, bytes]) -> tuple[str, ...]:
     Raises:
         MalformedImageError: as :func:`read_privileges`.
     """
-    return tuple(sorted({mount.place for mount in _mounts(images, read_tree(images))}))
+    return tuple(sorted({mount.place for mount in _mounts(images, tree or read_tree(images))}))
 
 
 def mount_namespaces(tree: Tree) -> tuple[int, ...]:

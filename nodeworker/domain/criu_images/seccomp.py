@@ -36,6 +36,18 @@ def all_filtered(images: Mapping[str, bytes], tasks: tuple[Task, ...]) -> bool:
     return all(found)
 
 
+def filter_chains(images: Mapping[str, bytes], tasks: tuple[Task, ...]) -> set[tuple[bytes, ...]]:
+    """Return the programs of every chain that a thread has by itself; of threads that are in strict mode, or share one, none.
+
+    Raises:
+        MalformedImageError: as :func:`all_filtered`.
+    """
+    threads = [thread for task in tasks for thread in task.threads if thread.seccomp_mode == _FILTERS]
+    filters = _filters(images) if threads else ()
+    chains = (_chain(thread, filters) for thread in threads if thread.seccomp_filter is not None)
+    return {tuple(one.data(1) for one in chain) for chain in chains}
+
+
 def _filters(images: Mapping[str, bytes]) -> tuple[Message, ...]:
     return form.read_message(image(images, IMAGE), form.SECCOMP, IMAGE).messages(1, "a seccomp filter")
 

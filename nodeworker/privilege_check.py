@@ -1,0 +1,161 @@
+"""The last look before a restore: what CRIU's images would bring back, held to what the new container's spec allows.
+
+The control plane has compared what is recorded, which is the word of the node that took the snapshot, and of an old snapshot
+nothing is recorded. So the images are read before CRIU sees them: what is too much is taken out where that is exact, and else the
+snapshot is not restored here. That says nothing against it: under a spec that allows more it is restored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from nodeworker.bundle import Bundle
+from nodeworker.capture import image_files
+from nodeworker.capture.container_paths import resolved
+from nodeworker.capture.image_files import ImageFiles
+from nodeworker.domain.criu_images import (
+    CannotLowerError,
+    MalformedImageError,
+    left_writable,
+    lower,
+    mounted_places,
+    read_privileges,
+)
+from nodeworker.domain.criu_images.extra_mounts import extra_mounts
+from nodeworker.domain.criu_images.seccomp import filter_chains
+from nodeworker.domain.criu_images.tasks import Tree, read_tree
+from nodeworker.domain.criu_options import CriuVersion
+from nodeworker.domain.seccomp_profile import excess_calls
+from nodeworker.domain.spec_privileges import without_level
+from nodeworker.failure import refusal
+from protocol.failures import PRIVILEGES_EXCEED, FailureError
+from protocol.privileges import Excess, Privileges, ceiling, excess, gains, where_mounted
+
+_KERNELS: Final = ("/proc/", "/sys/")
+_ABOUT_HARDWARE: Final = ("/sys/devices/", "/proc/acpi", "/proc/asound", "/proc/scsi")
+"""Masked where a node has such hardware; a snapshot from a node without has nothing mounted there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """How a snapshot may be restored."""
+
+    lowered: tuple[str, ...] = ()
+    """What was taken from its processes, as warnings of the start."""
+    lsm_profile: str = ""
+    """By what they are to be confined, where that is not what the images say."""
+
+
+def check(images: Path, live: Bundle, spec: Privileges, recorded: Privileges | None, criu: CriuVersion) -> Checked:
+    """Hold the images in a directory to the live bundle, and lower what is too much in them.
+
+    Args:
+        images: the container's own directory, whose files may be replaced.
+        live: the bundle of the new container.
+        spec: what it allows, as the engine wrote it; the runtime may have changed the bundle since.
+        recorded: what is recorded of the snapshot: as which user its container was started, and with which seccomp profile.
+        criu: the version that is going to restore.
+
+    Raises:
+        FailureError: ``privileges-exceed``: the processes hold what the new container does not allow and cannot be taken
+            from them. ``images-unreadable``: what they hold cannot be known.
+        OSError: an image could not be read or written.
+    """
+    files = ImageFiles(images)
+    try:
+        tree = read_tree(files)
+        held = read_privileges(files, tree)
+        if recorded is not None:
+            held = msgspec.structs.replace(held, user=recorded.user, given=recorded.given)
+        held = msgspec.structs.replace(held, lsm=tuple(sorted({without_level(each) for each in held.lsm or ()})))
+        allowed = where_mounted(_here(spec, live.rootfs), mounted_places(files, tree))
+        top = ceiling(allowed, gains=gains(held, allowed))
+        found = [*excess(held, allowed), *_extra(files, tree, live, top), *_filters(files, tree, live, spec, recorded)]
+        if refused := [each for each in found if not each.lowers]:
+            raise _refusal(refused)
+        _refuse_root(found, held, top, criu)
+        changed = lower(files, top, tree)
+    except CannotLowerError as problem:
+        raise _refusal([Excess("read_only", str(problem), lowers=False)]) from problem
+    except MalformedImageError as problem:
+        raise _unreadable(problem) from problem
+    image_files.replace(images, changed)
+    confine = any(each.field == "lsm" for each in found) or live.lsm_profile.startswith("selinux:")
+    return Checked(
+        lowered=tuple(f"lowered to what the new container allows: {each.what}" for each in found),
+        lsm_profile=live.lsm_profile if confine else "",
+    )
+
+
+def _here(spec: Privileges, rootfs: Path) -> Privileges:
+    """Name places as they are mounted, and leave out what a runtime leaves out: paths that this kernel or the image does not have."""
+    masked = {_there(each, rootfs) for each in spec.masked or () if not each.startswith(_ABOUT_HARDWARE)}
+    read_only = {_there(each, rootfs) for each in spec.read_only or ()}
+    return msgspec.structs.replace(
+        spec,
+        masked=tuple(sorted(each for each in masked if os.path.lexists(_outside(each, rootfs)))),
+        read_only=tuple(sorted(each for each in read_only if not each.startswith(_KERNELS) or os.path.lexists(each))),
+    )
+
+
+def _there(place: str, rootfs: Path) -> str:
+    return place if place.startswith(_KERNELS) else resolved(rootfs, place)
+
+
+def _outside(place: str, rootfs: Path) -> str:
+    return place if place.startswith(_KERNELS) else f"{rootfs}{place}"
+
+
+def _extra(files: ImageFiles, tree: Tree, live: Bundle, top: Privileges) -> Iterable[Excess]:
+    if top.permitted is None or "CAP_SYS_ADMIN" in top.permitted:
+        return
+    mounts = (resolved(live.rootfs, each) for each in live.facts.mounts)
+    named = {*mounts, *(top.masked or ()), *(top.read_only or ())} - {"/"}
+    if places := extra_mounts(files, tree, named):
+        what = f"it has mounted something at {', '.join(places[:8])}, which the new container may not do"
+        yield Excess("mounts", what, lowers=False)
+
+
+def _filters(
+    files: ImageFiles, tree: Tree, live: Bundle, spec: Privileges, recorded: Privileges | None
+) -> Iterable[Excess]:
+    """Compare the compiled filters with the new profile, unless the same profile is recorded."""
+    if not live.seccomp or not spec.seccomp or (recorded is not None and recorded.seccomp == spec.seccomp):
+        return
+    for chain in filter_chains(files, tree.tasks):
+        if calls := excess_calls(chain, live.seccomp, os.uname().machine):
+            what = f"its seccomp filter lets through {calls}, which the new container's profile does not"
+            yield Excess("seccomp", what, lowers=False)
+            return
+
+
+def _refuse_root(found: list[Excess], held: Privileges, top: Privileges, criu: CriuVersion) -> None:
+    """Refuse to lower what this CRIU would leave as it was."""
+    if any(each.field == "read_only" for each in found):
+        places = left_writable(sorted({*(top.read_only or ())} - {*(held.read_only or ())}), criu)
+        if places:
+            what = f"it may write to {', '.join(places)}, which the new container mounts read-only, and CRIU before 4.2 cannot take that away"
+            raise _refusal([Excess("read_only", what, lowers=False)])
+
+
+def _refusal(found: list[Excess]) -> FailureError:
+    return refusal(
+        PRIVILEGES_EXCEED,
+        "; ".join(each.what for each in found),
+        "Its processes hold more than the new container allows and it cannot be taken from them. Allow it in the new "
+        "container, start from an older snapshot, or start anew; the snapshot is kept.",
+    )
+
+
+def _unreadable(problem: MalformedImageError) -> FailureError:
+    return refusal(
+        "images-unreadable",
+        f"what the snapshot's processes hold cannot be read from CRIU's images: {problem}",
+        "The snapshot is kept and left out of this start. If CRIU on this node is newer than the node worker, update the worker.",
+    )
