@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Final
 
 NAMES: Final = tuple(
@@ -53,6 +54,7 @@ NAMES: Final = tuple(
 )
 
 
+@lru_cache(maxsize=256)
 def names_of(bits: int) -> tuple[str, ...]:
     """Return the names of a set of bits, sorted; one that has none here is called ``CAP_`` and its number."""
     numbers = (number for number in range(bits.bit_length()) if bits >> number & 1)

@@ -8,6 +8,7 @@ else stays byte for byte, also what is not known here.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 from nodeworker.domain.capabilities import kept
@@ -63,9 +64,15 @@ def left_writable(places: Collection[str], criu: CriuVersion) -> tuple[str, ...]
     return tuple(place for place in places if place == "/" and criu < _ROOT_SINCE)
 
 
+@lru_cache(maxsize=64)
+def _lowered(held: Privileges, top: Privileges) -> Privileges:
+    """Lower one thread; most of a container's threads hold the same."""
+    return privileges.lower(held, top)
+
+
 def _core(core: Message, task: Task, thread: Thread, top: Privileges) -> bytes:
     held = held_by(task, thread)
-    lowered = privileges.lower(held, top)
+    lowered = _lowered(held, top)
     inner = core.message(tasks.CORE_THREAD, "a thread")
     creds = _credentials(inner.message(tasks.THREAD_CREDS, "credentials"), held, lowered)
     fields = {tasks.CORE_THREAD: data_field(tasks.CORE_THREAD, inner.rewritten(creds))}

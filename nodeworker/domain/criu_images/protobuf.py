@@ -182,6 +182,8 @@ class Message:
         return _Field(number, wire_type, value, start, position)
 
     def _varint(self, start: int, longest: int) -> tuple[int, int]:
+        if start < len(self.raw) and self.raw[start] < 0x80:  # most have one byte
+            return self.raw[start], start + 1
         value = 0
         for count, byte in enumerate(self.raw[start : start + longest]):
             value |= (byte & 0x7F) << (7 * count)
