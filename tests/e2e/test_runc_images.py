@@ -18,8 +18,11 @@ from nodeworker.capture import image_files
 from nodeworker.capture.image_files import ImageFiles
 from nodeworker.domain.capabilities import names_of
 from nodeworker.domain.criu_images import CannotLowerError, left_writable, lower, read_privileges
-from nodeworker.domain.criu_images.mounts import FLAGS, READ_ONLY
+from nodeworker.domain.criu_images.aliases import writable_aliases
+from nodeworker.domain.criu_images.mounts import FLAGS, READ_ONLY, read_mounts
+from nodeworker.domain.criu_images.privileges import mount_namespaces
 from nodeworker.domain.criu_images.protobuf import Message, number_field
+from nodeworker.domain.criu_images.tasks import read_tree
 from nodeworker.domain.criu_options import parse_version
 from protocol.privileges import Privileges
 
@@ -218,6 +221,22 @@ def test_who_only_reads_from_a_mount_or_writes_to_a_device_on_it_hinders_nothing
     pair.lowered(Privileges(read_only=("/dev", "/vol")))
     again = pair.restore()
     assert "ro" in options(again.state().pid, "/dev")
+    goes_on(pair, again)
+
+
+def test_a_second_place_of_a_volume_stays_writable_and_is_found_before(runtime: LoneRuntime) -> None:
+    binds = "import os, subprocess; os.makedirs('/again'); subprocess.run(['mount', '--bind', '/vol', '/again'], check=True)"
+    pair = Pair(runtime, more=binds)
+    files = ImageFiles(pair.images)
+    mounts = read_mounts(files, mount_namespaces(read_tree(files)))
+    named = ("/", "/proc", "/dev", "/dev/shm", "/sys", "/out", "/vol", "/proc/sys")
+    assert writable_aliases(mounts, named, ()) == ()
+    assert writable_aliases(mounts, named, ("/vol",)) == ("/again",)
+    pair.lowered(Privileges(read_only=("/vol",)))
+    again = pair.restore()
+    pid = again.state().pid
+    assert "ro" in options(pid, "/vol")
+    assert "rw" in options(pid, "/again")
     goes_on(pair, again)
 
 

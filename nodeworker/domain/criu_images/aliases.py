@@ -23,24 +23,20 @@ def writable_aliases(mounts: Collection[Mount], named: Collection[str], read_onl
     ``named`` are the places of the new container's own mounts: what the runtime puts there by the key of that very place is as its
     spec wants it. ``read_only`` are those of them that are read-only.
     """
-    protected = [mount for mount in mounts if _is_protected(mount, read_only) and _may_have_aliases(mount)]
+    protected = [mount for mount in mounts if mount.place in read_only and _may_have_aliases(mount)]
     own = {place for place in named if place not in read_only}
     return tuple(
         sorted(
             {
                 mount.place
                 for mount in mounts
-                if not _is_protected(mount, read_only)
+                if not (mount.read_only or mount.place in read_only)
                 and mount.place != "/"
                 and not (mount.place in own and mount.key == mount.place)
                 and any(_shows(mount, other) for other in protected)
             }
         )
     )
-
-
-def _is_protected(mount: Mount, read_only: Collection[str]) -> bool:
-    return mount.read_only or mount.place in read_only
 
 
 def _may_have_aliases(mount: Mount) -> bool:
