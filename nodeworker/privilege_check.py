@@ -27,7 +27,10 @@ from nodeworker.domain.criu_images import (
     mounted_places,
     read_privileges,
 )
+from nodeworker.domain.criu_images.aliases import writable_aliases
 from nodeworker.domain.criu_images.extra_mounts import extra_mounts
+from nodeworker.domain.criu_images.mounts import read_mounts
+from nodeworker.domain.criu_images.privileges import mount_namespaces
 from nodeworker.domain.criu_images.seccomp import filter_chains
 from nodeworker.domain.criu_images.tasks import Tree, read_tree
 from nodeworker.domain.criu_options import CriuVersion
@@ -120,6 +123,10 @@ def _extra(files: ImageFiles, tree: Tree, live: Bundle, top: Privileges) -> Iter
     if places := extra_mounts(files, tree, named):
         what = f"it has mounted something at {', '.join(places[:8])}, which the new container may not do"
         yield Excess("mounts", what, lowers=False)
+    found = () if "mount" in tree.shared_namespaces else read_mounts(files, mount_namespaces(tree))
+    if places := writable_aliases(found, named, top.read_only or ()):
+        what = f"it may write at {', '.join(places[:8])} to what the new container mounts read-only"
+        yield Excess("read_only", what, lowers=False)
 
 
 def _filters(

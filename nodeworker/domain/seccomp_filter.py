@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 _INSTRUCTION: Final = struct.Struct("<HBBI")
 _LOAD, _LOAD_CONSTANT, _AND, _JUMP, _RETURN, _RETURN_A = 0x20, 0x00, 0x54, 0x05, 0x06, 0x16
 _EQUAL, _GREATER, _AT_LEAST, _ANY_BIT = 0x15, 0x25, 0x35, 0x45
+_MOST_INSTRUCTIONS: Final = 4096
+"""BPF_MAXINSNS (linux/bpf_common.h)."""
 _MOST_PATHS: Final = 4096
 _FIRST_ARGUMENT: Final = 16
 _WORD: Final = 0xFFFFFFFF
@@ -25,6 +27,23 @@ _REFUSING: Final = frozenset({0x00000000, 0x80000000, 0x00030000, 0x00050000})
 
 class UnknownFilterError(ValueError):
     """A filter does what this reader does not know."""
+
+
+class Budget:
+    """How many instructions may be followed for one chain of filters, so that none keeps the worker busy for long."""
+
+    def __init__(self, instructions: int = 1 << 23) -> None:
+        self.left = instructions
+
+    def take(self, instructions: int) -> None:
+        """Use some of it.
+
+        Raises:
+            UnknownFilterError: it is used up.
+        """
+        self.left -= instructions
+        if self.left < 0:
+            raise UnknownFilterError("it takes too long")
 
 
 class Comparison(NamedTuple):
@@ -47,15 +66,16 @@ class _Value(NamedTuple):
     mask: int = _WORD
 
 
-def paths(program: bytes, architecture: int, number: int) -> list[tuple[Comparison, ...]]:
+def paths(program: bytes, architecture: int, number: int, budget: Budget | None = None) -> list[tuple[Comparison, ...]]:
     """Return on what each path depends that lets this call through; no path: it is refused.
 
     Raises:
         UnknownFilterError: the program is none, or not understood.
     """
-    if not program or len(program) % _INSTRUCTION.size:
+    if not program or len(program) % _INSTRUCTION.size or len(program) > _MOST_INSTRUCTIONS * _INSTRUCTION.size:
         raise UnknownFilterError("it is no program")
     code = list(_INSTRUCTION.iter_unpack(program))
+    budget = budget or Budget()
     found: list[tuple[Comparison, ...]] = []
     waiting: list[tuple[int, _Value, tuple[Comparison, ...]]] = [(0, _Value(), ())]
     seen = 0
@@ -64,7 +84,7 @@ def paths(program: bytes, architecture: int, number: int) -> list[tuple[Comparis
         seen += 1
         if seen > _MOST_PATHS:
             raise UnknownFilterError("it has too many paths")
-        end = _run(code, place, value, kept, (architecture, number))
+        end = _run(code, place, value, kept, (architecture, number), budget)
         if isinstance(end, int):
             if end & _ACTION not in _REFUSING:
                 found.append(kept)
@@ -79,9 +99,11 @@ def _run(
     value: _Value,
     kept: tuple[Comparison, ...],
     call: tuple[int, int],
+    budget: Budget,
 ) -> int | list[tuple[int, _Value, tuple[Comparison, ...]]]:
     """Follow the program until it returns an action, or forks."""
     while place < len(code):
+        budget.take(1)
         what, if_true, if_false, operand = code[place]
         place += 1
         if what == _RETURN:
@@ -97,6 +119,7 @@ def _run(
         elif value.known is not None:
             place += if_true if _compare(what, value.known, operand) else if_false
         else:
+            budget.take(2 * len(kept))
             return list(_fork(what, operand, value, kept, (place + if_true, place + if_false)))
     raise UnknownFilterError("it has no end")
 

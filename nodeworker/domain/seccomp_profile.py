@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from nodeworker.domain.seccomp_filter import Comparison, UnknownFilterError, paths
+from nodeworker.domain.seccomp_filter import Budget, Comparison, UnknownFilterError, paths
 from nodeworker.domain.syscalls import names
 
 _ALLOWING: Final = frozenset({"SCMP_ACT_ALLOW", "SCMP_ACT_LOG"})
@@ -50,10 +50,10 @@ def excess_calls(chain: Sequence[bytes], profile: Mapping[str, Any], machine: st
     """
     if machine not in _OF_MACHINE:
         return f"calls that are not known here, on {machine}"
-    problems = []
+    problems, budget = [], Budget()
     for program in chain:
         try:
-            problem = _of_program(program, profile, machine)
+            problem = _of_program(program, profile, machine, budget)
         except UnknownFilterError as unknown:
             problem = f"calls that cannot be told: {unknown}"
         if problem is None:
@@ -62,7 +62,7 @@ def excess_calls(chain: Sequence[bytes], profile: Mapping[str, Any], machine: st
     return problems[0] if problems else "every call"
 
 
-def _of_program(program: bytes, profile: Mapping[str, Any], machine: str) -> str | None:
+def _of_program(program: bytes, profile: Mapping[str, Any], machine: str, budget: Budget) -> str | None:
     own, *others = _OF_MACHINE[machine]
     rules = _Rules(profile)
     for architecture in (own, *others):
@@ -74,7 +74,7 @@ def _of_program(program: bytes, profile: Mapping[str, Any], machine: str) -> str
         for number in range(_NUMBERS):
             if bit and number >= _X32_OWN:
                 break
-            ways = paths(program, _TOKENS[architecture], number | bit)
+            ways = paths(program, _TOKENS[architecture], number | bit, budget)
             name = table.get(number)
             if ways and not (named and rules.allow(name, ways, narrow=architecture in _NARROW)):
                 return f"{name or f'call {number}'}{'' if architecture == own else f' of {architecture}'}"

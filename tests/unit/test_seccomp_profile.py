@@ -141,3 +141,10 @@ def test_every_path_is_followed_and_what_it_depends_on_is_kept() -> None:
     code = program((0x20, 0, 0, 0), (0x15, 0, 3, 7), low, (0x15, 0, 1, 5), ALLOW, REFUSE)
     assert paths(code, X86_64, 8) == []
     assert [[tuple(each) for each in way] for way in paths(code, X86_64, 7)] == [[(0, 0xFFFFFFFF, 5, True)]]
+
+
+def test_a_filter_that_takes_long_to_follow_is_not_shown_to_fit() -> None:
+    forks = program((0x20, 0, 0, 16), *[(0x15, 0, 0, 1)] * 4094, (0x06, 0, 0, 0x80000000))
+    assert "too" in str(excess_calls([forks] * 50, {"defaultAction": "SCMP_ACT_ERRNO"}, "x86_64"))
+    with pytest.raises(UnknownFilterError, match="no program"):
+        paths(forks + forks, 0xC000003E, 0)
