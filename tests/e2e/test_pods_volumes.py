@@ -133,3 +133,33 @@ def test_a_volume_that_the_new_pod_calls_something_else_is_left_out_and_said_to_
     said = "the new container has no emptyDir or anonymous volume cache, so what the snapshot holds of it was left out"
     assert [event["data"].get("warnings", []) for event in started] == [[], [said]]
     assert said in stack.cli("why", "renamed").stdout
+
+
+def test_a_directory_of_the_node_at_dev_shm_is_neither_copied_nor_written_to(
+    stack: Stack, kubelet: Kubelet, tmp_path: Path
+) -> None:
+    env = {"CEDANA_CHECKPOINT": "foreign-shm"}
+    (tmp_path / "passwd").write_text("root")
+    tmp_path.chmod(0o777)
+
+    def state() -> list[tuple[str, str]]:
+        return sorted((path.name, path.read_text()) for path in tmp_path.iterdir())
+
+    def places(pod: Pod) -> dict[str, Path | str]:
+        return {"/work": pod.empty_dir("work")}
+
+    pod = kubelet.pod("own")
+    main = pod.start("main", counting("/work/count"), env, places(pod))
+    kubelet.cri.exec(main, "sh", "-c", "echo evil >/dev/shm/passwd")
+    counts(pod.empty_dir("work") / "count")
+    pod = kubelet.move(pod, "foreign")
+    pod.start("main", counting("/work/count"), env, {**places(pod), "/dev/shm": tmp_path})
+    counts(pod.empty_dir("work") / "count")
+    failed = [event for event in stack.history("foreign-shm") if event["type"] == "incarnation.restore-failed"]
+    assert "shm-missing" in [event["data"]["failure"]["code"] for event in failed]
+    assert state() == [("passwd", "root")]
+    stack.cli("checkpoint", "foreign-shm")
+    assert state() == [("passwd", "root")]
+    stored = [event for event in stack.history("foreign-shm") if event["type"] == "snapshot.stored"]
+    trees = stack.json("inspect", stored[-1]["data"]["snapshot_id"])["trees"]
+    assert [tree["tree"] for tree in trees] == ["processes", "layer", "volume work"]

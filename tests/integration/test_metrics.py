@@ -179,7 +179,12 @@ async def test_the_page_of_the_metrics_names_each_with_its_kind_and_labels(tmp_p
     journal.close()
     plane = Metrics()
     nothing: Any = SimpleNamespace(
-        keys=list, nodes=dict, committed=SimpleNamespace(value=0), open_commands={}, waiting=0
+        keys=list,
+        nodes=dict,
+        committed=SimpleNamespace(value=0),
+        open_commands={},
+        waiting=0,
+        over_quota=lambda: 0,
     )
     await plane._census.take(nothing)
     told = {
@@ -216,7 +221,12 @@ def test_a_scrape_of_many_ids_lets_the_loop_go_on(tmp_path: Path) -> None:
         },
     )
     many: Any = SimpleNamespace(
-        keys=lambda: [state] * 100_000, nodes=dict, committed=SimpleNamespace(value=0), open_commands={}, waiting=0
+        keys=lambda: [state] * 100_000,
+        nodes=dict,
+        committed=SimpleNamespace(value=0),
+        open_commands={},
+        waiting=0,
+        over_quota=lambda: 0,
     )
 
     async def longest_stall() -> float:
