@@ -151,7 +151,8 @@ RESOLVE = subjects.resolve(NodeName("node-1"))
 MALFORMED: list[tuple[str, object, str]] = [
     (RESOLVE, b"not json", "malformed"),
     (RESOLVE, _request(reports_sequence="many"), "$.reports_sequence"),
-    (RESOLVE, _request(surprise=1), "surprise"),
+    (RESOLVE, _request(container_id="../c"), "$.container_id"),
+    (RESOLVE, _request(worker_id="a/b"), "worker id"),
     (RESOLVE, _request(key={"cluster": "local", "namespace": "default", "id": "../etc"}), "checkpoint id"),
     (RESOLVE, _request(key={"cluster": "local", "namespace": "default", "id": ""}), "checkpoint id"),
     (RESOLVE, _request(key={"cluster": "local", "namespace": "default", "id": "a" * 300}), "300"),
