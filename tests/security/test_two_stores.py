@@ -50,6 +50,7 @@ class Worker:
             {
                 "WOODFROG_NODE": name, "WOODFROG_CLUSTER": KEY.cluster, "WOODFROG_STATE_DIR": str(state),
                 "WOODFROG_RUN_DIR": str(base / f"run-{name}"), "WOODFROG_CREATE_LIMIT_SECONDS": "20",
+                "WOODFROG_PRIVILEGES": "snapshot",  # the images here are none of CRIU's
             }
         )  # fmt: skip
         self.journal = Journal(self.settings.journal, node=self.settings.node, worker_id=WorkerId(f"worker-{name}"))
