@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.stack import Run, Stack, running, until
+from support.stack import Run, Stack, until
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
 
 COUNT = "i=0; while :; do i=$((i+1)); echo $i >> /count; [ -e /v/end ] && exit $(cat /v/end); sleep 0.05; done"
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with (
-        tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as path,
-        running(Path(path) / "s") as made,
-    ):
-        yield made
 
 
 def begin(stack: Stack, checkpoint_id: str, volume: Path, script: str = COUNT) -> Run:

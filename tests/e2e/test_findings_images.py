@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.stack import Run, Stack, running, until
+from support.stack import Run, Stack, until
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
 
@@ -29,15 +27,6 @@ TICK = textwrap.dedent("""
             with open("/count", "a") as file:
                 print(count, file=file)
 """)
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with (
-        tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as path,
-        running(Path(path) / "s") as made,
-    ):
-        yield made
 
 
 def stopped(stack: Stack, run: Run, checkpoint_id: str) -> int:

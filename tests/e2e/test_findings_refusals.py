@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import textwrap
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from support.stack import Run, Stack, running
+from support.stack import Run, Stack
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(120)]
 
@@ -74,15 +71,6 @@ CASES = {
     "a vsock": (VSOCK, "socket-family", "AF_VSOCK"),
     "a user namespace of its own": (USERS, "nested-namespaces", "namespaces"),
 }
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with (
-        tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as path,
-        running(Path(path) / "s") as made,
-    ):
-        yield made
 
 
 def end(run: Run) -> None:

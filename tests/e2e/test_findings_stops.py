@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from support.stack import Run, Stack, running, until
+from support.stack import Run, Stack, until
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(120)]
 
@@ -18,15 +15,6 @@ COUNT = ("sh", "-c", LOOP)
 ENDS = ("sh", "-c", f"trap 'exit 5' TERM; {LOOP}")
 VSOCK = "import socket, time\nheld = socket.socket(40, socket.SOCK_STREAM)\nopen('/count', 'a').write('1\\n')\ntime.sleep(1e6)"
 UNCAPTURABLE = (sys.executable, "-c", VSOCK)
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with (
-        tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as path,
-        running(Path(path) / "s") as made,
-    ):
-        yield made
 
 
 def begin(stack: Stack, checkpoint_id: str, command: tuple[str, ...] = COUNT) -> Run:

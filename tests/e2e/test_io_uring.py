@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import textwrap
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from support.stack import Stack, running
+from support.stack import Stack
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
 
@@ -28,15 +25,6 @@ PROGRAM = textwrap.dedent("""
         time.sleep(0.05)
 """)
 COMMAND = (sys.executable, "-c", PROGRAM)
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with (
-        tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as path,
-        running(Path(path) / "s") as made,
-    ):
-        yield made
 
 
 def test_a_program_finds_no_io_uring_and_goes_on_through_three_generations(stack: Stack) -> None:
