@@ -1,0 +1,132 @@
+"""Pods that mean harm, beside one that means well: it is stopped and started as before, and nothing of the node is touched.
+
+How long the hand-over of the honest Job takes alone and beside them is written to build/bench/hostile.json.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.install import NAMESPACE, Installation
+from support.kube import Cluster, Object, until
+from support.seed import SAMPLES, SeedJob
+
+pytestmark = pytest.mark.timeout(600)
+
+HOSTILE = "hostile"
+FIGURES = Path(__file__).parents[2] / "build/bench/hostile.json"
+FILES = 100_000
+IMPATIENT = 12
+LOOP = "i=0; while :; do i=$((i+1)); echo $i > /tmp/n; sleep 0.2; done"
+MANY = f"i=0; while [ $i -lt {FILES} ]; do i=$((i+1)); : > /work/f$i; done; touch /tmp/made; {LOOP}"
+
+
+def pod(name: str, script: str, env: list[Object], annotations: dict[str, str] | None = None, **spec: object) -> Object:
+    """A pod of the hostile namespace with one container, in which the id is the last of ``env``, or the pod's name."""
+    container: Object = {"name": "main", "image": SAMPLES, "command": ["sh", "-c", script], "env": env}
+    mounts = spec.pop("mounts", None)
+    if mounts:
+        container["volumeMounts"] = mounts
+    return {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": HOSTILE, "annotations": annotations or {}},
+        "spec": {"runtimeClassName": "cedana", "terminationGracePeriodSeconds": 5, "containers": [container], **spec},
+    }  # fmt: skip
+
+
+def called(name: str) -> list[Object]:
+    return [{"name": "CEDANA_CHECKPOINT", "value": name}]
+
+
+def bomb(*, behind: bool) -> list[Object]:
+    """Variables of which each doubles the one before; ``behind`` their user, the kubelet leaves them to others."""
+    doubling = [{"name": "A0", "value": "xxxxxxxxxxxxxxxx"}]
+    doubling += [{"name": f"A{n}", "value": f"$(A{n - 1})$(A{n - 1})"} for n in range(1, 32)]
+    user = {"name": "CEDANA_CHECKPOINT", "value": "$(A31)"}
+    return [user, *reversed(doubling)] if behind else [*doubling, user]
+
+
+@pytest.fixture
+def hostile(cluster: Cluster, woodfrog: Installation) -> Iterator[None]:
+    """All of them, running as far as they are let."""
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOSTILE}})
+    work = {"name": "work", "emptyDir": {}}
+    etc = {"name": "etc", "hostPath": {"path": "/etc"}}
+    cluster.apply(
+        pod("bomb-nowhere", LOOP, bomb(behind=False), nodeSelector={"kubernetes.io/hostname": "nowhere"}),
+        pod("bomb-behind", LOOP, bomb(behind=True)),
+        pod("many-files", MANY, called("many"), {"woodfrog.io/interval": "2s"}, volumes=[work],
+            mounts=[{"name": "work", "mountPath": "/work"}]),
+        pod("host-shm", LOOP, called("shm"), {"woodfrog.io/interval": "2s"}, volumes=[etc],
+            mounts=[{"name": "etc", "mountPath": "/dev/shm", "readOnly": True}]),
+        *(pod(f"impatient-{n}", LOOP, called(f"impatient-{n}"), {"woodfrog.io/interval": "1s"}) for n in range(IMPATIENT)),
+    )  # fmt: skip
+    meant = {"many-files", "host-shm", *(f"impatient-{n}" for n in range(IMPATIENT))}
+    until(lambda: up(cluster) >= meant, 240, "those that can run do")
+    yield
+    cluster.kubectl("delete", "namespace", HOSTILE, "--wait=true", "--timeout=240s", check=False, seconds=260)
+
+
+def up(cluster: Cluster) -> set[str]:
+    """Names of the hostile pods whose container runs."""
+    return {
+        each["metadata"]["name"]
+        for each in cluster.list("pods", "", HOSTILE)
+        if any("running" in status["state"] for status in each["status"].get("containerStatuses", ()))
+    }
+
+
+def restarts(cluster: Cluster) -> dict[str, int]:
+    """How often each of Woodfrog's containers was restarted."""
+    return {
+        f"{each['metadata']['name']}/{status['name']}": status["restartCount"]
+        for each in cluster.list("pods", "", NAMESPACE)
+        for status in each["status"].get("containerStatuses", ())
+    }
+
+
+def hand_over_seconds(cluster: Cluster, job: SeedJob) -> float:
+    """Delete the Job's pod; return after how many seconds another one has gone on beyond it."""
+    left, done = job.pod, job.steps()
+    began = time.monotonic()
+    cluster.kubectl("delete", "pod", job.pod_name, "--wait=false")
+    job.goes_on(done, but=left["metadata"]["uid"], seconds=150)
+    return time.monotonic() - began
+
+
+def test_hostile_pods_hinder_nobody_and_reach_nothing(
+    cluster: Cluster, woodfrog: Installation, request: pytest.FixtureRequest
+) -> None:
+    job = SeedJob(cluster, f"honest-{int(time.time()) % 10**5}")
+    job.apply()
+    job.runs()
+    job.does(20)
+    nodes = cluster.nodes()
+    etc = {
+        node: cluster.on(node, "sh", "-c", "find /etc -type f | sort | xargs sha256sum | sha256sum") for node in nodes
+    }
+    try:
+        alone = [hand_over_seconds(cluster, job) for _ in range(2)]
+        before = restarts(cluster)
+        request.getfixturevalue("hostile")
+        beside = [hand_over_seconds(cluster, job) for _ in range(3)]
+        assert restarts(cluster) == before, "a part of Woodfrog was restarted"
+        assert "bomb-behind" not in up(cluster), "an id of gigabytes is refused"
+        refused = cluster.kubectl("get", "events", "-n", HOSTILE, "--field-selector", "involvedObject.name=bomb-behind")
+        assert "(invalid-id)" in refused
+        until(
+            lambda: woodfrog.ask("get", "snapshots", "shm", "--namespace", HOSTILE), 60, "the one with /etc is dumped"
+        )
+        now = {
+            node: cluster.on(node, "sh", "-c", "find /etc -type f | sort | xargs sha256sum | sha256sum")
+            for node in nodes
+        }
+        assert now == etc, "a file of a node was changed"
+    finally:
+        job.remove()
+    FIGURES.parent.mkdir(parents=True, exist_ok=True)
+    FIGURES.write_text(json.dumps({"hand_over_seconds": {"alone": alone, "beside_hostile_pods": beside}}, indent=1))
