@@ -22,7 +22,9 @@ from nodeworker.capture.trees import CapturedTree
 from nodeworker.store import SnapshotStore, Stored, tree_of
 from nodeworker.store.buckets import BucketObjects
 from nodeworker.store.identity import MARK
+from nodeworker.store.keys import KeyRing
 from nodeworker.store.objects import DirectoryObjects
+from nodeworker.store.sealing import SealedObjects
 from protocol.facts import NodeFacts
 from protocol.failures import CONDEMNING_CODES, FailureError
 from protocol.ids import CheckpointKey, InvalidIdError, SnapshotId
@@ -133,7 +135,7 @@ def test_obstore_reads_the_directory_as_it_was_written(place: Place) -> None:
 
 def test_a_bucket_stores_and_returns_the_same(place: Place) -> None:
     mixed(place)
-    place.store._objects = BucketObjects(MemoryStore(), "memory:")
+    place.store._objects = SealedObjects(BucketObjects(MemoryStore(), "memory:"), KeyRing())
     stored = place.put()
     assert place.fetch(stored) == contents(place.images)
     place.store.discard(KEY, SNAPSHOT)
@@ -361,7 +363,7 @@ def test_a_medium_that_does_not_give_back_what_it_took_makes_no_valid_snapshot(
     mixed(place)
     inner = DirectoryObjects(place.root)
     hit: Callable[[Path], None] = lambda path: fault(path) if path.name.endswith(victim) else None  # noqa: E731
-    place.store._objects = _Broken(inner, hit, place.root)  # type: ignore[assignment]
+    place.store._objects = SealedObjects(_Broken(inner, hit, place.root), KeyRing())  # type: ignore[arg-type]
     assert refusal(place.put).failure.code in CONDEMNING_CODES
     assert not place.folder.exists()
 

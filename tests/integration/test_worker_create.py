@@ -69,6 +69,7 @@ def settings(tmp_path: Path) -> Settings:
             "WOODFROG_STATE_DIR": str(tmp_path / "state"),
             "WOODFROG_RUN_DIR": str(tmp_path / "run"),
             "WOODFROG_CREATE_LIMIT_SECONDS": "2",
+            "WOODFROG_PRIVILEGES": "snapshot",  # the images here are none of CRIU's
         }
     )
 
