@@ -62,30 +62,28 @@ def _noted(name: CheckpointKey, snapshot: Snapshot, event: Event | None) -> Deci
     return Decision(events=events, answer=Noted(key=name, snapshot_id=snapshot.snapshot_id))
 
 
+def _recorded(
+    kind: type[SnapshotPinned | SnapshotUnpinned | SnapshotInvalidated | SnapshotRetried],
+    name: CheckpointKey,
+    snapshot: Snapshot,
+    reason: str,
+) -> Decision:
+    event = kind(key=name, incarnation=snapshot.incarnation, snapshot_id=snapshot.snapshot_id, reason=reason)
+    return _noted(name, snapshot, event)
+
+
 def _pin(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) -> Decision:
     if snapshot.pinned:
         return _noted(name, snapshot, None)
     if snapshot.status is not SnapshotStatus.VALID:
         return _not_valid(snapshot)
-    return _noted(
-        name,
-        snapshot,
-        SnapshotPinned(
-            key=name, incarnation=snapshot.incarnation, snapshot_id=snapshot.snapshot_id, reason=wish.because
-        ),
-    )
+    return _recorded(SnapshotPinned, name, snapshot, wish.because)
 
 
 def _unpin(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) -> Decision:
     if not snapshot.pinned:
         return _noted(name, snapshot, None)
-    return _noted(
-        name,
-        snapshot,
-        SnapshotUnpinned(
-            key=name, incarnation=snapshot.incarnation, snapshot_id=snapshot.snapshot_id, reason=wish.because
-        ),
-    )
+    return _recorded(SnapshotUnpinned, name, snapshot, wish.because)
 
 
 def _invalidate(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) -> Decision:
@@ -93,26 +91,13 @@ def _invalidate(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) 
         return _noted(name, snapshot, None)
     if snapshot.status is not SnapshotStatus.VALID:
         return _not_valid(snapshot)
-    reason = wish.because or "somebody asked for it"
-    return _noted(
-        name,
-        snapshot,
-        SnapshotInvalidated(
-            key=name, incarnation=snapshot.incarnation, snapshot_id=snapshot.snapshot_id, reason=reason
-        ),
-    )
+    return _recorded(SnapshotInvalidated, name, snapshot, wish.because or "somebody asked for it")
 
 
 def _retry(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) -> Decision:
     if snapshot.status not in {SnapshotStatus.VALID, SnapshotStatus.INVALIDATED} or not snapshot.takes_room:
         return _not_valid(snapshot)
-    return _noted(
-        name,
-        snapshot,
-        SnapshotRetried(
-            key=name, incarnation=snapshot.incarnation, snapshot_id=snapshot.snapshot_id, reason=wish.because
-        ),
-    )
+    return _recorded(SnapshotRetried, name, snapshot, wish.because)
 
 
 def _not_valid(snapshot: Snapshot) -> Decision:
