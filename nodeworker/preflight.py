@@ -130,7 +130,7 @@ class Preflight:
         gpus = self._cuda.plan(state, pids, container.facts.gpus)
         gpu_bytes = 0 if gpus is None else gpus.gpu_bytes
         text = self._config.for_dump()
-        held = privileges.held(pids, state.pid, container.facts.privileges or live.facts.privileges)
+        held = privileges.held(dumped, state.pid, container.facts.privileges or live.facts.privileges)
         wished, usual = live.wishes.freeze_limit_seconds, self._settings.freeze_limit_seconds
         room = self._make_room(dump_bytes(pids, copied_bytes + gpu_bytes))
         return Plan(

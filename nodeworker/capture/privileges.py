@@ -16,7 +16,6 @@ from typing import Final
 
 import msgspec
 
-from nodeworker.capture.criu import descendants
 from nodeworker.capture.status import status_fields
 from nodeworker.domain.capabilities import names_of
 from nodeworker.domain.spec_privileges import without_level
@@ -42,18 +41,17 @@ def is_hosts(kind: str, path: str) -> bool:
 
 
 def held(pids: Collection[int], first: int, spec: Privileges | None) -> Privileges | None:
-    """Read what the processes hold that are dumped: the container's first one and its descendants, not those of ``exec``.
+    """Read what the processes hold that are dumped.
 
     Args:
-        pids: all processes of the container's cgroup.
-        first: the first one.
+        pids: the container's first process and its descendants.
+        first: the first process.
         spec: what the container allows, for all that processes do not hold themselves.
     """
     fields = {pid: said for pid in pids if (said := status_fields(pid)).get("Uid")}
-    pids = descendants(fields, first)
-    if spec is None or not pids:
+    if spec is None or not fields:
         return None
-    dumped = [fields[pid] for pid in pids]
+    dumped = fields.values()
     users, groups = _mapping(first, "uid_map"), _mapping(first, "gid_map")
     sets = {field: names_of(reduce(or_, (int(each[name], 16) for each in dumped))) for field, name in _SETS.items()}
     assert sets.keys() == set(CAPABILITY_SETS)
@@ -66,8 +64,8 @@ def held(pids: Collection[int], first: int, spec: Privileges | None) -> Privileg
         **sets,
         no_new_privs=all(each.get("NoNewPrivs") == "1" for each in dumped),
         seccomp=spec.seccomp if filtered else NO_FILTER,
-        lsm=tuple(sorted({name for pid in pids if (name := _confinement(pid))})),
-        oom_score_adj=min((score for pid in pids if (score := _oom_score_adj(pid)) is not None), default=None),
+        lsm=tuple(sorted({name for pid in fields if (name := _confinement(pid))})),
+        oom_score_adj=min((score for pid in fields if (score := _oom_score_adj(pid)) is not None), default=None),
     )
 
 
