@@ -314,7 +314,7 @@ class Bus:
                 await _log.awarning("progress could not be shown", error=problem)
 
     async def resolve(self, ask: Callable[[int], ResolveRequest]) -> Resolution:
-        """Ask how a container shall start until somebody answers; the caller bounds the time.
+        """Ask how to start a container until somebody answers; the caller bounds the time.
 
         ``ask`` builds the question from the stream sequence of the last confirmed report. What was reported before is
         sent before. Only a broker that has no room for reports is not waited for, unless a report on this very id is

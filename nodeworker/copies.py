@@ -102,7 +102,7 @@ class Copies:
     """All copies on this node. Every method blocks, and may be called from any thread."""
 
     def __init__(self, folder: Path, *, limit_bytes: int, limit_seconds: float, disk: Disk | None = None) -> None:
-        """Find those that are there; ``limit_bytes`` 0 means that there shall be none. Room is taken from ``disk``."""
+        """Find those that are there; ``limit_bytes`` 0 means that there are none. Room is taken from ``disk``."""
         self._disk = disk or Disk()
         self.folder = folder
         """Where they lie: ``<cluster>/<namespace>/<id>/<snapshot>``."""

@@ -65,7 +65,7 @@ class LastingClient(Client):
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
-        """Read anew for each connection: certificates are renewed."""
+        """Read again for each connection: certificates are renewed."""
         return self._trust.context()
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:

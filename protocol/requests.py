@@ -1,6 +1,6 @@
 """Requests: questions that somebody waits for, asked of the control plane over NATS request and reply.
 
-A worker asks how a container shall start; people ask for a checkpoint and for what the log says. Each question has one
+A worker asks how to start a container; people ask for a checkpoint and for what the log says. Each question has one
 subject (:mod:`protocol.subjects`), one request Struct and a reply that is its answer or a :class:`Refusal`.
 
 A field that the reader does not know is passed over. A field without which a request would mean another thing raises

@@ -62,7 +62,7 @@ def commands_consumer(node: NodeName) -> str:
 
 
 def resolve(node: NodeName) -> str:
-    """Where a node's worker asks how a container shall start; who may publish there speaks for the node."""
+    """Where a node's worker asks how to start a container; who may publish there speaks for the node."""
     return f"{PREFIX}.resolve.{token(node)}"
 
 

@@ -2,7 +2,7 @@
 
 An id is idle once nothing has happened under it for as long as the policy says: no start, no pod, no dump, no pin. Then its snapshots
 expire, the latest one included; when their bytes are gone the id is forgotten. Whatever may still go on keeps it: a container that
-runs, a pinned snapshot. A later start begins anew, as a new id does, except that its number continues above all numbers that were
+runs, a pinned snapshot. A later start begins like that of a new id, except that its number continues above all numbers that were
 given in its namespace to ids that are forgotten: in the log, one number of one id stands for one start.
 """
 

@@ -64,7 +64,7 @@ class ReportReceived(msgspec.Struct, frozen=True):
 
 
 class ResolveAsked(msgspec.Struct, frozen=True):
-    """A worker asks how a container shall start. ``placement`` is ``None`` where no Kubernetes can be asked about the pod."""
+    """A worker asks how to start a container. ``placement`` is ``None`` where no Kubernetes can be asked about the pod."""
 
     request: ResolveRequest
     source: str

@@ -25,7 +25,7 @@ PREFETCH_SECONDS: Final = 120.0
 def prefetch(
     state: State, name: CheckpointKey, node: NodeName, source: str, now: datetime, *, owner_kind: str | None = None
 ) -> CommandIssued | None:
-    """Say what a node shall fetch that is about to get a container of a key; ``None`` if there is nothing to gain.
+    """Return what a node should fetch that is about to get a container of a key; ``None`` if there is nothing to gain.
 
     ``owner_kind`` is that of the container's pod, as far as it is known.
     """

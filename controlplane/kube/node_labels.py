@@ -33,7 +33,7 @@ _LOOK_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 5.0
 
 _Seen = tuple[WorkerId | None, datetime | None, bool]
-"""A worker, since when it is as it is, and whether its node shall have the label."""
+"""A worker, since when it is as it is, and whether its node should have the label."""
 
 
 class NodeLabels:
@@ -80,7 +80,7 @@ class NodeLabels:
         return done
 
     def _wanted(self, node: NodeState | None) -> _Seen | None:
-        """Say how a node's label shall be; ``None`` if it may be either way for now."""
+        """Return whether a node should have the label; ``None`` if it may be either way for now."""
         if node is not None and not node.lost:
             return node.worker_id, node.since, True
         since = self._began if node is None or node.since is None else max(node.since, self._began)

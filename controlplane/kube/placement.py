@@ -5,7 +5,7 @@ is asked of the API once more: a watch is late by moments, and a pod whose ids s
 question costs the API server one GET, which reads what is stored and not a cache; what it said counts for a few seconds, so that a
 worker that asks on and on does not become the API server's load.
 
-An API that does not answer decides nothing: known pods are believed as they were last seen, for nothing is bound anew while
+An API that does not answer decides nothing: known pods are believed as they were last seen, for no pod is bound while
 the API is away; of an unknown one nobody can say where it belongs, and its worker asks again.
 """
 

@@ -73,7 +73,7 @@ def namespace_statements(namespace: str, *, schema: str = "public") -> Iterator[
     """Write the SQL that makes a reader of one namespace: views of its own in a schema of its own, and no other right.
 
     The views are those of the contract, cut to the namespace; without those that know no namespace. Their owner reads for them. They are
-    made anew each time, so that a migration's new columns come in.
+    made again each time, so that a migration's new columns come in.
 
     Raises:
         InvalidIdError: the namespace may not be one.

@@ -40,7 +40,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them again; on PostgreSQL, readers need their rights to the view anew."""
+    """Remove them again; on PostgreSQL, readers need their rights to the view again."""
     op.execute("DROP VIEW nodes")
     for name in reversed(COLUMNS):
         op.drop_column("node_states", name)

@@ -74,7 +74,7 @@ RULES: Final = (
     Rule(
         SANDBOX_GONE,
         ("Requested network namespace",),
-        "the pod's sandbox ended while the container was being created: the pod is being deleted, or its sandbox is made anew",
+        "the pod's sandbox ended while the container was being created: the pod is being deleted, or its sandbox is created again",
         "None is needed: if the pod is still wanted, it is created again, from the same snapshot.",
     ),
     Rule(
@@ -93,8 +93,8 @@ RULES: Final = (
         "io-uring",
         ("io_uring",),
         "a process uses io_uring, which CRIU cannot dump",
-        "Containers are started without io_uring unless the annotation woodfrog.io/io-uring says `allow`: remove it, and start the "
-        "container anew. Where runc was built without seccomp, set the sysctl kernel.io_uring_disabled=2 on the node.",
+        "Containers are started without io_uring unless the annotation woodfrog.io/io-uring says `allow`: remove it, and start a "
+        "new container. Where runc was built without seccomp, set the sysctl kernel.io_uring_disabled=2 on the node.",
     ),
     Rule(
         "mptcp",

@@ -183,7 +183,7 @@ def _become_worker(places: Places) -> None:
         name = (bundle / RELEASE).read_text().strip()
         there = Places(_HOST)
         if (there.releases / name).is_dir():
-            releases.lay(bundle, there)  # compares it with the image, and lays it anew if it is not the same
+            releases.lay(bundle, there)  # compares it with the image, and lays it down again if it is not the same
         environment |= _step_over(places)
         release = places.releases / name
     else:

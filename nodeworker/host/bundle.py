@@ -69,7 +69,7 @@ _SECONDS: Final = 600
 _LOCK_HEAD: Final = """\
 # Debian's packages in the images: name, version, architecture, suite, SHA-256 of the file. `LOCKED=1 images/build.sh` takes these
 # and no others; where the mirror has gone on, name one of that day (such as a snapshot) in the machine's package sources, or
-# write the file anew: python -m nodeworker.host.bundle build/images/node/bundle --relock
+# rewrite the file: python -m nodeworker.host.bundle build/images/node/bundle --relock
 """
 
 _LAUNCHER: Final = """#!/bin/sh

@@ -124,7 +124,7 @@ async def test_a_snapshot_of_a_node_whose_clock_is_a_month_off_is_as_old_as_the_
     assert await state_at(log, now()) == led.loop._state, "the log folded from its start says the same"
     await led.end()
     await led.begin()
-    assert led.loop.key(KEY) == key, "so does a control plane that is started anew"
+    assert led.loop.key(KEY) == key, "so does a control plane that is restarted"
     recorded = await log.read(cast("Any", 0), 100)
     stored = next(each for each in recorded if type(each.event).__name__ == "SnapshotStored")
     assert abs(stored.occurred_at - stored.recorded_at - skew) < timedelta(minutes=1), (

@@ -39,7 +39,7 @@ def age(there: Cluster, name: str, seconds: int) -> None:
 
 
 def server(manifests: list[Manifest]) -> tuple[str, str, str]:
-    """Its configuration, what the StatefulSet says of TLS, and what starts its pods anew."""
+    """Its configuration, what the StatefulSet says of TLS, and what restarts its pods."""
     stateful = one(manifests, "StatefulSet", "woodfrog-nats")
     return (
         one(manifests, "ConfigMap", "woodfrog-nats")["data"]["nats.conf"],
@@ -63,7 +63,7 @@ def test_a_certificate_is_renewed_by_an_upgrade_after_a_year_and_its_ca_after_fi
     second = there.render({})
     assert certificates(second)[0] == certificates(first)[0]
     assert certificates(second)[1] != certificates(first)[1]
-    assert server(second)[2] != server(first)[2]  # so the servers are started anew
+    assert server(second)[2] != server(first)[2]  # so the servers are restarted
 
     there.apply(second)
     age(there, "woodfrog-nats-ca-key", 5 * YEAR + 60)

@@ -1,4 +1,4 @@
-"""A log that was written anew as a whole is told from the old one by any signed head that was kept elsewhere."""
+"""A log that was rewritten as a whole is recognized by any signed head that was kept elsewhere."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def head_of(log: EventLog) -> LogHeadSigned:
 
 
 async def forged(folder: Path, *, without: int) -> EventLog:
-    """A log with everything but one event, written anew, chains and all."""
+    """A log with everything but one event, rewritten, chains and all."""
     await asyncio.to_thread(folder.mkdir)
     await upgrade(url_of(folder))
     log = await EventLog.open(url_of(folder))

@@ -218,7 +218,7 @@ class Node:
         self.containers[container.container_id] = container
 
     def ask(self, name: str, moment: float) -> None:
-        """Ask how a container shall start, if everything said before was confirmed."""
+        """Ask how to start a container, if everything said before was confirmed."""
         container = self.containers[name]
         if not self.works or container.phase != "creating" or self.journal.outbox or name in self.restoring:
             return

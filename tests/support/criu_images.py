@@ -1,4 +1,4 @@
-"""Images of real dumps by CRIU, and how to write a part of one anew."""
+"""Images of real dumps by CRIU, and how to rewrite a part of one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Taking privileges away from the processes of a snapshot before CRIU restores them.
 
 CRIU gives every thread the credentials that are in its image, and every mount its flags, whatever the new container's
-config.json says. So the images are written anew, with less in them: only what changes is touched, field by field, and everything
+config.json says. So the images are rewritten, with less in them: only what changes is touched, field by field, and everything
 else stays byte for byte, also what is not known here.
 """
 

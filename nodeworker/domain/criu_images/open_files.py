@@ -1,6 +1,6 @@
 """Which processes of a snapshot will write to a mount: to such a one CRIU cannot bring them back once it is read-only.
 
-CRIU opens every file anew with the flags that it had, also those of shared mappings, and binds every named socket anew
+CRIU reopens every file with the flags that it had, also those of shared mappings, and binds every named socket again
 (criu/files-reg.c, ``open_filemap``; criu/sk-unix.c, ``bind_unix_sk``); on a read-only mount the kernel refuses that, and a mount to
 which a file is open for writing is not made read-only. Files are in ``files.img``, the descriptors of a process in
 ``fdinfo-ID.img``, its mappings in ``mm-PID.img``.
