@@ -18,6 +18,7 @@ from nats.js import JetStreamContext
 from nats.js.api import PersistMode
 from nats.js.errors import NotFoundError
 
+from controlplane.bus.ending import end_if_cancelled
 from controlplane.bus.streams import BROKER_ERRORS
 from protocol import subjects
 
@@ -36,6 +37,7 @@ async def keep_replicated(jetstream: JetStreamContext, replicas: int) -> None:
         except BROKER_ERRORS as problem:
             await _log.awarning("streams cannot be given their copies yet", error=problem)
             whole = [False]
+        end_if_cancelled()
         await asyncio.sleep(_LOOK_SECONDS if all(whole) else _SOON_SECONDS)
 
 

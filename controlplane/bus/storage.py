@@ -20,6 +20,7 @@ import structlog
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
+from controlplane.bus.ending import end_if_cancelled
 from controlplane.bus.streams import BROKER_ERRORS
 from process.nats import NO_ROOM
 from protocol import subjects
@@ -89,6 +90,7 @@ async def keep_within(
                 total //= 2
                 continue
             await _log.awarning("streams cannot be given their limits yet", error=problem, bytes=total)
+        end_if_cancelled()
         await asyncio.sleep(_LOOK_SECONDS if whole else _SOON_SECONDS)
 
 
