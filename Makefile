@@ -13,7 +13,7 @@ help:
 	@echo "make e2e     install on the cluster that KUBECONFIG names, and kill what can be killed there"
 	@echo "make faults  the tests that kill for minutes (retest-faults: what failed there, once more)"
 	@echo "make gpu     the tests on a real NVIDIA GPU; what they find goes into build/gpu/result.json"
-	@echo "make fuzz    a minute of fuzzing for each reader of what another party wrote (FUZZ_SECONDS=n: more or fewer)"
+	@echo "make fuzz    a minute of fuzzing for each reader of what another party wrote (FUZZ_SECONDS=n, FUZZ_SEED=n: others)"
 	@echo "make vm      one test of each kind on a stock Debian 13 (vm-all: the demo from nothing and all tests there, and Debian 12 and forky)"
 	@echo "make support docs/reference/support.md, from what make vm and vm-all saw"
 	@echo "make lint    ruff, mypy and the import contracts only"
@@ -99,8 +99,10 @@ retest-faults: setup
 
 # `make test` has two seconds of each; what fails becomes small, and a specimen of it belongs into the corpus.
 FUZZ_SECONDS := 60
+# Another number begins elsewhere; with the same one, what failed fails again.
+FUZZ_SEED := 0
 fuzz: setup
-	WOODFROG_FUZZ_SECONDS=$(FUZZ_SECONDS) $(bin)/pytest tests/security/fuzz
+	WOODFROG_FUZZ_SECONDS=$(FUZZ_SECONDS) WOODFROG_FUZZ_SEED=$(FUZZ_SEED) $(bin)/pytest tests/security/fuzz
 
 vm: setup
 	@tests/vm/run trixie demo every-time

@@ -6,7 +6,6 @@ after that, and what its other threads hold, the worker that restores reads from
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import reduce
@@ -33,10 +32,14 @@ _STRICT: Final = 1
 
 
 def is_hosts(kind: str, path: str) -> bool:
-    """Say whether the namespace at ``path`` is the one that this worker is in, which is the node's; not if it is gone."""
+    """Say whether the namespace at ``path`` is the one that this worker is in, which is the node's; not if it is gone.
+
+    Raises:
+        TypeError, ValueError: this is no path.
+    """
+    place = Path(path)
     with suppress(OSError):
-        there, here = os.stat(path), os.stat(f"/proc/self/ns/{_FILES.get(kind, kind)}")  # noqa: PTH116 -- links of the kernel
-        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+        return place.samefile(f"/proc/self/ns/{_FILES.get(kind, kind)}")
     return False
 
 

@@ -90,7 +90,18 @@ def test_a_bare_bundle_names_neither_namespace_nor_image(tmp_path: Path) -> None
     assert (read.namespace, facts, read.rootfs) == (None, ContainerFacts(), Path("/elsewhere"))
 
 
-@pytest.mark.parametrize("config", [[], {}, {"root": 1}, {"root": {"path": "r"}, "mounts": [{}]}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        [],
+        {},
+        {"root": 1},
+        {"root": {"path": "r"}, "mounts": [{}]},
+        # A number where a path belongs would be a descriptor of the worker's to os.stat.
+        {"root": {"path": "r"}, "linux": {"namespaces": [{"type": "uts", "path": 1 << 31}]}},
+        {"root": {"path": "r"}, "linux": {"namespaces": [{"type": "uts", "path": True}]}},
+    ],
+)
 def test_a_config_that_is_none_is_refused_by_name(tmp_path: Path, config: Any) -> None:
     with pytest.raises(FailureError, match="bundle-unreadable"):
         bundle.read(written(tmp_path, config))

@@ -111,7 +111,9 @@ def test_annotations_mean_something_or_are_refused(annotations: dict[str, str], 
     except InvalidWishError as problem:
         is_short(problem)
         return
-    assert wished.interval_seconds is None or (math.isfinite(wished.interval_seconds) and wished.interval_seconds > 0)
+    if wished.interval_seconds:
+        assert math.isfinite(wished.interval_seconds)
+        assert wished.interval_seconds >= 1
     assert 0 <= wished.volumes_limit_bytes < 1 << 63
 
 
