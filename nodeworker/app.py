@@ -348,6 +348,8 @@ class Worker:
             restored_from=record.restored_from,
             captured_as=record.final_snapshot,
             bundle=record.bundle,
+            reason=record.reason,
+            left=record.left,
         )
 
     async def _sweep(self) -> None:

@@ -173,6 +173,7 @@ def read(folder: str) -> Bundle:
                 image=image,
                 image_digest=digest,
                 mounts=tuple(sorted(mount["destination"] for mount in mounts)),
+                fresh=wished.fresh,
                 interval_seconds=wished.interval_seconds,
                 pod=None if cri is None else cri.name,
                 pod_uid=pod_uid,

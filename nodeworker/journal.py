@@ -84,6 +84,10 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What of the snapshot had no place in the container, until its start is reported."""
     stopped: bool = False
     """Whether it was sent a stop signal."""
+    reason: str = ""
+    """Why it starts as it does, as the control plane said."""
+    left: int = 0
+    """How many snapshots with captured or stored work its start leaves behind."""
     environment: EnvironmentMarks | None = None
     """Of the variables that its processes were started with: of a restored one those of the snapshot."""
     gpu_sources: tuple[str, ...] = ()

@@ -54,7 +54,7 @@ from protocol.local import (
 )
 from protocol.manifest import EnvironmentMarks
 from protocol.privileges import Privileges
-from protocol.requests import Refusal, ResolveRequest, RestoreFrom, StartCold, WaitFor
+from protocol.requests import FRESH_VERSION, REQUEST_VERSION, Refusal, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 _log = structlog.get_logger(component="restore")
 _ASK_EVERY_SECONDS: Final = 0.5
@@ -302,14 +302,17 @@ class Restorer:
                 container=record.facts,
                 reports_sequence=reports_sequence,
                 wrapped_key=wrapped_key,
+                version=FRESH_VERSION if record.facts.fresh else REQUEST_VERSION,
             )
 
         return ask
 
     async def _numbered(self, record: ContainerRecord, resolution: RestoreFrom | StartCold) -> ContainerRecord:
-        if record.incarnation == resolution.incarnation:
+        told = {"incarnation": resolution.incarnation, "reason": resolution.reason, "left": resolution.left}
+        numbered = msgspec.structs.replace(record, **told)
+        if numbered == record:
             return record
-        record = msgspec.structs.replace(record, incarnation=resolution.incarnation)
+        record = numbered
         await asyncio.to_thread(self._journal.save_container, record)
         return record
 
@@ -324,7 +327,7 @@ class Restorer:
         config = self._lives.write_config(record, self._config.for_dump())
         self._journal.forget_container(record.container_id)
         _log.warning("a container starts without protection", key=str(record.key), failure=str(failure))
-        return CreateCold(criu_config=str(config), reason=f"not protected: {failure.cause}")
+        return CreateCold(criu_config=str(config), reason=f"not protected: {failure}", unprotected=True)
 
     def _save_created(self, record: ContainerRecord) -> None:
         seconds = time.monotonic() - self._began.get(record.container_id, time.monotonic())

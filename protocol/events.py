@@ -138,12 +138,18 @@ class RestoreChosen(_KeyEvent, frozen=True, tag="incarnation.restore-chosen"):
 
     snapshot_id: SnapshotId
     reason: str
+    left: int = 0
+    """How many newer snapshots with captured or stored work are left behind."""
 
 
 class ColdStartChosen(_KeyEvent, frozen=True, tag="incarnation.cold-start-chosen"):
     """The incarnation shall start from its image, because of ``reason``."""
 
     reason: str
+    fresh: bool = False
+    """Whether somebody asked for it; no later start goes back before it."""
+    left: int = 0
+    """How many snapshots with captured or stored work are left behind."""
 
 
 class RestoreFailed(_KeyEvent, frozen=True, tag="incarnation.restore-failed"):

@@ -62,6 +62,10 @@ class NodeFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Identity of the snapshot store, as its mark gives it. Of a snapshot: the store that holds its bytes."""
 
 
+FRESH_CHARS = 63
+"""How long a wish for a fresh start may be."""
+
+
 class ContainerFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What a container brings that its processes may hold on to."""
 
@@ -71,6 +75,8 @@ class ContainerFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The image's id, ``sha256:`` and the digest of its configuration, where the engine tells it."""
     mounts: tuple[str, ...] = ()
     """Destinations of the mounts in the bundle's config.json, sorted."""
+    fresh: str = ""
+    """That it is to start without its past: any text, each of which counts once for an id."""
     interval_seconds: float | None = None
     """How often its owner wants it dumped while it runs; 0 for never, unknown for whatever the control plane's policy is."""
     pod: str | None = None

@@ -103,6 +103,8 @@ class CreateCold(_Answer, frozen=True, tag="cold"):
 
     criu_config: str
     reason: str
+    unprotected: bool = False
+    """Whether it starts without anything being captured of it, because of ``reason``."""
     deny_io_uring: bool = False
     """Whether the container's seccomp profile is to answer ENOSYS to io_uring."""
 
@@ -141,6 +143,10 @@ class ContainerStatus(msgspec.Struct, frozen=True):
     captured_as: SnapshotId | None
     """The final snapshot, once the container has ended with it."""
     bundle: str
+    reason: str = ""
+    """Why it started as it did."""
+    left: int = 0
+    """How many snapshots with captured or stored work its start left behind."""
 
 
 class Containers(_Answer, frozen=True, tag="containers"):

@@ -4,7 +4,7 @@ A worker asks how to start a container; people ask for a checkpoint and for what
 subject (:mod:`protocol.subjects`), one request Struct and a reply that is its answer or a :class:`Refusal`.
 
 A field that the reader does not know is passed over. A field without which a request would mean another thing raises
-:data:`REQUEST_VERSION`; a version that the reader does not know is refused. Version 1 is not written, for readers of before.
+its version; a version that the reader does not know is refused. Version 1 is not written, for readers of before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumbe
 from protocol.privileges import Privileges
 
 REQUEST_VERSION: Final = 1
-"""What a request is written as, and the newest that is understood."""
+"""What a request is written as that means the same to every reader."""
+FRESH_VERSION: Final = 2
+"""What a question is written as whose container asks for a fresh start; the newest that is understood."""
 
 
 class ResolveRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,6 +59,8 @@ class RestoreFrom(_Answer, frozen=True, tag="restore"):
     """Whether its processes may hold no more than the new container's spec allows; else the cluster's policy says so."""
     recorded: Privileges | None = None
     """What its processes held, as the worker recorded it that took it; None if that is not known."""
+    left: int = 0
+    """How many newer snapshots with captured or stored work are left behind."""
     data_key: str = ""
     """The key that was unwrapped, if the question showed one of this very snapshot."""
 
@@ -67,6 +71,8 @@ class StartCold(_Answer, frozen=True, tag="cold"):
     incarnation: IncarnationNumber
     reason: str
     unusable: int = 0
+    left: int = 0
+    """How many snapshots with captured or stored work are left behind, also by a start that somebody wanted so."""
 
 
 class WaitFor(_Answer, frozen=True, tag="wait"):

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from nodeworker.domain.wishes import INTERVAL
+from nodeworker.domain.wishes import FRESH, INTERVAL, REQUIRE_RESTORE
 from protocol.durations import InvalidAmountError, parse_interval
 
 OCI_VERSION = "1.0.2"
@@ -82,6 +82,10 @@ class ContainerSpec(msgspec.Struct, frozen=True):
     mounts: tuple[BindMount, ...] = ()
     interval: str | None = None
     """How often it is to be dumped while it runs, as somebody wrote it: ``30s``."""
+    require_restore: bool = False
+    """Whether it may not start cold while the id has snapshots."""
+    fresh: str = ""
+    """That it is to start without its past, as the annotation wants it."""
     hidden: tuple[str, ...] = ()
     """Directories of the host that the container must not see through its root filesystem."""
 
@@ -231,6 +235,8 @@ def oci_config(
         "annotations": {
             "io.kubernetes.cri.image-name": spec.image,
             **({INTERVAL: spec.interval} if spec.interval is not None else {}),
+            **({REQUIRE_RESTORE: "true"} if spec.require_restore else {}),
+            **({FRESH: spec.fresh} if spec.fresh else {}),
         },
         "linux": {
             "cgroupsPath": cgroup,

@@ -35,6 +35,16 @@ def after_capture(checkpoint_id: str, captured_as: str, history: Sequence[Row], 
     return f"{captured}; run {checkpoint_id} again and it goes on from there"
 
 
+def after_start(checkpoint_id: str, reason: str, restored_from: str | None, left: int) -> list[str]:
+    """Say how a container started and why, and in a line of its own if it left captured work behind."""
+    how = f"goes on from {restored_from}" if restored_from else "starts from its image"
+    lines = [f"{how}: {reason}"]
+    if left:
+        what = f"{left} {'newer ' if restored_from else ''}snapshot{'s' * (left != 1)} with captured work"
+        lines.append(f"warning: {what} left behind; `woodfrog get snapshots {checkpoint_id}` lists what there is")
+    return lines
+
+
 def after_refusal(checkpoint_id: str, reason: str, latest: Sequence[Row]) -> str:
     """Say it after a stop for which there is no snapshot, because of ``reason``."""
     return f"no final snapshot: {reason.rstrip('.')}{_then(checkpoint_id, latest)}"

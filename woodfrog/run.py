@@ -41,6 +41,7 @@ _CREATE_SECONDS = 1800.0
 _OUTPUT_SECONDS = 5.0
 _TELL_SECONDS = 3.0
 _POLL_SECONDS = 0.1
+_RUNTIME_LOG = "runtime.log"
 _NOTHING_TO_CAPTURE = frozenset({"container-unknown", "not-running"})
 _NOTHING_TO_SAY = _NOTHING_TO_CAPTURE | {"stop-ignored"}
 _libc = ctypes.CDLL(None)
@@ -61,6 +62,8 @@ class Foreground:
         self._runtime = Runtime(described, self.container_id)
         self._creating: asyncio.subprocess.Process | None = None
         self._signals = 0
+        self._unanswered: Failure | None = None
+        """Why nobody has said yet whether there is a final snapshot."""
 
     def run(self) -> int:
         """Run the container; return its exit code, or 128 and the number of the signal that ended it.
@@ -102,7 +105,7 @@ class Foreground:
             loop.add_reader(watched, gone.set)
             try:
                 await self._call("start", self.container_id)
-                told = asyncio.create_task(asyncio.to_thread(self._tell_start))
+                told = asyncio.create_task(asyncio.to_thread(self._tell_start, bundle / _RUNTIME_LOG))
                 await gone.wait()
                 await told
             finally:
@@ -121,7 +124,7 @@ class Foreground:
 
     async def _create(self, bundle: Path, output: _Output) -> int:
         pid_file = bundle / "pid"
-        log = bundle / "runtime.log"
+        log = bundle / _RUNTIME_LOG
         command = self._runtime.command(
             "create", "--bundle", bundle, "--pid-file", pid_file, self.container_id, log=log
         )
@@ -172,7 +175,12 @@ class Foreground:
             failure = await in_daemon_thread(lambda: uncaptured(self._described, self.container_id))
             if failure is None or self._signals > 1:
                 return
-            if failure.code not in _NOTHING_TO_SAY:
+            if failure.code == "worker-away":
+                # The runtime asks once more, and may find it.
+                self._unanswered = failure
+                words = "the node worker does not answer; the container gets the stop signal (once more to kill)"
+                self._say("stopping", words)
+            elif failure.code not in _NOTHING_TO_SAY:
                 await asyncio.to_thread(self._tell_refusal, failure)
         try:
             await self._call("kill", self.container_id, name, seconds=STOP_SECONDS)
@@ -186,21 +194,24 @@ class Foreground:
                     return container
         return None
 
-    def _tell_start(self) -> None:
+    def _tell_start(self, runtime_log: Path) -> None:
         """Say how it started, and why; nothing of it delays the container."""
         status = self._status()
         if status is None:
+            unprotected = next(iter(_warnings(runtime_log)), None)
+            self._say("started", unprotected or f"how it started is not known; `woodfrog why {self._key.id}` tells")
             return
-        with suppress(FailureError):
-            starts = ask.view(self._described.reach, "restore_history", self._key, seconds=_TELL_SECONDS)
-            reason = next(row["reason"] for row in starts if row["container_id"] == self.container_id)
-            how = f"goes on from {status.restored_from}" if status.restored_from else "starts from its image"
-            self._say("started", f"{how}: {reason}", snapshot_id=status.restored_from)
+        lines = next_start.after_start(self._key.id, status.reason, status.restored_from, status.left)
+        for line in lines:
+            self._say("started", line, snapshot_id=status.restored_from)
 
     def _tell_capture(self) -> None:
         """Say what it was captured as, and what the next start goes on from; wait a moment for it to be stored."""
         status = self._status()
         if status is None or status.captured_as is None:
+            if self._unanswered is not None:
+                words = next_start.after_refusal(self._key.id, str(self._unanswered), self._latest())
+                self._say("not-captured", words)
             return
         snapshot_id = status.captured_as
         history: list[dict[str, Any]] = []
@@ -280,6 +291,14 @@ class _Unbuffered:
             self._sink.write(data)
             self._sink.flush()
         return len(data)
+
+
+def _warnings(runtime_log: Path) -> list[str]:
+    """Read what the runtime warned of: a container that is not protected is known to nobody else."""
+    with suppress(OSError, msgspec.DecodeError):
+        entries = [msgspec.json.decode(line, type=dict[str, str]) for line in runtime_log.read_bytes().splitlines()]
+        return [entry["msg"] for entry in entries if entry.get("level") == "warning" and "msg" in entry]
+    return []
 
 
 def _clear_orphans(described: Description) -> None:

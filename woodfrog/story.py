@@ -114,6 +114,10 @@ def _asked(command: Command) -> str:
             return f"to have snapshot {snapshot_id} ready for a container that is on its way"
 
 
+def _left(count: int, what: str = "") -> str:
+    return f"; {count} {what}snapshot{'s' * (count != 1)} with captured work left behind" if count else ""
+
+
 def _off(offset_seconds: float) -> str:
     if abs(offset_seconds) < CLOCK_TOLERANCE_SECONDS:
         return "is right again"
@@ -148,8 +152,8 @@ _TELL: dict[type, Callable[[Any], str]] = {
     LogHeadSigned: lambda e: f"the log's head at position {e.position} was signed",
     CheckpointForgotten: lambda e: f"forgotten: nothing was started as this id for {e.idle_seconds:g} s",
     StartDeferred: lambda e: f"the start waits, until {moment(e.until)} at the longest: {e.waiting_for}",
-    RestoreChosen: lambda e: f"snapshot {e.snapshot_id} was chosen: {e.reason}",
-    ColdStartChosen: lambda e: f"a cold start was chosen: {e.reason}",
+    RestoreChosen: lambda e: f"snapshot {e.snapshot_id} was chosen: {e.reason}{_left(e.left, 'newer ')}",
+    ColdStartChosen: lambda e: f"a cold start was chosen: {e.reason}{_left(e.left)}",
     RestoreFailed: lambda e: f"snapshot {e.snapshot_id} could not be restored ({e.stage}): {e.failure}",
     ContainerStarted: lambda e: (
         f"the container runs, {f'from snapshot {e.restored_from}' if e.restored_from else 'cold'}"
@@ -261,9 +265,11 @@ def _way(own: Sequence[Event]) -> list[str]:
             case StartDeferred():
                 sentences.append(f"It waited for {event.waiting_for}, until {moment(event.until)} at the longest.")
             case RestoreChosen():
-                sentences.append(f"Snapshot {event.snapshot_id} was chosen: {_sentence(event.reason)}")
+                reason = f"{event.reason.rstrip('.')}{_left(event.left, 'newer ')}"
+                sentences.append(f"Snapshot {event.snapshot_id} was chosen: {_sentence(reason)}")
             case ColdStartChosen():
-                sentences.append(f"It was to start cold: {_sentence(event.reason)}")
+                reason = f"{event.reason.rstrip('.')}{_left(event.left)}"
+                sentences.append(f"It was to start cold: {_sentence(reason)}")
             case RestoreFailed():
                 words = f"Restoring snapshot {event.snapshot_id} failed ({event.stage}): {_cause(event.failure)}"
                 sentences.append(words)

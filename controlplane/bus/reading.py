@@ -14,10 +14,11 @@ import re
 from typing import Any, Final, TypeVar
 
 from protocol import wire
+from protocol.facts import FRESH_CHARS
 from protocol.failures import Failure, FailureError
 from protocol.ids import CONTAINER_ID, CheckpointKey, check_id
 from protocol.reports import Report
-from protocol.requests import REQUEST_VERSION, ResolveRequest
+from protocol.requests import FRESH_VERSION, ResolveRequest
 
 _IDS: Final = {
     "snapshot_id": "snapshot id",
@@ -42,11 +43,11 @@ def request(data: bytes, kind: type[T]) -> T:
         FailureError: ``request-too-new``.
     """
     found: Any = wire.decode(data, kind)
-    if found.version > REQUEST_VERSION:
+    if found.version > FRESH_VERSION:
         raise FailureError(
             Failure(
                 "request-too-new",
-                f"the request is of version {found.version}, this control plane knows {REQUEST_VERSION}",
+                f"the request is of version {found.version}, this control plane knows {FRESH_VERSION}",
                 "Upgrade the control plane (`helm upgrade`), or ask with a client of its release.",
             )
         )
@@ -68,6 +69,8 @@ def resolve_request(data: bytes) -> ResolveRequest:
     for field, name in (("pod", asked.container.pod), ("pod_uid", asked.container.pod_uid)):
         if name is not None and not _POD.fullmatch(name):
             raise wire.MalformedMessageError(f"{name[:60]!r} is no name of a pod - at `$.container.{field}`")
+    if len(asked.container.fresh) > FRESH_CHARS:
+        raise wire.MalformedMessageError("it is too long - at `$.container.fresh`")
     return asked
 
 

@@ -33,6 +33,8 @@ nor a restart of the control plane prolongs it; and a dump on a node that is los
 *Not into the same death, nor into the past.* See :mod:`controlplane.domain.endings`. A pin overrides both, and that a restore failed
 before.
 
+*Not behind a fresh start.* Somebody who asked for one wants the id to begin again: see :mod:`controlplane.domain.fresh`.
+
 *Never more than the new container allows.* CRIU restores privileges as they were dumped. What of them cannot be lowered to what
 the new container's spec allows speaks against the snapshot, as far as the log knows it; the worker looks at the rest.
 
@@ -44,6 +46,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+from controlplane.domain import fresh
 from controlplane.domain.endings import RESTORE_TRIES, SHORT_LIFE_SECONDS, short_lives
 from controlplane.domain.handover import Asker, Wait, awaited, remark, running_before
 from controlplane.domain.privilege_policy import lowered
@@ -76,9 +79,12 @@ def choose(
     ``handover_seconds`` bounds a wait that begins now; a wait that has begun ends at the moment recorded then. A snapshot from
     which ``restore_tries`` containers in a row went on only to fail soon is passed over.
     """
+    if fresh.is_asked(key, asker.container):
+        return fresh.cold(key, key.newest_first())
     start = key.incarnations.get(asker.incarnation, Incarnation(number=asker.incarnation))
     until = start.wait_until or now + timedelta(seconds=handover_seconds)
     skipped: list[str] = []
+    passed_over: list[Snapshot] = []
     before = running_before(key, nodes, asker)
     wait = awaited(key, before, start, now, until) if before is not None else None
     also = f"; {remark(before)}" if before is not None else ""
@@ -101,13 +107,19 @@ def choose(
                 chosen = f"{chosen} is the newest {'usable ' if skipped else ''}snapshot"
             less = lowered(snapshot.taken_from, asker.container) if asker.bounded else ""
             why = "; ".join(part for part in (chosen, less, _listed(skipped)) if part)
-            return Restore(snapshot.snapshot_id, why + also)
+            left = 0 if snapshot.pinned else len(fresh.left_behind(key, passed_over))
+            return Restore(snapshot.snapshot_id, why + also, left)
+        passed_over.append(snapshot)
         skipped.append(f"{'pinned' if snapshot.pinned else 'newer'} {snapshot.snapshot_id} skipped: {obstacle}")
     if wait is not None:
         return wait
+    return Cold(_nothing_usable(skipped) + also, left=len(fresh.left_behind(key, passed_over)))
+
+
+def _nothing_usable(skipped: list[str]) -> str:
     if not skipped:
-        return Cold("no snapshot of this id was ever begun" + also)
-    return Cold(f"no snapshot is usable; {_listed([each.removeprefix('newer ') for each in skipped])}" + also)
+        return "no snapshot of this id was ever begun"
+    return f"no snapshot is usable; {_listed([each.removeprefix('newer ') for each in skipped])}"
 
 
 def _obstacle(
@@ -144,6 +156,9 @@ def _held_against(key: KeyState, asker: Asker, snapshot: Snapshot, restore_tries
         return "it could not be restored on this node before"
     if snapshot.incarnation <= key.done_through > snapshot.retried_at:
         return f"incarnation {key.done_through} has done its work: it ended by itself, with exit code 0"
+    before_fresh_start = fresh.lies_behind(key, snapshot)
+    if before_fresh_start is not None:
+        return before_fresh_start
     lives = short_lives(key, snapshot)
     if len(lives) >= restore_tries:
         return (

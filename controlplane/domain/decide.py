@@ -14,6 +14,7 @@ from datetime import datetime
 from controlplane.domain.choose import choose
 from controlplane.domain.clocks import is_news
 from controlplane.domain.course import Course, refuse
+from controlplane.domain.fresh import left_behind
 from controlplane.domain.handover import Asker, Wait
 from controlplane.domain.inputs import (
     CheckpointAsked,
@@ -218,9 +219,17 @@ def _start(state: State, asked: ResolveAsked, container: ContainerFacts, course:
                 course.record(StartDeferred(key=request.key, incarnation=number, waiting_for=waiting_for, until=until))
             return course.decision(WaitFor(incarnation=number, waiting_for=waiting_for, until=until))
         case Restore(snapshot_id=snapshot_id, reason=reason):
-            course.record(RestoreChosen(key=request.key, incarnation=number, snapshot_id=snapshot_id, reason=reason))
+            course.record(
+                RestoreChosen(
+                    key=request.key, incarnation=number, snapshot_id=snapshot_id, reason=reason, left=choice.left
+                )
+            )
         case Cold(reason=reason):
-            course.record(ColdStartChosen(key=request.key, incarnation=number, reason=reason))
+            course.record(
+                ColdStartChosen(
+                    key=request.key, incarnation=number, reason=reason, fresh=choice.fresh, left=choice.left
+                )
+            )
     return course.decision(_told(course.key, number, choice, bounded=bounded))
 
 
@@ -269,10 +278,9 @@ def _stands(key: KeyState, choice: Restore | Cold) -> bool:
 
 def _told(key: KeyState, number: IncarnationNumber, choice: Restore | Cold, *, bounded: bool) -> Resolution:
     if isinstance(choice, Cold):
-        gone = {SnapshotStatus.EXPIRED, SnapshotStatus.DELETED}
-        left = (each for each in key.snapshots.values() if each.incarnation > key.done_through)
-        unusable = sum(bool(each.manifest_digest) and each.status not in gone for each in left)
-        return StartCold(incarnation=number, reason=choice.reason, unusable=unusable)
+        left = len(left_behind(key, key.snapshots.values()))
+        unusable = 0 if choice.fresh else left
+        return StartCold(incarnation=number, reason=choice.reason, unusable=unusable, left=left)
     snapshot = key.snapshots[choice.snapshot_id]
     return RestoreFrom(
         incarnation=number,
@@ -281,6 +289,7 @@ def _told(key: KeyState, number: IncarnationNumber, choice: Restore | Cold, *, b
         reason=choice.reason,
         bounded=bounded,
         recorded=snapshot.taken_from.privileges,
+        left=choice.left,
     )
 
 

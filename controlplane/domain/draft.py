@@ -88,19 +88,23 @@ class Draft(msgspec.Struct, gc=False):
     """Replaced as a whole: few events are about pods."""
     done_through: IncarnationNumber
     used_at: datetime | None
+    fresh_since: IncarnationNumber
+    fresh_used: tuple[str, ...]
 
     @classmethod
     def of(cls, key: KeyState) -> Draft:
         """Begin with a copy."""
         return cls(
-            dict(key.incarnations), dict(key.snapshots), key.latest_start, key.pods, key.done_through, key.used_at
-        )
+            dict(key.incarnations), dict(key.snapshots), key.latest_start, key.pods, key.done_through, key.used_at,
+            key.fresh_since, key.fresh_used,
+        )  # fmt: skip
 
     def ended(self) -> KeyState:
         """Hand the dictionaries over; the draft is used no more, or only by whoever owns the value, too."""
         return KeyState(
-            self.incarnations, self.snapshots, self.latest_start, self.pods, self.done_through, self.used_at
-        )
+            self.incarnations, self.snapshots, self.latest_start, self.pods, self.done_through, self.used_at,
+            self.fresh_since, self.fresh_used,
+        )  # fmt: skip
 
     def start(self, number: IncarnationNumber, **changes: Any) -> None:
         """Change an incarnation, unknown until now or not."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from controlplane.domain import fresh
 from controlplane.domain.draft import Draft, shared, with_shared_privileges
 from controlplane.domain.endings import is_done
 from controlplane.domain.pods import pods_after
@@ -201,11 +202,11 @@ def _deferred(draft: Draft, event: StartDeferred, _at: datetime) -> None:
 
 
 def _restore_chosen(draft: Draft, event: RestoreChosen, _at: datetime) -> None:
-    draft.start(event.incarnation, choice=Restore(event.snapshot_id, event.reason))
+    draft.start(event.incarnation, choice=Restore(event.snapshot_id, event.reason, event.left))
 
 
 def _cold_start_chosen(draft: Draft, event: ColdStartChosen, _at: datetime) -> None:
-    draft.start(event.incarnation, choice=Cold(event.reason))
+    draft.start(event.incarnation, choice=Cold(event.reason, event.fresh, event.left))
 
 
 def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
@@ -242,6 +243,7 @@ def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
 def _has_started(draft: Draft, event: ContainerStarted | DumpStarted) -> None:
     draft.start(event.incarnation, started=True)
     draft.latest_start = max(draft.latest_start, event.incarnation)
+    fresh.note_started(draft, event.incarnation)
 
 
 def _container_started(draft: Draft, event: ContainerStarted, at: datetime) -> None:

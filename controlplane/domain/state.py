@@ -90,6 +90,10 @@ class Cold(msgspec.Struct, frozen=True, gc=False, tag="cold"):
     """Start from the image, because of ``reason``."""
 
     reason: str
+    fresh: bool = False
+    """Whether somebody asked for it; later starts do not go back before it either."""
+    left: int = 0
+    """How many snapshots with captured or stored work it leaves behind."""
 
 
 class Restore(msgspec.Struct, frozen=True, gc=False, tag="restore"):
@@ -97,6 +101,8 @@ class Restore(msgspec.Struct, frozen=True, gc=False, tag="restore"):
 
     snapshot_id: SnapshotId
     reason: str
+    left: int = 0
+    """How many newer snapshots with captured or stored work it leaves behind."""
 
 
 class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -171,6 +177,10 @@ class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The newest incarnation whose program has done its work; what comes after it does not go back before its end."""
     used_at: datetime | None = None
     """When something last happened under it that is not mere housekeeping."""
+    fresh_since: IncarnationNumber = IncarnationNumber(0)
+    """The newest incarnation that started fresh because somebody asked for it; nothing before it is resumed."""
+    fresh_used: tuple[str, ...] = ()
+    """The last wishes for a fresh start that were fulfilled; each counts once."""
 
     @property
     def newest(self) -> IncarnationNumber:

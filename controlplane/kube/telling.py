@@ -93,10 +93,14 @@ class Narrator:
                 known = key.snapshots.get(snapshot) if key is not None else None
                 since = known.since if known is not None else None
                 age = f", stored {_age(at - since)} ago" if since is not None else ""
-                note = "; ".join((f"goes on from snapshot {snapshot}{age}", *warnings))
-                return self._about(event, "Restored", "Restore", note, warning=bool(warnings))
-            case ColdStartChosen(reason=reason):
-                return self._about(event, "ColdStarted", "Start", f"starts from its image: {reason}")
+                start = key.incarnations.get(event.incarnation) if key is not None else None
+                choice = start.choice if start is not None else None
+                left = (leaves(choice.left, choice.reason),) if choice is not None and choice.left else ()
+                note = "; ".join((f"goes on from snapshot {snapshot}{age}", *left, *warnings))
+                return self._about(event, "Restored", "Restore", note, warning=bool(warnings or left))
+            case ColdStartChosen(reason=reason, left=left_count, fresh=fresh):
+                note = f"starts from its image{f', {leaves(left_count)}' if left_count else ''}: {reason}"
+                return self._about(event, "ColdStarted", "Start", note, warning=left_count > 0 and not fresh)
             case SnapshotStored():
                 return self._checkpointed(event, at)
             case SnapshotStoreDelayed(failure=failure):
@@ -162,6 +166,11 @@ def _note(key: CheckpointKey, start: _Start, reason: str, action: str, note: str
         note=_cut(f"{key.id}: {note}", _LONGEST_NOTE_BYTES),
         warning=warning,
     )
+
+
+def leaves(count: int, reason: str = "") -> str:
+    """Say how much captured work a start leaves behind."""
+    return f"leaves {count} snapshot{'s' * (count != 1)} with later work behind{f' ({reason})' if reason else ''}"
 
 
 class Teller:

@@ -26,8 +26,10 @@ from process.http import Page
 from process.metrics import QUICK_BUCKETS, SECONDS_BUCKETS, BoundedLabel, new_registry, page
 from protocol.events import (
     AnyEvent,
+    ColdStartChosen,
     ContainerStarted,
     DumpFailed,
+    RestoreChosen,
     RestoreFailed,
     SnapshotCaptured,
     SnapshotStored,
@@ -86,6 +88,12 @@ class Metrics:
         )
         self._starts = Counter(
             "woodfrog_starts", "Containers that started: restored, or cold.", ["outcome"], registry=registry
+        )
+        self._leaving = Counter(
+            "woodfrog_starts_leaving_work",
+            "Starts decided that leave captured or stored work behind: cold, from an older snapshot, or fresh as was asked for.",
+            ["outcome"],
+            registry=registry,
         )
         self._restore_failures = Counter(
             "woodfrog_restore_failures",
@@ -189,6 +197,10 @@ class Metrics:
                 case DumpFailed():
                     self._dumps.labels("failed").inc()
                     self._dump_failures.labels(event.stage.value, self._code(event.failure.code)).inc()
+                case ColdStartChosen(left=left, fresh=fresh) if left:
+                    self._leaving.labels("fresh" if fresh else "cold").inc()
+                case RestoreChosen(left=left) if left:
+                    self._leaving.labels("older").inc()
                 case RestoreFailed():
                     self._restore_failures.labels(event.stage.value, self._code(event.failure.code)).inc()
                 case ContainerStarted():

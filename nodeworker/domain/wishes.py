@@ -6,12 +6,14 @@ The node worker sees them in the live bundle's config.json. A word that cannot b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 
 from protocol.durations import InvalidAmountError, parse_bytes, parse_interval, parse_seconds
+from protocol.facts import FRESH_CHARS
 from protocol.failures import Failure
 
 INTERVAL: Final = "woodfrog.io/interval"
@@ -21,9 +23,11 @@ FREEZE_LIMIT: Final = "woodfrog.io/freeze-limit"
 SHM: Final = "woodfrog.io/shm"
 ON_STOP: Final = "woodfrog.io/on-stop"
 REQUIRE_RESTORE: Final = "woodfrog.io/require-restore"
+FRESH: Final = "woodfrog.io/fresh"
 IO_URING: Final = "woodfrog.io/io-uring"
-ANNOTATIONS: Final = (INTERVAL, VOLUMES, VOLUMES_LIMIT, FREEZE_LIMIT, SHM, ON_STOP, REQUIRE_RESTORE, IO_URING)
+ANNOTATIONS: Final = (INTERVAL, VOLUMES, VOLUMES_LIMIT, FREEZE_LIMIT, SHM, ON_STOP, REQUIRE_RESTORE, FRESH, IO_URING)
 """Every annotation that a worker reads; docs/reference/annotations.md explains them, and a test compares."""
+_FRESH: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,{FRESH_CHARS}}}", re.ASCII)
 DEFAULT_VOLUMES_LIMIT_BYTES: Final = 10 << 30
 
 
@@ -47,6 +51,8 @@ class Wishes(msgspec.Struct, frozen=True):
     shm: bool = True
     dump_on_stop: bool = True
     require_restore: bool = False
+    fresh: str = ""
+    """That the container is to start without its past, once for each text."""
     io_uring: bool = False
     """Whether the container may use io_uring, which nothing can dump."""
 
@@ -96,6 +102,7 @@ def read(annotations: Mapping[str, str]) -> Wishes:
         shm=_word(annotations, SHM, "on", "off"),
         dump_on_stop=_word(annotations, ON_STOP, "dump", "ignore"),
         require_restore=not _word(annotations, REQUIRE_RESTORE, "false", "true"),
+        fresh=_fresh(annotations.get(FRESH)),
         io_uring=not _word(annotations, IO_URING, "deny", "allow"),
     )
 
@@ -116,6 +123,13 @@ def _word(annotations: Mapping[str, str], name: str, default: str, other: str) -
     if text not in {default, other}:
         raise InvalidWishError(name, f"{text[:60]!r} is neither `{default}` nor `{other}`")
     return text == default
+
+
+def _fresh(text: str | None) -> str:
+    if text is not None and not _FRESH.fullmatch(text):
+        problem = f"{text[:60]!r} is not 1 to {FRESH_CHARS} letters, digits, '.', '_', ':' and '-'"
+        raise InvalidWishError(FRESH, problem)
+    return text or ""
 
 
 def _volumes(text: str) -> frozenset[str] | None:

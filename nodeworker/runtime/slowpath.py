@@ -122,6 +122,8 @@ class Create(Verb):
 
     def _cold(self, marker: Marker, bundle: str, spec: containers.Json, answer: worker.Answer) -> int:
         self._reset(bundle, spec)
+        if answer.get("unprotected"):
+            self.say("warning", str(answer.get("reason")))
         further = seccomp.take_io_uring if answer.get("deny_io_uring") else None
         containers.adapt(bundle, str(answer["criu_config"]), further)
         marker.update(phase="creating", restored="", stopped_pids=[])

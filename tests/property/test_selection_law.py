@@ -38,6 +38,7 @@ from protocol.events import (
     SnapshotSuperseded,
     StartDeferred,
 )
+from protocol.facts import ContainerFacts
 from protocol.requests import Refusal, RestoreFrom, StartCold, WaitFor
 
 NODES = "ab"
@@ -69,11 +70,14 @@ def fail_to_restore(world: World, number: int, pick: int, which: int) -> Decisio
 
 def ask_again(world: World, number: int) -> Decision:
     start = world.opened(number)
-    return world.ask(start.container_id, start.node)
+    return world.ask(start.container_id, start.node, container=start.container)
 
 
 ANY_TIME: dict[str, Callable[[World, int, int], Decision]] = {
     "ask": lambda world, pick, which: world.ask(f"c{pick}", NODES[which % 2]),
+    "ask fresh": lambda world, pick, which: world.ask(
+        f"c{pick}", NODES[which % 2], container=ContainerFacts(fresh=f"wish-{pick % 2}")
+    ),
     "checkpoint": lambda world, pick, which: world.checkpoint(f"k{len(commands(world))}", timeout_seconds=40),
     "silence": lambda world, pick, which: world.silent(NODES[which % 2]),
     "heartbeat": lambda world, pick, which: world.heard(NODES[which % 2]),
@@ -129,7 +133,7 @@ def played(steps: list[Step]) -> World:
 
 ACTIONS = [
     *("ask", "ask again", "start", "dump", "store", "fail to restore", "checkpoint") * 3,
-    *("capture", "end", "fail", "silence", "heartbeat", "restart worker", "time", "lie"),
+    *("capture", "end", "fail", "silence", "heartbeat", "restart worker", "time", "lie", "ask fresh"),
 ]
 # At least 25, because lists of any length are mostly too short for a second incarnation to come to anything.
 STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 5), st.integers(0, 7)), min_size=25, max_size=60)
@@ -188,9 +192,29 @@ def runs_on(log: Log, number: int, lost: dict[str, bool]) -> bool:
     return unfinished or not any(place > asked_at for place, _ in issued)
 
 
+def fresh_starts(log: Log) -> tuple[int, set[str]]:
+    """The newest incarnation that started fresh because it was asked for, and the wishes that are used up."""
+    wishes = {event.incarnation: event.container.fresh for _, event in of(log, IncarnationOpened)}
+    chosen, since, used = set[int](), 0, set[str]()
+    for event, _ in log:
+        match event:
+            case ColdStartChosen(fresh=True):
+                chosen.add(event.incarnation)
+            case ColdStartChosen() | RestoreChosen() | RestoreFailed():
+                chosen.discard(event.incarnation)
+            case ContainerStarted() | DumpStarted() if event.incarnation in chosen and event.incarnation > since:
+                since = event.incarnation
+                used.add(wishes[event.incarnation])
+    return since, used
+
+
 def best(log: Log, number: int, now: datetime) -> str | None:
     """The model: the latest snapshot that is valid and has not failed here, or ``wait`` if a later one is in flight."""
-    node = next(event.node for _, event in of(log, IncarnationOpened) if event.incarnation == number)
+    me = next(event for _, event in of(log, IncarnationOpened) if event.incarnation == number)
+    node = me.node
+    since, used = fresh_starts(log)
+    if me.container.fresh and me.container.fresh not in used:
+        return None
     over = {e.snapshot_id for kind in (SnapshotSuperseded, SnapshotInvalidated, DumpFailed) for _, e in of(log, kind)}
     tried = {
         e.snapshot_id
@@ -209,7 +233,7 @@ def best(log: Log, number: int, now: datetime) -> str | None:
     if (until is None or now < until) and runs_on(log, number, lost):
         return "wait"
     for snapshot, (origin, _, where) in sorted(order.items(), key=lambda item: item[1], reverse=True):
-        if snapshot in over | tried:
+        if snapshot in over | tried or (snapshot in written and origin < since):
             continue
         if snapshot in written:
             return snapshot

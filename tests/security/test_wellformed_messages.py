@@ -19,7 +19,7 @@ from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, InvalidIdError, NodeName, SnapshotId, WorkerId
 from protocol.reports import Report
-from protocol.requests import REQUEST_VERSION, ResolveRequest
+from protocol.requests import FRESH_VERSION, REQUEST_VERSION, ResolveRequest
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -115,7 +115,7 @@ def test_a_request_that_says_more_than_is_known_is_answered_and_one_of_another_v
         name: getattr(known, name) for name in known.__struct_fields__ if name != "version"
     }
     with pytest.raises(FailureError, match="request-too-new"):
-        reading.request(json.dumps(plain | {"version": REQUEST_VERSION + 1}).encode(), kind)
+        reading.request(json.dumps(plain | {"version": FRESH_VERSION + 1}).encode(), kind)
 
 
 def test_a_request_of_today_says_nothing_that_a_control_plane_of_before_does_not_know() -> None:

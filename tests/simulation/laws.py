@@ -104,7 +104,22 @@ class Told(NamedTuple):
     position: int
 
 
-def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one go
+def fresh_starts(log: list[Told]) -> tuple[int, set[str]]:
+    """The model of fresh starts: the newest incarnation that made one as it was asked to, and the wishes that are used up."""
+    wishes = {e.incarnation: e.container.fresh for e, _ in log if isinstance(e, IncarnationOpened)}
+    chosen, since, used = set[int](), 0, set[str]()
+    for e, _ in log:
+        if isinstance(e, ColdStartChosen) and e.fresh:
+            chosen.add(e.incarnation)
+        elif isinstance(e, ColdStartChosen | RestoreChosen | RestoreFailed):
+            chosen.discard(e.incarnation)
+        elif isinstance(e, ContainerStarted | DumpStarted) and e.incarnation in chosen and e.incarnation > since:
+            since = e.incarnation
+            used.add(wishes[e.incarnation])
+    return since, used
+
+
+def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be read at one go
     log: list[Told], number: int, now: datetime, lost: dict[str, bool], facts: dict[str, NodeFacts]
 ) -> str | None:
     """The model: the latest snapshot that is valid, fits and did not fail here; ``wait`` if a later one is in flight."""
@@ -146,6 +161,9 @@ def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one
                 failed_here.add(e.snapshot_id)
         elif _is_done(e):
             done = max(done, e.incarnation)
+    since, used = fresh_starts(log)
+    if me.container.fresh and me.container.fresh not in used:
+        return None
     runs_on = now < until and _runs_on(log, ahead, opened, number, lost, facts)
     walk = sorted(order, key=order.__getitem__, reverse=True)
     for snapshot in [one for one in walk if one in pinned] + [one for one in walk if one not in pinned]:
@@ -153,7 +171,8 @@ def best(  # noqa: C901, PLR0912 -- a model is believed if it can be read at one
             return "wait"
         event = written.get(snapshot)
         if snapshot in over | tried or (
-            snapshot not in pinned and (snapshot in failed_here or order[snapshot][0] <= done)
+            snapshot not in pinned
+            and (snapshot in failed_here or order[snapshot][0] <= done or order[snapshot][0] < since)
         ):
             continue
         where, origin = begun[snapshot].node, opened[begun[snapshot].incarnation].container
@@ -330,15 +349,16 @@ class Laws:
             for one in told
             if isinstance(one, RestoreFailed) and (one.incarnation == event.incarnation or one.node == start.node)
         }
-        if chosen in self.keeping.of(event.key).pinned:
-            return  # somebody wants to go back
+        if chosen in self.keeping.of(event.key).pinned or (isinstance(event, ColdStartChosen) and event.fresh):
+            return  # somebody wants to go back, or to start fresh
         floor = self._order(chosen) if chosen is not None else (0, 0)
         done = max((one.incarnation for one in told if _is_done(one)), default=0)
+        fresh_since, _ = fresh_starts(self.of_key[event.key])
         for name, stored in self.stored_at.items():
             snapshot = self.truth.snapshots[name]
             if snapshot.key != event.key or stored > opened or name in gone or snapshot.content != "good":
                 continue
-            if snapshot.incarnation <= done:
+            if snapshot.incarnation <= done or snapshot.incarnation < fresh_since:
                 continue
             if misfit(snapshot.taken_on, snapshot.taken_from, self.facts[start.node], start.container):
                 continue

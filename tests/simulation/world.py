@@ -38,6 +38,7 @@ NEW_CPU = NodeFacts(architecture="x86_64", cpu_features=("avx512f", "sse2"))
 OLD_CPU = NodeFacts(architecture="x86_64", cpu_features=("sse2",))
 IMAGES = [ContainerFacts(image="job:1"), ContainerFacts(image="job:2")]
 BEAT_SECONDS = 2.0
+_FRESH_EVERY = 11
 REPLY_SECONDS = 15.0
 
 
@@ -412,6 +413,8 @@ class World:
         if not again:
             facts = msgspec.structs.replace(facts, interval_seconds=own_interval_seconds(self.chance))
         uid = f"pod-{self.source('')}"
+        if int(uid.rpartition("-")[2]) % _FRESH_EVERY == 0:
+            facts = msgspec.structs.replace(facts, fresh=uid)
         facts = msgspec.structs.replace(facts, pod=uid, pod_uid=uid)
         self.say(f"{node.name}: {name} is to be created as {key.id} from {facts.image}")
         container = Container(name, key, facts)
