@@ -25,6 +25,7 @@ from protocol.manifest import (
     TreeName,
     entry_path_problem,
 )
+from protocol.wire import shortened
 
 LIMIT_FILE_BYTES = 16 << 40
 """ext4's largest file."""
@@ -46,8 +47,12 @@ _XATTRS = re.compile(r"user\..+|security\.capability|system\.posix_acl_(?:access
 
 
 def problem_of(manifest: Manifest, key: CheckpointKey, snapshot_id: SnapshotId) -> str | None:
-    """Say what is wrong with a manifest that was read as that of ``snapshot_id`` under ``key``; ``None`` if nothing is."""
-    return next(_problems(manifest, key, snapshot_id), None)
+    """Say what is wrong with a manifest that was read as that of ``snapshot_id`` under ``key``; ``None`` if nothing is.
+
+    What it says is short, whatever the manifest quotes.
+    """
+    problem = next(_problems(manifest, key, snapshot_id), None)
+    return None if problem is None else shortened(problem)
 
 
 def _problems(manifest: Manifest, key: CheckpointKey, snapshot_id: SnapshotId) -> Iterator[str]:

@@ -18,10 +18,10 @@ SNAPSHOT = SnapshotId("20261125T163914Z-0c5736cd")
 STAMP = "..2026_11_25_16_39_13.451096938"
 
 
-def problem(*trees: Tree) -> str | None:
+def problem(*trees: Tree, of: SnapshotId = SNAPSHOT) -> str | None:
     manifest = Manifest(
         version=MANIFEST_VERSION,
-        snapshot_id=SNAPSHOT,
+        snapshot_id=of,
         key=KEY,
         incarnation=IncarnationNumber(1),
         taken_at=datetime.now(UTC),
@@ -67,3 +67,20 @@ def test_volumes_are_told_apart_by_their_names(trees: tuple[Tree, ...]) -> None:
 )
 def test_nothing_but_a_link_to_the_new_pods_files_comes_into_a_config_map(entry: Entry) -> None:
     assert "no link" in str(problem(Tree(TreeName.CONFIG, (entry,), volume="/cfg")))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Entry("a" * 100_000, "file", 0o644),
+        Entry("a", "file", 0o644, xattrs={"a" * 100_000: b""}),
+        Entry("a", "file", 0o644, hardlink="b" * 100_000),
+    ],
+    ids=["path", "attribute", "link"],
+)
+def test_what_is_said_of_a_manifest_is_short_whatever_it_quotes(entry: Entry) -> None:
+    assert len(str(problem(Tree(TreeName.LAYER, (entry,))))) < 1000
+
+
+def test_what_is_said_of_another_snapshots_manifest_is_short() -> None:
+    assert len(str(problem(of=SnapshotId("a" * 100_000)))) < 1000
