@@ -46,6 +46,8 @@ from controlplane.log.heads import HeadKey
 from controlplane.log.records import utc_now
 from controlplane.loop import DecisionLoop
 from controlplane.settings import Settings
+from controlplane.web.api.live import Live
+from controlplane.web.api.serve import open_api
 from controlplane.web.metrics import Metrics
 from controlplane.web.pages import Health, pages
 from process.datakeys import DataKeyError, Unwrapper
@@ -81,6 +83,7 @@ class ControlPlane:
         self._clock = clock
         self._metrics = Metrics()
         self._health = Health()
+        self._live = Live()
         self.ready = asyncio.Event()
         """Set once it leads, the state is folded and requests are heard."""
 
@@ -113,7 +116,8 @@ class ControlPlane:
             log = await EventLog.open(settings.database_url, archive=settings.log_archive)
             stack.push_async_callback(log.close)
             api = None
-            if settings.kubernetes or settings.lease == "kubernetes":
+            wanted_by_api = settings.api is not None and settings.api.kubernetes
+            if settings.kubernetes or settings.lease == "kubernetes" or wanted_by_api:
                 api = await stack.enter_async_context(kubernetes())
             election = Election(await _lease(settings, api, stack), myself(settings.instance))
             client = await connect(
@@ -127,6 +131,18 @@ class ControlPlane:
             async with asyncio.TaskGroup() as group:
                 if settings.nats_callout_dir is not None:
                     group.create_task(let_nodes_in(settings))
+                if settings.api is not None:
+                    served = await open_api(
+                        stack,
+                        settings.api,
+                        log,
+                        settings.database_url,
+                        cluster=settings.cluster,
+                        policy=_policy(settings),
+                        live=self._live,
+                        api=api,
+                    )
+                    group.create_task(served.run())
                 queries = Queries(client, log)
                 group.create_task(queries.run())
                 await queries.listening.wait()
@@ -183,6 +199,7 @@ class ControlPlane:
         decisions.on_resolved = self._metrics.resolved
         self._metrics.answers(decisions.places)
         self._metrics.leads(loop)
+        self._live.leads(loop, _policy(self._settings).schedule)
         relay = Relay(
             client.jetstream(timeout=REQUEST_SECONDS),
             log,

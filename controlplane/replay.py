@@ -11,15 +11,15 @@ from typing import Any, Final
 
 import msgspec
 
-from controlplane.domain import Policy, ResolveAsked, State, decide, evolve
+from controlplane import what_if
+from controlplane.domain import Policy, State, evolve
 from controlplane.domain.believed import believed
 from controlplane.log.archive import Archive
 from controlplane.log.chain import Problem
 from controlplane.log.eventlog import EventLog
-from protocol.facts import ContainerFacts
 from protocol.failures import Failure, FailureError
-from protocol.ids import CheckpointKey, ContainerId, NodeName, Position
-from protocol.requests import Resolution, ResolveRequest
+from protocol.ids import CheckpointKey, NodeName, Position
+from protocol.requests import Resolution
 
 _PAGE: Final = 1000
 _TRIES: Final = 5
@@ -72,8 +72,7 @@ async def state_at(log: EventLog, moment: datetime) -> State:
 async def choose_at(log: EventLog, key: CheckpointKey, node: NodeName, moment: datetime) -> Resolution:
     """Say how a new container of ``key`` would have been told to start on ``node`` at ``moment``.
 
-    It is taken to be a container like the last one of the key. The same decision is made that a worker's question leads
-    to, on the state of then, and thrown away.
+    It is taken to be a container like the last one of the key; see :mod:`controlplane.what_if`.
 
     Raises:
         FailureError: ``unknown-node``, if no worker had registered there.
@@ -84,20 +83,7 @@ async def choose_at(log: EventLog, key: CheckpointKey, node: NodeName, moment: d
         there = ", ".join(sorted(state.nodes)) or "none"
         cause = f"no worker of node {node} had registered at {moment:%FT%TZ}"
         raise FailureError(Failure("unknown-node", cause, f"Nodes at that time: {there}."))
-    history = state.keys.get(key)
-    last = history.incarnations.get(history.newest) if history is not None else None
-    request = ResolveRequest(
-        key=key,
-        container_id=ContainerId("what-if"),
-        node=node,
-        worker_id=known.worker_id,
-        facts=known.facts,
-        container=last.container if last is not None else ContainerFacts(),
-        reports_sequence=0,
-    )
-    answer = decide(state, ResolveAsked(request, "what-if"), moment, Policy()).answer
-    assert isinstance(answer, Resolution)
-    return answer
+    return what_if.answer(state, what_if.request_of(state, key, node), moment, Policy())
 
 
 async def export(log: EventLog, start: int, end: int | None, write: Callable[[dict[str, Any]], None]) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from controlplane.domain.endings import RESTORE_TRIES
 from controlplane.policies import InvalidPolicyError, Policies, read_policies
+from controlplane.web.api.settings import ApiSettings, InvalidApiSettingError
 from process.http import Address, InvalidAddressError
 from process.natstls import InvalidTrustError, Trust
 from protocol.durations import InvalidAmountError, parse_bytes
@@ -92,6 +93,9 @@ class Settings(msgspec.Struct, frozen=True):
     probe_address: Address | None = None
     """``WOODFROG_PROBE_ADDRESS``: where ``/healthz`` and ``/readyz`` are shown as well, by a server of their own."""
 
+    api: ApiSettings | None = None
+    """``WOODFROG_API_ADDRESS`` and what begins like it: see :mod:`controlplane.web.api.settings`."""
+
     policies: Policies = Policies()
     """``WOODFROG_POLICY_FILE``: what is kept, and how often containers are dumped; unset: everything, and never."""
 
@@ -121,6 +125,10 @@ class Settings(msgspec.Struct, frozen=True):
             nats_trust = Trust.from_environment(environment)
         except InvalidTrustError as problem:
             raise InvalidSettingError(str(problem)) from problem
+        try:
+            api = ApiSettings.from_environment(environment)
+        except InvalidApiSettingError as problem:
+            raise InvalidSettingError(str(problem)) from problem
         policy_file = environment.get("WOODFROG_POLICY_FILE", "")
         log_archive = environment.get("WOODFROG_LOG_ARCHIVE", "")
         try:
@@ -145,6 +153,7 @@ class Settings(msgspec.Struct, frozen=True):
             handover_seconds=_seconds(environment, "WOODFROG_HANDOVER_SECONDS", 120.0, least=0.0),
             restore_tries=_count(environment, "WOODFROG_RESTORE_TRIES", RESTORE_TRIES),
             policies=policies,
+            api=api,
             **_of_kubernetes(environment),
             questions_per_node=_count(environment, "WOODFROG_QUESTIONS_PER_NODE", 128),
             reports_per_node=_count(environment, "WOODFROG_REPORTS_PER_NODE", 50_000, _MOST_REPORTS),

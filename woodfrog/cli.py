@@ -15,12 +15,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from controlplane import story
 from process import logs
 from process.printable import printable, printable_output
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
-from woodfrog import ask, containers, demo, dev, engines, kept, migrate, past, story
+from woodfrog import ask, containers, demo, dev, engines, kept, migrate, past
 from woodfrog import snapshots as snapshots_
 from woodfrog.output import Column, Form, put, put_json
 from woodfrog.reach import reach_of

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import msgspec
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
+from controlplane.story import size
 from process.nats import connect
 from protocol import subjects
 from protocol.failures import Failure, FailureError
@@ -32,7 +33,6 @@ from protocol.local import ContainerStatus
 from woodfrog import ask, run
 from woodfrog.output import Form
 from woodfrog.state import Description, StateDirectory
-from woodfrog.story import size
 
 _ID = "demo"
 _COUNT = "trap 'exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done"

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 import typer
 
+from controlplane import story
 from process.printable import printable
 from protocol import wire
 from protocol.events import LogHeadSigned
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, NodeName, check_id
 from protocol.requests import Refusal, RestoreFrom, WaitFor
-from woodfrog import ask, dev, story
+from woodfrog import ask, dev
 from woodfrog.bundle import BadInputError
 from woodfrog.output import Column, Form, put, put_json
 from woodfrog.reach import reach_of

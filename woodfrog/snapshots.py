@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from controlplane import story
 from nodeworker.store import KeyRing, SnapshotStore
 from nodeworker.store.archive import ArchiveWriter
 from process.datakeys import DataKeyError, Unwrapper, purpose
@@ -22,7 +23,7 @@ from protocol.facts import NodeFacts
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, SnapshotId, check_id
 from protocol.manifest import HOLE, Entry, Manifest, Tree
-from woodfrog import ask, dev, story
+from woodfrog import ask, dev
 from woodfrog.output import Column, Form, put_json, table
 from woodfrog.reach import reach_of
 from woodfrog.state import StateDirectory, default_state_dir

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from controlplane import story
 from process.printable import printable
 from protocol.failures import FailureError
 from protocol.ids import CheckpointKey, InvalidIdError
-from woodfrog import story
 from woodfrog.bundle import BadInputError
 from woodfrog.output import Column, Form
 from woodfrog.state import Reach, StateDirectory, default_state_dir

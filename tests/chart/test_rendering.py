@@ -114,6 +114,7 @@ def test_a_worker_is_told_how_many_dumps_at_once_only_if_somebody_says_so(values
             "nothing that could be carried over",
         ),
         ({"surprise": True}, "surprise"),
+        ({"api": {"enabled": True, "kubernetes": False}}, "api.tokensSecret"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(values: Values, word: str) -> None:

@@ -48,6 +48,32 @@ def test_the_rights_at_the_api_server_are_exactly_these() -> None:
     assert {f"{each['kind']}/{each['metadata']['name']}": set(map(said, each["rules"])) for each in roles} == RIGHTS
 
 
+def test_the_api_may_ask_who_somebody_is_and_nothing_more() -> None:
+    roles = [each for each in render({"api": {"enabled": True}}) if each["kind"] in {"Role", "ClusterRole"}]
+    assert {f"{each['kind']}/{each['metadata']['name']}": set(map(said, each["rules"])) for each in roles} == RIGHTS | {
+        "ClusterRole/wf-woodfrog-api": {
+            ("authentication.k8s.io", "tokenreviews", "", "create"),
+            ("authorization.k8s.io", "subjectaccessreviews", "", "create"),
+        }
+    }
+
+
+@pytest.mark.parametrize("api", [{"tls": {"existingSecret": "t"}}, {}])
+def test_the_api_is_reached_from_outside_the_pod_by_tls_alone(api: dict[str, object]) -> None:
+    manifests = render({"api": {"enabled": True, **api}, "networkPolicy": {"enabled": True}})
+    pod = dict(pods(manifests))["Deployment/woodfrog-controlplane"]
+    environment = {each["name"]: each.get("value") for each in containers(pod)[-1]["env"]}
+    assert environment["WOODFROG_API_ADDRESS"] == (":8443" if api else "127.0.0.1:8443")
+    assert ("WOODFROG_API_CERTIFICATE_FILE" in environment) == bool(api)
+    ports = {
+        each["kind"]: [str(port.get("name", port.get("port"))) for port in ports]
+        for each in manifests
+        if each["metadata"]["name"] == "woodfrog-controlplane" and each["kind"] in {"Service", "NetworkPolicy"}
+        for ports in [each["spec"].get("ports") or each["spec"]["ingress"][0]["ports"]]
+    }
+    assert ports == {kind: ["http", "api"] if api else ["http"] for kind in ("Service", "NetworkPolicy")}
+
+
 def test_without_the_switch_nothing_may_create_pods_or_follow_jobs() -> None:
     rules = [
         said(rule)

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 from support.golden import today
 
+from controlplane.story import describe, explain, moment, size
 from protocol.events import (
     ColdStartChosen,
     ContainerEnded,
@@ -30,7 +31,6 @@ from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId
 from protocol.wire import encode
-from woodfrog.story import describe, explain, moment, size
 
 TODAY = today()
 

@@ -476,6 +476,9 @@ store until all are replaced.
 {{- if and (not .Values.database.existingSecret) (gt (int .Values.controlplane.replicas) 1) -}}
 {{- fail (printf "controlplane.replicas is %d, but the log is in SQLite, which one pod alone can use: set database.existingSecret to a Secret with the URL of a PostgreSQL, or controlplane.replicas to 1" (int .Values.controlplane.replicas)) -}}
 {{- end -}}
+{{- if and .Values.api.enabled (not .Values.api.kubernetes) (not .Values.api.tokensSecret) -}}
+{{- fail "api.enabled is true, but nobody could ask: set api.kubernetes to true, or api.tokensSecret to a Secret with the key tokens" -}}
+{{- end -}}
 {{- if and (not .Values.nats.enabled) (not .Values.nats.url) (not .Values.nats.existingSecret) -}}
 {{- fail "nats.enabled is false: say where NATS is, by nats.url, or by nats.existingSecret with URLs under the keys control, operator and node" -}}
 {{- end -}}

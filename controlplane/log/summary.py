@@ -1,0 +1,258 @@
+"""What the views come to: the newest state of each id, counts of the last hours, failures by their cause.
+
+Every number is read off the views when somebody asks. Times are looked for by position, which every table has an index on.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, and_, case, distinct, exists, func, literal, or_, select
+from sqlalchemy.sql import Select
+
+from controlplane.log.listing import Scope, position_at
+from controlplane.log.read import plain
+from controlplane.log.views import CONTRACT
+
+IdState = Literal["running", "waiting", "starting", "ended"]
+"""Of the newest container of an id: its processes run; its start is held back; it is being started; it is gone."""
+
+_STARTS: Final = CONTRACT["restore_history"].table
+_SNAPSHOTS: Final = CONTRACT["checkpoint_history"].table
+_LATEST: Final = CONTRACT["latest_snapshots"].table
+_FAILURES: Final = CONTRACT["failures"].table
+_KEY: Final = ("cluster", "namespace", "id")
+_SNAPSHOT_NAME: Final = re.compile(r"\b\d{8}T\d{6}Z-[0-9a-f]{8}\b")
+_MOST_ROWS: Final = 20_000
+_MOST_REASONS: Final = 10
+_STATE: Final[ColumnElement[str]] = case(
+    (_STARTS.c.ended_at.is_not(None), "ended"),
+    (_STARTS.c.started_at.is_not(None), "running"),
+    (and_(_STARTS.c.choice.is_(None), _STARTS.c.waited_for.is_not(None)), "waiting"),
+    else_="starting",
+)
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """How a number is spread: the value below which half, 90 % and 99 % of them are, and the largest."""
+
+    count: int
+    p50: float | None = None
+    p90: float | None = None
+    p99: float | None = None
+    max: float | None = None
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """How often a reason was given; snapshots in it are called ``…``."""
+
+    reason: str
+    count: int
+
+
+class Hour(msgspec.Struct, frozen=True):
+    """What began within the last hour."""
+
+    dumps: dict[str, int]
+    """By status."""
+    restored: int
+    cold: int
+    cold_reasons: list[Reason]
+    failures: dict[str, int]
+    """By code."""
+    freeze_seconds: Spread
+    raw_bytes: Spread
+    stored_bytes: Spread
+    restore_seconds: Spread
+    """From the runtime's create to its answer, of restored containers."""
+    complete: bool
+    """Whether all of it was looked at; else the newest of it."""
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """Everything in a few numbers."""
+
+    ids: dict[str, int]
+    """By the state of their newest container."""
+    protected: int
+    """Ids with a valid snapshot whose container runs."""
+    hour: Hour
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """One code of failures, with the newest case."""
+
+    failure_code: str
+    count: int
+    ids: int
+    newest: dict[str, Any]
+
+
+def _newest_start() -> Select[Any]:
+    newer = _STARTS.alias("newer")
+    return select(_STARTS, _STATE.label("state"), _protected().label("protected")).where(
+        ~exists(
+            select(literal(1)).where(
+                *(newer.c[part] == _STARTS.c[part] for part in _KEY), newer.c.incarnation > _STARTS.c.incarnation
+            )
+        )
+    )
+
+
+def _protected() -> ColumnElement[bool]:
+    valid = select(literal(1)).where(
+        *(_SNAPSHOTS.c[part] == _STARTS.c[part] for part in _KEY), _SNAPSHOTS.c.status == "valid"
+    )
+    return exists(valid)
+
+
+def ids(
+    connection: Connection,
+    scope: Scope,
+    *,
+    search: str | None = None,
+    state: str | None = None,
+    only: tuple[str, str] | None = None,
+    after: tuple[str, str] | None = None,
+    limit: int,
+) -> list[dict[str, Any]]:
+    """Read the newest state of ids, in the order of namespace and id, behind ``after``; ``only`` names one by both."""
+    statement = _newest_start().where(*scope.rows(_STARTS))
+    namespace, name = _STARTS.c.namespace, _STARTS.c.id
+    if only is not None:
+        statement = statement.where(namespace == only[0], name == only[1])
+    if after is not None:
+        statement = statement.where(or_(namespace > after[0], and_(namespace == after[0], name > after[1])))
+    if search:
+        statement = statement.where(name.icontains(search, autoescape=True))
+    if state == "protected":
+        statement = statement.where(_STATE.in_(["running"]), _protected())
+    elif state is not None:
+        statement = statement.where(_STATE.in_([state]))
+    found = [plain(row) for row in connection.execute(statement.order_by(namespace, name).limit(limit)).mappings()]
+    latest = _by_key(connection, select(_LATEST), _LATEST, found)
+    newer = _SNAPSHOTS.alias("newer")
+    last = _SNAPSHOTS
+    newest = select(
+        *(last.c[part] for part in (*_KEY, "snapshot_id", "status", "dump_started_at", "failure_code", "failure_cause"))
+    ).where(
+        ~exists(
+            select(literal(1)).where(
+                *(newer.c[part] == last.c[part] for part in _KEY), newer.c.position > last.c.position
+            )
+        )
+    )
+    dumps = _by_key(connection, newest, last, found)
+    for row in found:
+        key = (row["namespace"], row["id"])
+        row["protected"] = bool(row["protected"])
+        row["latest_snapshot"] = latest.get(key)
+        row["last_dump"] = dumps.get(key)
+    return found
+
+
+def _by_key(
+    connection: Connection, statement: Select[Any], table: Any, found: Sequence[dict[str, Any]]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Read rows of these ids, one each."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for row in found:
+        names.setdefault((row["cluster"], row["namespace"]), []).append(row["id"])
+    if not names:
+        return {}
+    which = (
+        and_(table.c.cluster == cluster, table.c.namespace == namespace, table.c.id.in_(some))
+        for (cluster, namespace), some in names.items()
+    )
+    return {
+        (row["namespace"], row["id"]): plain(row) for row in connection.execute(statement.where(or_(*which))).mappings()
+    }
+
+
+def namespaces(connection: Connection, cluster: str) -> list[str]:
+    """List the namespaces of which containers were started."""
+    return list(connection.scalars(select(_STARTS.c.namespace).distinct().where(_STARTS.c.cluster == cluster)))
+
+
+def overview(connection: Connection, scope: Scope, now: datetime) -> Overview:
+    """Count."""
+    newest = _newest_start().where(*scope.rows(_STARTS)).subquery()
+    counted = connection.execute(
+        select(newest.c.state, newest.c.protected, func.count()).group_by(newest.c.state, newest.c.protected)
+    ).all()
+    states: Counter[str] = Counter()
+    for state, _, count in counted:
+        states[state] += count
+    protected = sum(count for state, has_snapshot, count in counted if has_snapshot and state == "running")
+    return Overview(dict(states), protected, _hour(connection, scope, now))
+
+
+def _hour(connection: Connection, scope: Scope, now: datetime) -> Hour:
+    since = position_at(connection, now - timedelta(hours=1))
+    dumps = _since(connection, scope, _SNAPSHOTS, since, "status", "freeze_seconds", "raw_bytes", "stored_bytes")
+    starts = _since(connection, scope, _STARTS, since, "choice", "reason", "create_seconds", "started_at")
+    failed = _since(connection, scope, _FAILURES, since, "failure_code")
+    cold = [row for row in starts if row.choice == "cold"]
+    restored = [row for row in starts if row.choice == "restored"]
+    reasons = Counter(_SNAPSHOT_NAME.sub("…", row.reason or "") for row in cold)
+    return Hour(
+        dumps=dict(Counter(row.status for row in dumps)),
+        restored=len(restored),
+        cold=len(cold),
+        cold_reasons=[Reason(reason, count) for reason, count in reasons.most_common(_MOST_REASONS)],
+        failures=dict(Counter(row.failure_code for row in failed)),
+        freeze_seconds=spread(row.freeze_seconds for row in dumps),
+        raw_bytes=spread(row.raw_bytes for row in dumps),
+        stored_bytes=spread(row.stored_bytes for row in dumps),
+        restore_seconds=spread(row.create_seconds for row in restored),
+        complete=max(len(dumps), len(starts), len(failed)) < _MOST_ROWS,
+    )
+
+
+def _since(connection: Connection, scope: Scope, table: Any, since: int, *columns: str) -> Sequence[Any]:
+    statement = select(*(table.c[name] for name in columns)).where(*scope.rows(table), table.c.position > since)
+    return connection.execute(statement.order_by(table.c.position.desc()).limit(_MOST_ROWS)).all()
+
+
+def spread(values: Iterable[float | None]) -> Spread:
+    """Say how numbers are spread, by the nearest rank; what is unknown is left out."""
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return Spread(0)
+
+    def rank(share: float) -> float:
+        return known[math.ceil(len(known) * share) - 1]
+
+    return Spread(len(known), rank(0.5), rank(0.9), rank(0.99), known[-1])
+
+
+def causes(connection: Connection, scope: Scope, since: datetime | None, limit: int) -> list[Cause]:
+    """Group the failures since a moment by their code, the most frequent first."""
+    after = 0 if since is None else position_at(connection, since)
+    table = _FAILURES
+    of_id = table.c.namespace + "/" + table.c.id
+    counted = connection.execute(
+        select(
+            table.c.failure_code,
+            func.count().label("count"),
+            func.count(distinct(of_id)).label("ids"),
+            func.max(table.c.position).label("newest"),
+        )
+        .where(*scope.rows(table), table.c.position > after)
+        .group_by(table.c.failure_code)
+        .order_by(func.count().desc(), table.c.failure_code)
+        .limit(limit)
+    ).all()
+    newest = {
+        row["position"]: plain(row)
+        for row in connection.execute(
+            select(table).where(table.c.position.in_([each.newest for each in counted]))
+        ).mappings()
+    }
+    return [Cause(each.failure_code, each[1], each.ids, newest[each.newest]) for each in counted]

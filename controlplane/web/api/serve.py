@@ -1,0 +1,42 @@
+"""The API put together, for one control plane."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from controlplane.domain import Policy
+from controlplane.kube.api import KubernetesApi
+from controlplane.log.eventlog import EventLog
+from controlplane.web.api.kubernetes import KubernetesViewers
+from controlplane.web.api.live import Live
+from controlplane.web.api.questions import Questions
+from controlplane.web.api.reader import Reader
+from controlplane.web.api.server import ApiServer
+from controlplane.web.api.settings import ApiSettings
+from controlplane.web.api.tail import Tails
+from controlplane.web.api.tokens import TokenFile
+from controlplane.web.api.viewers import Authenticator
+
+
+async def open_api(
+    stack: AsyncExitStack,
+    settings: ApiSettings,
+    log: EventLog,
+    database_url: str,
+    *,
+    cluster: str,
+    policy: Policy,
+    live: Live,
+    api: KubernetesApi | None,
+) -> ApiServer:
+    """Make the server, with what it reads from; ``stack`` gives that back."""
+    reader = Reader(database_url)
+    stack.push_async_callback(reader.close)
+    questions = Questions(reader, cluster, policy, live)
+    authenticators: list[Authenticator] = []
+    if settings.tokens_file is not None:
+        authenticators.append(TokenFile(settings.tokens_file))
+    if settings.kubernetes:
+        assert api is not None
+        authenticators.append(KubernetesViewers(api))
+    return ApiServer(settings, questions, Tails(log, questions), authenticators, {})

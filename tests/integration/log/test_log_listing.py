@@ -1,0 +1,154 @@
+"""Pages of the views and the log, and what they come to, on both engines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from support.databases import Database
+from support.logstory import KEY, NODE_A, START, new, opened, story
+
+from controlplane.log import EventLog, listing, summary
+from controlplane.log.database import Database as Reader
+from controlplane.log.listing import Scope
+from protocol.events import ContainerStarted
+from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber
+
+ALL = Scope("local")
+
+
+@pytest.fixture
+async def reader(log: EventLog, database: Database) -> AsyncIterator[Reader]:
+    epoch = await log.take_lead()
+    await log.append(story(), epoch=epoch)
+    other = CheckpointKey("local", "other", "a_b%c".replace("%", ".").replace("_", "-"))
+    await log.append(
+        [
+            opened("a1"),
+            opened("A2"),
+            new(
+                ContainerStarted(
+                    key=other, incarnation=IncarnationNumber(1), node=NODE_A, container_id=ContainerId("o")
+                )
+            ),
+        ],
+        epoch=epoch,
+    )
+    reader = Reader(database.url)
+    yield reader
+    await reader.close()
+
+
+async def test_pages_of_a_view_follow_one_another_and_miss_nothing(reader: Reader) -> None:
+    def act(connection: listing.Connection) -> tuple[list[int], list[int]]:
+        everything = listing.rows(connection, "restore_history", ALL, {}, None, 100)
+        assert everything.next is None
+        paged: list[int] = []
+        before: int | None = None
+        while True:
+            page = listing.rows(connection, "restore_history", ALL, {}, before, 2)
+            paged += [row["position"] for row in page.rows]
+            if (before := page.next) is None:
+                return [row["position"] for row in everything.rows], paged
+
+    whole, paged = await reader.read(act)
+    assert whole == paged == sorted(whole, reverse=True)
+    assert len(whole) > 4
+
+
+async def test_a_scope_shows_its_namespaces_and_nothing_else(reader: Reader) -> None:
+    def act(connection: listing.Connection) -> None:
+        mine, none = Scope("local", frozenset({"other"})), Scope("local", frozenset())
+        assert {row["namespace"] for row in summary.ids(connection, mine, limit=100)} == {"other"}
+        assert {row["stream"] for row in listing.events(connection, mine, [], None, None, 100).rows} == {
+            "checkpoint/local/other/a-b.c"
+        }
+        _, rows = listing.events_after(connection, mine, [], None, 0, 100)
+        assert len(rows) == 1
+        assert listing.rows(connection, "failures", mine, {}, None, 100).rows == []
+        assert summary.ids(connection, none, limit=100) == []
+        assert listing.events(connection, none, [], None, None, 100).rows == []
+        assert listing.events_after(connection, none, [], None, 0, 100)[1] == []
+        assert summary.ids(connection, Scope("elsewhere"), limit=100) == []
+
+    await reader.read(act)
+
+
+async def test_pages_of_the_log_go_on_through_ranges_without_a_row(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "_SCANNED", 5)
+
+    def act(connection: listing.Connection) -> None:
+        found: list[int] = []
+        before: int | None = None
+        pages = 0
+        while True:
+            page = listing.events(connection, ALL, [], "node.registered", before, 10)
+            found += [row["position"] for row in page.rows]
+            pages += 1
+            if (before := page.next) is None:
+                break
+        assert found == [2, 1]
+        assert pages > 3
+        position, followed = 0, []
+        while True:
+            position, rows = listing.events_after(connection, ALL, [], "incarnation.opened", position, 1)
+            followed += rows
+            if position == listing.events(connection, ALL, [], None, None, 1).rows[0]["position"]:
+                break
+        assert {row["type"] for row in followed} == {"incarnation.opened"}
+        assert len(followed) == len({row["position"] for row in followed}) > 3
+
+    await reader.read(act)
+
+
+async def test_the_newest_state_of_each_id_with_its_snapshot(reader: Reader) -> None:
+    def act(connection: listing.Connection) -> None:
+        rows = summary.ids(connection, ALL, limit=100)
+        assert [(row["namespace"], row["id"]) for row in rows] == sorted((row["namespace"], row["id"]) for row in rows)
+        by_id = {row["id"]: row for row in rows}
+        newest = by_id[KEY.id]
+        history = listing.rows(connection, "restore_history", ALL, {"id": KEY.id}, None, 100).rows
+        assert newest["incarnation"] == max(row["incarnation"] for row in history)
+        assert newest["last_dump"] is not None
+        assert by_id["a-b.c"]["state"] == "running"
+        assert by_id["a-b.c"]["protected"] is False
+        assert by_id["a1"]["state"] == "starting"
+        assert [row["id"] for row in summary.ids(connection, ALL, search="a", state="starting", limit=100)] != []
+        assert summary.ids(connection, ALL, search="%", limit=100) == []
+        paged = summary.ids(connection, ALL, limit=2)
+        rest = summary.ids(connection, ALL, after=(paged[-1]["namespace"], paged[-1]["id"]), limit=100)
+        assert [row["id"] for row in paged + rest] == [row["id"] for row in rows]
+        assert summary.ids(connection, ALL, state="protected", limit=9) == [
+            row for row in rows if row["protected"] and row["state"] == "running"
+        ]
+        assert set(summary.namespaces(connection, "local")) == {"default", "other"}
+
+    await reader.read(act)
+
+
+async def test_an_hour_and_the_causes_of_failures(reader: Reader) -> None:
+    def act(connection: listing.Connection) -> None:
+        now = summary.overview(connection, ALL, datetime.now(UTC))
+        assert sum(now.ids.values()) == len(summary.ids(connection, ALL, limit=100))
+        assert now.hour.failures
+        assert now.hour.freeze_seconds.count > 0
+        assert now.hour.freeze_seconds.p50 is not None
+        assert all("2026" not in reason.reason for reason in now.hour.cold_reasons)
+        later = summary.overview(connection, ALL, datetime.now(UTC) + timedelta(hours=2))
+        assert later.hour.dumps == {}
+        assert later.ids == now.ids
+        causes = summary.causes(connection, ALL, None, 10)
+        assert {cause.failure_code: cause.count for cause in causes} == now.hour.failures
+        assert all(cause.newest["failure_code"] == cause.failure_code for cause in causes)
+        assert listing.position_at(connection, START - timedelta(days=9999)) == 0
+
+    await reader.read(act)
+
+
+def test_a_spread_is_by_nearest_rank() -> None:
+    assert summary.spread([]) == summary.Spread(0)
+    assert summary.spread([None, 5.0]) == summary.Spread(1, 5.0, 5.0, 5.0, 5.0)
+    assert summary.spread(range(1, 101)) == summary.Spread(100, 50, 90, 99, 100)
