@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from nodeworker.capture import filesystem, privileges
+from nodeworker.capture.container_paths import resolved
 from nodeworker.domain import mounts as mounted
 from nodeworker.domain import pod_annotations, spec_privileges, wishes
 from nodeworker.domain.cgroup_path import v2_path
@@ -116,6 +117,18 @@ class Bundle(msgspec.Struct, frozen=True):
             place: source
             for place, source in self.binds.items()
             if mounted.is_config(str(source), self.facts.pod_uid) and (source / CONFIG_DATA).is_symlink()
+        }
+
+    @property
+    def outside(self) -> dict[str, Path]:
+        """The bind mounts whose files neither travel nor come with each new pod, by where they are once links are followed."""
+        brought = {*self.travelling.values(), *self.configs.values(), self.travelling_shm}
+        return {
+            resolved(self.rootfs, place): source
+            for place, source in self.binds.items()
+            if source not in brought
+            and not mounted.is_config(str(source), self.facts.pod_uid)
+            and not (mounted.is_given(place, str(source), self.facts.pod_uid) and not source.is_dir())
         }
 
     @property

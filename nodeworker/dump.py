@@ -20,7 +20,7 @@ import structlog
 
 from nodeworker import stops
 from nodeworker.bus import Bus
-from nodeworker.capture import configs
+from nodeworker.capture import configs, volume_files
 from nodeworker.capture.bounds import Bounds
 from nodeworker.capture.cuda import Cuda
 from nodeworker.capture.rendezvous import Rendezvous
@@ -295,7 +295,7 @@ class Dumper:
                 faultpoints.reach("dump.gpus-aside")
             plan.freezer.freeze()
             faultpoints.reach("dump.frozen")
-            files = meeting.hold(
+            files, noticed = meeting.hold(
                 lambda: self._runc.checkpoint(
                     plan.root,
                     record.container_id,
@@ -307,7 +307,7 @@ class Dumper:
                 lambda: self._copy_files(spool, plan, bounds),
             )
             if record.final:
-                record = self._note_complete(record, plan, spool, files)
+                record = self._note_complete(record, plan, spool, files, noticed)
                 self._kill(plan)
             else:
                 plan.freezer.thaw()
@@ -321,7 +321,7 @@ class Dumper:
         warnings: tuple[str, ...] = () if record.final else self._let_gpus_go(plan, cuda_pids)
         freeze_seconds = time.monotonic() - began
         if not record.final:
-            record = self._note_complete(record, plan, spool, files, warnings)
+            record = self._note_complete(record, plan, spool, files, (*noticed, *warnings))
         record = msgspec.structs.replace(record, step=DumpStep.CAPTURED, freeze_seconds=freeze_seconds)
         try:
             self._note_captured(record, container)
@@ -348,9 +348,11 @@ class Dumper:
             return (f"the container was ended after this capture: {problem.failure.cause}",)
         return ()
 
-    def _copy_files(self, spool: Spool, plan: Plan, bounds: Bounds) -> list[CapturedTree]:
+    def _copy_files(self, spool: Spool, plan: Plan, bounds: Bounds) -> tuple[list[CapturedTree], tuple[str, ...]]:
         faultpoints.reach("dump.after-criu")
-        return [*spool.copy_files(plan.upper, plan.shm, plan.volumes, bounds), *configs.links(plan.configs)]
+        held, noticed = volume_files.record(spool.images, plan.outside, plan.freezer.pids())
+        spool.write_held(held)
+        return [*spool.copy_files(plan.upper, plan.shm, plan.volumes, bounds), *configs.links(plan.configs)], noticed
 
     def _kill(self, plan: Plan) -> None:
         try:
@@ -365,7 +367,7 @@ class Dumper:
         plan: Plan,
         spool: Spool,
         files: list[CapturedTree],
-        warnings: tuple[str, ...] = (),
+        warnings: tuple[str, ...],
     ) -> DumpRecord:
         trees = spool.write_list(files)
         record = msgspec.structs.replace(

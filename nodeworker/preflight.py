@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker import bundle
-from nodeworker.capture import criu, privileges, user_namespace
+from nodeworker.capture import criu, privileges, user_namespace, volume_files
 from nodeworker.capture.bounds import Bounds, Tally, measure
 from nodeworker.capture.cuda import Cuda, GpuPlan
 from nodeworker.capture.freezer import Freezer
@@ -45,6 +45,8 @@ class Plan:
     upper: Path | None
     shm: Path | None
     volumes: dict[str, Path]
+    outside: dict[str, Path]
+    """The mounts whose files do not travel, by where they are."""
     bounds: Bounds
     configs: dict[str, Path]
     stopped_pids: tuple[int, ...]
@@ -131,6 +133,8 @@ class Preflight:
         gpu_bytes = 0 if gpus is None else gpus.gpu_bytes
         text = self._config.for_dump()
         held = privileges.held(dumped, state.pid, container.facts.privileges or live.facts.privileges)
+        outside = live.outside
+        volume_files.flush(outside, dumped)
         wished, usual = live.wishes.freeze_limit_seconds, self._settings.freeze_limit_seconds
         room = self._make_room(dump_bytes(pids, copied_bytes + gpu_bytes))
         return Plan(
@@ -141,6 +145,7 @@ class Preflight:
             upper,
             shm,
             volumes,
+            outside,
             bounds,
             live.configs,
             stopped,

@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from nodeworker import bundle, contents, privilege_check
+from nodeworker import bundle, contents, privilege_check, volume_check
 from nodeworker.bundle import Bundle
 from nodeworker.bus import Bus
 from nodeworker.capture import criu, hostname, image_files, neighbours, user_namespace
@@ -409,6 +409,7 @@ class Restorer:
     def _apply_and_answer(self, record: ContainerRecord, live: Bundle, fetched: Fetched) -> CreateRestored:
         folder, manifest = self._lives.fetched(record), fetched.manifest
         snapshot_id = manifest.snapshot_id
+        noticed = volume_check.check(fetched.images, live, manifest.held_files)
         sources = self._gpus.sources(manifest, record.facts)
         before = manifest.environment
         record = msgspec.structs.replace(
@@ -428,7 +429,7 @@ class Restorer:
         image_files.repair(fetched.images)
         if record.facts.id_mappings:
             user_namespace.let_in(fetched.images)
-        self._save_created(msgspec.structs.replace(record, warnings=(*fetched.checked.lowered, *warnings)))
+        self._save_created(msgspec.structs.replace(record, warnings=(*fetched.checked.lowered, *noticed, *warnings)))
         return CreateRestored(
             snapshot_id=snapshot_id,
             image_path=str(fetched.images),

@@ -214,6 +214,7 @@ class Storer:
             stopped_pids=record.stopped_pids,
             warnings=record.warnings,
             environment=record.environment,
+            held_files=spool.read_held(),
         )
         began = time.monotonic()
         stored = self._store.put(header, spool.read_list())

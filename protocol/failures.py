@@ -41,6 +41,12 @@ SNAPSHOT_MISSING = "snapshot-missing"
 PRIVILEGES_EXCEED = "privileges-exceed"
 """The snapshot's processes hold what the new container does not allow: says nothing about the snapshot, nor about the node."""
 
+VOLUME_CHANGED = "volume-changed"
+"""Files that stayed outside of the snapshot are not what its processes take them for: says nothing about the snapshot itself."""
+
+TOLD_CODES = frozenset({PRIVILEGES_EXCEED, VOLUME_CHANGED, "file-changed", "file-missing"})
+"""Of restores that failed: those whose cause stands with the reason of the start that took place instead."""
+
 QUOTA = "quota"
 """A namespace holds as much as it may; a worker starts the container without protection."""
 
@@ -76,6 +82,7 @@ PASSING_CODES = frozenset(
         "sandbox-gone",
         "security-profile",
         "undo-failed",
+        VOLUME_CHANGED,
     }
 )
 """Codes of restores that failed because of the place: a file, port, process id, disk or tool of the node, or the container that

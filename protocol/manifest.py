@@ -115,6 +115,23 @@ class EnvironmentMarks(msgspec.Struct, frozen=True):
     """By the variable's name."""
 
 
+class HeldFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file that stays outside of the snapshot and that its processes hold open or have mapped, as it was at the dump.
+
+    Which file it is say where it is mounted and its path there. Its inode and device do not: on another node, or in another
+    mount of the same share, they are others.
+    """
+
+    mount: str
+    """Where its mount is in the container."""
+    path: str
+    """Below that, without a leading ``/``; empty if the file is mounted itself."""
+    size_bytes: int
+    mtime_ns: int
+    appended: bool = False
+    """Whether whoever holds it only appends to it, as to a log."""
+
+
 class Outline(msgspec.Struct, frozen=True):
     """As much of a manifest as every version has: enough to know whether the rest can be read."""
 
@@ -140,6 +157,8 @@ class Manifest(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     environment: EnvironmentMarks | None = None
     """Of the variables that the processes were started with; unknown in snapshots of before."""
+    held_files: tuple[HeldFile, ...] = ()
+    """Files on volumes that do not travel; unknown in snapshots of before."""
 
 
 def entry_path_problem(path: str) -> str | None:

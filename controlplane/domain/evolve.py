@@ -79,7 +79,7 @@ from protocol.events import (
     UnknownEvent,
 )
 from protocol.facts import ContainerFacts
-from protocol.failures import PASSING_CODES, PRIVILEGES_EXCEED
+from protocol.failures import PASSING_CODES, TOLD_CODES
 from protocol.ids import CheckpointKey, IncarnationNumber
 from protocol.pods import EndedBecause
 
@@ -222,7 +222,7 @@ def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
         choice=None,
         set_aside=frozenset({event.snapshot_id}) | (frozenset() if known is None else known.set_aside),
     )
-    if event.failure.code == PRIVILEGES_EXCEED:
+    if event.failure.code in TOLD_CODES:
         told = draft.incarnations[number].too_much
         draft.start(number, too_much={**told, event.snapshot_id: event.failure.cause})
     tried_in = image_of(draft.incarnations[number].container)

@@ -120,7 +120,7 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     set_aside: frozenset[SnapshotId] = frozenset()
     """Snapshots that this start tried in vain."""
     too_much: Mapping[SnapshotId, str] = {}
-    """Of those whose processes hold what this container does not allow, what that is."""
+    """Of those that do not fit this container or its volumes, in what (``protocol.failures.TOLD_CODES``)."""
     started: bool = False
     started_at: datetime | None = None
     ended: bool = False

@@ -20,7 +20,7 @@ from nodeworker.capture.entry_list import EntryFile, NumberedFiles
 from nodeworker.capture.trees import CapturedTree, copy_tree, list_tree
 from protocol import wire
 from protocol.failures import Failure, FailureError
-from protocol.manifest import Entry, Root, TreeName
+from protocol.manifest import Entry, HeldFile, Root, TreeName
 
 _MARGIN_BYTES: Final = 64 * 1024 * 1024
 """For page tables, descriptors and whatever the container allocates until it is frozen."""
@@ -48,6 +48,7 @@ class Spool:
         self.images = folder / "images"
         self.work = folder / "work"
         self._list = folder / "trees.json"
+        self._held = folder / "held.json"
 
     def make(self) -> None:
         """Make the empty directory, for root only: it will hold a workload's memory."""
@@ -81,6 +82,24 @@ class Spool:
         self._list.write_bytes(wire.encode([self._listed(tree) for tree in trees]))
         return trees
 
+    def write_held(self, files: tuple[HeldFile, ...]) -> None:
+        """Keep the record of files that stay outside; to be called before :meth:`write_list`."""
+        self._held.write_bytes(wire.encode(files))
+
+    def read_held(self) -> tuple[HeldFile, ...]:
+        """Read what :meth:`write_held` wrote; a capture of before has none.
+
+        Raises:
+            FailureError: ``spool-lost`` if it is not whole.
+        """
+        try:
+            held: tuple[HeldFile, ...] = wire.decode(self._held.read_bytes(), tuple[HeldFile, ...])
+        except FileNotFoundError:
+            return ()
+        except (OSError, wire.MalformedMessageError) as problem:
+            raise self._lost(problem) from problem
+        return held
+
     def _listed(self, tree: CapturedTree) -> _ListedTree:
         own = _ListedTree(tree.name, warnings=tree.warnings, root=tree.root, volume=tree.volume)
         if isinstance(tree.contents, NumberedFiles):
@@ -99,9 +118,11 @@ class Spool:
             listed: list[_ListedTree] = wire.decode(self._list.read_bytes(), list[_ListedTree])
             return [self._read(tree) for tree in listed]
         except (OSError, wire.MalformedMessageError) as problem:
-            raise FailureError(
-                Failure("spool-lost", f"the capture in {self.folder} is gone: {problem}", "Take a new checkpoint.")
-            ) from problem
+            raise self._lost(problem) from problem
+
+    def _lost(self, problem: Exception) -> FailureError:
+        cause = f"the capture in {self.folder} is gone: {problem}"
+        return FailureError(Failure("spool-lost", cause, "Take a new checkpoint."))
 
     def _read(self, tree: _ListedTree) -> CapturedTree:
         entries: Collection[Entry] = tree.entries

@@ -157,7 +157,7 @@ RULES: Final = (
         "file-changed",
         ("has bad size", "has bad mode", "has bad build-ID"),
         "a file that the process has open or mapped differs from the one at the dump",
-        "Start the container from the same image, by digest, and leave the files on its volumes as they were.",
+        "Start the container from the same image, and leave the files on its volumes and, under `woodfrog run`, the machine's own programs as they were.",
         names=r"File (.+) (has bad .+)",
     ),
     Rule(

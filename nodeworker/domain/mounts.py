@@ -22,6 +22,7 @@ SHM: Final = "/dev/shm"
 _CONFIG = re.compile(
     r"/(?:.+/)?pods/(?P<uid>[^/]+)/volumes/kubernetes\.io~(?:configmap|secret|projected|downward-api)/[^/]+"
 )
+_GIVEN: Final = frozenset({"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/run/.containerenv"})
 _DOCKERS_SHM = re.compile(r"/.+/containers/[0-9a-f]{64}/mounts/shm")
 _PODMANS_SHM = re.compile(r"/.+/[a-z0-9]+-containers/[0-9a-f]{64}/userdata/shm")
 
@@ -49,3 +50,11 @@ def is_config(source: str, pod_uid: str | None) -> bool:
     """Say whether a directory is where the kubelet keeps a ConfigMap, Secret, token or downward API of the pod."""
     found = _CONFIG.fullmatch(source)
     return found is not None and (not pod_uid or found["uid"] == pod_uid)
+
+
+def is_given(place: str, source: str, pod_uid: str | None) -> bool:
+    """Say whether a file is one that the engine or the kubelet makes for each new container or pod.
+
+    The kubelet keeps what is the pod's own below a directory with its uid, single files of ConfigMaps (``subPath``) too.
+    """
+    return place in _GIVEN or (bool(pod_uid) and f"/pods/{pod_uid}/" in source)

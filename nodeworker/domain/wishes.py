@@ -25,7 +25,19 @@ ON_STOP: Final = "woodfrog.io/on-stop"
 REQUIRE_RESTORE: Final = "woodfrog.io/require-restore"
 FRESH: Final = "woodfrog.io/fresh"
 IO_URING: Final = "woodfrog.io/io-uring"
-ANNOTATIONS: Final = (INTERVAL, VOLUMES, VOLUMES_LIMIT, FREEZE_LIMIT, SHM, ON_STOP, REQUIRE_RESTORE, FRESH, IO_URING)
+VOLUME_CHANGES: Final = "woodfrog.io/volume-changes"
+ANNOTATIONS: Final = (
+    INTERVAL,
+    VOLUMES,
+    VOLUMES_LIMIT,
+    FREEZE_LIMIT,
+    SHM,
+    ON_STOP,
+    REQUIRE_RESTORE,
+    FRESH,
+    IO_URING,
+    VOLUME_CHANGES,
+)
 """Every annotation that a worker reads; docs/reference/annotations.md explains them, and a test compares."""
 _FRESH: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,{FRESH_CHARS}}}", re.ASCII)
 DEFAULT_VOLUMES_LIMIT_BYTES: Final = 10 << 30
@@ -55,6 +67,8 @@ class Wishes(msgspec.Struct, frozen=True):
     """That the container is to start without its past, once for each text."""
     io_uring: bool = False
     """Whether the container may use io_uring, which nothing can dump."""
+    ignore_volume_changes: bool = False
+    """Whether it is restored although files on its volumes are not what they were at the dump."""
 
     def takes_volume(self, name: str) -> bool:
         """Say whether the emptyDir of this name travels."""
@@ -104,6 +118,7 @@ def read(annotations: Mapping[str, str]) -> Wishes:
         require_restore=not _word(annotations, REQUIRE_RESTORE, "false", "true"),
         fresh=_fresh(annotations.get(FRESH)),
         io_uring=not _word(annotations, IO_URING, "deny", "allow"),
+        ignore_volume_changes=not _word(annotations, VOLUME_CHANGES, "refuse", "ignore"),
     )
 
 

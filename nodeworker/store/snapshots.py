@@ -37,7 +37,18 @@ from process.faultpoints import reach
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import SNAPSHOT_MISSING, Failure, FailureError
 from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId, check_id
-from protocol.manifest import HOLE, MANIFEST_VERSION, Entry, EnvironmentMarks, Manifest, Outline, Root, Tree, TreeName
+from protocol.manifest import (
+    HOLE,
+    MANIFEST_VERSION,
+    Entry,
+    EnvironmentMarks,
+    HeldFile,
+    Manifest,
+    Outline,
+    Root,
+    Tree,
+    TreeName,
+)
 from protocol.wire import MalformedMessageError, decode, encode
 
 MANIFEST_NAME = "manifest.json"
@@ -83,6 +94,7 @@ class ManifestHeader:
     stopped_pids: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
     environment: EnvironmentMarks | None = None
+    held_files: tuple[HeldFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +285,7 @@ class SnapshotStore:
             packs=packs,
             warnings=header.warnings,
             environment=header.environment,
+            held_files=header.held_files,
         )
         wrong = problem_of(manifest, header.key, header.snapshot_id)
         if wrong is not None:

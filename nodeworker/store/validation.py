@@ -18,6 +18,7 @@ from protocol.manifest import (
     MANIFEST_VERSION,
     Chunk,
     Entry,
+    HeldFile,
     Manifest,
     Pack,
     Root,
@@ -72,6 +73,8 @@ def _problems(manifest: Manifest, key: CheckpointKey, snapshot_id: SnapshotId) -
         yield "a tree occurs twice"
     if any(bool(tree.volume) != (tree.name in {TreeName.VOLUME, TreeName.CONFIG}) for tree in manifest.trees):
         yield "a volume has no name, or something else has one"
+    for held in manifest.held_files:
+        yield from (f"the file {held.path[:200]!r} outside {problem}" for problem in _held_problems(held))
     for tree in manifest.trees:
         yield from (f"in tree {tree.name}, {problem}" for problem in _tree_problems(tree, manifest))
 
@@ -92,6 +95,13 @@ def _chunk_problems(chunk: Chunk, manifest: Manifest) -> Iterator[str]:
         yield "lies outside of its pack"
     if not 0 < chunk.stored_bytes <= chunk.raw_bytes <= manifest.chunk_bytes:
         yield f"has {chunk.stored_bytes} stored and {chunk.raw_bytes} raw bytes"
+
+
+def _held_problems(held: HeldFile) -> Iterator[str]:
+    if not held.mount.startswith("/") or (held.path and entry_path_problem(held.path) is not None):
+        yield "has an impossible place"
+    if held.size_bytes < 0:
+        yield f"has {held.size_bytes} bytes"
 
 
 def _tree_problems(tree: Tree, manifest: Manifest) -> Iterator[str]:

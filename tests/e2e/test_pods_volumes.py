@@ -67,7 +67,7 @@ def test_parts_of_a_volume_travel_by_where_they_are_mounted(stack: Stack, kubele
 def test_a_restore_that_fails_gives_the_volume_back_as_init_containers_left_it(
     stack: Stack, kubelet: Kubelet, tmp_path: Path
 ) -> None:
-    """A file of a claim grew after the dump, so CRIU refuses it: the cause is told, and the container starts anew."""
+    """A file of a claim has another mode than at the dump, so CRIU refuses it: the cause is told, and the container starts anew."""
     env = {"CEDANA_CHECKPOINT": "claim-grew"}
     script = "exec 8<>/claim/open; echo x >&8; cat /work/cloned >>/claim/seen; " + counting("/work/count")
     pod = kubelet.pod("first")
@@ -78,8 +78,7 @@ def test_a_restore_that_fails_gives_the_volume_back_as_init_containers_left_it(
 
     pod = kubelet.move(pod, "second")
     work = pod.empty_dir("work")
-    with (tmp_path / "open").open("a") as file:
-        file.write("somebody else's\n")
+    (tmp_path / "open").chmod(0o600)
     pod.init("clone", "echo new >/work/cloned", {"/work": work})
     pod.start("main", script, env, {"/work": work, "/claim": tmp_path})
     until(lambda: (tmp_path / "seen").read_text() == "old\nnew\n", saying="it started anew, with the new pod's files")

@@ -23,6 +23,7 @@ FDINFO: Final = 0x56213732
 MM: Final = 0x57492820
 SECCOMP: Final = 0x64413049
 UTS: Final = 0x54473203
+REMAPS: Final = 0x59133954
 
 _NUMBER: Final = struct.Struct("<I")
 

@@ -74,6 +74,10 @@ class Message:
         """Return a required ``uint64``."""
         return self._required(self._number(number), number)
 
+    def optional_uint64(self, number: int) -> int | None:
+        """Return an optional ``uint64``."""
+        return self._number(number)
+
     def optional_int32(self, number: int) -> int | None:
         """Return an optional ``int32``, which is sent as 64 bits when it is negative."""
         value = self._number(number)
