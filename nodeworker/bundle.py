@@ -21,7 +21,7 @@ from nodeworker.capture import filesystem, privileges
 from nodeworker.capture.container_paths import resolved
 from nodeworker.domain import mounts as mounted
 from nodeworker.domain import pod_annotations, spec_privileges, wishes
-from nodeworker.domain.cgroup_path import v2_path
+from nodeworker.domain.cgroup_path import absolute_path
 from nodeworker.domain.gpu import GpuWish, wish
 from nodeworker.domain.pod_annotations import PLAIN_IMAGE, CriContainer
 from nodeworker.domain.turns import GRACE_PERIOD
@@ -83,6 +83,8 @@ class Bundle(msgspec.Struct, frozen=True):
     """The engine's id of the pod's sandbox."""
     cgroups_path: str = ""
     """``linux.cgroupsPath``."""
+    cgroup_mounts: tuple[str, ...] = ()
+    """Where mounts of type ``cgroup`` are."""
     grace_seconds: float | None = None
     """How long the pod's containers have after their stop signal, as its spec says; None where nobody tells."""
     gpu: GpuWish = GpuWish()
@@ -139,7 +141,7 @@ class Bundle(msgspec.Struct, frozen=True):
             FailureError: ``cgroup-unknown``: no restore could be put there, so the container should not start either.
         """
         try:
-            return v2_path(self.cgroups_path)
+            return absolute_path(self.cgroups_path)
         except ValueError as problem:
             advice = "Let the container engine name it absolutely, or as SLICE:PREFIX:NAME with the systemd driver."
             raise FailureError(Failure("cgroup-unknown", str(problem), advice)) from problem
@@ -205,6 +207,7 @@ def read(folder: str) -> Bundle:
             wishes=wished,
             sandbox=(cri.sandbox if cri is not None else None) or "",
             cgroups_path=str((config.get("linux") or {}).get("cgroupsPath") or ""),
+            cgroup_mounts=tuple(mount["destination"] for mount in mounts if mount.get("type") == "cgroup"),
             grace_seconds=_grace_seconds(annotations),
             gpu=wish(config),
             environment=environment,

@@ -23,7 +23,7 @@ import structlog
 from nodeworker import bundle, contents, privilege_check, volume_check
 from nodeworker.bundle import Bundle
 from nodeworker.bus import Bus
-from nodeworker.capture import criu, hostname, image_files, neighbours, user_namespace
+from nodeworker.capture import cgroup_v1, criu, hostname, image_files, neighbours, user_namespace
 from nodeworker.capture.runc import Runc
 from nodeworker.domain import environment
 from nodeworker.domain.criu_complaints import SANDBOX_GONE
@@ -416,7 +416,8 @@ class Restorer:
             record, applied=snapshot_id, restored_from=snapshot_id, gpu_sources=sources, environment=before
         )
         self._journal.save_container(record)
-        config = self._lives.write_config(record, self._config.for_restore(self._v2_cgroup(live)))
+        seen = cgroup_v1.mounts(live.cgroups_path, live.cgroup_mounts)
+        config = self._lives.write_config(record, self._config.for_restore(self._v2_cgroup(live), seen))
         company = contents.Company(
             lambda: neighbours.of(self._runc, Path(record.runc_root), record.container_id, live),
             returning=self._journal.has_lived(record),

@@ -1,8 +1,8 @@
 """Which cgroup a runtime makes for a container, derived from the bundle before it is made.
 
-On cgroup v1 runc tells CRIU the new container's cgroups itself. On v2 runc up to 1.2 does not, and CRIU puts restored
-processes into the cgroup that the dumped ones were in. So CRIU's configuration names the new one, and its path must be
-known before ``runc restore``. Sources: runc 1.1 to 1.3, ``CreateCgroupConfig`` in libcontainer/specconv/spec_linux.go;
+On cgroup v1 runc tells CRIU the new container's cgroups itself, but not what the container has at /sys/fs/cgroup. On v2 runc
+up to 1.2 tells nothing, and CRIU puts restored processes into the cgroup that the dumped ones were in. So CRIU's
+configuration names the new one, and its path must be known before ``runc restore``. Sources: runc 1.1 to 1.3, ``CreateCgroupConfig`` in libcontainer/specconv/spec_linux.go;
 ``getSlice``, ``ExpandSlice`` and ``getUnitName`` in libcontainer/cgroups/systemd; ``_defaultDirPath`` in
 libcontainer/cgroups/fs2/defaultpath.go. Whether the path was right is checked after each restore.
 """
@@ -16,8 +16,8 @@ _SYSTEM_SLICE: Final = "system.slice"
 _SYSTEMD_PARTS: Final = 3
 
 
-def v2_path(cgroups_path: str) -> str:
-    """Return the path of a container's cgroup, from the root of the cgroup v2 hierarchy on.
+def absolute_path(cgroups_path: str) -> str:
+    """Return the path of a container's cgroup, from the root of a hierarchy on: of the one of v2, or of any of v1.
 
     ``cgroups_path`` is ``linux.cgroupsPath`` of config.json: ``slice:prefix:name`` where the engine uses the systemd
     driver, a path where it uses cgroupfs.

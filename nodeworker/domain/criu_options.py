@@ -12,7 +12,9 @@ docs/decisions/0039 says what runc's ``--manage-cgroups-mode`` and these keys ea
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 CriuVersion = tuple[int, int, int]
@@ -91,13 +93,19 @@ class CriuConfig:
         """Return the file that is in force during a dump."""
         return self._render([option for option in OPTIONS if option.dump])
 
-    def for_restore(self, v2_cgroup: str | None = None) -> str:
+    def for_restore(self, v2_cgroup: str | None = None, mounts: Mapping[str, str] = MappingProxyType({})) -> str:
         """Return the file that is in force during a restore.
 
-        ``v2_cgroup`` is the new container's cgroup on a node with cgroup v2, as :func:`cgroup_path.v2_path` gives it; on
-        v1 runc names one for each controller.
+        ``v2_cgroup`` is the new container's cgroup on a node with cgroup v2, as :func:`cgroup_path.absolute_path` gives it; on
+        v1 runc names one for each controller. ``mounts`` say what is mounted where in the container, instead of what runc says;
+        a path with a blank cannot be written in this file and is left to runc.
         """
         config = self._render([option for option in OPTIONS if option.restore])
+        config += "".join(
+            f"external mnt[{place}]:{source}\n"
+            for place, source in mounts.items()
+            if not re.search(r"\s", place + source)
+        )
         return config if self.yard is None or v2_cgroup is None else f"{config}cgroup-root {v2_cgroup}\n"
 
     def _render(self, options: list[Option]) -> str:

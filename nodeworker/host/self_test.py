@@ -30,7 +30,7 @@ from uuid import uuid4
 from nodeworker.capture import criu as criu_tool
 from nodeworker.capture.cgroup_yard import make_yard
 from nodeworker.capture.runc import Runc, RuncState
-from nodeworker.domain.cgroup_path import v2_path
+from nodeworker.domain.cgroup_path import absolute_path
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.failure import failure_of, refusal
 from nodeworker.host.facts import cgroup_version
@@ -287,7 +287,7 @@ class _Test:
     def _restore(self) -> None:
         name, work = self._names[1], self._folder / "work-restore"
         work.mkdir()
-        cgroup = v2_path(self._cgroups_path(name)) if self._v2 else None
+        cgroup = absolute_path(self._cgroups_path(name)) if self._v2 else None
         (self._folder / name / "criu.conf").write_text(self._config.for_restore(cgroup))
         call = Call([*self._globals(), "create", name])
         arguments = call.restore(

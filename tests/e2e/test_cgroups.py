@@ -218,6 +218,28 @@ def test_a_container_sees_its_own_hierarchy_only_and_gets_back_what_it_made_ther
     assert options() == before, "the machine's own options of cgroup2 are as they were"
 
 
+def with_controllers(spec: dict[str, Any]) -> None:
+    """What engines give a container on cgroup v1: its own cgroup of each controller."""
+    script = "i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.02; done"
+    spec["process"]["args"] = ["/bin/sh", "-c", script]
+    spec["mounts"] += [
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs"},
+        {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid"]},
+    ]
+
+
+@pytest.mark.skipif(V2, reason="cgroup v1 only")
+@pytest.mark.parametrize("systemd", [driver("cgroupfs"), driver("systemd")])
+def test_a_container_sees_its_own_cgroup_of_each_controller(runtime: LoneRuntime, systemd: bool) -> None:
+    _, second = moved(runtime, systemd=systemd, spec=with_controllers)
+    state = second.state()
+    inside = Path(f"/proc/{state.pid}/root/sys/fs/cgroup")
+    seen = {place.name: place for place in inside.iterdir()}
+    assert {"memory", "pids", "cpu"} <= seen.keys()
+    controllers = {name.removeprefix("name="): path for name, path in state.cgroup_paths.items() if name}
+    assert all(seen[name].samefile(path) for name, path in controllers.items())
+
+
 def leave(state: RuncState) -> None:
     """Move a container's processes out of its cgroups, as runc 1.1 and CRIU left them elsewhere on cgroup v2."""
     for path in state.cgroup_paths.values():

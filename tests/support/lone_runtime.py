@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from nodeworker.capture import cgroup_v1
 from nodeworker.capture import criu as criu_tool
 from nodeworker.capture.cgroup_yard import make_yard
 from nodeworker.capture.runc import Runc, RuncState
-from nodeworker.domain.cgroup_path import v2_path
+from nodeworker.domain.cgroup_path import absolute_path
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.host import facts
 from nodeworker.host.criu_bundle import find_criu
@@ -182,7 +183,7 @@ class Container:
         environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
         environment += [] if checkpoint_id is None else [f"CEDANA_CHECKPOINT={checkpoint_id}"]
         cgroups_path = f"system.slice:lone:{self.id}" if systemd else f"/woodfrog-test/{self.id}"
-        self.cgroup = v2_path(cgroups_path)
+        self.cgroup = absolute_path(cgroups_path)
         config = _config(
             cgroups_path,
             self.rootfs,
@@ -298,7 +299,10 @@ class Container:
 
     def restored(self, images: Path, stopped: tuple[int, ...] = ()) -> CreateRestored:
         """The answer for a restore from ``images``, with the configuration for it in place."""
-        self.conf.write_text(self.runtime.config.for_restore(self.cgroup))
+        spec = json.loads((self.bundle / "config.json").read_text())
+        cgroups = [mount["destination"] for mount in spec["mounts"] if mount.get("type") == "cgroup"]
+        seen = cgroup_v1.mounts(spec["linux"]["cgroupsPath"], cgroups)
+        self.conf.write_text(self.runtime.config.for_restore(self.cgroup, seen))
         work = self.bundle / "work"
         work.mkdir(exist_ok=True)
         return CreateRestored(SnapshotId("one"), str(images), str(work), str(self.conf), stopped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nodeworker.domain.cgroup_path import expand_slice, v2_path
+from nodeworker.domain.cgroup_path import absolute_path, expand_slice
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -27,13 +27,13 @@ pytestmark = pytest.mark.timeout(5)
     ],
 )
 def test_the_path_is_the_one_that_runc_makes(cgroups_path: str, path: str) -> None:
-    assert v2_path(cgroups_path) == path
+    assert absolute_path(cgroups_path) == path
 
 
 @pytest.mark.parametrize("cgroups_path", ["", "relative/x", "a:b", "no-slice:p:x", "a--b.slice:p:x", "a/b.slice:p:x"])
 def test_what_cannot_be_known_before_or_is_not_a_slice_is_refused(cgroups_path: str) -> None:
     with pytest.raises(ValueError, match=r"slice|absolute"):
-        v2_path(cgroups_path)
+        absolute_path(cgroups_path)
 
 
 def test_a_slice_lies_in_the_slices_that_its_name_begins_with() -> None:
