@@ -32,6 +32,46 @@ async def test_a_replacement_is_what_the_job_controller_would_have_made() -> Non
 
 
 @virtually
+async def test_a_replacement_has_what_newer_templates_hold_and_what_was_resized_in_place_is_the_templates() -> None:
+    manifest = seed_job()
+    spec = manifest["spec"]["template"]["spec"]
+    spec["hostUsers"] = True
+    spec["initContainers"].append({"name": "proxy", "image": "proxy:1", "restartPolicy": "Always", "startupProbe": {}})
+    spec["resourceClaims"] = [{"name": "gpu", "resourceClaimTemplateName": "gpu"}]
+    spec["volumes"] = [*spec.get("volumes", ()), {"name": "model", "image": {"reference": "registry.local/model:1"}}]
+    main = spec["containers"][0]
+    main["resources"] = {"claims": [{"name": "gpu"}], "limits": {"memory": "1Gi"}}
+    main["resizePolicy"] = [{"resourceName": "memory", "restartPolicy": "NotRequired"}]
+    stage = JobStage()
+    async with stage.plane():
+        job = await stage.job(manifest)
+        (pod,) = stage.cluster.pods_of(job)
+        pod["spec"]["containers"][0]["resources"]["limits"]["memory"] = "2Gi"
+        stage.cluster.changed("Pod", pod)
+        await stage.preempt(pod)
+        made = await replaced(stage, job, pod)
+    assert made["spec"] | {"nodeName": ""} == spec | {"nodeName": ""}
+    assert made["spec"]["containers"][0]["resources"]["limits"]["memory"] == "1Gi"
+    assert job["status"]["failed"] < job["spec"]["backoffLimit"]
+
+
+@virtually
+async def test_a_pod_behind_a_scheduling_gate_is_left_to_be_made_by_the_job_controller_but_costs_no_retry() -> None:
+    manifest = seed_job()
+    manifest["spec"]["template"]["spec"]["schedulingGates"] = [{"name": "team/quota"}]
+    stage = JobStage()
+    async with stage.plane():
+        job = await stage.job(manifest)
+        (pod,) = stage.cluster.pods_of(job)
+        await stage.preempt(pod)
+        await asyncio.sleep(5)
+        assert stage.cluster.pods_of(job) == []
+        await asyncio.sleep(10)
+        assert len(stage.controller.created) == 2
+        assert ledger(job)["captured"] == 1
+
+
+@virtually
 async def test_the_replacement_policy_failed_is_respected() -> None:
     stage = JobStage()
     async with stage.plane():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import time
 import uuid
@@ -95,6 +96,17 @@ class Cri:
         """Stop a container as the kubelet does: the stop signal, then SIGKILL after the grace period."""
         request = self.messages.StopContainerRequest(container_id=container, timeout=grace_seconds)
         self._runtime.StopContainer(request, timeout=scaled(grace_seconds + 60))
+
+    def resize(self, container: str, memory_bytes: int) -> None:
+        """Change a running container's limit, as the kubelet does for a pod that is resized in place."""
+        resources = self.messages.LinuxContainerResources(memory_limit_in_bytes=memory_bytes)
+        request = self.messages.UpdateContainerResourcesRequest(container_id=container, linux=resources)
+        self._runtime.UpdateContainerResources(request, timeout=scaled(20))
+
+    def version(self) -> tuple[int, ...]:
+        """Return the engine's version."""
+        found = self._runtime.Version(self.messages.VersionRequest(version="v1"), timeout=scaled(20)).runtime_version
+        return tuple(int(number) for number in re.findall(r"\d+", found)[:2])
 
     def status(self, container: str) -> Any:
         """Ask for a container's status."""

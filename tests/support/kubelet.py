@@ -126,6 +126,8 @@ class Pod:
         tty: bool = False,
         stdin: bool = False,
         memory_bytes: int = 0,
+        image_volumes: Mapping[str, str] | None = None,
+        cdi_devices: Sequence[str] = (),
         **security: Any,
     ) -> str:
         """Create a container as the kubelet would; ``security`` are fields of the CRI's security context."""
@@ -155,7 +157,12 @@ class Pod:
             mounts=[
                 messages.Mount(container_path=inside, host_path=str(out), readonly=inside in read_only)
                 for inside, out in places.items()
+            ]
+            + [
+                messages.Mount(container_path=inside, image=messages.ImageSpec(image=volume), readonly=True)
+                for inside, volume in (image_volumes or {}).items()
             ],
+            CDI_devices=[messages.CDIDevice(name=each) for each in cdi_devices],
             annotations={
                 "io.kubernetes.container.restartCount": str(attempt),
                 "io.kubernetes.pod.terminationGracePeriod": "45",
