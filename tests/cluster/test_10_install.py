@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.install import NAMESPACE, Installation
 from support.kube import Cluster, running, until
+from support.time_scale import limit
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -45,7 +46,7 @@ def test_a_pod_without_the_variable_runs_under_the_runtime_class_as_under_none(
 
 def test_helm_test_passes(cluster: Cluster, woodfrog: Installation) -> None:
     assert woodfrog.cluster is cluster
-    woodfrog._helm("test", "woodfrog", "--timeout", "2m", seconds=150)
+    woodfrog._helm("test", "woodfrog", limit(120), seconds=150)
 
 
 def test_installing_again_restarts_no_containerd(cluster: Cluster, woodfrog: Installation) -> None:
@@ -54,6 +55,6 @@ def test_installing_again_restarts_no_containerd(cluster: Cluster, woodfrog: Ins
 
     pids = {node: containerd(node) for node in cluster.nodes()}
     cluster.kubectl("rollout", "restart", "daemonset/woodfrog-node", "-n", NAMESPACE)
-    cluster.kubectl("rollout", "status", "daemonset/woodfrog-node", "-n", NAMESPACE, "--timeout=180s", seconds=190)
+    cluster.kubectl("rollout", "status", "daemonset/woodfrog-node", "-n", NAMESPACE, limit(180), seconds=190)
     until(woodfrog.nodes_ready, 60, "the workers are back")
     assert {node: containerd(node) for node in cluster.nodes()} == pids

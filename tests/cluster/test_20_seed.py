@@ -10,6 +10,7 @@ import pytest
 from support.install import NAMESPACE, Installation
 from support.kube import BIN, Cluster, Object, running, until
 from support.seed import SAMPLES, SeedJob, advertise_gpus, broken_at
+from support.time_scale import limit, scaled
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -56,7 +57,7 @@ def test_a_deleted_pod_goes_on_on_another_node(cluster: Cluster, woodfrog: Insta
 def test_a_drained_node_hands_over(cluster: Cluster, woodfrog: Installation, job: SeedJob) -> None:
     first, node, done = job.pod, job.node, job.steps()
     cluster.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force",
-                    "--pod-selector", f"job-name={job.name}", "--timeout=90s", seconds=100)  # fmt: skip
+                    "--pod-selector", f"job-name={job.name}", limit(90), seconds=100)  # fmt: skip
     job.goes_on(done, but=first["metadata"]["uid"])
     assert job.node != node
 
@@ -146,7 +147,7 @@ def test_a_worker_that_dies_in_mid_dump_leaves_the_job_running(
 ) -> None:
     first, node = job.pod, job.node
     asking = subprocess.Popen(
-        [BIN / "woodfrog", "checkpoint", job.name, "--timeout", "60"],
+        [BIN / "woodfrog", "checkpoint", job.name, "--timeout", str(scaled(60))],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -196,7 +197,7 @@ def test_a_lost_node_costs_what_was_done_since_the_last_dump(
 ) -> None:
     leave_home(cluster, woodfrog, job)
     first, node = job.pod, job.node
-    woodfrog.say("checkpoint", job.name, "--timeout", "60", seconds=90)
+    woodfrog.say("checkpoint", job.name, "--timeout", str(scaled(60)), seconds=90)
     saved = job.steps()
     job.does(saved + 10)
     cluster.adapt("kill", node)

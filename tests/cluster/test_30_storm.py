@@ -10,6 +10,7 @@ import pytest
 from support.install import Installation
 from support.kube import Cluster, running, until
 from support.seed import SeedJob, broken_at
+from support.time_scale import limit
 
 SECONDS = float(os.environ.get("WOODFROG_E2E_STORM_SECONDS", "600"))
 JOBS = 20
@@ -44,7 +45,7 @@ def test_drained_back_and_forth_no_counter_breaks(
         leaving, staying = nodes[rounds % 2], nodes[(rounds + 1) % 2]
         cluster.kubectl("uncordon", staying)
         cluster.kubectl("drain", leaving, "--ignore-daemonsets", "--delete-emptydir-data", "--force",
-                        "--pod-selector", "job-name", "--timeout=240s", seconds=250)  # fmt: skip
+                        "--pod-selector", "job-name", limit(240), seconds=250)  # fmt: skip
         for job in jobs:
             job.runs(240)
             log = until(lambda job=job: _beyond(job, steps[job.name]), 120, f"{job.name} goes on")

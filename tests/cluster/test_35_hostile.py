@@ -14,6 +14,7 @@ import pytest
 from support.install import NAMESPACE, Installation
 from support.kube import Cluster, Object, until
 from support.seed import SAMPLES, SeedJob
+from support.time_scale import limit
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -68,7 +69,7 @@ def hostile(cluster: Cluster, woodfrog: Installation) -> Iterator[None]:
     meant = {"many-files", "host-shm", *(f"impatient-{n}" for n in range(IMPATIENT))}
     until(lambda: up(cluster) >= meant, 240, "those that can run do")
     yield
-    cluster.kubectl("delete", "namespace", HOSTILE, "--wait=true", "--timeout=240s", check=False, seconds=260)
+    cluster.kubectl("delete", "namespace", HOSTILE, "--wait=true", limit(240), check=False, seconds=260)
 
 
 def up(cluster: Cluster) -> set[str]:

@@ -10,6 +10,7 @@ import pytest
 from support.install import Installation
 from support.kube import Cluster, Object, running, until
 from support.seed import LOG, SAMPLES, broken_at
+from support.time_scale import limit
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -124,7 +125,7 @@ def test_each_goes_on_from_its_own_snapshot(
     node = next(iter(was.values()))[0]["spec"]["nodeName"]
     selector = f"app in ({','.join(each.app for each in workloads)})"
     cluster.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force",
-                    "--pod-selector", selector, "--timeout=120s", seconds=130)  # fmt: skip
+                    "--pod-selector", selector, limit(120), seconds=130)  # fmt: skip
     for each in workloads:
         pods = each.run({pod["metadata"]["uid"] for pod in was[each.app]}, 180)
         assert node not in {pod["spec"]["nodeName"] for pod in pods}

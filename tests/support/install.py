@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from support.kube import BIN, Cluster, command, until
+from support.time_scale import limit
 
 NAMESPACE = "woodfrog-system"
 RELEASE = "woodfrog"
@@ -65,15 +66,14 @@ class Installation:
                 "-f",
                 file.name,
                 "--wait",
-                "--timeout",
-                "5m",
+                limit(300),
             )
         self.there = True
         until(self.nodes_ready, 120, "every node has a worker that the control plane knows")
 
     def uninstall(self) -> None:
         """``helm uninstall``."""
-        self._helm("uninstall", RELEASE, "--wait", "--timeout", "5m")
+        self._helm("uninstall", RELEASE, "--wait", limit(300))
         self.there = False
 
     def nodes_ready(self) -> bool:
@@ -97,4 +97,4 @@ class Installation:
         if replicas == 0:
             until(lambda: not self.cluster.list("pods", selector, NAMESPACE), 90, "the control plane is gone")
         else:
-            self.cluster.kubectl("rollout", "status", name, "-n", NAMESPACE, "--timeout=90s", seconds=100)
+            self.cluster.kubectl("rollout", "status", name, "-n", NAMESPACE, limit(90), seconds=100)

@@ -21,6 +21,11 @@ def scaled(seconds: float) -> float:
     return seconds * SCALE
 
 
+def limit(seconds: float) -> str:
+    """Return the option by which helm and kubectl take a time limit."""
+    return f"--timeout={scaled(seconds):.0f}s"
+
+
 def scale_tests(items: list[pytest.Item], default_seconds: float) -> None:
     """Scale the time limits of tests, given by the mark ``timeout`` or by pytest's configuration."""
     for item in items if SCALE != 1 else ():
