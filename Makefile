@@ -4,7 +4,7 @@ bin := .venv/bin
 usual := not long and not cluster and not gpu
 loops := long and not cluster
 
-.PHONY: help setup engines demo fuzz vm vm-all support test test-containers test-others retest e2e retest-e2e faults faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
+.PHONY: help setup engines page-test demo fuzz vm vm-all support test test-containers test-others retest e2e retest-e2e faults faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
@@ -16,6 +16,7 @@ help:
 	@echo "make fuzz    a minute of fuzzing for each reader of what another party wrote (FUZZ_SECONDS=n, FUZZ_SEED=n: others)"
 	@echo "make vm      one test of each kind on a stock Debian 13 (vm-all: the demo from nothing and all tests there, and Debian 12 and forky)"
 	@echo "make support docs/reference/support.md, from what make vm and vm-all saw"
+	@echo "make page-test  the page in a real browser, and the HTTP API under schemathesis (screenshots: build/page-shots)"
 	@echo "make lint    ruff, mypy and the import contracts only"
 	@echo "make unit    the quick tests only: no root, no servers"
 	@echo "make bench   the benchmarks, each beside a peer; raw numbers in build/bench (RUNS=n: more or fewer turns)"
@@ -117,6 +118,11 @@ vm-all: setup images
 support: setup
 	@$(bin)/python tests/vm/support.py build/vm/*
 
+# Not part of `make test`: it brings a browser of its own.
+page-test: setup
+	@setup/page.sh
+	PYTHONPATH=build/page $(bin)/pytest tests/page
+
 gpu: setup
 	$(bin)/pytest -m gpu tests/gpu
 
@@ -135,6 +141,8 @@ lock: setup
 	    --no-header --quiet --output-file requirements/dev.txt
 	$(bin)/uv pip compile pyproject.toml --extra cuda --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-header --quiet --constraints requirements/dev.txt --output-file requirements/runtime.txt
+	$(bin)/uv pip compile requirements/page.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-header --quiet --constraints requirements/dev.txt --output-file requirements/page.txt
 
 clean:
 	rm -rf .venv .venv.old build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What this project needs of the machine itself: Debian 12, 13 or testing on x86-64, root, and a handful of Debian's packages.
 # Says clearly what is missing before anything is changed. Does nothing where everything is there.
-# `machine.sh engines` adds Docker and Podman, which only tests need; none of their services is started, now or at the next boot.
+# `machine.sh page` adds a browser, for the tests of the page. `machine.sh engines` adds Docker and Podman, which only tests need; none of their services is started, now or at the next boot.
 set -eu
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -43,6 +43,10 @@ if [ "${1:-}" = engines ]; then
     need podman podman
     need /usr/lib/podman/netavark netavark
     [ "$VERSION_CODENAME" = bookworm ] || need nft nftables
+fi
+if [ "${1:-}" = page ]; then
+    need chromium chromium
+    need /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf fonts-dejavu-core
 fi
 need /etc/ssl/certs/ca-certificates.crt ca-certificates
 [ -z "$(command -v python3)" ] || python3 -c 'import ensurepip, venv' 2>/dev/null || wanted="$wanted python3-venv"

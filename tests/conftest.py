@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 
 import pytest
 from support import time_scale
 from support.databases import PostgresServer
+
+collect_ignore = [] if importlib.util.find_spec("playwright") else ["page"]
+"""The tests of the page need what `make page-test` brings along, which runs them; CI does so each time."""
 
 
 def pytest_configure() -> None:

@@ -21,7 +21,7 @@ from process.printable import printable, printable_output
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
-from woodfrog import ask, containers, demo, dev, engines, kept, migrate, past
+from woodfrog import ask, containers, demo, dev, engines, kept, migrate, page, past
 from woodfrog import snapshots as snapshots_
 from woodfrog.output import Column, Form, put, put_json
 from woodfrog.reach import reach_of
@@ -57,6 +57,12 @@ def dev_(
     store: Annotated[
         Path | None, typer.Option(help="Where snapshots go.", show_default="in the state directory")
     ] = None,
+    page_address: Annotated[
+        str | None,
+        typer.Option(
+            "--page", metavar="ADDRESS", help="Serve the page and the HTTP API at this address, such as 127.0.0.1:8443."
+        ),
+    ] = None,
     output: Output = Form.TABLE,
 ) -> None:
     """Run everything on this machine: NATS, control plane and node worker. Ctrl-C stops it."""
@@ -68,10 +74,12 @@ def dev_(
             sys.stdout.write(f"{msgspec.json.encode(shown).decode()}\n")
         else:
             sys.stdout.write(f"woodfrog is ready: state {described.state_dir}, runtime {described.runtime}\n")
+            if page_address is not None:
+                sys.stdout.write(f"page: {page.link(state_of(state_dir), page_address)}\n")
         sys.stdout.flush()
 
     with telling():
-        dev.serve(state_of(state_dir), store, ready)
+        dev.serve(state_of(state_dir), store, ready, page_address)
 
 
 @app.command()

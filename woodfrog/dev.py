@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from process.lifecycle import until_signalled
 from process.pauses import Pauses
 from protocol.failures import Failure, FailureError
 from protocol.ids import NodeName
-from woodfrog import ask
+from woodfrog import ask, page
 from woodfrog.broker import STREAMS_BYTES, Broker
 from woodfrog.state import Description, StateDirectory
 
@@ -142,8 +142,9 @@ def refuse_others_than_root() -> None:
 class Stack:
     """The parts of one state directory."""
 
-    def __init__(self, state: StateDirectory, store: Path | None) -> None:
+    def __init__(self, state: StateDirectory, store: Path | None, settings: Mapping[str, str]) -> None:
         self._state = state
+        self._settings = settings
         self._store = (store or state.store).absolute()
         command, url = Broker(state.nats).prepare()
         self.description = Description(
@@ -165,6 +166,7 @@ class Stack:
         runc, criu = lay_runtime(self._state)
         return {
             **os.environ,
+            **self._settings,
             "WOODFROG_CLUSTER": CLUSTER,
             "WOODFROG_NAMESPACE": NAMESPACE,
             "WOODFROG_NODE": NODE,
@@ -236,8 +238,10 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def serve(state: StateDirectory, store: Path | None, on_ready: Callable[[Description], None]) -> None:
-    """Run the stack until SIGTERM or Ctrl-C.
+def serve(
+    state: StateDirectory, store: Path | None, on_ready: Callable[[Description], None], page_address: str | None = None
+) -> None:
+    """Run the stack until SIGTERM or Ctrl-C; with the page, if somebody says where.
 
     Raises:
         FailureError: ``not-root``; ``already-running`` when another ``woodfrog dev`` has the directory; or what keeps it
@@ -253,4 +257,5 @@ def serve(state: StateDirectory, store: Path | None, on_ready: Callable[[Descrip
             raise FailureError(
                 Failure("already-running", cause, "Use that one, or name another directory with --state-dir.")
             ) from problem
-        asyncio.run(until_signalled(Stack(state, store).run(on_ready)))
+        settings = {} if page_address is None else page.environment(state, page_address)
+        asyncio.run(until_signalled(Stack(state, store, settings).run(on_ready)))

@@ -16,6 +16,7 @@ from controlplane.web.api.settings import ApiSettings
 from controlplane.web.api.tail import Tails
 from controlplane.web.api.tokens import TokenFile
 from controlplane.web.api.viewers import Authenticator
+from controlplane.web.assets import page_files
 
 
 async def open_api(
@@ -39,4 +40,4 @@ async def open_api(
     if settings.kubernetes:
         assert api is not None
         authenticators.append(KubernetesViewers(api))
-    return ApiServer(settings, questions, Tails(log, questions), authenticators, {})
+    return ApiServer(settings, questions, Tails(log, questions), authenticators, page_files())

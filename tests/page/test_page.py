@@ -1,0 +1,207 @@
+"""Each page, as somebody sees and uses it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Page, expect
+from support.api import DEFAULT
+from support.logstory import KEY, NODE_A, opened
+
+from controlplane.log import Metadata, NewEvent
+from protocol.events import ContainerStarted, DumpFailed, DumpStage, IncarnationOpened, PodTerminating
+from protocol.facts import ContainerFacts
+from protocol.failures import Failure
+from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId
+
+pytestmark = pytest.mark.timeout(120)
+
+SHOTS = Path(__file__).parents[2] / "build/page-shots"
+LIFE = f"/ids/{KEY.namespace}/{KEY.id}"
+PAGES = {
+    "overview": "/overview",
+    "ids": "/ids",
+    "life": LIFE,
+    "nodes": "/nodes",
+    "failures": "/failures",
+    "log": "/log",
+}
+
+
+async def seen(shown: Any, name: str, **how: Any) -> Page:
+    """Open a page and wait until it shows what it has to show."""
+    page: Page = await shown.page(PAGES[name], **how)
+    await ready(page, name)
+    return page
+
+
+async def ready(page: Page, name: str) -> None:
+    """Wait until a page shows its rows, and what it draws."""
+    await page.locator("nav a[aria-current]", has_text="Ids" if name == "life" else name.capitalize()).wait_for()
+    await page.wait_for_selector("canvas" if name == "life" else "main .card, main td, main ol.events li")
+
+
+async def serious(page: Page) -> list[str]:
+    """What axe-core calls serious or critical."""
+    found = await Axe().run(page)
+    return [
+        f"{each['id']}: {each['nodes'][0]['html'][:200]}"
+        for each in found.response["violations"]
+        if each["impact"] in {"serious", "critical"}
+    ]
+
+
+async def test_every_page_is_readable_wide_and_narrow_light_and_dark(shown: Any) -> None:
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page = await seen(shown, "overview")
+    for name, path in PAGES.items():
+        await page.goto(f"{shown.api.url}/#{path}")
+        await ready(page, name)
+        for scheme, width in (("light", 1280), ("dark", 390)):
+            await page.set_viewport_size({"width": width, "height": 800})
+            await page.emulate_media(color_scheme=scheme)
+            assert await serious(page) == [], name
+            overflow = await page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            assert overflow <= 0, f"{name} is {overflow} pixels too wide at {width}"
+            await page.screenshot(path=SHOTS / f"{name}-{scheme}-{width}.png")
+    assert page.wrong == []
+
+
+async def test_an_id_is_found_and_its_life_told(shown: Any) -> None:
+    page = await seen(shown, "ids")
+    await page.get_by_label("Id contains").fill("rain-7")
+    await page.get_by_role("button", name="Show").click()
+    await page.get_by_role("link", name=KEY.id).click()
+    await expect(page.get_by_role("heading", level=1)).to_contain_text(KEY.id)
+    choices = page.get_by_role("region", name="What would be chosen")
+    await expect(choices).to_contain_text("node-a")
+    failed = page.locator("ol.events li.is-bad").filter(has_text="disk-full").first
+    await expect(failed).to_contain_text("Free space.")
+    slider = page.get_by_role("slider")
+    events = await page.locator("ol.events li").count()
+    await slider.focus()
+    await page.keyboard.press("Home")
+    await expect(page.locator("ol.events li")).to_have_count(1)
+    await expect(choices).to_contain_text("cold")
+    await expect(choices).not_to_contain_text("restore")
+    await page.keyboard.press("End")
+    await expect(page.locator("ol.events li")).to_have_count(events)
+    assert page.wrong == []
+
+
+async def test_the_log_is_followed_paused_and_looked_through(shown: Any) -> None:
+    page = await seen(shown, "log")
+    await expect(page.get_by_role("status").first).to_have_text("live")
+    await shown.log.append([opened("fresh-one")], epoch=shown.epoch)
+    first = page.locator("ol.events li").first
+    await expect(first).to_contain_text("fresh-one")
+    await page.get_by_role("button", name="Pause").click()
+    await shown.log.append([opened("fresh-two")], epoch=shown.epoch)
+    await expect(page.get_by_text("paused, 1 new")).to_be_visible()
+    await expect(first).to_contain_text("fresh-one")
+    await page.get_by_role("button", name="Pause").click()
+    await expect(first).to_contain_text("fresh-two")
+    await page.get_by_label("Position").fill("5")
+    await page.get_by_role("button", name="Show").click()
+    await expect(page.locator("ol.events li")).to_have_count(5)
+    await expect(page.locator("ol.events li").first).to_have_attribute("data-position", "5")
+    await page.get_by_label("Type").select_option("node.registered")
+    await page.get_by_label("Position").fill("")
+    await page.get_by_role("button", name="Show").click()
+    await expect(page.locator("ol.events li")).to_have_count(2)
+    assert page.wrong == []
+
+
+async def test_everything_is_reached_by_keyboard(shown: Any) -> None:
+    page = await seen(shown, "overview")
+    await page.evaluate("document.activeElement.blur()")
+    reached = set()
+    for _ in range(25):
+        await page.keyboard.press("Tab")
+        reached.add(await page.evaluate("document.activeElement.textContent.trim()"))
+    assert {"Skip to content", "Overview", "Ids", "Nodes", "Failures", "Log", "Sign out", "Theme", "running"} <= reached
+    await page.get_by_role("link", name="Nodes").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Nodes")
+    await expect(page.get_by_role("heading", level=1)).to_be_focused()
+
+
+async def test_a_viewer_of_one_namespace_is_told_what_is_not_theirs(shown: Any) -> None:
+    page = await shown.page("/nodes", token=DEFAULT)
+    await expect(page.locator("main")).to_contain_text("shown to those who see every namespace")
+    await page.goto(f"{shown.api.url}/#/ids")
+    await expect(page.get_by_role("link", name=KEY.id)).to_be_visible()
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_label("Token")).to_be_focused()
+    assert await page.evaluate("sessionStorage.length") == 0
+    await page.get_by_label("Token").fill("w" * 32)
+    await page.get_by_role("button", name="Sign in").click()
+    await expect(page.get_by_role("alert")).to_contain_text("the token is nobody's")
+
+
+HOSTILE = '<img src=x onerror="document.title=1"><script>window.pwned=1</script>"\'>&amp;{{7*7}}\u202e${1}'
+
+
+async def test_hostile_text_is_shown_as_text(shown: Any) -> None:
+    """Ids are bound to letters, digits, dots, underscores and dashes; everything else in an event is what a node or a pod wrote."""
+    key = CheckpointKey("local", "default", "-".join(["a" * 60] * 4) + ".__proto")
+    of = {"key": key, "incarnation": IncarnationNumber(1)}
+    failure = Failure("disk-full", f"cause {HOSTILE}", f"advice {HOSTILE}")
+    events = [
+        IncarnationOpened(**of, node=NODE_A, container_id=ContainerId("c"), container=ContainerFacts(image=HOSTILE)),
+        ContainerStarted(**of, node=NODE_A, container_id=ContainerId("c"), warnings=(HOSTILE,)),
+        PodTerminating(**of, pod=HOSTILE, uid=HOSTILE, why="deleted", by=HOSTILE),
+        DumpFailed(
+            **of,
+            snapshot_id=SnapshotId("20261123T210000Z-0000000f"),
+            node=NODE_A,
+            stage=DumpStage.CAPTURE,
+            failure=failure,
+        ),
+    ]
+    at = datetime.now(UTC)
+    await shown.log.append(
+        [NewEvent(uuid4(), event, Metadata(HOSTILE, HOSTILE), at) for event in events],
+        epoch=shown.epoch,
+    )
+    page = await shown.page("/overview", width=390)
+    life = f"/ids/default/{key.id}"
+    for path, word in (
+        ("/overview", "dumps"),
+        ("/ids", key.id),
+        (life, "Timeline"),
+        ("/failures", "disk-full"),
+        ("/log", key.id),
+    ):
+        await page.goto(f"{shown.api.url}/#{path}")
+        await page.get_by_text(word).first.wait_for()
+        assert await page.evaluate("[window.pwned, document.querySelectorAll('main img, main script').length]") == [
+            None,
+            0,
+        ]
+        assert await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+        if path in {life, "/failures", "/log"}:
+            await page.get_by_text('<img src=x onerror="document.title=1">').first.wait_for()
+    assert page.wrong == []
+
+
+async def test_the_policy_of_the_page_lets_nothing_else_run(shown: Any) -> None:
+    page = await seen(shown, "overview")
+    ran = await page.evaluate(
+        """async () => {
+            const tried = document.createElement('script');
+            try { tried.textContent = 'window.ran = 1'; document.head.append(tried); } catch { }
+            try { document.body.innerHTML = '<b>x</b>'; } catch { }
+            let reached = false;
+            try { await fetch('http://127.0.0.2:9/'); reached = true; } catch { }
+            return [window.ran ?? null, document.querySelectorAll('b').length, reached];
+        }"""
+    )
+    assert ran == [None, 0, False]
