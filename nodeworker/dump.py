@@ -73,7 +73,7 @@ class Dumper:
         self._runc = runc
         self._storer = storer
         self._cuda = cuda
-        self._preflight = Preflight(settings, runc, cuda, copies, storer.unstored, disk, criu_config)
+        self.preflight = Preflight(settings, runc, cuda, copies, storer.unstored, disk, criu_config)
         self._boot_id = boot_id
         self._turns = Turns(settings.dumps_at_once)
         self._dumps: set[asyncio.Task[SnapshotId]] = set()
@@ -231,7 +231,7 @@ class Dumper:
         record = self._record(container, trigger, command_id, warnings)
         stage = DumpStage.PREFLIGHT
         try:
-            plan = await asyncio.to_thread(self._preflight.look, container)
+            plan = await asyncio.to_thread(self.preflight.look, container)
             with closing(plan.room):
                 facts = msgspec.structs.replace(record.facts, privileges=plan.privileges)
                 record = msgspec.structs.replace(record, facts=facts)

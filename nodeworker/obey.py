@@ -22,7 +22,7 @@ from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.storing import Storer
 from nodeworker.threads import in_daemon_thread
 from process import faultpoints
-from protocol.commands import Command, DeleteCommand, DumpCommand, PrefetchCommand
+from protocol.commands import CheckCommand, Command, DeleteCommand, DumpCommand, PrefetchCommand
 from protocol.events import CommandFinished, ContainerEnded, Outcome, ReportedEvent, SnapshotDeleted
 from protocol.failures import Failure, FailureError
 from protocol.ids import CommandId
@@ -83,6 +83,8 @@ class Obedience:
         if isinstance(command, DeleteCommand):
             async with self._deletions:
                 await in_daemon_thread(lambda: self._delete(command))
+        elif isinstance(command, CheckCommand):
+            await in_daemon_thread(lambda: self._check(command))
         elif isinstance(command, PrefetchCommand):
             async with self._gate.prefetch():
                 await in_daemon_thread(lambda: self._prefetch(command))
@@ -156,6 +158,15 @@ class Obedience:
         self._journal.finish_command(command.command_id, None, deleted)
         _log.info("a snapshot is deleted", snapshot_id=command.snapshot_id, key=str(command.key))
 
+    def _check(self, command: CheckCommand) -> None:
+        """Look at a container as before a dump; what speaks against one is the end of the command."""
+        container = self._journal.container(command.container_id)
+        busy = self._dumper.is_dumping(command.container_id)
+        refused = self._objection(command, container, busy=busy)
+        if refused is None and container is not None:
+            refused = self._dumper.preflight.objection(container)
+        self._journal.finish_command(command.command_id, refused, self._finished(command, refused))
+
     def _prefetch(self, command: PrefetchCommand) -> None:
         """Lay a snapshot ready; where no copies are made, that is told and does no harm."""
         if datetime.now(UTC) > command.deadline:
@@ -178,7 +189,9 @@ class Obedience:
     def _end(self, command: Command, failure: Failure) -> None:
         self._journal.finish_command(command.command_id, failure, self._finished(command, failure))
 
-    def _objection(self, command: DumpCommand, container: ContainerRecord | None, *, busy: bool) -> Failure | None:
+    def _objection(
+        self, command: DumpCommand | CheckCommand, container: ContainerRecord | None, *, busy: bool
+    ) -> Failure | None:
         if datetime.now(UTC) > command.deadline:
             return _too_late(command)
         if container is None or container.key != command.key:

@@ -27,7 +27,7 @@ from nodeworker.journal import ContainerRecord, ContainerState
 from nodeworker.settings import Settings
 from nodeworker.unstored import Unstored
 from protocol.events import Trigger
-from protocol.failures import FailureError
+from protocol.failures import Failure, FailureError
 from protocol.privileges import Privileges
 
 _LAYER: Final = "the writable layer"
@@ -89,8 +89,12 @@ class Preflight:
         self._disk = disk
         self._config = config
 
-    def look(self, container: ContainerRecord) -> Plan:
+    def look(self, container: ContainerRecord, *, only: bool = False) -> Plan:
         """Find all that the dump needs and refuse what cannot work; nothing is frozen or written yet.
+
+        Args:
+            container: the one that is to be dumped.
+            only: whether nobody is going to dump it now, so that nothing has to make room.
 
         Raises:
             FailureError: saying what speaks against the dump.
@@ -136,7 +140,8 @@ class Preflight:
         outside = live.outside
         volume_files.flush(outside, dumped)
         wished, usual = live.wishes.freeze_limit_seconds, self._settings.freeze_limit_seconds
-        room = self._make_room(dump_bytes(pids, copied_bytes + gpu_bytes))
+        needed = dump_bytes(pids, copied_bytes + gpu_bytes)
+        room = self._take(needed) if only else self._make_room(needed)
         return Plan(
             root,
             freezer,
@@ -156,6 +161,17 @@ class Preflight:
             room,
         )
 
+    def objection(self, container: ContainerRecord) -> Failure | None:
+        """Say what a dump would be refused for, or ``None``."""
+        try:
+            self.look(container, only=True).room.close()
+        except FailureError as problem:
+            return problem.failure
+        return None
+
+    def _take(self, needed_bytes: int) -> Room:
+        return self._disk.take(needed_bytes, self._settings.spool / "next", "the dump")
+
     def _make_room(self, needed_bytes: int) -> Room:
         """Let copies go, and then captures that wait for the store and whose containers run on, until the dump has room.
 
@@ -164,7 +180,7 @@ class Preflight:
         """
         while True:
             try:
-                return self._disk.take(needed_bytes, self._settings.spool / "next", "the dump")
+                return self._take(needed_bytes)
             except FailureError:
                 if not (self._copies.give_way() or self._unstored.give_way()):
                     raise

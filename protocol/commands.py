@@ -68,5 +68,17 @@ class PrefetchCommand(
     deadline: datetime
 
 
-Command = DumpCommand | DeleteCommand | PrefetchCommand
+class CheckCommand(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag_field="kind", tag="check"):
+    """Say whether a running container could be dumped and restored, and what speaks against it. Nothing is frozen or written."""
+
+    command_id: CommandId
+    node: NodeName
+    key: CheckpointKey
+    incarnation: IncarnationNumber
+    container_id: ContainerId
+    issued_at: datetime
+    deadline: datetime
+
+
+Command = DumpCommand | DeleteCommand | PrefetchCommand | CheckCommand
 """All commands."""

@@ -22,7 +22,11 @@ from protocol.privileges import Privileges
 REQUEST_VERSION: Final = 1
 """What a request is written as that means the same to every reader."""
 FRESH_VERSION: Final = 2
-"""What a question is written as whose container asks for a fresh start; the newest that is understood."""
+"""What a question is written as whose container asks for a fresh start."""
+CHECK_VERSION: Final = 3
+"""What a request is written as that asks for a look in place of a dump."""
+NEWEST_VERSION: Final = CHECK_VERSION
+"""The newest that is understood."""
 
 
 class ResolveRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -93,11 +97,13 @@ Resolution = RestoreFrom | StartCold | WaitFor | Refusal
 
 
 class CheckpointRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Dump the running container of this key and leave it running."""
+    """Dump the running container of this key and leave it running; or only say whether that could be done."""
 
     key: CheckpointKey
     timeout_seconds: float = 600.0
     version: int = REQUEST_VERSION
+    only_check: bool = False
+    """Of version :data:`CHECK_VERSION`: who does not know it must not dump."""
 
 
 class CommandAccepted(_Answer, frozen=True, tag="accepted"):

@@ -16,6 +16,7 @@ from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
 from protocol.local import AskContainers, Containers, ContainerStatus, LocalAnswer, LocalAsk
 from protocol.requests import (
+    CHECK_VERSION,
     CheckpointRequest,
     CommandAccepted,
     Noted,
@@ -127,6 +128,16 @@ def checkpoint(reach: Reach, key: CheckpointKey, timeout_seconds: float) -> Comm
         FailureError: as :func:`control`.
     """
     request = CheckpointRequest(key=key, timeout_seconds=timeout_seconds)
+    return control(reach, subjects.CHECKPOINT, request, CommandAccepted).command_id
+
+
+def check(reach: Reach, key: CheckpointKey, timeout_seconds: float) -> CommandId:
+    """Ask whether the key's running container could be dumped and restored.
+
+    Raises:
+        FailureError: as :func:`control`.
+    """
+    request = CheckpointRequest(key=key, timeout_seconds=timeout_seconds, version=CHECK_VERSION, only_check=True)
     return control(reach, subjects.CHECKPOINT, request, CommandAccepted).command_id
 
 

@@ -21,7 +21,7 @@ from process.printable import printable, printable_output
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
-from woodfrog import ask, containers, demo, dev, engines, kept, migrate, page, past
+from woodfrog import ask, check, containers, demo, dev, engines, kept, migrate, page, past
 from woodfrog import snapshots as snapshots_
 from woodfrog.output import Column, Form, put, put_json
 from woodfrog.reach import reach_of
@@ -283,6 +283,7 @@ kept.register(app)
 snapshots_.register(app)
 past.register(app)
 migrate.register(app)
+check.register(app)
 engines.register(app)
 
 

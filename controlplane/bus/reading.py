@@ -18,7 +18,7 @@ from protocol.facts import FRESH_CHARS
 from protocol.failures import Failure, FailureError
 from protocol.ids import CONTAINER_ID, CheckpointKey, check_id
 from protocol.reports import Report
-from protocol.requests import FRESH_VERSION, ResolveRequest
+from protocol.requests import NEWEST_VERSION, ResolveRequest
 
 _IDS: Final = {
     "snapshot_id": "snapshot id",
@@ -43,11 +43,11 @@ def request(data: bytes, kind: type[T]) -> T:
         FailureError: ``request-too-new``.
     """
     found: Any = wire.decode(data, kind)
-    if found.version > FRESH_VERSION:
+    if found.version > NEWEST_VERSION:
         raise FailureError(
             Failure(
                 "request-too-new",
-                f"the request is of version {found.version}, this control plane knows {FRESH_VERSION}",
+                f"the request is of version {found.version}, this control plane knows {NEWEST_VERSION}",
                 "Upgrade the control plane (`helm upgrade`), or ask with a client of its release.",
             )
         )

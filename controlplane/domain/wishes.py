@@ -12,7 +12,7 @@ from controlplane.domain.inputs import CheckpointAsked, Decision, Policy, Snapsh
 from controlplane.domain.quotas import over_bytes
 from controlplane.domain.retention import in_use, latest_valid
 from controlplane.domain.state import Incarnation, KeyState, Snapshot, SnapshotStatus, State
-from protocol.commands import DumpCommand
+from protocol.commands import CheckCommand, DumpCommand
 from protocol.events import (
     CommandIssued,
     Event,
@@ -23,7 +23,7 @@ from protocol.events import (
     SnapshotUnpinned,
 )
 from protocol.ids import CheckpointKey, CommandId
-from protocol.requests import CommandAccepted, Noted, Refusal, SnapshotRequest
+from protocol.requests import CheckpointRequest, CommandAccepted, Noted, Refusal, SnapshotRequest
 
 
 def decide_about(state: State, asked: SnapshotAsked, now: datetime, policy: Policy) -> Decision:
@@ -177,6 +177,8 @@ def checkpoint(state: State, asked: CheckpointAsked, now: datetime, policy: Poli
             f"Node {incarnation.node}, where {request.key} runs, has not been heard of",
             "Check the node and its worker; ask again when it is back.",
         )
+    if request.only_check:
+        return _checked(request, incarnation, asked.command_id, now)
     for command in state.commands.values():
         same = isinstance(command, DumpCommand) and command.key == request.key
         if same and command.incarnation == incarnation.number and now < command.deadline:
@@ -190,6 +192,23 @@ def checkpoint(state: State, asked: CheckpointAsked, now: datetime, policy: Poli
     deadline = now + timedelta(seconds=request.timeout_seconds)
     issued = demand(request.key, incarnation, asked.command_id, now, deadline)
     return Decision(events=(issued,), answer=CommandAccepted(command_id=asked.command_id))
+
+
+def _checked(request: CheckpointRequest, start: Incarnation, command_id: CommandId, now: datetime) -> Decision:
+    """Ask for a look, which harms nothing however often it is asked for."""
+    assert start.node is not None
+    assert start.container_id is not None
+    command = CheckCommand(
+        command_id=command_id,
+        node=start.node,
+        key=request.key,
+        incarnation=start.number,
+        container_id=start.container_id,
+        issued_at=now,
+        deadline=now + timedelta(seconds=request.timeout_seconds),
+    )
+    issued = CommandIssued(key=request.key, incarnation=start.number, command=command)
+    return Decision(events=(issued,), answer=CommandAccepted(command_id=command_id))
 
 
 def demand(

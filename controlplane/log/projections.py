@@ -27,7 +27,6 @@ from controlplane.log.schema import (
 )
 from controlplane.log.statements import Write
 from protocol import wire
-from protocol.commands import DumpCommand
 from protocol.events import (
     AnyEvent,
     ColdStartChosen,
@@ -294,8 +293,8 @@ def _fold_command(rows: Rows, record: Recorded, event: CommandIssued | CommandFi
                 kind=str(command.__struct_config__.tag),
                 incarnation=command.incarnation,
                 node=command.node,
-                container_id=command.container_id if isinstance(command, DumpCommand) else None,
-                snapshot_id=None if isinstance(command, DumpCommand) else command.snapshot_id,
+                container_id=getattr(command, "container_id", None),
+                snapshot_id=getattr(command, "snapshot_id", None),
                 issued_at=command.issued_at,
                 deadline_at=command.deadline,
                 status="open",

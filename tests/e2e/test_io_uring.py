@@ -30,8 +30,11 @@ COMMAND = (sys.executable, "-c", PROGRAM)
 def test_a_program_finds_no_io_uring_and_goes_on_through_three_generations(stack: Stack) -> None:
     run = stack.run("ring", *COMMAND)
     counted = 0
-    for _ in range(3):
+    for generation in range(3):
         counted = len(run.until_lines("/count", counted + 3))
+        if generation == 0:
+            assert stack.cli("check", "ring").stdout == "ring: could be captured now\n"
+            assert "snapshot.dump-started" not in stack.types("ring")
         run.stop()
         run = stack.run("ring", *COMMAND)
         assert run.container["restored_from"] is not None
@@ -43,6 +46,9 @@ def test_a_program_finds_no_io_uring_and_goes_on_through_three_generations(stack
 def test_whoever_allows_it_has_it_and_gets_no_snapshot(stack: Stack) -> None:
     run = stack.run("allowed", *COMMAND, options=("--env", "WOODFROG_IO_URING=allow"))
     assert run.until_lines("/count", 1)[0] == "1 a ring"
+    told = stack.cli("check", "allowed", check=False)
+    assert told.returncode == 1
+    assert "(io-uring)" in told.stdout
     refused = stack.cli("checkpoint", "allowed", check=False)
     assert refused.returncode == 1
     assert "(io-uring)" in refused.stderr

@@ -19,7 +19,7 @@ from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, InvalidIdError, NodeName, SnapshotId, WorkerId
 from protocol.reports import Report
-from protocol.requests import FRESH_VERSION, REQUEST_VERSION, ResolveRequest
+from protocol.requests import NEWEST_VERSION, ResolveRequest
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -109,13 +109,13 @@ def test_a_question_with_names_that_are_none_is_refused(bad: dict[str, Any]) -> 
 def test_a_request_that_says_more_than_is_known_is_answered_and_one_of_another_version_is_not(kind: Any) -> None:
     """A DaemonSet that is upgraded before the control plane goes on starting containers."""
     known = example(kind)
-    plain = json.loads(wire.encode(known)) | {"version": REQUEST_VERSION, "from_the_future": True}
+    plain = json.loads(wire.encode(known)) | {"version": NEWEST_VERSION, "from_the_future": True}
     read = reading.request(json.dumps(plain).encode(), kind)
     assert {name: getattr(read, name) for name in read.__struct_fields__ if name != "version"} == {
         name: getattr(known, name) for name in known.__struct_fields__ if name != "version"
     }
     with pytest.raises(FailureError, match="request-too-new"):
-        reading.request(json.dumps(plain | {"version": FRESH_VERSION + 1}).encode(), kind)
+        reading.request(json.dumps(plain | {"version": NEWEST_VERSION + 1}).encode(), kind)
 
 
 def test_a_request_of_today_says_nothing_that_a_control_plane_of_before_does_not_know() -> None:

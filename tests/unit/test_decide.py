@@ -15,8 +15,9 @@ from controlplane.domain import (
     ResolveAsked,
     SnapshotStatus,
     decide,
+    evolve,
 )
-from protocol.commands import DumpCommand
+from protocol.commands import CheckCommand, DumpCommand
 from protocol.events import (
     CommandFinished,
     CommandIssued,
@@ -612,6 +613,32 @@ def test_a_decision_changes_nothing_by_itself() -> None:
     for given in (silence, wish, ResolveAsked(request, "ask")):
         assert decide(world.state, given, world.now, world.policy).events
     assert world.state == story().state
+
+
+class TestACheck:
+    ASKED = CheckpointAsked(CheckpointRequest(KEY, 30.0, only_check=True), CommandId("k1"), "check")
+
+    def test_it_is_a_command_to_look_and_dumps_nothing(self) -> None:
+        world = World("a")
+        world.run("c1")
+        decided = decide(world.state, self.ASKED, world.now, world.policy)
+        (issued,) = decided.events
+        assert isinstance(issued, CommandIssued)
+        assert isinstance(issued.command, CheckCommand)
+        assert issued.command.deadline == world.now + timedelta(seconds=30)
+        before = {name: key.incarnations for name, key in world.state.keys.items()}
+        evolve(world.state, issued, world.now)
+        assert {name: key.incarnations for name, key in world.state.keys.items()} == before
+        assert not any(key.snapshots for key in world.state.keys.values())
+
+    def test_it_is_asked_during_a_dump_too_and_never_of_what_does_not_run(self) -> None:
+        world = World("a")
+        refused = decide(world.state, self.ASKED, world.now, world.policy)
+        assert isinstance(refused.answer, Refusal)
+        assert refused.answer.failure.code == "not-running"
+        world.run("c1")
+        world.dump(1, "s1")
+        assert isinstance(decide(world.state, self.ASKED, world.now, world.policy).answer, CommandAccepted)
 
 
 def test_a_choice_is_recorded_with_its_reason() -> None:
