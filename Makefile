@@ -4,7 +4,7 @@ bin := .venv/bin
 usual := not long and not cluster and not gpu
 loops := long and not cluster
 
-.PHONY: help setup engines page-test demo fuzz vm vm-all support test test-containers test-others retest e2e retest-e2e faults faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
+.PHONY: help setup engines page-test demo fuzz matrix vm vm-all support test test-containers test-others retest e2e retest-e2e faults faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
@@ -14,6 +14,7 @@ help:
 	@echo "make faults  the tests that kill for minutes (retest-faults: what failed there, once more)"
 	@echo "make gpu     the tests on a real NVIDIA GPU; what they find goes into build/gpu/result.json"
 	@echo "make fuzz    a minute of fuzzing for each reader of what another party wrote (FUZZ_SECONDS=n, FUZZ_SEED=n: others)"
+	@echo "make matrix  real programs through start, stop and start on another node; writes docs/reference/compatibility.md (PROGRAMS=\"redis go\": those)"
 	@echo "make vm      one test of each kind on a stock Debian 13 (vm-all: the demo from nothing and all tests there, and Debian 12 and forky)"
 	@echo "make support docs/reference/support.md, from what make vm and vm-all saw"
 	@echo "make page-test  the page in a real browser, and the HTTP API under schemathesis (screenshots: build/page-shots)"
@@ -114,6 +115,11 @@ vm-all: setup images
 	@tests/vm/run bookworm demo every-time each-kind
 	@tests/vm/run forky demo every-time each-kind
 	@tests/vm/cluster trixie
+
+# Root filesystems with all these programs are made in build/matrix: 10 GB, and half an hour the first time.
+PROGRAMS :=
+matrix: setup
+	@cd tests && ../$(bin)/python -m matrix $(PROGRAMS)
 
 support: setup
 	@$(bin)/python tests/vm/support.py build/vm/*

