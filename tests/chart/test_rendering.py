@@ -13,6 +13,8 @@ import pytest
 import yaml
 from support.chart import CHART, EVERYTHING, HELM, MATRIX, ROOT, Manifest, RefusedError, Values, one, render
 
+from nodeworker.settings import from_environment
+
 pytestmark = pytest.mark.timeout(120)
 
 OLDER = ["1.20.2", "1.21.14", "1.24.17"]
@@ -87,6 +89,16 @@ def test_a_worker_is_told_how_many_dumps_at_once_only_if_somebody_says_so(values
     assert [each["value"] for each in worker["env"] if each["name"] == "WOODFROG_DUMPS_AT_ONCE"] == said
 
 
+@pytest.mark.parametrize("said", ["new-container", "snapshot"])
+def test_what_the_chart_says_of_privileges_a_worker_understands(said: str) -> None:
+    values: Values = {} if said == "new-container" else {"node": {"privileges": said}}
+    pod = one(render(values), "DaemonSet", "woodfrog-node")["spec"]["template"]["spec"]
+    (worker,) = pod["containers"]
+    given = {each["name"]: each["value"] for each in worker["env"] if each["name"] == "WOODFROG_PRIVILEGES"}
+    assert given == {"WOODFROG_PRIVILEGES": said}
+    assert from_environment(given).bounds_privileges == (said == "new-container")
+
+
 @pytest.mark.parametrize(
     ("values", "word"),
     [
@@ -104,6 +116,7 @@ def test_a_worker_is_told_how_many_dumps_at_once_only_if_somebody_says_so(values
         ({"node": {"htpPort": 1}}, "htpPort"),
         ({"node": {"httpPort": 9475}}, "node.probePort"),
         ({"node": {"dumpsAtOnce": -1}}, "/node/dumpsAtOnce"),
+        ({"node": {"privileges": "any"}}, "/node/privileges"),
         ({"controlplane": {"resources": {"request": {}}}}, "request"),
         ({"controlplane": {"runAsUser": 0}}, "/controlplane/runAsUser"),
         ({"images": {"node": {"digest": "sha256:12"}}}, "/images/node/digest"),

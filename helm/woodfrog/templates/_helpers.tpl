@@ -621,6 +621,8 @@ sqlite+aiosqlite:////var/lib/woodfrog/log.db
 {{- end }}
 - name: WOODFROG_STORE_ATTEMPTS
   value: {{ .Values.node.storeAttempts | quote }}
+- name: WOODFROG_PRIVILEGES
+  value: {{ .Values.node.privileges | quote }}
 - name: WOODFROG_FILES_LIMIT
   value: {{ .Values.node.limits.files | int64 | quote }}
 - name: WOODFROG_SPARSE_LIMIT
