@@ -39,6 +39,7 @@ from protocol.events import (
     PodReplaced,
     PodScheduled,
     PodTerminating,
+    RehearsalOutcome,
     RestoreChosen,
     RestoreFailed,
     SnapshotCaptured,
@@ -46,6 +47,7 @@ from protocol.events import (
     SnapshotExpired,
     SnapshotInvalidated,
     SnapshotPinned,
+    SnapshotRehearsed,
     SnapshotRetried,
     SnapshotStored,
     SnapshotStoreDelayed,
@@ -165,6 +167,12 @@ _TELL: dict[type, Callable[[Any], str]] = {
     DumpStarted: lambda e: f"{'final dump' if e.final else 'dump'} {e.snapshot_id} began ({e.trigger})",
     SnapshotCaptured: lambda e: (
         f"snapshot {e.snapshot_id} was captured: {size(e.raw_bytes)}, frozen for {e.freeze_seconds:.2f} s"
+    ),
+    SnapshotRehearsed: lambda e: (
+        f"a restore of snapshot {e.snapshot_id} was rehearsed in {e.seconds:.1f} s: it can be restored"
+        if e.outcome is RehearsalOutcome.RESTORABLE
+        else f"a restore of snapshot {e.snapshot_id} {'failed in a rehearsal' if e.outcome is RehearsalOutcome.FAILED else 'was not rehearsed'}: "
+        f"{e.failure.cause if e.failure else 'no reason is known'}"
     ),
     SnapshotStoreDelayed: lambda e: (
         f"snapshot {e.snapshot_id} is on node {e.node}, not stored: {e.failure.code} since {e.since:%H:%M}; it is tried again. "

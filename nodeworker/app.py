@@ -42,6 +42,7 @@ from nodeworker.local import LocalServer
 from nodeworker.metrics import Metrics
 from nodeworker.obey import Obedience
 from nodeworker.recovery import release_gpus, settle_dumps, thaw_all
+from nodeworker.rehearsal.rehearsals import Rehearsals
 from nodeworker.restore import Restorer
 from nodeworker.runtime.container import Marker
 from nodeworker.settings import Settings
@@ -187,7 +188,7 @@ class Worker:
                 settings.copies, limit_bytes=settings.copies_bytes, limit_seconds=settings.copies_seconds, disk=disk
             )
         )
-        self._storer = Storer(settings, journal, store, copies, self._facts)
+        self._storer = Storer(settings, journal, store, copies, self._facts, await self._rehearsals(config))
         self._dumper = Dumper(
             settings, journal, bus, self._runc, self._storer, copies,
             cuda=self._cuda, disk=disk, criu_config=config, boot_id=self._boot_id,
@@ -244,6 +245,11 @@ class Worker:
                         task.cancel()
         finally:
             await _log.ainfo("node worker stopped", worker_id=self._worker_id)
+
+    async def _rehearsals(self, config: CriuConfig | None) -> Rehearsals:
+        rehearsals = Rehearsals(self._settings, self._journal, self._runc, facts=self._facts, criu_config=config)
+        await asyncio.to_thread(rehearsals.recover)
+        return rehearsals
 
     async def _store(self) -> SnapshotStore:
         """Open the store and look which one it is."""

@@ -8,7 +8,7 @@ the container runs. What goes where is said by the live bundle alone; a tree for
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,16 +18,17 @@ from typing import Final
 import structlog
 
 from nodeworker.bundle import Bundle
-from nodeworker.capture import neighbours, overlay, trees
+from nodeworker.capture import neighbours, overlay
+from nodeworker.capture import trees as file_trees
 from nodeworker.capture.neighbours import Neighbour
 from nodeworker.domain.neighbours import stays
 from nodeworker.failure import refusal
 from protocol import wire
 from protocol.failures import FailureError
-from protocol.manifest import Entry, Manifest, Root, Tree, TreeName
+from protocol.manifest import Entry, Root, Tree, TreeName
 
 _log = structlog.get_logger(component="contents")
-Reader = Callable[[Tree], AbstractContextManager[trees.ReadInto]]
+Reader = Callable[[Tree], AbstractContextManager[file_trees.ReadInto]]
 """Opens what the bytes of a tree are read from."""
 _LAYER_NOTE: Final = "undo-layer.json"
 _VOLUME_NOTES: Final = "undo-{:04}.jsonl"
@@ -46,7 +47,7 @@ class Company:
         """The running neighbours, looked for once and only if need be."""
         return self.find()
 
-    def stays(self, volume: str | None) -> trees.Stays | None:
+    def stays(self, volume: str | None) -> file_trees.Stays | None:
         """Make the rule for a volume, or for /dev/shm, which everybody in the pod may write to; None if nobody else does."""
         writers = [each for each in self.all if volume is None or volume in each.writable]
         if not writers:
@@ -65,7 +66,7 @@ class Company:
         return decide
 
 
-def put(manifest: Manifest, live: Bundle, notes: Path, reader: Reader, company: Company) -> tuple[str, ...]:
+def put(trees: Sequence[Tree], live: Bundle, notes: Path, reader: Reader, company: Company) -> tuple[str, ...]:
     """Put all trees but the processes into the container's places; ``notes`` is a folder that remembers how to undo it.
 
     The answer says what of the snapshot has no place in the container, although its owner did not say that it may stay behind.
@@ -74,7 +75,7 @@ def put(manifest: Manifest, live: Bundle, notes: Path, reader: Reader, company: 
         FailureError: ``rootfs-not-overlay``, ``shm-missing``; what ``apply_tree`` raises.
         OSError: something cannot be made; then, too, it is to be undone.
     """
-    for number, tree in enumerate(manifest.trees):
+    for number, tree in enumerate(trees):
         if not tree.entries and not tree.root:
             continue
         if tree.name is TreeName.LAYER:
@@ -90,7 +91,7 @@ def put(manifest: Manifest, live: Bundle, notes: Path, reader: Reader, company: 
                 _put_shared(tree, place, notes / _VOLUME_NOTES.format(number), reader, company.stays(name))
         elif tree.name is TreeName.CONFIG and tree.volume in live.configs:
             _put_shared(tree, live.configs[tree.volume], notes / _VOLUME_NOTES.format(number), reader, _all_stays)
-    return tuple(_left_out(manifest, live))
+    return tuple(_left_out(trees, live))
 
 
 def _shm_of(live: Bundle) -> Path | None:
@@ -106,8 +107,8 @@ def _shm_of(live: Bundle) -> Path | None:
     return place
 
 
-def _left_out(manifest: Manifest, live: Bundle) -> Iterator[str]:
-    for tree in manifest.trees:
+def _left_out(trees: Sequence[Tree], live: Bundle) -> Iterator[str]:
+    for tree in trees:
         wanted = tree.name is TreeName.VOLUME and live.wishes.takes_volume(tree.volume)
         if wanted and tree.entries and tree.volume not in live.travelling:
             read_only = any(volume.key == tree.volume and volume.read_only for volume in live.volumes)
@@ -119,14 +120,14 @@ def _put_layer(tree: Tree, live: Bundle, notes: Path, reader: Reader) -> None:
     if overlay.find_overlay(live.rootfs) is None:
         cause = f"{live.rootfs} is no overlay, so the snapshot's files cannot be put there and undone"
         raise refusal("rootfs-not-overlay", cause, "Use a container engine that mounts overlays.")
-    (notes / _LAYER_NOTE).write_bytes(wire.encode(trees.root_of(live.rootfs)))
+    (notes / _LAYER_NOTE).write_bytes(wire.encode(file_trees.root_of(live.rootfs)))
     with reader(tree) as read_into:
-        trees.apply_tree(tree, live.rootfs, read_into)
+        file_trees.apply_tree(tree, live.rootfs, read_into)
 
 
-def _put_shared(tree: Tree, place: Path, notes: Path, reader: Reader, stays_there: trees.Stays | None) -> None:
-    with closing(trees.Aside(place, notes, stays_there)) as aside, reader(tree) as read_into:
-        trees.apply_tree(tree, place, read_into, aside)
+def _put_shared(tree: Tree, place: Path, notes: Path, reader: Reader, stays_there: file_trees.Stays | None) -> None:
+    with closing(file_trees.Aside(place, notes, stays_there)) as aside, reader(tree) as read_into:
+        file_trees.apply_tree(tree, place, read_into, aside)
 
 
 def take_out(live: Bundle, notes: Path) -> None:
@@ -141,11 +142,11 @@ def take_out(live: Bundle, notes: Path) -> None:
             overlay.undo(mounted)
         note = notes / _LAYER_NOTE
         if note.exists():
-            trees.apply_tree(
+            file_trees.apply_tree(
                 Tree(TreeName.LAYER, (), wire.decode(note.read_bytes(), Root)), live.rootfs, _nothing_to_read
             )
         for each in sorted(notes.glob(_ALL_VOLUME_NOTES), reverse=True):
-            trees.put_back(each)
+            file_trees.put_back(each)
     except (OSError, FailureError, wire.MalformedMessageError) as problem:
         cause = f"what was put into the container could not be taken out again: {problem}"
         raise refusal("undo-failed", cause, "Let the container engine create a fresh container.") from problem
@@ -156,7 +157,7 @@ def settle(notes: Path) -> None:
     for each in notes.glob(_ALL_VOLUME_NOTES):
         with suppress(FileNotFoundError):
             try:
-                trees.settle(each)
+                file_trees.settle(each)
             except (OSError, wire.MalformedMessageError) as problem:
                 _log.warning("what a volume had held before stays beside it", notes=str(each), error=str(problem))
 

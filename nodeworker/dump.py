@@ -115,7 +115,7 @@ class Dumper:
         Raises:
             FailureError: if there is no dump; the container is as it was.
         """
-        return await self._owned(self._stop(container_id))
+        return await self._owned(self._storer.rehearsals.aside(self._stop(container_id)))
 
     async def checkpoint(self, container: ContainerRecord, command: DumpCommand) -> SnapshotId:
         """Dump a container, when its turn comes, and leave it running; storing goes on.
@@ -244,7 +244,7 @@ class Dumper:
             failure = failure_of(problem)
             await asyncio.to_thread(self._storer.fail, record, stage, failure)
             raise FailureError(failure) from problem
-        self._storer.store(record)
+        self._storer.store(record, rehearse=True)
         return record.snapshot_id
 
     def _announce(self, record: DumpRecord) -> None:

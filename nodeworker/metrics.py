@@ -25,6 +25,7 @@ from protocol.events import (
     ReportedEvent,
     RestoreFailed,
     SnapshotCaptured,
+    SnapshotRehearsed,
     SnapshotStored,
 )
 
@@ -86,6 +87,12 @@ class Metrics:
             ["what", "stage", "code"],
             registry=registry,
         )
+        self._rehearsals = Counter(
+            "woodfrog_worker_rehearsals",
+            "Rehearsals of a snapshot's restore: restorable, failed, or not-rehearsed if one was due and not possible.",
+            ["outcome"],
+            registry=registry,
+        )
         self._stored_bytes = Counter(
             "woodfrog_worker_stored_bytes", "Bytes that snapshots took in the store.", registry=registry
         )
@@ -107,6 +114,8 @@ class Metrics:
             match event:
                 case SnapshotCaptured():
                     self._freeze_seconds.observe(event.freeze_seconds)
+                case SnapshotRehearsed():
+                    self._rehearsals.labels(event.outcome.value).inc()
                 case SnapshotStored():
                     self._dumps.labels("stored").inc()
                     self._store_seconds.observe(event.store_seconds)

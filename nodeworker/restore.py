@@ -422,7 +422,7 @@ class Restorer:
             lambda: neighbours.of(self._runc, Path(record.runc_root), record.container_id, live),
             returning=self._journal.has_lived(record),
         )
-        warnings = contents.put(manifest, live, folder, fetched.reader, company)
+        warnings = contents.put(manifest.trees, live, folder, fetched.reader, company)
         if before is not None:
             warnings += environment.warning(environment.changed(before, live.environment, self._own_names(live)))
         names = hostname.names_in(live.uts_namespace) if live.uts_namespace else live.names

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from nodeworker.capture.bounds import DEFAULT_FILES, DEFAULT_SPARSE_BYTES, Bounds
+from nodeworker.domain.rehearsal import Policy
 from process.http import Address, InvalidAddressError
 from process.natstls import InvalidTrustError, Trust
 from protocol.durations import InvalidAmountError, parse_bytes, parse_seconds
@@ -91,6 +92,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How many snapshots are fetched ahead at the same time, while no container waits for its own."""
     limit_layer: bool = False
     """Whether ``woodfrog.io/volumes-limit`` is for the writable layer and /dev/shm as well."""
+
+    rehearse: Policy = Policy.OFF
+    """``WOODFROG_REHEARSE``: which snapshots are rehearsed of containers whose owners do not say; by default ``first``."""
+    rehearse_memory_bytes: int = 4 << 30
+    """How much memory one rehearsal may take."""
+    rehearse_seconds: float = 60.0
+    """How long one may take, and wait for its turn, before the snapshot is stored without it."""
 
     @property
     def bounds(self) -> Bounds:
@@ -203,6 +211,13 @@ def _bounds_privileges(environment: Mapping[str, str]) -> bool:
     return text == "new-container"
 
 
+def _rehearse(environment: Mapping[str, str]) -> Policy:
+    text = environment.get("WOODFROG_REHEARSE") or Policy.FIRST
+    if text not in set(Policy):
+        raise SettingsError(f"WOODFROG_REHEARSE is {text!r}; it must be `first`, `always` or `off`")
+    return Policy(text)
+
+
 def _recipient(environment: Mapping[str, str]) -> Path | None:
     file = environment.get("WOODFROG_DATA_KEY_RECIPIENT_FILE", "")
     if file and not environment.get("WOODFROG_STORE_KEY_FILE"):
@@ -283,4 +298,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         prefetches_at_once=_count(environment, "WOODFROG_PREFETCHES_AT_ONCE", 4),
         limit_layer=_switch(environment, "WOODFROG_LIMIT_LAYER"),
         bounds_privileges=_bounds_privileges(environment),
+        rehearse=_rehearse(environment),
+        rehearse_memory_bytes=_bytes(environment, "WOODFROG_REHEARSE_MEMORY", 4 << 30),
+        rehearse_seconds=_seconds(environment, "WOODFROG_REHEARSE_LIMIT", "60s"),
     )

@@ -23,6 +23,7 @@ from nodeworker.copies import Copies
 from nodeworker.domain.store_retries import goes_on
 from nodeworker.failure import failure_of
 from nodeworker.journal import DumpRecord, Journal
+from nodeworker.rehearsal.rehearsals import Rehearsals
 from nodeworker.settings import Settings
 from nodeworker.store.snapshots import ManifestHeader, SnapshotStore, Stored
 from nodeworker.threads import in_daemon_thread
@@ -61,13 +62,20 @@ class Storer:
     """Stores the captures of one worker and closes their dumps in the journal."""
 
     def __init__(
-        self, settings: Settings, journal: Journal, store: SnapshotStore, copies: Copies, facts: NodeFacts
+        self,
+        settings: Settings,
+        journal: Journal,
+        store: SnapshotStore,
+        copies: Copies,
+        facts: NodeFacts,
+        rehearsals: Rehearsals,
     ) -> None:
         self._settings = settings
         self._journal = journal
         self._store = store
         self._copies = copies
         self._facts = facts
+        self.rehearsals = rehearsals
         self._stores: dict[SnapshotId, asyncio.Task[None]] = {}
         self.unstored = Unstored(
             settings.spool,
@@ -140,11 +148,22 @@ class Storer:
             raw_bytes=record.raw_bytes,
         )
 
-    def store(self, record: DumpRecord) -> None:
-        """Begin to store a capture in the background; ``close`` leaves it to the next life."""
-        task = asyncio.create_task(self._store_capture(record))
+    def store(self, record: DumpRecord, *, rehearse: bool = False) -> None:
+        """Begin to store a capture in the background, after a rehearsal if it is wished; ``close`` leaves it to the next life.
+
+        A capture of an earlier life is not rehearsed: it may have been a rehearsal that ended that life.
+        """
+        task = asyncio.create_task(self._rehearse_and_store(record) if rehearse else self._store_capture(record))
         self._stores[record.snapshot_id] = task
         task.add_done_callback(lambda _: self._stores.pop(record.snapshot_id, None))
+
+    async def _rehearse_and_store(self, record: DumpRecord) -> None:
+        failure = await self.rehearsals.failure(record)
+        if failure is None:
+            await self._store_capture(record)
+            return
+        with suppress(sqlite3.Error):
+            await asyncio.to_thread(self.fail, record, DumpStage.REHEARSAL, failure)
 
     async def _store_capture(self, record: DumpRecord) -> None:
         pauses = Pauses(_RETRY_SECONDS, self._settings.store_pause_limit_seconds)

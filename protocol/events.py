@@ -43,7 +43,17 @@ class DumpStage(StrEnum):
 
     PREFLIGHT = "preflight"
     CAPTURE = "capture"
+    REHEARSAL = "rehearsal"
     STORE = "store"
+
+
+class RehearsalOutcome(StrEnum):
+    """What a rehearsal of a snapshot's restore showed."""
+
+    RESTORABLE = "restorable"
+    FAILED = "failed"
+    NOT_REHEARSED = "not-rehearsed"
+    """It was due and could not be done: that says nothing about the snapshot."""
 
 
 class RestoreStage(StrEnum):
@@ -202,6 +212,18 @@ class SnapshotCaptured(_KeyEvent, frozen=True, tag="snapshot.captured"):
     node: NodeName
     freeze_seconds: float
     raw_bytes: int
+
+
+class SnapshotRehearsed(_KeyEvent, frozen=True, tag="snapshot.rehearsed"):
+    """A restore of the capture was rehearsed in a container that never ran, or should have been. One that failed is never valid."""
+
+    snapshot_id: SnapshotId
+    node: NodeName
+    outcome: RehearsalOutcome
+    failure: Failure | None = None
+    """Why it failed, or could not be done."""
+    seconds: float = 0.0
+    """How long it took."""
 
 
 class SnapshotStoreDelayed(_KeyEvent, frozen=True, tag="snapshot.store-delayed"):
@@ -400,6 +422,7 @@ ReportedEvent = (
     | ContainerEnded
     | DumpStarted
     | SnapshotCaptured
+    | SnapshotRehearsed
     | SnapshotStoreDelayed
     | SnapshotStored
     | DumpFailed
@@ -424,6 +447,7 @@ KeyEvent = (
     | ContainerEnded
     | DumpStarted
     | SnapshotCaptured
+    | SnapshotRehearsed
     | SnapshotStoreDelayed
     | SnapshotStored
     | DumpFailed

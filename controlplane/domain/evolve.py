@@ -69,6 +69,7 @@ from protocol.events import (
     SnapshotExpired,
     SnapshotInvalidated,
     SnapshotPinned,
+    SnapshotRehearsed,
     SnapshotRetried,
     SnapshotStored,
     SnapshotStoreDelayed,
@@ -414,8 +415,13 @@ _HOUSEKEEPING: Final = frozenset(
 """What happens to a key that nobody uses."""
 
 
-def _noted(_draft: Draft, _event: JobOutcome | StartRefused | CheckpointForgotten, _at: datetime) -> None:
-    """Change nothing: no decision about a key depends on what was done about a Job, or on what was refused."""
+def _noted(
+    _draft: Draft, _event: JobOutcome | StartRefused | CheckpointForgotten | SnapshotRehearsed, _at: datetime
+) -> None:
+    """Change nothing: no decision about a key depends on what was done about a Job, or on what was refused.
+
+    A rehearsal that failed is followed by the failure of its dump.
+    """
 
 
 _FOLDS: dict[type[KeyEvent], Callable[[Draft, Any, datetime], None]] = {
@@ -430,6 +436,7 @@ _FOLDS: dict[type[KeyEvent], Callable[[Draft, Any, datetime], None]] = {
     ContainerEnded: _container_ended,
     DumpStarted: _dump_started,
     SnapshotCaptured: _captured,
+    SnapshotRehearsed: _noted,
     SnapshotStoreDelayed: _store_delayed,
     SnapshotStored: _stored,
     DumpFailed: _dump_failed,

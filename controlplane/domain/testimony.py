@@ -21,13 +21,14 @@ from protocol.events import (
     RestoreFailed,
     SnapshotCaptured,
     SnapshotDeleted,
+    SnapshotRehearsed,
     SnapshotStored,
     SnapshotStoreDelayed,
 )
 from protocol.reports import Report
 
 _OfIncarnation = ContainerStarted | ContainerEnded | RestoreFailed
-_OfSnapshot = DumpStarted | SnapshotCaptured | SnapshotStoreDelayed | SnapshotStored | DumpFailed
+_OfSnapshot = DumpStarted | SnapshotCaptured | SnapshotRehearsed | SnapshotStoreDelayed | SnapshotStored | DumpFailed
 _ONCE_STORED = {
     SnapshotStatus.VALID,
     SnapshotStatus.SUPERSEDED,
@@ -71,7 +72,7 @@ def _snapshot_shows(snapshot: Snapshot, event: _OfSnapshot) -> bool:
             return True
         case SnapshotCaptured():
             return snapshot.status is not SnapshotStatus.DUMPING
-        case SnapshotStoreDelayed():
+        case SnapshotStoreDelayed() | SnapshotRehearsed():
             return not snapshot.status.in_flight
         case SnapshotStored():
             return snapshot.status in _ONCE_STORED

@@ -31,8 +31,10 @@ from protocol.events import (
     ColdStartChosen,
     ContainerStarted,
     DumpFailed,
+    RehearsalOutcome,
     RestoreFailed,
     SnapshotCaptured,
+    SnapshotRehearsed,
     SnapshotStored,
     SnapshotStoreDelayed,
     StartRefused,
@@ -103,6 +105,8 @@ class Narrator:
                 return self._about(event, "ColdStarted", "Start", note, warning=left_count > 0 and not fresh)
             case SnapshotStored():
                 return self._checkpointed(event, at)
+            case SnapshotRehearsed():
+                return self._rehearsed(event)
             case SnapshotStoreDelayed(failure=failure):
                 note = (
                     f"snapshot {event.snapshot_id} lies on node {event.node} only and is tried again: {failure.cause}"
@@ -143,9 +147,25 @@ class Narrator:
         note = f"snapshot {event.snapshot_id} is stored and verified: {_size(event.stored_bytes)}{pause}"
         return self._about(event, "Checkpointed", "Checkpoint", note)
 
+    def _rehearsed(self, event: SnapshotRehearsed) -> PodNote | None:
+        """One that failed is followed by the failure of its dump, which says why."""
+        if event.outcome is RehearsalOutcome.RESTORABLE:
+            note = f"a restore of snapshot {event.snapshot_id} was rehearsed in {event.seconds:.1f} s"
+            return self._about(event, "Rehearsed", "Rehearse", note)
+        if event.outcome is RehearsalOutcome.FAILED or event.failure is None:
+            return None
+        note = f"a restore of snapshot {event.snapshot_id} was not rehearsed: {event.failure.cause}"
+        return self._about(event, "NotRehearsed", "Rehearse", note)
+
     def _about(
         self,
-        event: ContainerStarted | ColdStartChosen | SnapshotStored | SnapshotStoreDelayed | DumpFailed | RestoreFailed,
+        event: ContainerStarted
+        | ColdStartChosen
+        | SnapshotStored
+        | SnapshotRehearsed
+        | SnapshotStoreDelayed
+        | DumpFailed
+        | RestoreFailed,
         reason: str,
         action: str,
         note: str,
@@ -284,6 +304,7 @@ def event_about(
 _STAGES: Final = {
     "preflight": "it was looked into",
     "capture": "the processes were written out",
+    "rehearsal": "its restore was rehearsed",
     "store": "it was being stored",
 }
 

@@ -51,6 +51,7 @@ from protocol.events import (
     SnapshotExpired,
     SnapshotInvalidated,
     SnapshotPinned,
+    SnapshotRehearsed,
     SnapshotRetried,
     SnapshotStored,
     SnapshotStoreDelayed,
@@ -71,7 +72,7 @@ A log with archived events cannot be rebuilt. So where only columns are added wh
 at, a migration fills them in, and the version stays.
 """
 
-_DumpEvent = DumpStarted | SnapshotCaptured | SnapshotStoreDelayed | SnapshotStored | DumpFailed
+_DumpEvent = DumpStarted | SnapshotCaptured | SnapshotRehearsed | SnapshotStoreDelayed | SnapshotStored | DumpFailed
 _SnapshotEvent = (
     _DumpEvent
     | SnapshotSuperseded
@@ -97,6 +98,7 @@ _FORWARD = ("dumping", "captured", "valid", "superseded", "failed", "invalidated
 _STATUS_AFTER: dict[type[_SnapshotEvent], str] = {
     DumpStarted: "dumping",
     SnapshotCaptured: "captured",
+    SnapshotRehearsed: "captured",
     SnapshotStoreDelayed: "captured",
     SnapshotStored: "valid",
     SnapshotSuperseded: "superseded",
@@ -241,6 +243,9 @@ def _fold_dump(row: Fields, event: _DumpEvent, at: datetime) -> None:
         case SnapshotCaptured():
             row |= {"node": event.node, "captured_at": at}
             row |= {"freeze_seconds": event.freeze_seconds, "raw_bytes": event.raw_bytes}
+        case SnapshotRehearsed():
+            row |= {"node": event.node, "rehearsal": event.outcome.value, "rehearsal_seconds": event.seconds}
+            row["rehearsal_reason"] = None if event.failure is None else event.failure.cause
         case SnapshotStoreDelayed():
             row["node"] = event.node
         case SnapshotStored():

@@ -258,6 +258,9 @@ snapshots = Table(
     Column("expired_reason", Text),
     Column("delete_after", UtcTime),
     Column("deleted_at", UtcTime),
+    Column("rehearsal", Text),
+    Column("rehearsal_reason", Text),
+    Column("rehearsal_seconds", Float),
     Index(None, "generation", "position"),
     Index(None, "generation", "command_id"),
 )

@@ -101,6 +101,15 @@ def undo(overlay: Overlay) -> None:
         _in_own_directory(lambda: _mount(overlay))
 
 
+def mount(overlay: Overlay) -> None:
+    """Mount an overlay.
+
+    Raises:
+        FailureError: ``rootfs-lost``.
+    """
+    _in_own_directory(lambda: _mount(overlay))
+
+
 def _parsed(fields: list[bytes]) -> Overlay | None:
     """Read one line of mountinfo; proc_pid_mountinfo(5)."""
     separator = fields.index(b"-")

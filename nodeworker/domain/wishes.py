@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from nodeworker.domain.rehearsal import Policy
 from protocol.durations import InvalidAmountError, parse_bytes, parse_interval, parse_seconds
 from protocol.facts import FRESH_CHARS
 from protocol.failures import Failure
@@ -26,6 +27,7 @@ REQUIRE_RESTORE: Final = "woodfrog.io/require-restore"
 FRESH: Final = "woodfrog.io/fresh"
 IO_URING: Final = "woodfrog.io/io-uring"
 VOLUME_CHANGES: Final = "woodfrog.io/volume-changes"
+REHEARSE: Final = "woodfrog.io/rehearse"
 ANNOTATIONS: Final = (
     INTERVAL,
     VOLUMES,
@@ -37,6 +39,7 @@ ANNOTATIONS: Final = (
     FRESH,
     IO_URING,
     VOLUME_CHANGES,
+    REHEARSE,
 )
 """Every annotation that a worker reads; docs/reference/annotations.md explains them, and a test compares."""
 _FRESH: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,{FRESH_CHARS}}}", re.ASCII)
@@ -69,6 +72,8 @@ class Wishes(msgspec.Struct, frozen=True):
     """Whether the container may use io_uring, which nothing can dump."""
     ignore_volume_changes: bool = False
     """Whether it is restored although files on its volumes are not what they were at the dump."""
+    rehearse: Policy | None = None
+    """Which snapshots are rehearsed; None for what the node does."""
 
     def takes_volume(self, name: str) -> bool:
         """Say whether the emptyDir of this name travels."""
@@ -119,6 +124,7 @@ def read(annotations: Mapping[str, str]) -> Wishes:
         fresh=_fresh(annotations.get(FRESH)),
         io_uring=not _word(annotations, IO_URING, "deny", "allow"),
         ignore_volume_changes=not _word(annotations, VOLUME_CHANGES, "refuse", "ignore"),
+        rehearse=None if (rehearse := annotations.get(REHEARSE)) is None else _policy(rehearse),
     )
 
 
@@ -130,6 +136,13 @@ def _amount(name: str, text: str) -> float:
         return _AMOUNTS.get(name, parse_bytes)(text)
     except InvalidAmountError as problem:
         raise InvalidWishError(name, str(problem)) from problem
+
+
+def _policy(text: str) -> Policy:
+    try:
+        return Policy(text)
+    except ValueError as problem:
+        raise InvalidWishError(REHEARSE, f"{text[:60]!r} is not `first`, `always` or `off`") from problem
 
 
 def _word(annotations: Mapping[str, str], name: str, default: str, other: str) -> bool:

@@ -85,7 +85,7 @@ def reader(_: Tree) -> Iterator[ReadInto]:
 
 def put(manifest: Manifest, into: bundle.Bundle, base: Path) -> tuple[str, ...]:
     (base / "notes").mkdir(exist_ok=True)
-    return contents.put(manifest, into, base / "notes", reader, contents.Company(list, returning=False))
+    return contents.put(manifest.trees, into, base / "notes", reader, contents.Company(list, returning=False))
 
 
 def state(folder: Path) -> list[tuple[str, int, bytes]]:

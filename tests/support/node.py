@@ -38,6 +38,7 @@ class Node:
         self.log.touch()
         self._process: subprocess.Popen[bytes] | None = None
         self.environment = {
+            "WOODFROG_REHEARSE": "off",
             **os.environ,
             "WOODFROG_NODE": "node-1",
             "WOODFROG_STATE_DIR": str(folder / "state"),
