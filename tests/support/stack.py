@@ -95,7 +95,12 @@ class Stack:
 
     def __init__(self, state: Path, environment: dict[str, str] | None = None) -> None:
         self.state = state
-        self.environment = {"WOODFROG_REHEARSE": "off", **os.environ, "WOODFROG_READY_SECONDS": str(scaled(60)), **(environment or {})}
+        self.environment = {
+            "WOODFROG_REHEARSE": "off",
+            **os.environ,
+            "WOODFROG_READY_SECONDS": str(scaled(60)),
+            **(environment or {}),
+        }
         self.runs: list[Run] = []
         self.process: subprocess.Popen[str] | None = None
         self.ready: dict[str, Any] = {}

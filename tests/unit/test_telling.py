@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from support.world import BROKEN, KEY, NOON, World
 
 from controlplane.kube.telling import Narrator, PodNote, event_object
-from protocol.events import ColdStartChosen, ContainerStarted
+from protocol.events import ColdStartChosen, ContainerStarted, RehearsalOutcome, SnapshotRehearsed
 from protocol.facts import ContainerFacts
 from protocol.ids import ContainerId, IncarnationNumber, NodeName, Position, SnapshotId
 
@@ -117,3 +117,22 @@ def test_a_note_is_never_longer_than_kubernetes_takes() -> None:
     written = event_object(note, Position(2**60), NOON, "i")
     assert len(written["note"].encode()) <= 1024
     assert len(written["metadata"]["name"]) <= 253
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (RehearsalOutcome.RESTORABLE, ("Rehearsed", "trainer: a restore of snapshot s1 was rehearsed in 1.5 s")),
+        (RehearsalOutcome.NOT_REHEARSED, ("NotRehearsed", f"trainer: a restore of snapshot s1 was not rehearsed: {BROKEN.cause}")),
+        (RehearsalOutcome.FAILED, None),
+    ],
+)  # fmt: skip
+def test_a_rehearsal_is_noted_on_the_pod_and_one_that_failed_only_once(
+    outcome: RehearsalOutcome, expected: tuple[str, str] | None
+) -> None:
+    failure = None if outcome is RehearsalOutcome.RESTORABLE else BROKEN
+    event = SnapshotRehearsed(
+        key=KEY, incarnation=IncarnationNumber(1), snapshot_id=SnapshotId("s1"), node=NodeName("a"), outcome=outcome, failure=failure, seconds=1.5,
+    )  # fmt: skip
+    note = Narrator(one_life().state.keys.get).note(event, NOON)
+    assert (None if note is None else (note.reason, note.note)) == expected

@@ -58,6 +58,7 @@ def test_none_is_no_volume_at_all() -> None:
         ("woodfrog.io/shm", "yes"),
         ("woodfrog.io/on-stop", "Dump"),
         ("woodfrog.io/require-restore", "1"),
+        ("woodfrog.io/rehearse", "on"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_by_name(name: str, text: str) -> None:

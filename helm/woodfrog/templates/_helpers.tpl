@@ -637,6 +637,12 @@ sqlite+aiosqlite:////var/lib/woodfrog/log.db
   value: {{ .Values.node.limits.prefetches | quote }}
 - name: WOODFROG_DISK_LIMIT
   value: {{ .Values.node.limits.disk | quote }}
+- name: WOODFROG_REHEARSE
+  value: {{ .Values.node.rehearse.snapshots | quote }}
+- name: WOODFROG_REHEARSE_MEMORY
+  value: {{ .Values.node.rehearse.memory | quote }}
+- name: WOODFROG_REHEARSE_LIMIT
+  value: {{ .Values.node.rehearse.limit | quote }}
 {{- with .Values.node.extraEnv }}
 {{ toYaml . }}
 {{- end }}
