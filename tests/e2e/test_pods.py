@@ -57,6 +57,14 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+REHEARSED = {
+    "restricted": "restorable",
+    "host-network": "restorable",
+    "terminal": "restorable",
+    "shared-process-namespace": "not-rehearsed",
+}
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_pod_of_each_shape_goes_on_in_the_next_pod(stack: Stack, kubelet: Kubelet, shape: str) -> None:
     of_pod, of_container = SHAPES[shape]
@@ -67,7 +75,7 @@ def test_a_pod_of_each_shape_goes_on_in_the_next_pod(stack: Stack, kubelet: Kube
     pod.start("main", script, env, {"/work": work}, **of_container)
     before = counts(work / "count")
     identity = (work / "id").read_text()
-    pod = kubelet.move(pod, "second", **of_pod)
+    pod = kubelet.move(pod, "second", **of_pod, annotations={"woodfrog.io/rehearse": "always"})
     work = pod.empty_dir("work")
     main = pod.start("main", script, env, {"/work": work}, **of_container)
     counts(work / "count", before + 5)
@@ -75,6 +83,11 @@ def test_a_pod_of_each_shape_goes_on_in_the_next_pod(stack: Stack, kubelet: Kube
     for e in stack.history(f"shape-{shape}"):
         print(e["type"], e["data"].get("failure"), e["data"].get("reason"))
     assert restored(stack, f"shape-{shape}") == 1
+    if shape in REHEARSED:
+        stack.cli("checkpoint", f"shape-{shape}")
+        counts(work / "count", counts(work / "count") + 5)
+        rehearsals = [e["data"] for e in stack.history(f"shape-{shape}") if e["type"] == "snapshot.rehearsed"]
+        assert [each["outcome"] for each in rehearsals] == [REHEARSED[shape]], rehearsals
     if shape == "restricted":
         status = kubelet.cri.exec(main, "cat", "/proc/1/status")
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
