@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from nodeworker.capture import filesystem, privileges
+from nodeworker.capture import filesystem, network, privileges
 from nodeworker.capture.container_paths import resolved
 from nodeworker.domain import mounts as mounted
 from nodeworker.domain import pod_annotations, spec_privileges, wishes
@@ -70,6 +70,10 @@ class Bundle(msgspec.Struct, frozen=True):
     """``hostname`` and ``domainname``, as far as the container gets its own."""
     uts_namespace: Path | None = None
     """The UTS namespace that it joins, as the containers of a pod do; its names are in force."""
+    network: Path | None = None
+    """The network namespace that it joins, the node's own among them; None for one that is made with it."""
+    has_hooks: bool = False
+    """Whether programs of the engine run while it is made, as those of Docker's that give it its network."""
     joins_user_namespace: bool = False
     """Whether it is in a user namespace that somebody else made: that of its pod."""
     idmapped: tuple[str, ...] = ()
@@ -198,6 +202,10 @@ def read(folder: str) -> Bundle:
             shm_source=_shm(mounts, (cri.sandbox if cri is not None else None) or ""),
             names=_names(config) if uts is not None else {},
             uts_namespace=Path(uts["path"]) if uts is not None and uts.get("path") else None,
+            network=_network(namespaces.get("network")),
+            has_hooks=bool(
+                {"prestart", "createRuntime"} & {name for name, each in (config.get("hooks") or {}).items() if each}
+            ),
             joins_user_namespace=user is not None and bool(user.get("path")),
             idmapped=tuple(mount["destination"] for mount in mounts if _is_idmapped(mount)),
             volumes=tuple(_volumes(mounts, pod_uid)),
@@ -231,6 +239,12 @@ def read(folder: str) -> Bundle:
                 "The container engine writes it before each create; look at its log.",
             )
         ) from problem
+
+
+def _network(namespace: dict[str, Any] | None) -> Path | None:
+    if namespace is None:
+        return network.HOST
+    return Path(namespace["path"]) if namespace.get("path") else None
 
 
 def variable(folder: str, name: str) -> str | None:

@@ -18,12 +18,11 @@ from typing import Final
 import msgspec
 import structlog
 
-from nodeworker import stops
+from nodeworker import connections, stops
 from nodeworker.bus import Bus
 from nodeworker.capture import configs, volume_files
 from nodeworker.capture.bounds import Bounds
 from nodeworker.capture.cuda import Cuda
-from nodeworker.capture.rendezvous import Rendezvous
 from nodeworker.capture.runc import Runc
 from nodeworker.capture.spool import Spool, raw_bytes
 from nodeworker.capture.trees import CapturedTree
@@ -270,8 +269,6 @@ class Dumper:
         spool = Spool(self._settings.spool / record.snapshot_id)
         spool.make()
         plan.room.folder = spool.folder
-        meeting = Rendezvous(spool.folder / "meeting")
-        plan.criu_config.write_text(plan.criu_config_text + meeting.config())
         frozen = FrozenRecord(
             container_id=record.container_id,
             freezer_path=str(plan.freezer.path),
@@ -295,7 +292,9 @@ class Dumper:
                 faultpoints.reach("dump.gpus-aside")
             plan.freezer.freeze()
             faultpoints.reach("dump.frozen")
-            files, noticed = meeting.hold(
+            files, noticed = connections.dump(
+                plan,
+                spool,
                 lambda: self._runc.checkpoint(
                     plan.root,
                     record.container_id,
@@ -317,7 +316,7 @@ class Dumper:
             self._note_thawed(record.container_id)
             raise
         finally:
-            plan.criu_config.write_text(plan.criu_config_text)
+            plan.criu_config.write_text(plan.criu.for_dump())
         warnings: tuple[str, ...] = () if record.final else self._let_gpus_go(plan, cuda_pids)
         freeze_seconds = time.monotonic() - began
         if not record.final:

@@ -41,7 +41,7 @@ class Plan:
     root: Path
     freezer: Freezer
     criu_config: Path
-    criu_config_text: str
+    criu: CriuConfig
     upper: Path | None
     shm: Path | None
     volumes: dict[str, Path]
@@ -135,7 +135,6 @@ class Preflight:
         self._settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         gpus = self._cuda.plan(state, pids, container.facts.gpus)
         gpu_bytes = 0 if gpus is None else gpus.gpu_bytes
-        text = self._config.for_dump()
         held = privileges.held(dumped, state.pid, container.facts.privileges or live.facts.privileges)
         outside = live.outside
         volume_files.flush(outside, dumped)
@@ -146,7 +145,7 @@ class Preflight:
             root,
             freezer,
             config,
-            text,
+            self._config,
             upper,
             shm,
             volumes,

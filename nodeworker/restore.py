@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from nodeworker import bundle, contents, privilege_check, volume_check
+from nodeworker import bundle, connections, contents, privilege_check, volume_check
 from nodeworker.bundle import Bundle
 from nodeworker.bus import Bus
 from nodeworker.capture import cgroup_v1, criu, hostname, image_files, neighbours, user_namespace
@@ -92,6 +92,8 @@ class Restorer:
         self.on_fetched: Callable[[float], None] = lambda _seconds: None
         """Called with the seconds that it took to fetch and verify a snapshot's images."""
         self._began: dict[ContainerId, float] = {}
+        self._kept: dict[ContainerId, tuple[CreateRestored, str]] = {}
+        """What was answered with connections kept, and CRIU's configuration that closes them."""
         self._preparing: set[asyncio.Task[CreateRestored]] = set()
         self._proofs: dict[ContainerId, asyncio.Future[None]] = {}
         """Of what was given to a container before all of it was proved."""
@@ -121,6 +123,9 @@ class Restorer:
         if failure is None:
             log = self._lives.work(record, record.applied) / "restore.log"
             failure = await asyncio.to_thread(criu.explain, log, ask.message, self._runc.criu)
+        kept = self._kept.pop(ask.container_id, None)
+        if failure.code == connections.FAILED and kept is not None:
+            return await asyncio.to_thread(self._close_connections, record, *kept)
         try:
             live = await asyncio.to_thread(bundle.read, record.bundle)
             record = await asyncio.to_thread(self._give_up, record, live, record.applied, stage, failure)
@@ -151,6 +156,7 @@ class Restorer:
         """Note and report that a container's processes run; what was fetched for it is needed no more."""
         if await self._lives.started(container_id):
             self._proofs.pop(container_id, None)
+            self._kept.pop(container_id, None)
 
     async def stopped(self, container_id: ContainerId) -> None:
         """Note that a container was sent a stop signal."""
@@ -161,6 +167,7 @@ class Restorer:
         await self._lives.removed(container_id)
         self._began.pop(container_id, None)
         self._proofs.pop(container_id, None)
+        self._kept.pop(container_id, None)
         await self._lives.ended(container_id, exit_code, at)
 
     async def close(self) -> None:
@@ -416,8 +423,6 @@ class Restorer:
             record, applied=snapshot_id, restored_from=snapshot_id, gpu_sources=sources, environment=before
         )
         self._journal.save_container(record)
-        seen = cgroup_v1.mounts(live.cgroups_path, live.cgroup_mounts)
-        config = self._lives.write_config(record, self._config.for_restore(self._v2_cgroup(live), seen))
         company = contents.Company(
             lambda: neighbours.of(self._runc, Path(record.runc_root), record.container_id, live),
             returning=self._journal.has_lived(record),
@@ -428,10 +433,14 @@ class Restorer:
         names = hostname.names_in(live.uts_namespace) if live.uts_namespace else live.names
         names_set = bool(names) and hostname.name_images(fetched.images, names)
         image_files.repair(fetched.images)
+        restored = connections.prepare(fetched.images, live)
+        places = self._v2_cgroup(live), cgroup_v1.mounts(live.cgroups_path, live.cgroup_mounts)
+        config = self._lives.write_config(record, self._config.for_restore(*places, keep=restored.keep))
+        warnings += restored.warnings
         if record.facts.id_mappings:
             user_namespace.let_in(fetched.images)
         self._save_created(msgspec.structs.replace(record, warnings=(*fetched.checked.lowered, *noticed, *warnings)))
-        return CreateRestored(
+        answer = CreateRestored(
             snapshot_id=snapshot_id,
             image_path=str(fetched.images),
             work_path=str(self._lives.work(record, snapshot_id)),
@@ -442,6 +451,16 @@ class Restorer:
             lsm_profile=fetched.checked.lsm_profile,
             gpus=bool(sources),
         )
+        if restored.kept:
+            self._kept[record.container_id] = answer, self._config.for_restore(*places)
+        return answer
+
+    def _close_connections(self, record: ContainerRecord, answer: CreateRestored, config: str) -> CreateRestored:
+        """Restore once more what failed because of its connections, without them."""
+        _log.warning("connections could not be restored, so they are closed", key=str(record.key))
+        self._lives.write_config(record, config)
+        self._save_created(msgspec.structs.replace(record, warnings=(*record.warnings, connections.GIVEN_UP)))
+        return answer
 
     def _give_up(
         self,

@@ -20,7 +20,7 @@ from nodeworker.domain.criu_images import MalformedImageError, repaired
 _log = structlog.get_logger(component="restore")
 _LONGEST_BYTES: Final = 64 << 20
 """Of an image that is read; those of a process with 100,000 mappings have about 6 MB."""
-_NAME: Final = re.compile(r"[a-z-]+(-\d+)?\.img", re.ASCII)
+_NAME: Final = re.compile(r"[a-z-]+(-[0-9a-f]+)?\.img", re.ASCII)
 
 
 class ImageFiles(Mapping[str, bytes]):

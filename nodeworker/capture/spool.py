@@ -56,6 +56,11 @@ class Spool:
         self.images.mkdir(mode=0o700)
         self.work.mkdir(mode=0o700)
 
+    def empty_images(self) -> None:
+        """Remove what a dump that failed has left, so that another can be tried."""
+        shutil.rmtree(self.images)
+        self.images.mkdir(mode=0o700)
+
     def copy_files(
         self, upper: Path | None, shm: Path | None, volumes: Mapping[str, Path], bounds: Bounds
     ) -> list[CapturedTree]:

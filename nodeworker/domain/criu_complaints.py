@@ -6,48 +6,9 @@ wins, so the particular stands before the general. ``docs/reference/failures.md`
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from typing import Final
 
-from protocol.failures import Failure
-
-_LONGEST_NAME: Final = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One row: any of ``fragments`` in an error line means this cause. ``*`` in a fragment stands for anything."""
-
-    code: str
-    fragments: tuple[str, ...]
-    cause: str
-    advice: str
-    names: str = ""
-    """A regular expression that finds in such a line what it is about, in its groups."""
-
-    def fits(self, line: str) -> bool:
-        """Whether the line means this cause."""
-        return any(_stands_in(fragment, line) for fragment in self.fragments)
-
-    def failure(self, detail: str = "", line: str = "") -> Failure:
-        """Make the failure that this row stands for; ``line`` is the one that fits, which may name a file."""
-        found = re.search(self.names, line) if self.names else None
-        about = " ".join(group for group in found.groups() if group) if found else ""
-        shown = "".join(character if character.isprintable() else "?" for character in about[:_LONGEST_NAME])
-        cause = f"{self.cause}: {shown}" if shown else self.cause
-        return Failure(code=self.code, cause=cause, advice=self.advice, detail=detail)
-
-
-def _stands_in(fragment: str, line: str) -> bool:
-    at = 0
-    for part in fragment.split("*"):
-        at = line.find(part, at)
-        if at < 0:
-            return False
-        at += len(part)
-    return True
-
+from nodeworker.domain.complaint import Rule
 
 SANDBOX_GONE: Final = "sandbox-gone"
 """Says nothing about the snapshot, nor about the node."""
@@ -113,6 +74,25 @@ RULES: Final = (
         ("Need to set the --tcp-close options",),
         "the dump closed TCP connections and the restore was not told so",
         "Use the same CRIU configuration on both sides: look for a configuration file on the node that overrides it.",
+    ),
+    Rule(
+        "tcp-state",
+        (
+            "libsoccr_",
+            "recv failed (",
+            "Can't turn TCP repair",
+            "repair mode",
+            "repair queue",
+            "Can't set queue seq",
+            "Can't repair options",
+            "Can't bind inet socket back",
+            "Can't connect inet socket back",
+            "Can't restore*queue data",
+            "window parameters",
+            "window properties",
+        ),
+        "what a TCP connection was could not be read, or not be brought back",
+        "Nothing to do: it is tried again without connections, which come back closed then.",
     ),
     Rule(
         "in-flight-connection",

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from nodeworker.domain.criu_complaints import RULES, UNKNOWN, Rule
+from nodeworker.domain.complaint import Rule
+from nodeworker.domain.criu_complaints import RULES, UNKNOWN
 from protocol.failures import Failure
 
 _DETAIL_LINES: Final = 8

@@ -35,7 +35,6 @@ class Option:
 
 
 OPTIONS: Final = (
-    Option("tcp-close", (3, 6, 0), True, True, "a new pod has a new address; restore refuses if only dump had it"),
     Option("skip-in-flight", (3, 11, 0), True, False, "a half-open connection on a listener is no reason to fail"),
     Option(
         f"ghost-limit {GHOST_LIMIT}", (3, 10, 0), True, False, "deleted open files travel; the default stops at 1 MiB"
@@ -46,7 +45,8 @@ OPTIONS: Final = (
         (4, 2, 0),
         True,
         False,
-        "with closed connections there is no packet to protect; 4.1.1 dies of SIGSEGV at this key when runc hands it over",
+        "both ends of what is kept are frozen, so no packet has to be held back; 4.1.1 dies of SIGSEGV at this key when runc "
+        "hands it over",
     ),
     Option(f"timeout {DUMP_TIMEOUT_SECONDS}", (2, 5, 0), True, False, "large process trees take longer than 10 s"),
     Option("force-irmap", (1, 3, 0), True, False, "inotify watches are found by path where handles do not open"),
@@ -62,6 +62,12 @@ OPTIONS: Final = (
     Option("leave-stopped", (3, 19, 0), False, True, "OCI: processes must not run between create and start"),
 )
 """Every option in force. Before 3.19 the key ``leave-stopped`` of a configuration file is ignored over RPC."""
+
+CLOSES: Final = Option("tcp-close", (3, 6, 0), True, True, "restore refuses if only dump had it")
+KEEPS: Final = Option("tcp-established", (1, 0, 0), True, True, "connections inside of a container go on")
+"""One of both: whether connections are closed at the restore, or what they were is in the images."""
+KEPT_SINCE: Final[CriuVersion] = (4, 2, 0)
+"""Without ``network-lock skip`` CRIU changes the node's packet filter, for each connection on the node's own network."""
 
 OLDEST: Final[CriuVersion] = (3, 19, 0)
 """The first CRIU whose ``leave-stopped`` holds for runc's RPC: an older one cannot restore with OCI's semantics."""
@@ -89,18 +95,25 @@ class CriuConfig:
     yard: str | None = None
     """The directory of ``nodeworker.capture.cgroup_yard`` on a node with cgroup v2, ``None`` on one with v1."""
 
-    def for_dump(self) -> str:
-        """Return the file that is in force during a dump."""
-        return self._render([option for option in OPTIONS if option.dump])
+    @property
+    def keeps_connections(self) -> bool:
+        """Whether a dump by this CRIU may write down what TCP connections were; any can restore them."""
+        return parse_version(self.criu_version) >= KEPT_SINCE
 
-    def for_restore(self, v2_cgroup: str | None = None, mounts: Mapping[str, str] = MappingProxyType({})) -> str:
-        """Return the file that is in force during a restore.
+    def for_dump(self, *, keep: bool = False) -> str:
+        """Return the file that is in force during a dump. With ``keep`` it holds what TCP connections were."""
+        return self._render([KEEPS if keep else CLOSES, *(option for option in OPTIONS if option.dump)])
+
+    def for_restore(
+        self, v2_cgroup: str | None = None, mounts: Mapping[str, str] = MappingProxyType({}), *, keep: bool = False
+    ) -> str:
+        """Return the file that is in force during a restore. With ``keep`` TCP connections come back, without it closed.
 
         ``v2_cgroup`` is the new container's cgroup on a node with cgroup v2, as :func:`cgroup_path.absolute_path` gives it; on
         v1 runc names one for each controller. ``mounts`` say what is mounted where in the container, instead of what runc says;
         a path with a blank cannot be written in this file and is left to runc.
         """
-        config = self._render([option for option in OPTIONS if option.restore])
+        config = self._render([KEEPS if keep else CLOSES, *(option for option in OPTIONS if option.restore)])
         config += "".join(
             f"external mnt[{place}]:{source}\n"
             for place, source in mounts.items()

@@ -35,6 +35,15 @@ def test_both_sides_close_tcp_connections_because_criu_insists(of: Callable[[str
     assert "tcp-close" in of("4.1.1")
 
 
+def test_connections_are_kept_on_both_sides_if_wanted_and_only_a_dump_without_a_lock_writes_them_down() -> None:
+    config = CriuConfig("4.2")
+    assert {"tcp-established", "network-lock"} <= keys(config.for_dump(keep=True))
+    assert "tcp-established" in keys(config.for_restore(keep=True))
+    assert "tcp-close" not in keys(config.for_dump(keep=True)) | keys(config.for_restore(keep=True))
+    assert config.keeps_connections
+    assert not CriuConfig("4.1.1").keeps_connections
+
+
 def test_an_older_criu_is_not_given_what_it_does_not_know() -> None:
     assert "allow-uprobes" not in dumps("4.1.1") | restores("4.1.1")
     assert "allow-uprobes" in dumps("4.2") & restores("4.2")

@@ -24,6 +24,7 @@ MM: Final = 0x57492820
 SECCOMP: Final = 0x64413049
 UTS: Final = 0x54473203
 REMAPS: Final = 0x59133954
+TCP_STREAM: Final = 0x51465506
 
 _NUMBER: Final = struct.Struct("<I")
 
@@ -34,20 +35,39 @@ def read_messages(image: bytes, magic: int, name: str) -> list[Message]:
     Raises:
         MalformedImageError: it is no image of that kind, or is cut off.
     """
-    position = len(_head(magic))
-    if image[:position] != _head(magic):
-        raise MalformedImageError(f"{name} does not begin as such an image does")
+    position = _begin(image, magic, name)
     found = []
     while position < len(image):
-        begin = position + _NUMBER.size
-        if begin > len(image):
-            raise MalformedImageError(f"{name} is cut off at byte {position}")
-        (length,) = _NUMBER.unpack_from(image, position)
-        if length > len(image) - begin:
-            raise MalformedImageError(f"{name} is cut off: a message of {length} bytes begins at byte {begin}")
-        position = begin + length
-        found.append(Message(image[begin:position], name))
+        message, position = _message(image, position, name)
+        found.append(message)
     return found
+
+
+def read_first(image: bytes, magic: int, name: str) -> tuple[Message, bytes]:
+    """Read the first message of an image, and the plain bytes that follow it.
+
+    Raises:
+        MalformedImageError: as :func:`read_messages`.
+    """
+    message, end = _message(image, _begin(image, magic, name), name)
+    return message, image[end:]
+
+
+def _begin(image: bytes, magic: int, name: str) -> int:
+    head = _head(magic)
+    if not image.startswith(head):
+        raise MalformedImageError(f"{name} does not begin as such an image does")
+    return len(head)
+
+
+def _message(image: bytes, position: int, name: str) -> tuple[Message, int]:
+    begin = position + _NUMBER.size
+    if begin > len(image):
+        raise MalformedImageError(f"{name} is cut off at byte {position}")
+    (length,) = _NUMBER.unpack_from(image, position)
+    if length > len(image) - begin:
+        raise MalformedImageError(f"{name} is cut off: a message of {length} bytes begins at byte {begin}")
+    return Message(image[begin : begin + length], name), begin + length
 
 
 def read_message(image: bytes, magic: int, name: str) -> Message:
@@ -65,6 +85,11 @@ def read_message(image: bytes, magic: int, name: str) -> Message:
 def write_messages(messages: list[bytes], magic: int) -> bytes:
     """Make an image of messages."""
     return _head(magic) + b"".join(_NUMBER.pack(len(one)) + one for one in messages)
+
+
+def write_first(message: bytes, rest: bytes, magic: int) -> bytes:
+    """Make an image of one message and plain bytes."""
+    return write_messages([message], magic) + rest
 
 
 def _head(magic: int) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from hypothesis import strategies as st
 from support.criu_images import SPECIMENS, load, magic_of
 from support.fuzzing import bytes_of, fuzz, is_short
@@ -9,6 +11,7 @@ from support.fuzzing import bytes_of, fuzz, is_short
 from nodeworker.domain.criu_images import (
     CannotLowerError,
     MalformedImageError,
+    connections,
     form,
     lower,
     mounted_places,
@@ -19,6 +22,7 @@ from nodeworker.domain.criu_images.protobuf import Message, data_field, number_f
 from nodeworker.domain.uts_image import names_of, with_names
 from protocol.privileges import CAPABILITY_SETS, Privileges, ceiling, excess
 
+NETWORK = connections.Network(frozenset({ip_address("127.0.0.1")}), {4: ip_address("10.0.0.1")})
 NUMBERS = [0, 1, 2, 3, 6, 7, 1 << 21, 1 << 22, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
 BYTES = [b"", b"\0", b"/", b"..", b"/a/../b", b"/vol", b"\xff" * 9, b"\x08\x01" * 3, b"a" * 3000]
 edits = st.lists(
@@ -145,6 +149,17 @@ def test_images_are_mended_once_or_refused(images: dict[str, bytes]) -> None:
         return
     assert set(changes) <= set(images)
     assert repaired(images | changes) == {}
+
+
+@fuzz(images=hostile(), keep=st.booleans())
+def test_connections_are_settled_or_refused(images: dict[str, bytes], *, keep: bool) -> None:
+    try:
+        settled = connections.settle(images, NETWORK, keep=keep)
+    except MalformedImageError as problem:
+        is_short(problem)
+        return
+    assert set(settled.changed) <= set(images)
+    assert connections.settle(images | settled.changed, NETWORK, keep=keep).closed in {(), settled.closed}
 
 
 UTS = [load(specimen)["utsns-12.img"] for specimen in SPECIMENS]
