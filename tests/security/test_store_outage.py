@@ -19,6 +19,7 @@ from nodeworker.copies import Copies
 from nodeworker.domain.store_retries import goes_on
 from nodeworker.journal import DumpRecord, DumpStep, Journal
 from nodeworker.recovery import settle_dumps
+from nodeworker.rehearsal.rehearsals import Rehearsals
 from nodeworker.settings import Settings
 from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.storing import Storer
@@ -58,7 +59,9 @@ class Outage:
         """The next worker's."""
         store = SnapshotStore(self.settings.store_url)
         copies = Copies(self.settings.copies, limit_bytes=0, limit_seconds=1)
-        self.storer = Storer(self.settings, self.journal, store, copies, NodeFacts("x86_64"))
+        facts, runc = NodeFacts("x86_64"), Runc(Path("runc"), Path("criu"))
+        rehearsals = Rehearsals(self.settings, self.journal, runc, facts=facts, criu_config=None)
+        self.storer = Storer(self.settings, self.journal, store, copies, facts, rehearsals)
         return self.storer
 
     def away(self) -> None:
