@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker import bundle
-from nodeworker.capture import criu, privileges, user_namespace, volume_files
+from nodeworker.capture import criu, handles, privileges, user_namespace, volume_files
 from nodeworker.capture.bounds import Bounds, Tally, measure
 from nodeworker.capture.cuda import Cuda, GpuPlan
 from nodeworker.capture.freezer import Freezer
@@ -125,6 +125,7 @@ class Preflight:
         dumped = criu.descendants(pids, state.pid)
         criu.refuse_traced(dumped)
         criu.refuse_io_uring(dumped)
+        handles.refuse(dumped)
         criu.refuse_unreadable_limits(dumped)
         criu.refuse_adopted(pids, state.pid)
         overlay = find_overlay(state.rootfs)

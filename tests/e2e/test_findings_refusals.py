@@ -62,6 +62,7 @@ assert ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), 0, 0) == 0  # PTRACE_S
 print("ready", flush=True)
 time.sleep(1e6)
 """
+FAULTS = "assert libc.syscall(323, 1) >= 0"
 CASES = {
     "a POSIX message queue": (QUEUE, "file-outside", "/findings"),
     "secret memory": (SECRET, "memfd-secret", "memfd_secret"),
@@ -69,6 +70,7 @@ CASES = {
     "1500 pipes with data": (PIPES, "too-many-pipes", "1024 pipes"),
     "a netlink socket of many groups": (NETLINK, "netlink", "netlink"),
     "a vsock": (VSOCK, "socket-family", "AF_VSOCK"),
+    "a userfaultfd": (FAULTS, "kernel-handle", "holds a userfaultfd (descriptor"),
     "a user namespace of its own": (USERS, "nested-namespaces", "namespaces"),
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeworker.capture import criu, vfork
+from nodeworker.capture import criu, handles, vfork
 from nodeworker.capture.freezer import Freezer
 from nodeworker.host import facts
 from protocol.failures import FailureError
@@ -58,6 +60,36 @@ def test_io_uring_is_refused_by_name_of_the_process(children: list[subprocess.Po
         criu.refuse_io_uring([os.getpid(), pid])
     assert problem.value.failure.code == "io-uring"
     assert str(pid) in problem.value.failure.cause
+
+
+FAULTS = """
+import ctypes, time
+assert ctypes.CDLL(None).syscall(323, 1) >= 0
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_handle_that_criu_cannot_dump_is_refused_by_name_of_the_process_and_number(
+    children: list[subprocess.Popen[str]],
+) -> None:
+    pid = start(children, FAULTS)
+    with pytest.raises(FailureError) as problem:
+        handles.refuse([os.getpid(), pid])
+    assert problem.value.failure.code == "kernel-handle"
+    assert re.fullmatch(
+        rf"process {pid} \(\S+\) holds a userfaultfd \(descriptor \d+\), which CRIU cannot dump",
+        problem.value.failure.cause,
+    )
+
+
+def test_eventfds_and_epoll_are_let_pass_and_so_are_ended_processes() -> None:
+    counter, watch = os.eventfd(1), select.epoll()
+    try:
+        handles.refuse([os.getpid(), 4_000_000])
+    finally:
+        os.close(counter)
+        watch.close()
 
 
 def test_processes_without_io_uring_and_ended_ones_are_let_pass() -> None:
