@@ -149,13 +149,18 @@ View = Literal[
 
 
 class QueryRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Read a view, oldest row first; ``key`` restricts it to one key, ``command_id`` to one command."""
+    """Read the newest rows of a view, oldest row first; ``key`` restricts it to one key, ``command_id`` to one command.
+
+    With ``before`` the newest of those below that ``position`` (of ``dead_letters``: ``number``). A control plane that does not know
+    it answers the newest rows again.
+    """
 
     view: View
     key: CheckpointKey | None = None
     command_id: CommandId | None = None
     limit: int = 1000
     version: int = REQUEST_VERSION
+    before: int | None = None
 
 
 class Rows(_Answer, frozen=True, tag="rows"):

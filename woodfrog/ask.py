@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import nats.errors
+from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -31,6 +34,8 @@ from woodfrog.state import Reach
 _T = TypeVar("_T")
 _ANSWER_SECONDS = 10.0
 _RETRY_SECONDS = 0.1
+_PAGE = 1000
+"""How many rows are asked for together; fewer where the broker does not carry so many."""
 
 
 def worker(path: str, ask: LocalAsk, *, seconds: float = _ANSWER_SECONDS) -> LocalAnswer:
@@ -76,22 +81,59 @@ async def _answered(client: Client, subject: str, request: bytes, seconds: float
             await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def _control(reach: Reach, subject: str, request: Any, answers: Any, seconds: float) -> Any:
+@asynccontextmanager
+async def _connected(reach: Reach, seconds: float) -> AsyncIterator[Client]:
     try:
         async with asyncio.timeout(seconds):
             client = await connect(reach.nats_url, name="woodfrog", seed_file=reach.seed_file, trust=reach.trust)
             try:
-                reply = await _answered(client, subject, wire.encode(request), seconds)
+                yield client
             finally:
                 await client.close()
     except (TimeoutError, OSError, nats.errors.Error) as problem:
         raise FailureError(
             Failure("control-plane-away", f"the control plane does not answer: {problem!r}", "Does it run, and NATS?")
         ) from problem
+
+
+async def _reply(client: Client, subject: str, request: Any, answers: Any, seconds: float) -> Any:
+    reply = await _answered(client, subject, wire.encode(request), seconds)
     answer = wire.decode(reply.data, answers | Refusal)
     if isinstance(answer, Refusal):
         raise FailureError(answer.failure)
     return answer
+
+
+async def _control(reach: Reach, subject: str, request: Any, answers: Any, seconds: float) -> Any:
+    async with _connected(reach, seconds) as client:
+        return await _reply(client, subject, request, answers, seconds)
+
+
+async def _rows(reach: Reach, request: QueryRequest, seconds: float) -> list[dict[str, Any]]:
+    """Read as many of the newest rows as ``request`` wants, in pages that the broker carries."""
+    cursor = "number" if request.view == "dead_letters" else "position"
+    found: list[dict[str, Any]] = []
+    page, before = _PAGE, request.before
+    while (left := request.limit - len(found)) > 0:
+        asked = replace(request, limit=min(page, left), before=before)
+        async with _connected(reach, seconds) as client:
+            while True:
+                try:
+                    rows = (await _reply(client, subjects.QUERY, asked, Rows, seconds)).rows
+                except FailureError as problem:
+                    if problem.failure.code != "answer-too-large" or asked.limit == 1:
+                        raise
+                    page = max(asked.limit // 4, 1)
+                    asked = replace(asked, limit=page)
+                else:
+                    break
+        if before is not None and rows and rows[-1][cursor] >= before:
+            break  # a control plane of an earlier release, which knows no pages
+        found = rows + found
+        if len(rows) < asked.limit:
+            break
+        before = rows[0][cursor]
+    return found
 
 
 def control(reach: Reach, subject: str, request: Any, answers: type[_T], *, seconds: float = _ANSWER_SECONDS) -> _T:
@@ -110,15 +152,15 @@ def view(
     key: CheckpointKey | None = None,
     command_id: CommandId | None = None,
     *,
+    limit: int = 10_000,
     seconds: float = 10.0,
 ) -> list[dict[str, Any]]:
-    """Read a view, oldest row first.
+    """Read the newest rows of a view, oldest row first; ``seconds`` bound each page of them.
 
     Raises:
         FailureError: as :func:`control`.
     """
-    request = QueryRequest(view=name, key=key, command_id=command_id, limit=10_000)
-    return control(reach, subjects.QUERY, request, Rows, seconds=seconds).rows
+    return asyncio.run(_rows(reach, QueryRequest(view=name, key=key, command_id=command_id, limit=limit), seconds))
 
 
 def checkpoint(reach: Reach, key: CheckpointKey, timeout_seconds: float) -> CommandId:

@@ -23,10 +23,23 @@ from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
 from woodfrog import ask, check, containers, demo, dev, engines, kept, migrate, page, past
 from woodfrog import snapshots as snapshots_
-from woodfrog.output import Column, Form, put, put_json
+from woodfrog.output import Column, Form, ListForm, put_json, put_list
 from woodfrog.reach import reach_of
+from woodfrog.release_name import release_name
 from woodfrog.state import Description, Reach
-from woodfrog.verbs import Id, Namespace, OptionalId, Output, StateDir, key_of, shown, state_of, telling
+from woodfrog.verbs import (
+    Id,
+    Limit,
+    ListOutput,
+    Namespace,
+    OptionalId,
+    Output,
+    StateDir,
+    key_of,
+    shown,
+    state_of,
+    telling,
+)
 
 app = typer.Typer(
     help="Containers that go on where they left off.",
@@ -37,8 +50,19 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"woodfrog {release_name()}\n")
+        raise typer.Exit
+
+
 @app.callback()
-def _begin(context: typer.Context) -> None:
+def _begin(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
     """Let no text of a node or a pod reach the terminal as an order; what a container writes itself is its own."""
     context.with_resource(printable_output())
 
@@ -47,6 +71,7 @@ get = typer.Typer(help="List what the log knows.", no_args_is_help=True, rich_ma
 app.add_typer(get, name="get")
 
 _POLL_SECONDS = 0.1
+_MOST_ROWS = 10_000
 _HEARSAY_SECONDS = 5.0
 """How long the control plane may need to hear of a container that runs already."""
 
@@ -173,13 +198,16 @@ def _listing(
     columns: tuple[Column, ...],
     nothing: str,
     state_dir: Path | None,
-    output: Form,
-    key: tuple[str, str] | None,
+    output: ListForm,
+    *,
+    name: str,
+    limit: int,
+    key: tuple[str, str] | None = None,
 ) -> None:
     with telling():
         reach = reach_of(state_dir)
-        rows = ask.view(reach, view, key_of(reach, *key) if key else None)
-    put(rows, columns, output, empty=nothing)
+        rows = ask.view(reach, view, key_of(reach, *key) if key else None, limit=limit)
+    put_list(rows, columns, output, name=name, empty=nothing)
 
 
 @get.command()
@@ -187,7 +215,8 @@ def snapshots(
     checkpoint_id: OptionalId = None,
     namespace: Namespace = dev.NAMESPACE,
     state_dir: StateDir = None,
-    output: Output = Form.TABLE,
+    limit: Limit = _MOST_ROWS,
+    output: ListOutput = ListForm.TABLE,
 ) -> None:
     """List snapshots, oldest first."""
     columns = shown(
@@ -202,11 +231,20 @@ def snapshots(
         "stored_bytes",
     )
     key = (checkpoint_id, namespace) if checkpoint_id is not None else None
-    _listing("checkpoint_history", columns, "there are no snapshots", state_dir, output, key)
+    _listing(
+        "checkpoint_history",
+        columns,
+        "there are no snapshots",
+        state_dir,
+        output,
+        name="snapshot_id",
+        limit=limit,
+        key=key,
+    )
 
 
 @get.command()
-def nodes(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+def nodes(state_dir: StateDir = None, limit: Limit = _MOST_ROWS, output: ListOutput = ListForm.TABLE) -> None:
     """List nodes."""
     columns = shown(
         "node",
@@ -223,30 +261,30 @@ def nodes(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
         "gpu_memory_bytes",
         "gpu_driver",
     )
-    _listing("nodes", columns, "no worker has registered", state_dir, output, None)
+    _listing("nodes", columns, "no worker has registered", state_dir, output, name="node", limit=limit)
 
 
 @get.command()
-def commands(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+def commands(state_dir: StateDir = None, limit: Limit = _MOST_ROWS, output: ListOutput = ListForm.TABLE) -> None:
     """List commands, oldest first."""
     columns = shown(
         "command_id", "kind", "id", "incarnation", "node", "status", "snapshot_id", "issued_at", "finished_at"
     )
-    _listing("commands", columns, "no command was ever issued", state_dir, output, None)
+    _listing("commands", columns, "no command was ever issued", state_dir, output, name="command_id", limit=limit)
 
 
 @get.command()
-def failures(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+def failures(state_dir: StateDir = None, limit: Limit = _MOST_ROWS, output: ListOutput = ListForm.TABLE) -> None:
     """List failures, oldest first, each with what to do about it."""
     columns = shown("failed_at", "id", "type", "snapshot_id", "failure_code", "failure_cause", "failure_advice")
-    _listing("failures", columns, "nothing has failed", state_dir, output, None)
+    _listing("failures", columns, "nothing has failed", state_dir, output, name="position", limit=limit)
 
 
 @get.command()
-def events(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+def events(state_dir: StateDir = None, limit: Limit = _MOST_ROWS, output: ListOutput = ListForm.TABLE) -> None:
     """List the log itself, oldest event first."""
     columns = shown("position", "occurred_at", "type", "stream", "version")
-    _listing("events", columns, "the log is empty", state_dir, output, None)
+    _listing("events", columns, "the log is empty", state_dir, output, name="position", limit=limit)
 
 
 @app.command(name="why")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from operator import itemgetter
 from typing import Any
 
 import msgspec
+import yaml
 
 from process.printable import printable
 
@@ -24,6 +26,37 @@ class Form(StrEnum):
 
     TABLE = "table"
     JSON = "json"
+
+
+class ListForm(StrEnum):
+    """What ``-o`` may be of verbs that list rows."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+
+def put_list(
+    rows: Sequence[dict[str, Any]], columns: Sequence[Column], form: ListForm, *, name: str, empty: str
+) -> None:
+    """Write rows in the form that was asked for; ``name`` is the field that names a row, and ``columns`` some of its fields."""
+    match form:
+        case ListForm.YAML:
+            sys.stdout.write(yaml.safe_dump(msgspec.to_builtins(list(rows)), sort_keys=False, allow_unicode=True))
+        case ListForm.NAME:
+            sys.stdout.write("".join(f"{_cell(row.get(name))}\n" for row in rows))
+        case ListForm.WIDE:
+            fields = list(dict.fromkeys(field for row in rows for field in row))
+            put(
+                rows,
+                [(field.replace("_", " ").upper(), itemgetter(field)) for field in fields],
+                Form.TABLE,
+                empty=empty,
+            )
+        case _:
+            put(rows, columns, Form(form), empty=empty)
 
 
 def put_json(value: Any) -> None:

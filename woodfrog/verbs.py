@@ -16,7 +16,7 @@ from process.printable import printable
 from protocol.failures import FailureError
 from protocol.ids import CheckpointKey, InvalidIdError
 from woodfrog.bundle import BadInputError
-from woodfrog.output import Column, Form
+from woodfrog.output import Column, Form, ListForm
 from woodfrog.state import Reach, StateDirectory, default_state_dir
 
 StateDir = Annotated[
@@ -26,6 +26,10 @@ StateDir = Annotated[
     ),
 ]
 Output = Annotated[Form, typer.Option("-o", "--output", help="Print a table, or JSON.")]
+ListOutput = Annotated[
+    ListForm, typer.Option("-o", "--output", help="Print a table, all fields, JSON, YAML, or names alone.")
+]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="The newest so many rows.")]
 Namespace = Annotated[str, typer.Option("-n", "--namespace", help="The namespace that the id belongs to.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The checkpoint id.", show_default=False)]
 OptionalId = Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this checkpoint id.", show_default=False)]

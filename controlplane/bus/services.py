@@ -70,7 +70,11 @@ class Queries(Answering):
             return malformed(f"limit {request.limit} is not between 1 and {_MOST_ROWS} - at `$.limit`")
         async with asyncio.timeout(DECIDE_SECONDS):
             rows = await self._log.query(
-                request.view, key=request.key, command_id=request.command_id, limit=request.limit
+                request.view,
+                key=request.key,
+                command_id=request.command_id,
+                limit=request.limit,
+                before=request.before,
             )
         return Rows(rows=rows)
 

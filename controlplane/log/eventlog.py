@@ -248,7 +248,13 @@ class EventLog:
         return position
 
     async def query(
-        self, view: View, *, key: CheckpointKey | None = None, command_id: CommandId | None = None, limit: int = 1000
+        self,
+        view: View,
+        *,
+        key: CheckpointKey | None = None,
+        command_id: CommandId | None = None,
+        limit: int = 1000,
+        before: int | None = None,
     ) -> list[dict[str, Any]]:
         """Read a view: the newest ``limit`` rows, oldest first, values fit for JSON (docs/reference/sql.md).
 
@@ -256,7 +262,7 @@ class EventLog:
             ViewFilterError: the view's rows have no key, or no command.
         """
         return await self._database.read(
-            lambda connection: read.query(connection, view, key=key, command_id=command_id, limit=limit)
+            partial(read.query, view=view, key=key, command_id=command_id, limit=limit, before=before)
         )
 
     async def history(self, key: CheckpointKey) -> list[dict[str, Any]]:

@@ -130,9 +130,15 @@ def tell_rows(rows: Sequence[Mapping[str, Any]], upcasts: Upcasts) -> list[tuple
 
 
 def query(
-    connection: Connection, view: View, *, key: CheckpointKey | None, command_id: CommandId | None, limit: int
+    connection: Connection,
+    view: View,
+    *,
+    key: CheckpointKey | None,
+    command_id: CommandId | None,
+    limit: int,
+    before: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Read a view: the newest ``limit`` rows that fit, oldest first.
+    """Read a view: the newest ``limit`` rows that fit, oldest first; with ``before``, of those below that position or number.
 
     Moments are text as :func:`controlplane.log.schema.utc_text` writes it; ``data`` and ``metadata`` of ``events`` are the
     JSON objects as they were written, not upcast: this is what auditors compare. ``gpus`` of ``nodes`` is JSON, too.
@@ -144,6 +150,8 @@ def query(
     table = contract.table
     order = [table.c[name].desc() for name in ("position", "number") if name in table.c]
     statement = select(table).order_by(*order).limit(limit)
+    if before is not None:
+        statement = statement.where(table.c["number" if "number" in table.c else "position"] < before)
     if key is not None:
         if view == "events":
             statement = statement.where(table.c.stream == f"checkpoint/{key}")

@@ -32,7 +32,7 @@ FROM_AN_OLDER_CONTROL_PLANE = {"node": "old-1", "status": "lost"}
 def rows(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     known = [WITH, WITHOUT, FROM_AN_OLDER_CONTROL_PLANE]
 
-    def view(_reach: Reach, name: View, _key: object) -> list[dict[str, Any]]:
+    def view(_reach: Reach, name: View, _key: object, *, limit: int) -> list[dict[str, Any]]:
         assert name == "nodes"
         return known
 

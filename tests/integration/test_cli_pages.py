@@ -1,0 +1,61 @@
+"""What the command line lists, where it is more than one message carries."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from support.logstory import KEY, opened, story
+from support.servers import ControlPlaneProcess, NatsServer
+
+from controlplane.log import EventLog
+from controlplane.log.migrate import upgrade
+from woodfrog import ask
+from woodfrog.state import Reach
+
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
+
+
+async def test_a_log_that_no_message_carries_is_listed_in_pages(
+    make_control_plane: Callable[..., ControlPlaneProcess], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'large.db'}"
+    await upgrade(url)
+    log = await EventLog.open(url)
+    epoch = await log.take_lead()
+    await log.append(story(), epoch=epoch)
+    for first in range(0, 1800, 600):
+        await log.append([opened("x" * 200 + str(number), 1) for number in range(first, first + 600)], epoch=epoch)
+    head = await log.head()
+    await log.close()
+    make_control_plane(WOODFROG_DATABASE_URL=url).start()
+    reach = Reach(nats_server.url, "local")
+    rows = await asyncio.to_thread(ask.view, reach, "events")
+    positions = [row["position"] for row in rows]
+    assert positions == list(range(positions[0], positions[-1] + 1))
+    assert positions[0] == 1
+    assert positions[-1] >= head
+    newest = await asyncio.to_thread(ask.view, reach, "events", limit=7)
+    assert [row["position"] for row in newest] == positions[-7:]
+    own = await asyncio.to_thread(ask.view, reach, "events", KEY)
+    assert len(own) == sum(row["stream"] == f"checkpoint/{KEY}" for row in rows)
+
+    def said(*words: str) -> str:
+        environment = {**os.environ, "WOODFROG_NATS_URL": nats_server.url, "WOODFROG_CLUSTER": "local"}
+        done = subprocess.run(
+            [Path(sys.executable).with_name("woodfrog"), *words],
+            env=environment, capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    assert await asyncio.to_thread(said, "get", "nodes", "-o", "name") == "node-a\nnode-b\n"
+    listed = yaml.safe_load(await asyncio.to_thread(said, "get", "events", "--limit", "3", "-o", "yaml"))
+    assert [row["position"] for row in listed] == positions[-3:]
+    wide = await asyncio.to_thread(said, "get", "snapshots", "-o", "wide")
+    assert "MANIFEST DIGEST" in wide.splitlines()[0]
