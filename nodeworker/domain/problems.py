@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from protocol.failures import SNAPSHOT_CORRUPT, SNAPSHOT_MISSING, Failure, FailureError
+from protocol.wire import shortened
 
 DISK_FULL = "disk-full"
 LOCAL_COPY_BROKEN = "local-copy-broken"
@@ -41,11 +42,11 @@ def store_trouble(where: object, problem: OSError) -> FailureError:
 
 
 def corrupt(cause: str, detail: str = "") -> FailureError:
-    """A snapshot's bytes are not what they must be; ``cause`` is a sentence that names the object."""
+    """A snapshot's bytes are not what they must be; ``cause`` is a sentence that names the object, and may quote what is in it."""
     return FailureError(
         Failure(
             SNAPSHOT_CORRUPT,
-            cause,
+            shortened(cause),
             "The snapshot will not be used again; an older one or a cold start takes its place. Check the store's disk.",
             detail,
         )
@@ -57,7 +58,7 @@ def format_unknown(cause: str) -> FailureError:
     return FailureError(
         Failure(
             "snapshot-format-unknown",
-            cause,
+            shortened(cause),
             "The snapshot is kept, and left out of this start only. Update the node worker on this node to the version that "
             "wrote it, or start the container on a node that has it.",
         )

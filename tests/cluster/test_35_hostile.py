@@ -1,6 +1,6 @@
-"""Pods that mean harm, beside one that means well: it is stopped and started as before, and nothing of the node is touched.
+"""Pods that mean harm, beside one that means well: it is stopped and started as before, and nothing of the node is touched or read.
 
-How long the hand-over of the honest Job takes alone and beside them is written to build/bench/hostile.json.
+How long the hand-over of the honest Job takes alone and beside them is written to build/bench/hostile.json, with what they had done meanwhile.
 """
 
 from __future__ import annotations
@@ -16,14 +16,27 @@ from support.kube import Cluster, Object, until
 from support.seed import SAMPLES, SeedJob
 from support.time_scale import limit
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 HOSTILE = "hostile"
 FIGURES = Path(__file__).parents[2] / "build/bench/hostile.json"
-FILES = 100_000
-IMPATIENT = 12
+DUMPED_FILES = 100_000
+REFUSED_FILES = 1_000_001
+"""One more than a node dumps by default."""
+IMPATIENT = 30
 LOOP = "i=0; while :; do i=$((i+1)); echo $i > /tmp/n; sleep 0.2; done"
-MANY = f"i=0; while [ $i -lt {FILES} ]; do i=$((i+1)); : > /work/f$i; done; touch /tmp/made; {LOOP}"
+CLEAN = "head -c 65536 /dev/zero | busybox tr '\\0' A > /work/clean"
+SWAP = (
+    "while [ ! -e /work/clean ]; do sleep 0.1; done; cd /work; names='0 1 2 3 4 5 6 7'; "
+    "for n in $names; do cat clean > file$n; busybox mknod device$n c 1 9; done; "
+    "while :; do for n in $names; do mv file$n other$n; mv device$n file$n; mv other$n device$n; done; done"
+)
+"""Files of a volume and /dev/urandom take each other's places, which another container of the pod does while the dumped one is frozen."""
+STRANGE = "for each in /work/*; do [ ! -f $each ] || busybox cmp -s $each /work/clean || echo $each; done"
+
+
+def making(files: int) -> str:
+    return f"cd /work; busybox seq {files} | busybox xargs busybox touch; {LOOP}"
 
 
 def pod(name: str, script: str, env: list[Object], annotations: dict[str, str] | None = None, **spec: object) -> Object:
@@ -37,6 +50,16 @@ def pod(name: str, script: str, env: list[Object], annotations: dict[str, str] |
         "metadata": {"name": name, "namespace": HOSTILE, "annotations": annotations or {}},
         "spec": {"runtimeClassName": "cedana", "terminationGracePeriodSeconds": 5, "containers": [container], **spec},
     }  # fmt: skip
+
+
+def swapping(name: str, beside: str) -> Object:
+    """A pod whose volume two containers share: one has the id, the other does what is ``beside`` it."""
+    mounts = [{"name": "work", "mountPath": "/work"}]
+    made = pod(name, f"{CLEAN}; {LOOP}", called("swaps"), {"woodfrog.io/interval": "1s"}, mounts=mounts)
+    other = {"name": "other", "image": SAMPLES, "command": ["sh", "-c", beside], "volumeMounts": mounts}
+    made["spec"]["containers"].append(other)
+    made["spec"]["volumes"] = [{"name": "work", "emptyDir": {}}]
+    return made
 
 
 def called(name: str) -> list[Object]:
@@ -60,13 +83,16 @@ def hostile(cluster: Cluster, woodfrog: Installation) -> Iterator[None]:
     cluster.apply(
         pod("bomb-nowhere", LOOP, bomb(behind=False), nodeSelector={"kubernetes.io/hostname": "nowhere"}),
         pod("bomb-behind", LOOP, bomb(behind=True)),
-        pod("many-files", MANY, called("many"), {"woodfrog.io/interval": "2s"}, volumes=[work],
+        pod("many-files", making(DUMPED_FILES), called("many"), {"woodfrog.io/interval": "2s"}, volumes=[work],
             mounts=[{"name": "work", "mountPath": "/work"}]),
+        pod("too-many-files", making(REFUSED_FILES), called("too-many"), {"woodfrog.io/interval": "2s"}, volumes=[work],
+            mounts=[{"name": "work", "mountPath": "/work"}]),
+        swapping("swaps", SWAP),
         pod("host-shm", LOOP, called("shm"), {"woodfrog.io/interval": "2s"}, volumes=[etc],
             mounts=[{"name": "etc", "mountPath": "/dev/shm", "readOnly": True}]),
         *(pod(f"impatient-{n}", LOOP, called(f"impatient-{n}"), {"woodfrog.io/interval": "1s"}) for n in range(IMPATIENT)),
     )  # fmt: skip
-    meant = {"many-files", "host-shm", *(f"impatient-{n}" for n in range(IMPATIENT))}
+    meant = {"many-files", "too-many-files", "host-shm", "swaps", *(f"impatient-{n}" for n in range(IMPATIENT))}
     until(lambda: up(cluster) >= meant, 240, "those that can run do")
     yield
     cluster.kubectl("delete", "namespace", HOSTILE, "--wait=true", limit(240), check=False, seconds=260)
@@ -90,6 +116,12 @@ def restarts(cluster: Cluster) -> dict[str, int]:
     }
 
 
+def snapshots(woodfrog: Installation, name: str) -> list[Object]:
+    """All that is known of an id of theirs."""
+    found: list[Object] = woodfrog.ask("get", "snapshots", name, "--namespace", HOSTILE)
+    return found
+
+
 def hand_over_seconds(cluster: Cluster, job: SeedJob) -> float:
     """Delete the Job's pod; return after how many seconds another one has gone on beyond it."""
     left, done = job.pod, job.steps()
@@ -97,6 +129,20 @@ def hand_over_seconds(cluster: Cluster, job: SeedJob) -> float:
     cluster.kubectl("delete", "pod", job.pod_name, "--wait=false")
     job.goes_on(done, but=left["metadata"]["uid"], seconds=150)
     return time.monotonic() - began
+
+
+def events(cluster: Cluster, name: str) -> str:
+    """What the cluster says of a pod."""
+    return cluster.kubectl("get", "events", "-n", HOSTILE, "--field-selector", f"involvedObject.name={name}")
+
+
+def strange_files(cluster: Cluster, woodfrog: Installation) -> str:
+    """Restore the pod whose files were swapped for a device; return the names of those that hold anything else than they did."""
+    until(lambda: len(snapshots(woodfrog, "swaps")) > 3, 120, "it is dumped while files and devices change places")
+    cluster.kubectl("delete", "pod", "swaps", "-n", HOSTILE, "--wait=true", seconds=120)
+    cluster.apply(swapping("swapped", "sleep 1000000"))
+    until(lambda: cluster.events_of("swapped", "Restored", HOSTILE), 120, "its snapshot is restored")
+    return cluster.execute("swapped", "sh", "-c", STRANGE, namespace=HOSTILE)
 
 
 def test_hostile_pods_hinder_nobody_and_reach_nothing(
@@ -117,11 +163,11 @@ def test_hostile_pods_hinder_nobody_and_reach_nothing(
         beside = [hand_over_seconds(cluster, job) for _ in range(3)]
         assert restarts(cluster) == before, "a part of Woodfrog was restarted"
         assert "bomb-behind" not in up(cluster), "an id of gigabytes is refused"
-        refused = cluster.kubectl("get", "events", "-n", HOSTILE, "--field-selector", "involvedObject.name=bomb-behind")
-        assert "(invalid-id)" in refused
-        until(
-            lambda: woodfrog.ask("get", "snapshots", "shm", "--namespace", HOSTILE), 60, "the one with /etc is dumped"
-        )
+        assert "(invalid-id)" in events(cluster, "bomb-behind")
+        dumped = {name: len(snapshots(woodfrog, name)) for name in ("many", "impatient-0", "swaps")}
+        until(lambda: snapshots(woodfrog, "shm"), 60, "the one with /etc is dumped")
+        until(lambda: "(too-many-files)" in events(cluster, "too-many-files"), 180, "a million files are refused")
+        assert not strange_files(cluster, woodfrog), "a device's bytes are in a snapshot"
         now = {
             node: cluster.on(node, "sh", "-c", "find /etc -type f | sort | xargs sha256sum | sha256sum")
             for node in nodes
@@ -130,4 +176,7 @@ def test_hostile_pods_hinder_nobody_and_reach_nothing(
     finally:
         job.remove()
     FIGURES.parent.mkdir(parents=True, exist_ok=True)
-    FIGURES.write_text(json.dumps({"hand_over_seconds": {"alone": alone, "beside_hostile_pods": beside}}, indent=1))
+    seconds = {"alone": alone, "beside_hostile_pods": beside}
+    FIGURES.write_text(
+        json.dumps({"hand_over_seconds": seconds, "impatient_pods": IMPATIENT, "snapshots": dumped}, indent=1)
+    )

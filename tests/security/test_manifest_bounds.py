@@ -13,6 +13,7 @@ from support.snapshots import HEADER, KEY, SNAPSHOT
 from nodeworker.capture.bounds import Bounds, Tally, measure
 from nodeworker.capture.trees import copy_tree
 from nodeworker.store import SnapshotStore
+from nodeworker.store.snapshots import check_manifest
 from protocol.failures import CONDEMNING_CODES, FailureError
 from protocol.manifest import TreeName
 
@@ -64,6 +65,16 @@ def test_a_manifest_that_is_too_large_for_this_reader_condemns_nothing(tmp_path:
         smaller.open_manifest(KEY, SNAPSHOT, digest)
     assert caught.value.failure.code == "snapshot-format-unknown"
     assert caught.value.failure.code not in CONDEMNING_CODES
+
+
+@pytest.mark.parametrize("field", [b'"snapshot_id":"', b'"version":'])
+def test_a_complaint_quotes_no_more_of_a_manifest_than_a_person_reads(field: bytes) -> None:
+    data = (Path(__file__).parent / "fuzz/corpus/manifests/manifest.json").read_bytes()
+    assert field in data.replace(b" ", b"")
+    long = data.replace(b" ", b"").replace(field, field + b"1" * 5000 if field.endswith(b":") else field + b"a" * 5000)
+    with pytest.raises(FailureError) as caught:
+        check_manifest(long, KEY, SNAPSHOT, shown="it")
+    assert len(caught.value.failure.cause) < 1000
 
 
 def test_names_whose_list_would_be_too_long_are_refused_before_the_freeze_and_while_copying(tmp_path: Path) -> None:
