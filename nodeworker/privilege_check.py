@@ -17,6 +17,7 @@ import msgspec
 
 from nodeworker.bundle import Bundle
 from nodeworker.capture import image_files
+from nodeworker.capture.afterwards import Afterwards
 from nodeworker.capture.container_paths import resolved
 from nodeworker.capture.image_files import ImageFiles
 from nodeworker.domain.criu_images import (
@@ -30,6 +31,7 @@ from nodeworker.domain.criu_images import (
 from nodeworker.domain.criu_images.aliases import writable_aliases
 from nodeworker.domain.criu_images.extra_mounts import extra_mounts
 from nodeworker.domain.criu_images.mounts import read_mounts
+from nodeworker.domain.criu_images.open_files import opened_below
 from nodeworker.domain.criu_images.privileges import mount_namespaces
 from nodeworker.domain.criu_images.seccomp import filter_chains
 from nodeworker.domain.criu_images.tasks import Tree, read_tree
@@ -42,7 +44,7 @@ from protocol.privileges import Excess, Privileges, ceiling, excess, gains, wher
 
 _KERNELS: Final = ("/proc/", "/sys/")
 _ABOUT_HARDWARE: Final = ("/sys/devices/", "/proc/acpi", "/proc/asound", "/proc/scsi")
-"""Masked where a node has such hardware; a snapshot from a node without has nothing mounted there."""
+"""Masked where a node has such hardware; a snapshot from a node without has nothing mounted there, and gets its masks afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class Checked:
     """What was taken from its processes, as warnings of the start."""
     lsm_profile: str = ""
     """By what they are to be confined, where that is not what the images say."""
+    afterwards: Afterwards | None = None
+    """What is to be done to the restored container before it may run."""
 
 
 def check(images: Path, live: Bundle, spec: Privileges, recorded: Privileges | None, criu: CriuVersion) -> Checked:
@@ -82,23 +86,37 @@ def check(images: Path, live: Bundle, spec: Privileges, recorded: Privileges | N
         found = [*excess(held, allowed), *_extra(files, tree, live, top), *_filters(files, tree, live, spec, recorded)]
         if refused := [each for each in found if not each.lowers]:
             raise _refusal(refused)
-        _refuse_root(found, held, top, criu)
+        bare = _bare(spec, held)
+        if opened := opened_below(files, bare):
+            what = f"it has {', '.join(opened[:8])} open, which the new container masks"
+            raise _refusal([Excess("masked", what, lowers=False)])
         changed = lower(files, top, tree)
     except CannotLowerError as problem:
         raise _refusal([Excess("read_only", str(problem), lowers=False)]) from problem
     except MalformedImageError as problem:
         raise _unreadable(problem) from problem
     image_files.replace(images, changed)
+    said = found if recorded is None else _beyond_its_own(held, recorded, allowed)
+    writable_root = bool(left_writable(top.read_only or (), criu))
     confine = any(each.field == "lsm" for each in found) or live.lsm_profile.startswith("selinux:")
     return Checked(
-        lowered=tuple(f"lowered to what the new container allows: {each.what}" for each in found),
+        lowered=tuple(f"lowered to what the new container allows: {each.what}" for each in said),
         lsm_profile=live.lsm_profile if confine else "",
+        afterwards=Afterwards(read_only_root=writable_root, mask=bare) if writable_root or bare else None,
     )
+
+
+def _beyond_its_own(held: Privileges, recorded: Privileges, allowed: Privileges) -> list[Excess]:
+    """Leave out what the snapshot's own container was to have read-only, too: runc leaves some of that writable (cgroup v1)."""
+    if held.read_only is None or recorded.read_only is None:
+        return excess(held, allowed)
+    places = tuple(sorted({*held.read_only, *recorded.read_only}))
+    return excess(msgspec.structs.replace(held, read_only=places), allowed)
 
 
 def _here(spec: Privileges, rootfs: Path) -> Privileges:
     """Name places as they are mounted, and leave out what a runtime leaves out: paths that this kernel or the image does not have."""
-    masked = {_there(each, rootfs) for each in spec.masked or () if not each.startswith(_ABOUT_HARDWARE)}
+    masked = {_there(each, rootfs) for each in spec.masked or () if not _is_hardware(each)}
     read_only = {_there(each, rootfs) for each in spec.read_only or ()}
     return msgspec.structs.replace(
         spec,
@@ -142,13 +160,16 @@ def _filters(
             return
 
 
-def _refuse_root(found: list[Excess], held: Privileges, top: Privileges, criu: CriuVersion) -> None:
-    """Refuse to lower what this CRIU would leave as it was."""
-    if any(each.field == "read_only" for each in found):
-        places = left_writable(sorted({*(top.read_only or ())} - {*(held.read_only or ())}), criu)
-        if places:
-            what = f"it may write to {', '.join(places)}, which the new container mounts read-only, and CRIU before 4.2 cannot take that away"
-            raise _refusal([Excess("read_only", what, lowers=False)])
+def _bare(spec: Privileges, held: Privileges) -> tuple[str, ...]:
+    """Return which directories about hardware this node masks, and the snapshot's, without such hardware, did not."""
+    there = (each for each in spec.masked or () if _is_hardware(each))
+    return tuple(
+        each for each in there if not any(f"{each}/".startswith(f"{mask.rstrip('/')}/") for mask in held.masked or ())
+    )
+
+
+def _is_hardware(place: str) -> bool:
+    return place.startswith(_ABOUT_HARDWARE) and os.path.isdir(place)  # noqa: PTH112 -- places are text here
 
 
 def _refusal(found: list[Excess]) -> FailureError:

@@ -28,7 +28,7 @@ from nodeworker.capture.runc import Runc
 from nodeworker.domain import environment
 from nodeworker.domain.criu_complaints import SANDBOX_GONE
 from nodeworker.domain.criu_options import CriuConfig, parse_version
-from nodeworker.domain.problems import LOCAL_COPY_BROKEN, broken_copy
+from nodeworker.domain.problems import LOCAL_COPY_BROKEN
 from nodeworker.failure import failure_of, refusal
 from nodeworker.fetch_gate import FetchGate
 from nodeworker.fetching import Fetched, Fetcher
@@ -36,6 +36,7 @@ from nodeworker.gpu_return import GpuReturn
 from nodeworker.host import cri_images
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.lives import Lives, check_container_id
+from nodeworker.proofs import Proofs
 from nodeworker.settings import Settings
 from nodeworker.threads import in_daemon_thread
 from protocol.events import RestoreFailed, RestoreStage
@@ -48,7 +49,6 @@ from protocol.local import (
     AskRestoreFailed,
     CreateCold,
     CreateRestored,
-    Done,
     LocalAnswer,
     Refused,
 )
@@ -95,8 +95,7 @@ class Restorer:
         self._kept: dict[ContainerId, tuple[CreateRestored, str]] = {}
         """What was answered with connections kept, and CRIU's configuration that closes them."""
         self._preparing: set[asyncio.Task[CreateRestored]] = set()
-        self._proofs: dict[ContainerId, asyncio.Future[None]] = {}
-        """Of what was given to a container before all of it was proved."""
+        self._proofs = Proofs(fetcher, runc)
 
     async def create(self, ask: AskCreate, asked: asyncio.Event | None = None) -> LocalAnswer:
         """Answer how to create a container; takes as long as a hand-over and a fetch, within the limit of the settings.
@@ -117,7 +116,7 @@ class Restorer:
         if record is None or record.applied is None:
             cause = f"the worker gave container {ask.container_id} nothing to restore"
             return Refused(Failure("container-unknown", cause, "Create it again."))
-        stage, failure = RestoreStage.CRIU, await self._unproved(ask.container_id)
+        stage, failure = RestoreStage.CRIU, await self._proofs.failure(ask.container_id)
         if failure is None and (failure := self._gpus.take_failure(ask.container_id)) is not None:
             stage = RestoreStage.GPU
         if failure is None:
@@ -136,26 +135,13 @@ class Restorer:
         return await self._decide(record, live)
 
     async def proved(self, ask: AskProved) -> LocalAnswer:
-        """Wait until all that a container was given is proved, and say whether it is."""
-        failure = await self._unproved(ask.container_id, known=False)
-        return Done() if failure is None else Refused(failure)
-
-    async def _unproved(self, container_id: ContainerId, *, known: bool = True) -> Failure | None:
-        """Say what is wrong with what a container was given; ``known`` if nothing need be said of an unknown one."""
-        proof = self._proofs.get(container_id)
-        if proof is None:
-            if known:
-                return None
-            proof = self._proofs[container_id] = asyncio.get_running_loop().create_future()
-            proof.set_exception(broken_copy("The worker that began to prove the copy is gone."))
-        await asyncio.wait([proof])
-        problem = proof.exception()
-        return None if problem is None else failure_of(problem)
+        """Wait until all that a container was given is proved and its mounts are right, and say whether it may run."""
+        return await self._proofs.answer(ask.container_id)
 
     async def started(self, container_id: ContainerId) -> None:
         """Note and report that a container's processes run; what was fetched for it is needed no more."""
         if await self._lives.started(container_id):
-            self._proofs.pop(container_id, None)
+            self._proofs.forget(container_id)
             self._kept.pop(container_id, None)
 
     async def stopped(self, container_id: ContainerId) -> None:
@@ -166,7 +152,7 @@ class Restorer:
         """Report that a container is gone, and if not now since when, and forget it; an unknown one needs nothing."""
         await self._lives.removed(container_id)
         self._began.pop(container_id, None)
-        self._proofs.pop(container_id, None)
+        self._proofs.forget(container_id)
         self._kept.pop(container_id, None)
         await self._lives.ended(container_id, exit_code, at)
 
@@ -367,8 +353,7 @@ class Restorer:
         except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
             failure = failure_of(problem)
             return await self._give_up_fetch(record, live, choice, failure)
-        if fetched.unproved:
-            self._prove(record, fetched)
+        self._proofs.begin(record, fetched)
         await _until(asked)
         # From here on the container's files change: whoever gives up waiting must not leave them half changed.
         task = asyncio.create_task(asyncio.to_thread(self._apply_and_answer, record, live, fetched))
@@ -380,7 +365,7 @@ class Restorer:
             await asyncio.wait([task])
             raise
         except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
-            failure = await self._unproved(record.container_id) or failure_of(problem)
+            failure = await self._proofs.failure(record.container_id) or failure_of(problem)
             if failure.code in CONDEMNING_CODES:
                 return await self._give_up_fetch(record, live, choice, failure)
             return await asyncio.to_thread(self._give_up, record, live, choice.snapshot_id, RestoreStage.APPLY, failure)
@@ -406,12 +391,6 @@ class Restorer:
             spec = record.facts.privileges or live.facts.privileges or Privileges()
             fetched.checked = privilege_check.check(fetched.images, live, spec, choice.recorded, version)
         return fetched
-
-    def _prove(self, record: ContainerRecord, fetched: Fetched) -> None:
-        """Begin to prove what is left to be proved, while the container is restored."""
-        proof = asyncio.ensure_future(in_daemon_thread(lambda: self._fetcher.prove(record.key, fetched)))
-        proof.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._proofs[record.container_id] = proof
 
     def _apply_and_answer(self, record: ContainerRecord, live: Bundle, fetched: Fetched) -> CreateRestored:
         folder, manifest = self._lives.fetched(record), fetched.manifest
@@ -446,7 +425,7 @@ class Restorer:
             work_path=str(self._lives.work(record, snapshot_id)),
             criu_config=str(config),
             stopped_pids=manifest.stopped_pids,
-            unproved=bool(fetched.unproved),
+            unproved=self._proofs.wanted(record.container_id),
             names_set=names_set,
             lsm_profile=fetched.checked.lsm_profile,
             gpus=bool(sources),
@@ -495,7 +474,7 @@ class Restorer:
             failure=failure,
             store=store,
         )
-        self._proofs.pop(record.container_id, None)
+        self._proofs.forget(record.container_id)
         if stage is not RestoreStage.FETCH or self._journal_says_applied(record):
             contents.take_out(live, self._lives.fetched(record))
         shutil.rmtree(self._lives.fetched(record), ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,17 @@ def test_variables_that_double_at_each_step_fill_no_memory_of_the_control_plane(
     doubling = [(f"V{step}", f"$(V{step - 1})$(V{step - 1})" if step else "xx") for step in range(DOUBLED)]
     assert checkpoint_ids(pod([*doubling, ("CEDANA_CHECKPOINT", f"$(V{DOUBLED - 1})")])) == {}
     assert checkpoint_ids(pod([*doubling, ("CEDANA_CHECKPOINT", "a-$(V1)")])) == {"c": "a-xxxx"}
+
+
+def test_variables_that_all_repeat_a_long_one_fill_no_memory_of_the_control_plane() -> None:
+    repeating = [("A", "x" * 8000), *((f"V{number}", "$(A)$(A)") for number in range(2000))]
+    hostile = pod([*repeating, ("CEDANA_CHECKPOINT", "an-id")])
+    tracemalloc.start()
+    try:
+        assert checkpoint_ids(hostile) == {"c": "an-id"}
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20, "of 32 MB that they stand for"
+    finally:
+        tracemalloc.stop()
 
 
 def test_variables_that_double_at_each_step_fill_no_memory_of_the_node(tmp_path: Path) -> None:

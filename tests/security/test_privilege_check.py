@@ -12,9 +12,11 @@ from support.criu_images import CONFINED, PLAIN, edit, load, messages, put
 
 from nodeworker import privilege_check
 from nodeworker.bundle import Bundle
+from nodeworker.capture.afterwards import Afterwards
 from nodeworker.capture.image_files import ImageFiles
 from nodeworker.domain.criu_images import mounted_places, read_privileges
 from nodeworker.domain.criu_images.protobuf import Message, data_field, number_field
+from nodeworker.domain.criu_options import CriuVersion
 from nodeworker.privilege_check import Checked
 from protocol.facts import ContainerFacts
 from protocol.failures import PRIVILEGES_EXCEED, FailureError
@@ -40,13 +42,13 @@ class Restore:
         self.spec = msgspec.structs.replace(held, user=0, host_namespaces=("cgroup", "time", "user"))
         self.mounts = mounted_places(self.images)
 
-    def check(self, recorded: Privileges | None = None, **live: Any) -> Checked:
+    def check(self, recorded: Privileges | None = None, criu: CriuVersion = CRIU, **live: Any) -> Checked:
         self.folder.mkdir(exist_ok=True)
         for name, data in self.images.items():
             (self.folder / name).write_bytes(data)
         facts = ContainerFacts(mounts=self.mounts, privileges=self.spec)
         bundle = Bundle(rootfs=self.rootfs, namespace=None, facts=facts, shm_source=None, **live)
-        return privilege_check.check(self.folder, bundle, self.spec, recorded, CRIU)
+        return privilege_check.check(self.folder, bundle, self.spec, recorded, criu)
 
     def refused(self, recorded: Privileges | None = None, **live: Any) -> str:
         with pytest.raises(FailureError) as problem:
@@ -149,6 +151,50 @@ def test_a_masked_path_that_the_image_does_not_have_is_not_asked_for(tmp_path: P
     assert restore.check() == Checked()
     (restore.rootfs / "var/lib/secret").mkdir(parents=True)
     assert "/var/lib/secret" in restore.refused()
+
+
+def test_what_its_own_container_was_to_mount_read_only_is_no_news(tmp_path: Path) -> None:
+    restore = Restore(tmp_path)
+    mounted(restore.images, "/cache", f1=5, f3=4711, f5=0, f17=0)
+    restore.mounts = (*restore.mounts, "/cache")
+    restore.narrow(read_only=tuple(sorted({*(restore.spec.read_only or ()), "/cache"})))
+    said = (
+        "lowered to what the new container allows: it may write to /cache, which the new container mounts read-only",
+    )
+    assert restore.check().lowered == said
+    assert restore.check(msgspec.structs.replace(restore.spec, read_only=())).lowered == said
+    assert restore.check(restore.spec).lowered == ()
+    assert "/cache" in (read_privileges(ImageFiles(restore.folder)).read_only or ())
+
+
+def test_a_root_that_an_older_criu_leaves_writable_is_made_read_only_afterwards(tmp_path: Path) -> None:
+    restore = Restore(tmp_path)
+    assert "/" in (restore.spec.read_only or ())
+    assert restore.check().afterwards is None
+    checked = restore.check(criu=(4, 1, 1))
+    assert checked == Checked(afterwards=Afterwards(read_only_root=True))
+    restore.narrow(read_only=tuple(each for each in restore.spec.read_only or () if each != "/"))
+    assert restore.check(criu=(4, 1, 1)).afterwards is None
+
+
+def test_hardware_that_the_snapshots_node_lacked_is_masked_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "acpi").mkdir()
+    monkeypatch.setattr(privilege_check, "_ABOUT_HARDWARE", (f"{tmp_path}/acpi", f"{tmp_path}/none"))
+    restore = Restore(tmp_path)
+    restore.narrow(masked=(*(restore.spec.masked or ()), f"{tmp_path}/acpi", f"{tmp_path}/none"))
+    assert restore.check(restore.spec) == Checked(afterwards=Afterwards(mask=(f"{tmp_path}/acpi",)))
+    held = Message(messages(restore.images, "files.img")[0], "a file")
+    assert held.uint32(1) == 1
+    file = held.message(3, "a file")
+    moved = file.rewritten({6: data_field(6, f"{tmp_path}/acpi/event".encode())})
+    put(
+        restore.images,
+        "files.img",
+        [held.rewritten({3: data_field(3, moved)}), *messages(restore.images, "files.img")[1:]],
+    )
+    assert f"{tmp_path}/acpi/event open" in restore.refused(restore.spec)
 
 
 def test_a_profile_of_the_new_container_confines(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.criu_images import CONFINED, PLAIN, SPECIMENS, edit, load, messages, put, within
 
@@ -163,6 +163,7 @@ def test_every_place_with_a_mount_is_named() -> None:
 sets = st.sets(st.sampled_from(NAMES)).map(lambda names: tuple(sorted(names)))
 
 
+@settings(deadline=None)
 @given(
     allowed=st.builds(
         Privileges,

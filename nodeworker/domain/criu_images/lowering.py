@@ -60,7 +60,10 @@ def lower(images: Mapping[str, bytes], top: Privileges, tree: Tree | None = None
 
 
 def left_writable(places: Collection[str], criu: CriuVersion) -> tuple[str, ...]:
-    """Return which of these read-only places a CRIU leaves writable whatever the images say: before 4.2 the root (its issue 2632)."""
+    """Return which of these read-only places a CRIU leaves writable whatever the images say: before 4.2 the root (its issue 2632).
+
+    It is made read-only afterwards (:mod:`nodeworker.capture.afterwards`).
+    """
     return tuple(place for place in places if place == "/" and criu < _ROOT_SINCE)
 
 

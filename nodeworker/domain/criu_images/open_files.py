@@ -69,6 +69,22 @@ def writers(
     return list(dict.fromkeys(found))
 
 
+def opened_below(images: Mapping[str, bytes], places: Collection[str]) -> list[str]:
+    """Return which files below these places a process has open, is in, or maps.
+
+    Raises:
+        MalformedImageError: an image is missing or not what CRIU writes.
+    """
+    if not places:
+        return []
+    below = tuple(f"{place}/" for place in places)
+    entries = (
+        entry for entry in form.read_messages(image(images, FILES), form.FILES, FILES) if entry.uint32(1) == _REGULAR
+    )
+    paths = {entry.message(3, "a file").text(6) for entry in entries}
+    return sorted(path for path in paths if f"{path}/".startswith(below))
+
+
 def _open(images: Mapping[str, bytes], task: Task, files: Mapping[int, _File]) -> Iterator[str]:
     name = _FDINFO.format(task.files_id)
     for descriptor in form.read_messages(image(images, name), form.FDINFO, name):
