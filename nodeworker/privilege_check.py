@@ -40,7 +40,7 @@ from nodeworker.domain.seccomp_profile import excess_calls
 from nodeworker.domain.spec_privileges import without_level
 from nodeworker.failure import refusal
 from protocol.failures import PRIVILEGES_EXCEED, FailureError
-from protocol.privileges import Excess, Privileges, ceiling, excess, gains, where_mounted
+from protocol.privileges import Excess, Privileges, begun_alike, ceiling, excess, gains, where_mounted
 
 _KERNELS: Final = ("/proc/", "/sys/")
 _ABOUT_HARDWARE: Final = ("/sys/devices/", "/proc/acpi", "/proc/asound", "/proc/scsi")
@@ -55,6 +55,8 @@ class Checked:
     """What was taken from its processes, as warnings of the start."""
     lsm_profile: str = ""
     """By what they are to be confined, where that is not what the images say."""
+    gains_for: tuple[int, tuple[int, ...]] | None = None
+    """The user and groups that no file of the snapshot may give more to; none: its files may gain what its processes might."""
     afterwards: Afterwards | None = None
     """What is to be done to the restored container before it may run."""
 
@@ -102,8 +104,16 @@ def check(images: Path, live: Bundle, spec: Privileges, recorded: Privileges | N
     return Checked(
         lowered=tuple(f"lowered to what the new container allows: {each.what}" for each in said),
         lsm_profile=live.lsm_profile if confine else "",
+        gains_for=_gains_for(held, spec, live),
         afterwards=Afterwards(read_only_root=writable_root, mask=bare) if writable_root or bare else None,
     )
+
+
+def _gains_for(held: Privileges, spec: Privileges, live: Bundle) -> tuple[int, tuple[int, ...]] | None:
+    """Return whom files of the snapshot may not give more to: nobody who is root, alike, or of a user namespace of his own."""
+    if not spec.user or begun_alike(held, spec) or live.facts.id_mappings:
+        return None
+    return spec.user, (*spec.gids, *spec.groups)
 
 
 def _beyond_its_own(held: Privileges, recorded: Privileges, allowed: Privileges) -> list[Excess]:

@@ -25,7 +25,7 @@ from nodeworker.bundle import Bundle
 from nodeworker.bus import Bus
 from nodeworker.capture import cgroup_v1, criu, hostname, image_files, neighbours, user_namespace
 from nodeworker.capture.runc import Runc
-from nodeworker.domain import environment
+from nodeworker.domain import environment, gained_files
 from nodeworker.domain.criu_complaints import SANDBOX_GONE
 from nodeworker.domain.criu_options import CriuConfig, parse_version
 from nodeworker.domain.problems import LOCAL_COPY_BROKEN
@@ -393,7 +393,8 @@ class Restorer:
         return fetched
 
     def _apply_and_answer(self, record: ContainerRecord, live: Bundle, fetched: Fetched) -> CreateRestored:
-        folder, manifest = self._lives.fetched(record), fetched.manifest
+        folder = self._lives.fetched(record)
+        manifest, withheld = gained_files.of_restore(fetched.manifest, fetched.checked.gains_for)
         snapshot_id = manifest.snapshot_id
         noticed = volume_check.check(fetched.images, live, manifest.held_files)
         sources = self._gpus.sources(manifest, record.facts)
@@ -418,7 +419,8 @@ class Restorer:
         warnings += restored.warnings
         if record.facts.id_mappings:
             user_namespace.let_in(fetched.images)
-        self._save_created(msgspec.structs.replace(record, warnings=(*fetched.checked.lowered, *noticed, *warnings)))
+        lowered = (*fetched.checked.lowered, *withheld)
+        self._save_created(msgspec.structs.replace(record, warnings=(*lowered, *noticed, *warnings)))
         answer = CreateRestored(
             snapshot_id=snapshot_id,
             image_path=str(fetched.images),

@@ -81,8 +81,12 @@ def gains(held: Privileges, allowed: Privileges) -> bool:
     The programs are those of the image, which is the same. It takes a record of the spec that the snapshot's container had: it
     was started as the same user, with no more than the new one's.
     """
-    begun_alike = held.user is not None and held.user == allowed.user and set(held.given) <= set(allowed.given)
-    return allowed.no_new_privs is False and begun_alike
+    return allowed.no_new_privs is False and begun_alike(held, allowed)
+
+
+def begun_alike(held: Privileges, allowed: Privileges) -> bool:
+    """Say whether the snapshot's container is known to have been started as the same user, with no more than the new one's."""
+    return held.user is not None and held.user == allowed.user and set(held.given) <= set(allowed.given)
 
 
 def ceiling(allowed: Privileges, *, gains: bool = False) -> Privileges:

@@ -295,12 +295,13 @@ class State:
     def release(self, container_id: str, wait_seconds: float) -> None:
         """Thaw what a worker that died left frozen, but not under a dump that outlived it.
 
-        A CRIU that still holds the tasks writes FROZEN back before it lets go: wait for it, no longer than the bound.
+        A CRIU that still holds the tasks writes FROZEN back before it lets go: wait for it, no longer than the bound. What the
+        container's own processes do, such as to trace one another or to be called like a dump, holds nobody up.
         """
         if not self.cgroup:
             return
         deadline = time.monotonic() + wait_seconds
-        while time.monotonic() < deadline and (self._traced() or _dump_runs(container_id)):
+        while time.monotonic() < deadline and self._is_dumped(container_id):
             time.sleep(_POLL_SECONDS)
         for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
             path = os.path.join(self.cgroup, name)
@@ -308,8 +309,10 @@ class State:
                 with suppress(OSError), open(path, "w", encoding="ascii") as file:
                     file.write(word)
 
-    def _traced(self) -> bool:
-        return any(_status(pid).get("TracerPid", "0") != "0" for pid in self.pids())
+    def _is_dumped(self, container_id: str) -> bool:
+        own = {str(pid) for pid in self.pids()}
+        tracers = {_status(int(pid)).get("TracerPid", "0") for pid in own} - {"0"}
+        return not tracers <= own or _dump_runs(container_id, own)
 
     def detach_leftovers(self) -> None:
         """Unmount what a killed ``runc restore`` left under its state, before ``runc delete`` removes files through it."""
@@ -389,10 +392,10 @@ def _status(pid: int) -> dict[str, str]:
     return {}
 
 
-def _dump_runs(container_id: str) -> bool:
-    """Whether a ``runc checkpoint`` of this container is under way, from the command lines of all processes."""
+def _dump_runs(container_id: str, own: set[str]) -> bool:
+    """Whether a ``runc checkpoint`` of this container is under way, from the command lines of all processes but its ``own``."""
     for name in os.listdir("/proc"):
-        if name.isdigit():
+        if name.isdigit() and name not in own:
             with suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
                 words = file.read().split(b"\0")
                 if b"checkpoint" in words and container_id.encode() in words:

@@ -197,6 +197,15 @@ def test_hardware_that_the_snapshots_node_lacked_is_masked_afterwards(
     assert f"{tmp_path}/acpi/event open" in restore.refused(restore.spec)
 
 
+def test_files_give_nothing_to_a_user_who_is_not_known_to_have_been_the_snapshots_own(tmp_path: Path) -> None:
+    restore = Restore(tmp_path)
+    assert restore.check().gains_for is None, "root"
+    restore.narrow(user=7, uids=(0, 7), gids=(0,), groups=(5, 70000), ambient=restore.spec.permitted)
+    assert restore.check(restore.spec).gains_for is None, "started as the same user"
+    assert restore.check().gains_for == (7, (0, 5, 70000))
+    assert restore.check(msgspec.structs.replace(restore.spec, user=0)).gains_for == (7, (0, 5, 70000))
+
+
 def test_a_profile_of_the_new_container_confines(tmp_path: Path) -> None:
     restore = Restore(tmp_path)
     restore.narrow(lsm=("web",))
