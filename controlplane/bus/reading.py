@@ -32,6 +32,9 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _CODE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _POD: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
+_MOST: Final = 1 << 53
+"""Of bytes and of seconds: what every reader of JSON takes exactly."""
+
 T = TypeVar("T")
 
 
@@ -85,7 +88,7 @@ def check_container_id(text: str) -> None:
 
 
 def check_names(report: Report) -> None:
-    """Check every name in a report.
+    """Check every name in a report, and every amount.
 
     Raises:
         InvalidIdError, MalformedMessageError: naming the field.
@@ -104,6 +107,10 @@ def check_names(report: Report) -> None:
         raise wire.MalformedMessageError(
             f"{digest[:70]!r} is no digest of 64 hex digits - at `$.event.manifest_digest`"
         )
+    for field in event.__struct_fields__:
+        amount = getattr(event, field) if field.endswith(("_bytes", "_seconds")) else None
+        if amount is not None and not 0 <= amount <= _MOST:  # sums are made of them: quotas, retention
+            raise wire.MalformedMessageError(f"{amount!s:.60} is no amount - at `$.event.{field}`")
     failure = getattr(event, "failure", None)
     if failure is not None and not _CODE.fullmatch(failure.code):
         raise wire.MalformedMessageError(f"{failure.code[:60]!r} is no code - at `$.event.failure.code`")

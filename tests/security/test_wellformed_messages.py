@@ -7,6 +7,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from support.examples import example
 from support.world import stored_event
@@ -69,6 +70,13 @@ def test_names_that_are_none_are_refused(bad: str) -> None:
     failure = Failure(bad, "a cause", "an advice")
     with pytest.raises(RefusedReportError, match="code"):
         told(DumpFailed(**ABOUT, snapshot_id=SnapshotId("s1"), stage=DumpStage.CAPTURE, failure=failure))
+
+
+@pytest.mark.parametrize("field", ["stored_bytes", "raw_bytes", "store_seconds"])
+@pytest.mark.parametrize("amount", [-1, -(10**15), 10**18])
+def test_an_amount_by_which_a_quota_would_be_evaded_is_refused(field: str, amount: int) -> None:
+    with pytest.raises(RefusedReportError, match=field):
+        told(msgspec.structs.replace(stored(), **{field: amount}))
 
 
 @pytest.mark.parametrize("name", [".", "..", "a b"])
