@@ -295,8 +295,7 @@ class State:
     def release(self, container_id: str, wait_seconds: float) -> None:
         """Thaw what a worker that died left frozen, but not under a dump that outlived it.
 
-        A CRIU that still holds the tasks writes FROZEN back before it lets go: wait for it, no longer than the bound. What the
-        container's own processes do, such as to trace one another or to be called like a dump, holds nobody up.
+        A CRIU that still holds the tasks writes FROZEN back before it lets go: wait for it, within the bound, and for no tracer inside.
         """
         if not self.cgroup:
             return
@@ -311,8 +310,8 @@ class State:
 
     def _is_dumped(self, container_id: str) -> bool:
         own = {str(pid) for pid in self.pids()}
-        tracers = {_status(int(pid)).get("TracerPid", "0") for pid in own} - {"0"}
-        return not tracers <= own or _dump_runs(container_id, own)
+        tracers = {_status(int(pid)).get("TracerPid", "0") for pid in own}
+        return not tracers <= {"0", *own} or _dump_runs(container_id, own)
 
     def detach_leftovers(self) -> None:
         """Unmount what a killed ``runc restore`` left under its state, before ``runc delete`` removes files through it."""
