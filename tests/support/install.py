@@ -14,6 +14,8 @@ from support.time_scale import limit
 
 NAMESPACE = "woodfrog-system"
 RELEASE = "woodfrog"
+FILES_LIMIT = 100_000
+"""A tenth of the default: to make a million files takes a pod minutes, and it is the same bound."""
 
 
 def footprint(cluster: Cluster, node: str) -> str:
@@ -45,6 +47,7 @@ class Installation:
         return {
             "controlplane": at_home,
             "nats": at_home,
+            "node": {"limits": {"files": FILES_LIMIT}},
             "images": {
                 "controlplane": {"repository": "registry.local/woodfrog-controlplane", "tag": "dev"},
                 "node": {"repository": "registry.local/woodfrog-node", "tag": "dev"},
