@@ -262,7 +262,7 @@ REFUSED: Final = {
         "os.path.exists('/second/sys')", True, False, "/second",
         first="os.makedirs('/second', exist_ok=True); syscall(165, b'proc', b'/second', b'proc', 0, None)",
     ),
-    "everything": Row(restricted, MOUNT, 0, 1, "users 0"),
+    "everything": Row(restricted, MOUNT, 0, 1, "seccomp filter"),
 }  # fmt: skip
 
 
