@@ -54,7 +54,7 @@ class Proofs:
             lost.set_exception(broken_copy("The worker that began to prove the copy is gone."))
             self._note(container_id, lost)
         if (failure := await self.failure(container_id)) is None and container_id in self._afterwards:
-            record, what = self._afterwards.pop(container_id)
+            record, what = self._afterwards[container_id]
             self._note(container_id, asyncio.ensure_future(asyncio.to_thread(self._do, record, what)))
             failure = await self.failure(container_id)
         return Done() if failure is None else Refused(failure)
