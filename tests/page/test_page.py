@@ -133,6 +133,23 @@ async def test_everything_is_reached_by_keyboard(shown: Any) -> None:
     await expect(page.get_by_role("heading", level=1)).to_be_focused()
 
 
+async def test_a_page_that_is_renewed_leaves_the_keyboard_and_tables_where_they_were(shown: Any) -> None:
+    page = await seen(shown, "overview")
+    kept = await page.evaluate(
+        """async () => {
+            const { h, renew } = await import('/page/dom.js');
+            const place = document.querySelector('main');
+            const wide = (text) => h('div', { className: 'scroll', tabIndex: 0 }, h('div', { id: 'wide' }, text, h('a', { href: '#/x' }, 'x')));
+            renew(place, wide('word'.repeat(900)));
+            place.querySelector('a').focus();
+            place.firstChild.scrollLeft = 70;
+            renew(place, h('a', { href: '#/new' }, 'new'), wide('word'.repeat(900)));
+            return [document.activeElement.textContent, place.querySelector('.scroll').scrollLeft];
+        }"""
+    )
+    assert kept == ["x", 70]
+
+
 async def test_a_viewer_of_one_namespace_is_told_what_is_not_theirs(shown: Any) -> None:
     page = await shown.page("/nodes", token=DEFAULT)
     await expect(page.locator("main")).to_contain_text("shown to those who see every namespace")

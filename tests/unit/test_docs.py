@@ -26,6 +26,8 @@ ROOMS = (
     "controlplane/domain",
     "controlplane/kube",
     "controlplane/log",
+    "controlplane/web",
+    "controlplane/web/api",
     "nodeworker",
     "nodeworker/capture",
     "nodeworker/domain",

@@ -14,6 +14,19 @@ export function h(name, attributes, ...children) {
 
 export const show = (place, ...children) => place.replaceChildren(...children.flat().filter((child) => child != null));
 
+// Show something newer in the same place: the keyboard stays where it was, and so does a table that was scrolled.
+export function renew(place, ...children) {
+  const reachable = () => [...place.querySelectorAll("a, button, input, select, [tabindex]")];
+  const tables = () => [...place.querySelectorAll(".scroll")];
+  const focused = document.activeElement, index = reachable().indexOf(focused), link = focused?.getAttribute("href");
+  const offsets = tables().map((table) => table.scrollLeft);
+  show(place, ...children);
+  tables().forEach((table, number) => { table.scrollLeft = offsets[number] ?? 0; });
+  if (index < 0) return;
+  const again = reachable();
+  (again.find((each) => link && each.getAttribute("href") === link) ?? again[index])?.focus({ preventScroll: true });
+}
+
 const NONE = "–";
 
 export function bytes(count) {

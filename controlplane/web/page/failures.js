@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { every } from "./app.js";
-import { choice, field, h, idLink, show, table, when } from "./dom.js";
+import { choice, field, h, idLink, renew, show, table, when } from "./dom.js";
 
 const SPANS = [["1", "1 hour"], ["24", "24 hours"], ["168", "7 days"], ["8760", "1 year"]];
 
@@ -15,7 +15,7 @@ export async function failures({ place, search, signal, go }) {
   await every(10000, signal, async () => {
     const [causes, page] = await Promise.all([
       get("causes", { hours }, signal), get("views/failures", { failure_code: code, before, limit: 50 }, signal)]);
-    show(body,
+    renew(body,
       table("Causes", [
         ["Code", (row) => h("a", { href: `#/failures?${new URLSearchParams({ hours, failure_code: row.failure_code })}` }, row.failure_code)],
         ["Times", (row) => String(row.count)], ["Ids", (row) => String(row.ids)], ["Last", (row) => when(row.newest.failed_at)],

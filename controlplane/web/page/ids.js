@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { every } from "./app.js";
-import { badge, bytes, choice, field, h, idLink, show, table, when } from "./dom.js";
+import { badge, bytes, choice, field, h, idLink, renew, show, table, when } from "./dom.js";
 
 const STATES = [["", "any"], ["running", "running"], ["protected", "protected"], ["waiting", "waiting"], ["starting", "starting"], ["ended", "ended"]];
 
@@ -27,7 +27,7 @@ export async function ids({ place, me, search, signal, go }) {
   show(place, h("h1", {}, "Ids"), filters, body);
   await every(5000, signal, async () => {
     const page = await get("ids", { ...asked, limit: 100 }, signal);
-    show(body, table("Ids", [
+    renew(body, table("Ids", [
       ["Id", idLink], ["Namespace", (row) => row.namespace], ["State", (row) => badge(row.state)], ["Node", (row) => row.node],
       ["Latest snapshot", (row) => row.latest_snapshot ? when(row.latest_snapshot.captured_at) : row.state === "running" ? badge("none yet") : null],
       ["Size", (row) => row.latest_snapshot ? bytes(row.latest_snapshot.stored_bytes) : null],

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { every } from "./app.js";
-import { badge, bytes, h, show, table, when } from "./dom.js";
+import { badge, bytes, h, renew, show, table, when } from "./dom.js";
 
 const gpus = (row) => row.gpu_count ? `${row.gpu_count} × ${row.gpu_models ?? "?"}, ${bytes(row.gpu_memory_bytes)}, driver ${row.gpu_driver ?? "?"}` : null;
 const health = (row) => {
@@ -21,7 +21,7 @@ export async function nodes({ place, me, signal }) {
       get("views/nodes", { limit: 500 }, signal), get("views/commands", { status: "open", limit: 500 }, signal)]);
     const waiting = new Map();
     for (const command of open.items) waiting.set(command.node, [...(waiting.get(command.node) ?? []), command.kind]);
-    show(body, table("Nodes", [
+    renew(body, table("Nodes", [
       ["Node", (row) => h("a", { href: `#/log?node=${encodeURIComponent(row.node)}` }, row.node)],
       ["Status", (row) => badge(row.status)], ["Health", health],
       ["Registered", (row) => when(row.registered_at)], ["Open commands", (row) => waiting.get(row.node)?.join(", ")],

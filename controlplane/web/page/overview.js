@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { every } from "./app.js";
-import { bytes, h, seconds, show, table } from "./dom.js";
+import { bytes, h, renew, seconds, show, table } from "./dom.js";
 
 const card = (number, about, href) => h("li", { className: "card" },
   h("span", { className: "number" }, String(number)),
@@ -19,7 +19,7 @@ export async function overview({ place, signal }) {
       ["Frozen for a dump", hour.freeze_seconds, seconds], ["Size of a capture", hour.raw_bytes, bytes],
       ["Added to the store", hour.stored_bytes, bytes], ["Restore, from create to answer", hour.restore_seconds, seconds],
     ];
-    show(body,
+    renew(body,
       h("ul", { className: "cards", "aria-label": "Ids" },
         card(ids.running ?? 0, "running", "#/ids?state=running"), card(safe, "protected", "#/ids?state=protected"),
         card(ids.waiting ?? 0, "waiting", "#/ids?state=waiting"), card(ids.starting ?? 0, "starting", "#/ids?state=starting"),
