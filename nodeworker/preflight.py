@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker import bundle
-from nodeworker.capture import criu, handles, privileges, user_namespace, volume_files
+from nodeworker.capture import criu, file_locks, handles, privileges, user_namespace, volume_files
 from nodeworker.capture.bounds import Bounds, Tally, measure
 from nodeworker.capture.cuda import Cuda, GpuPlan
 from nodeworker.capture.freezer import Freezer
@@ -128,6 +128,7 @@ class Preflight:
         handles.refuse(dumped)
         criu.refuse_unreadable_limits(dumped)
         criu.refuse_adopted(pids, state.pid)
+        file_locks.refuse_lost(dumped)
         overlay = find_overlay(state.rootfs)
         upper = None if overlay is None else overlay.upper
         shm, volumes = live.travelling_shm, live.travelling

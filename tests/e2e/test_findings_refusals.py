@@ -56,6 +56,15 @@ if os.fork() == 0:
     time.sleep(1e6)
 time.sleep(0.2)
 """
+LOCKS = """
+import fcntl
+shared = os.open("/shared", os.O_RDWR | os.O_CREAT)
+os.ftruncate(shared, 4096)
+mapped = mmap.mmap(shared, 4096)
+fcntl.lockf(shared, fcntl.LOCK_EX, 1, 120)
+if os.fork() == 0:
+    time.sleep(1e6)
+"""
 TRACE = """
 import ctypes, sys, time
 assert ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), 0, 0) == 0  # PTRACE_SEIZE
@@ -71,6 +80,7 @@ CASES = {
     "a netlink socket of many groups": (NETLINK, "netlink", "netlink"),
     "a vsock": (VSOCK, "socket-family", "AF_VSOCK"),
     "a userfaultfd": (FAULTS, "kernel-handle", "holds a userfaultfd (descriptor"),
+    "a lock on a mapped file that two use": (LOCKS, "file-locks-lost", "/shared"),
     "a user namespace of its own": (USERS, "nested-namespaces", "namespaces"),
 }
 

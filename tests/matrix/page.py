@@ -23,9 +23,10 @@ another node worker from the store, asked for its state by its own client, stopp
 that run; `docs/reference/compatibility.json` beside it is what the run found.
 
 *Out of the box* means: with Woodfrog's defaults, the program's usual options, its data in the container's own layer, and nothing set for
-Woodfrog's sake. Programs from Debian are those of Debian 13, programs from PyPI run with the Python of Debian 12. Options that you see
-in `tests/matrix/programs` and that make a server run as root are there because the container has no other users.
-*Frozen* is how long the processes stood still at the first stop; *memory* what CRIU wrote and the files that travel, *stored* the same
+Woodfrog's sake. Programs from Debian are those of Debian 13, programs from PyPI run with the Python of Debian 12. Where
+root lacks CAP_SYS_RESOURCE, as on the machine of this run, processes of other users cannot be dumped (`capability-missing`): there all run as
+root, and PostgreSQL, Apache httpd, Squid and RabbitMQ are made to believe in a user of their own by a preloaded library.
+*Frozen* is how long the processes stood still at the first stop, on a machine with two processors that ran other tests as well; *memory* what CRIU wrote and the files that travel, *stored* the same
 compressed. Training runs count only if their result is, byte for byte, that of a run without interruption.
 """
 
@@ -73,7 +74,8 @@ def render(rows: list[Row]) -> str:
 def _line(row: Row, program: Program) -> str:
     frozen = "" if row.freeze_seconds is None else f"{row.freeze_seconds:.2f} s"
     why = "" if row.out_of_the_box else f"[`{row.code}`](#{row.program}), at the {row.step}"
-    cells = (program.title, row.version, "yes" if row.out_of_the_box else "no", frozen, _mib(row.raw_bytes))
+    version = row.version.removeprefix("v=").removeprefix("v")
+    cells = (program.title, version, "yes" if row.out_of_the_box else "no", frozen, _mib(row.raw_bytes))
     return "| " + " | ".join((*cells, _mib(row.stored_bytes), why, row.date)) + " |"
 
 

@@ -24,7 +24,7 @@ from woodfrog.dev import NAMESPACE
 from woodfrog.state import StateDirectory
 
 WORKLOADS: Final = Path(__file__).parent / "workloads"
-_READY_SECONDS: Final = 120
+_READY_SECONDS: Final = 300
 _SNIPPET_SECONDS: Final = 120
 _STOP_SECONDS: Final = 120
 _RESULT_SECONDS: Final = 300

@@ -6,7 +6,7 @@ from typing import Final
 
 from matrix.program import BOOKWORM, Pip, Program
 
-_WEB: Final = Pip("web", ("uvloop", "gunicorn", "celery", "redis", "uvicorn", "packaging"))
+_WEB: Final = Pip("web", ("uvloop", "gunicorn", "celery", "redis", "uvicorn", "packaging", "async-timeout"))
 _SCIENCE: Final = Pip(
     "science", ("numpy", "scikit-learn", "joblib", "duckdb", "faiss-cpu", "dask[distributed]", "pandas")
 )
@@ -40,7 +40,8 @@ PYTHON: Final = (
     ),
     _counting("python-fork", "Python: multiprocessing, forked pool and queues", "count_processes.py fork"),
     _counting("python-spawn", "Python: multiprocessing, spawned pool and queues", "count_processes.py spawn"),
-    _counting("sqlite", "SQLite in WAL mode, three writers", "count_sqlite.py"),
+    _counting("sqlite", "SQLite with a rollback journal, three processes that write", "count_sqlite.py delete"),
+    _counting("sqlite-wal", "SQLite in WAL mode, three processes that write", "count_sqlite.py wal"),
     _counting("uvloop", "Python: uvloop", "count_asyncio.py uvloop", version=_version("uvloop"), pip=_WEB),
     Program(
         "gunicorn",
