@@ -156,5 +156,5 @@ def _ask(reach: Reach, key: CheckpointKey, timeout_seconds: float) -> Checked:
         time.sleep(_POLL_SECONDS)
     if row["status"] == "succeeded":
         return Checked(key.id, None)
-    words = (row[f"failure_{field}"] or "" for field in ("code", "cause", "advice", "detail"))
+    words = (row.get(f"failure_{field}") or "" for field in ("code", "cause", "advice"))
     return Checked(key.id, Failure(*words))
