@@ -49,6 +49,14 @@ class NotBegunError(FailureError):
     """The dump that a command asked for had no turn: nothing of it was noted or told."""
 
 
+class TryAgainError(Exception):
+    """A final dump failed for a reason that may pass."""
+
+    def __init__(self, pause_seconds: float) -> None:
+        super().__init__()
+        self.pause_seconds = pause_seconds
+
+
 class Dumper:
     """Takes all dumps of one worker: one at a time of a container, a few at a time in all, while earlier ones are being stored."""
 
@@ -139,7 +147,17 @@ class Dumper:
             return container.final_snapshot
         grace_seconds = await asyncio.to_thread(stops.grace_seconds, container)
         deadline = came + timedelta(seconds=grace_seconds)
-        limit_seconds = self._settings.stop_limit_seconds
+        tries = stops.Tries(came, deadline)
+        while True:
+            try:
+                return await self._final(container, tries, came, deadline)
+            except TryAgainError as problem:
+                await asyncio.sleep(problem.pause_seconds)
+
+    async def _final(
+        self, container: ContainerRecord, tries: stops.Tries, came: datetime, deadline: datetime
+    ) -> SnapshotId:
+        container_id, limit_seconds = container.container_id, self._settings.stop_limit_seconds
         try:
             namespace = container.key.namespace
             async with self._turns.turn(
@@ -148,7 +166,7 @@ class Dumper:
                 container = await self._known(container_id)
                 if container.final_snapshot is None:
                     warnings = stops.lateness(container, came, deadline)
-                    snapshot_id = await self._capture(container, Trigger.STOP_SIGNAL, warnings=warnings)
+                    snapshot_id = await self._capture(container, Trigger.STOP_SIGNAL, warnings=warnings, tries=tries)
                     self._turns.leave(container_id)
                     return snapshot_id
                 return container.final_snapshot
@@ -159,8 +177,8 @@ class Dumper:
             known = await asyncio.to_thread(self._journal.container, container_id)
             if known is not None and known.final_snapshot is not None:
                 return known.final_snapshot  # it was stopped twice, and the other one has dumped it
-            failure = stops.gone(came)
-            record = self._record(container, Trigger.STOP_SIGNAL)
+            failure = tries.failure or stops.gone(came)
+            record = tries.record or self._record(container, Trigger.STOP_SIGNAL)
             await asyncio.to_thread(self._journal.report, self._storer.failed(record, DumpStage.PREFLIGHT, failure))
             raise FailureError(failure) from problem
 
@@ -226,21 +244,32 @@ class Dumper:
         trigger: Trigger,
         command_id: CommandId | None = None,
         warnings: tuple[str, ...] = (),
+        tries: stops.Tries | None = None,
     ) -> SnapshotId:
-        record = self._record(container, trigger, command_id, warnings)
+        known = None if tries is None else tries.record
+        record = known or self._record(container, trigger, command_id, warnings)
         stage = DumpStage.PREFLIGHT
         try:
-            plan = await asyncio.to_thread(self.preflight.look, container)
+            plan = await asyncio.to_thread(self.preflight.look, container, final=record.final)
             with closing(plan.room):
                 facts = msgspec.structs.replace(record.facts, privileges=plan.privileges)
                 record = msgspec.structs.replace(record, facts=facts)
-                await asyncio.to_thread(self._announce, record)
-                if self._bus.connected:
-                    await self._bus.flush(_ANNOUNCE_SECONDS)
+                if tries is None or not tries.announced:
+                    await asyncio.to_thread(self._announce, record)
+                    if self._bus.connected:
+                        await self._bus.flush(_ANNOUNCE_SECONDS)
+                if tries is not None:
+                    tries.announced = True
                 stage = DumpStage.CAPTURE
                 record = await asyncio.to_thread(self._freeze_and_write, record, plan, container)
         except Exception as problem:
             failure = failure_of(problem)
+            if tries is not None:
+                tries.record = record
+                if (pause := tries.pause_seconds(failure)) is not None:
+                    await asyncio.to_thread(self._storer.clear, record)
+                    raise TryAgainError(pause) from problem
+                failure = tries.failure or failure
             await asyncio.to_thread(self._storer.fail, record, stage, failure)
             raise FailureError(failure) from problem
         self._storer.store(record, rehearse=True)

@@ -89,12 +89,13 @@ class Preflight:
         self._disk = disk
         self._config = config
 
-    def look(self, container: ContainerRecord, *, only: bool = False) -> Plan:
+    def look(self, container: ContainerRecord, *, only: bool = False, final: bool = False) -> Plan:
         """Find all that the dump needs and refuse what cannot work; nothing is frozen or written yet.
 
         Args:
             container: the one that is to be dumped.
             only: whether nobody is going to dump it now, so that nothing has to make room.
+            final: whether it is to end: one that is paused is thawed, as its stop signal would thaw it.
 
         Raises:
             FailureError: saying what speaks against the dump.
@@ -105,6 +106,9 @@ class Preflight:
             )
         root = Path(container.runc_root)
         state = self._runc.state(root, container.container_id)
+        if final and state.status == "paused":
+            state.freezer.thaw()
+            state = self._runc.state(root, container.container_id)
         freezer = state.freezer
         pids = freezer.pids()
         stopped = criu.stopped_pids(pids)

@@ -1,4 +1,4 @@
-"""What a stop signal leaves a dump: how long its engine waits before it kills, and what is said when that was not enough."""
+"""What a stop signal leaves a dump: how long its engine waits before it kills, how often it is tried, and what is said when that was not enough."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import structlog
 
 from nodeworker import bundle
-from nodeworker.domain import wishes
+from nodeworker.domain import dump_retries, wishes
 from nodeworker.domain.turns import DEFAULT_GRACE_SECONDS
 from nodeworker.failure import refusal
-from nodeworker.journal import ContainerRecord
+from nodeworker.journal import ContainerRecord, DumpRecord
 from protocol.failures import Failure
 
 _log = structlog.get_logger(component="dump")
@@ -48,6 +48,30 @@ def lateness(container: ContainerRecord, came: datetime, deadline: datetime) -> 
         warning=warning,
     )
     return (warning,)
+
+
+class Tries:
+    """The tries of one final dump: all are one dump to the log, so that a successor waits for the last of them."""
+
+    def __init__(self, came: datetime, deadline: datetime) -> None:
+        self._until = came + (deadline - came) / 2
+        self._failed = 0
+        self.record: DumpRecord | None = None
+        """The dump, once it was tried."""
+        self.announced = False
+        self.failure: Failure | None = None
+        """Why the last try failed."""
+
+    def pause_seconds(self, failure: Failure) -> float | None:
+        """Note that a try failed; say after which pause there is another, or ``None``."""
+        self._failed += 1
+        if self.failure is None or not dump_retries.tells_why(self.failure.code, failure.code):
+            self.failure = failure
+        left_seconds = (self._until - datetime.now(UTC)).total_seconds()
+        pause = dump_retries.pause_seconds(failure.code, self._failed, left_seconds)
+        if pause is not None:
+            _log.warning("a final dump is tried again", pause_seconds=pause, failure=str(failure))
+        return pause
 
 
 def gone(came: datetime) -> Failure:

@@ -110,9 +110,7 @@ class Storer:
 
     def fail(self, record: DumpRecord, stage: DumpStage, failure: Failure) -> None:
         """Remove what the dump left, first of all, so that there is room to say so if the disk was full."""
-        spool = Spool(self._settings.spool / record.snapshot_id)
-        keep_log(self._settings, spool.work / "dump.log", record.snapshot_id)
-        spool.remove()
+        self._remove_spool(record)
         _log.warning(
             "a dump failed",
             snapshot_id=record.snapshot_id,
@@ -124,6 +122,16 @@ class Storer:
         with self._journal.transaction():
             self._journal.note_thawed(record.container_id)
             self._journal.finish_dump(record, failure, self.failed(record, stage, failure))
+
+    def clear(self, record: DumpRecord) -> None:
+        """Remove what a try of a final dump left; another one follows."""
+        self._remove_spool(record)
+        self._journal.note_thawed(record.container_id)
+
+    def _remove_spool(self, record: DumpRecord) -> None:
+        spool = Spool(self._settings.spool / record.snapshot_id)
+        keep_log(self._settings, spool.work / "dump.log", record.snapshot_id)
+        spool.remove()
 
     def failed(self, record: DumpRecord, stage: DumpStage, failure: Failure) -> DumpFailed:
         """Make the report of a dump that came to nothing."""
