@@ -246,6 +246,7 @@ def explain(rows: Iterable[dict[str, Any]]) -> Explanation | None:
             f"Incarnation {number}: container {opened.event.container_id} on node {opened.event.node}, {opened.at}.",
             *_before(earlier, number),
             *_way(own),
+            *_unstored([item.event for item in told]),
         ),
         advice=tuple(dict.fromkeys(f"{failure.code}: {failure.advice}" for failure in failures)),
     )
@@ -296,6 +297,20 @@ def _way(own: Sequence[Event]) -> list[str]:
             case _:
                 pass
     return sentences
+
+
+def _unstored(events: Iterable[Event]) -> list[str]:
+    """Tell of captures that the store has not taken until now."""
+    waiting: dict[SnapshotId, SnapshotStoreDelayed] = {}
+    for event in events:
+        if isinstance(event, SnapshotStoreDelayed):
+            waiting[event.snapshot_id] = event
+        elif isinstance(event, SnapshotStored | DumpFailed | SnapshotSuperseded):
+            waiting.pop(event.snapshot_id, None)
+    return [
+        f"Snapshot {name} is on node {e.node} only, not stored since {moment(e.since)}, and is tried again: {_cause(e.failure)}"
+        for name, e in waiting.items()
+    ]
 
 
 def _cause(failure: Failure) -> str:

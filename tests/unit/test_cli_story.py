@@ -24,6 +24,7 @@ from protocol.events import (
     RestoreStage,
     SnapshotInvalidated,
     SnapshotStored,
+    SnapshotStoreDelayed,
     StartDeferred,
     event_type,
 )
@@ -222,3 +223,23 @@ def test_every_event_that_may_happen_is_told_in_a_sentence(name: str) -> None:
     assert told
     assert not told.startswith("{")
     assert "object at" not in told
+
+
+def test_a_capture_that_waits_for_its_store_is_told_until_it_is_stored() -> None:
+    waits = SnapshotStoreDelayed(key=KEY, incarnation=number(1), snapshot_id=OLDER, node=NODE, failure=FULL, since=NOON)
+    told = explain(rows(opened(1), cold(1), waits))
+    assert told is not None
+    assert told.sentences[-1] == (
+        f"Snapshot {OLDER} is on node {NODE} only, not stored since 2026-11-23 12:00:00, and is tried again: "
+        "the disk is full (disk-full)."
+    )
+    told = explain(rows(opened(1), cold(1), waits, stored(1, OLDER)))
+    assert told is not None
+    assert not any("not stored since" in sentence for sentence in told.sentences)
+
+
+def test_a_start_that_leaves_work_behind_says_so() -> None:
+    left = ColdStartChosen(key=KEY, incarnation=number(1), reason="no snapshot is usable", left=2)
+    told = explain(rows(opened(1), left))
+    assert told is not None
+    assert "It was to start cold: no snapshot is usable; 2 snapshots with captured work left behind." in told.sentences
