@@ -72,7 +72,11 @@ class Ahead:
             begun = self._begun.pop(ask.container_id, None)
             if begun is not None and begun.ask == ask:
                 begun.asked.set()
-                return await asyncio.shield(begun.answer)
+                try:
+                    return await asyncio.shield(begun.answer)
+                except asyncio.CancelledError:
+                    await _stopped(begun.answer)
+                    raise
             if (watching := self._watching.get(ask.container_id)) is not None:
                 await _stopped(watching)
             asked = asyncio.Event()
@@ -80,6 +84,12 @@ class Ahead:
             return await self._create(ask, asked)
         finally:
             self._answering.discard(ask.container_id)
+
+    async def cancel(self, container_id: ContainerId) -> None:
+        """Expect a container no more: it is gone."""
+        watching = self._watching.get(container_id)
+        if watching is not None and container_id not in self._answering:
+            await _stopped(watching)
 
     async def close(self) -> None:
         """Expect nobody any more."""

@@ -223,7 +223,7 @@ class Worker:
             self._storer.store(record)
         await self._sweep()
         await self._sweep()  # nobody can be about to tell us of an end now, so the second look follows at once
-        server = LocalServer(settings.socket, self._answer)
+        server = LocalServer(settings.socket, self._answer, self._void)
         try:
             async with asyncio.TaskGroup() as group:
                 connection = group.create_task(bus.run(obedience.obey))
@@ -286,6 +286,7 @@ class Worker:
         """Finish what would leave a container half-way, leave the rest to the next life, and say what is to be said."""
         await server.refuse_new()
         await self._dumper.close()
+        self._restorer.leave_fetches()
         await server.stop(_LAST_WORDS_SECONDS)
         await self._ahead.close()
         await self._restorer.close()
@@ -320,9 +321,9 @@ class Worker:
     async def _answer(self, ask: LocalAsk) -> LocalAnswer:
         match ask:
             case AskCreate():
-                return await self._ahead.create(ask)
+                return await self._restorer.creates.carry_out(ask.container_id, self._ahead.create(ask))
             case AskRestoreFailed():
-                return await self._restorer.restore_failed(ask)
+                return await self._restorer.creates.carry_out(ask.container_id, self._restorer.restore_failed(ask))
             case AskProved():
                 return await self._restorer.proved(ask)
             case AskGpus():
@@ -338,6 +339,7 @@ class Worker:
                 except FailureError as problem:
                     return NotDumped(problem.failure)
             case TellDeleted():
+                await self._ahead.cancel(ask.container_id)
                 await self._restorer.ended(ask.container_id, ask.exit_code)
                 self._dumper.forget(ask.container_id)
                 return Done()
@@ -345,12 +347,24 @@ class Worker:
                 records = await asyncio.to_thread(self._journal.containers)
                 return Containers(tuple(self._status(record) for record in records))
 
+    async def _void(self, container_id: ContainerId) -> None:
+        """Forget a container whose create nobody waits for any more, unless somebody asks for it again."""
+        record = await asyncio.to_thread(self._journal.container, container_id)
+        unstarted = record is not None and record.state in {ContainerState.CREATING, ContainerState.CREATED}
+        if unstarted and not self._restorer.creates.is_under_way(container_id):
+            await self._restorer.ended(container_id)
+
     def _status(self, record: ContainerRecord) -> ContainerStatus:
+        state = "dumping" if self._dumper.is_dumping(record.container_id) else record.state.value
+        marker = Marker.read(str(self._settings.container_dir(record.container_id)))
+        if record.state is ContainerState.CREATED and marker is not None and marker.phase == "creating":
+            state = ContainerState.CREATING.value  # runc is at it
         return ContainerStatus(
             container_id=record.container_id,
             key=record.key,
             incarnation=record.incarnation,
-            state="dumping" if self._dumper.is_dumping(record.container_id) else record.state.value,
+            state=state,
+            doing=self._restorer.creates.doing(record.container_id) if state == "creating" else "",
             restored_from=record.restored_from,
             captured_as=record.final_snapshot,
             bundle=record.bundle,

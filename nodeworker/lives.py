@@ -16,12 +16,13 @@ from pathlib import Path
 
 import msgspec
 
-from nodeworker import contents
+from nodeworker import bundle, contents
 from nodeworker.failure import refusal
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.settings import Settings
 from nodeworker.storing import drop_old_logs
 from protocol.events import ContainerEnded, ContainerStarted
+from protocol.failures import FailureError
 from protocol.ids import CONTAINER_ID, ContainerId, SnapshotId
 
 
@@ -116,6 +117,13 @@ class Lives:
         removal = self._removals.get(container_id)
         if removal is not None:
             await asyncio.wait([removal])
+
+    def undo_unstarted(self, container_id: ContainerId) -> None:
+        """Take out what was put into a container that never started: its engine may keep its files, and start it again."""
+        record = self._journal.container(container_id)
+        if record is not None and record.applied is not None:
+            with suppress(FailureError, OSError):
+                contents.take_out(bundle.read(record.bundle), self.fetched(record))
 
     async def ended(self, container_id: ContainerId, exit_code: int | None = None, at: datetime | None = None) -> None:
         """Report that a container is gone and forget it; one that is not known needs nothing."""

@@ -16,13 +16,15 @@ import structlog
 
 from protocol import wire
 from protocol.failures import Failure
-from protocol.local import LocalAnswer, LocalAsk, Refused
+from protocol.ids import ContainerId
+from protocol.local import AskCreate, AskRestoreFailed, LocalAnswer, LocalAsk, Refused
 
 _log = structlog.get_logger(component="local")
 _LINE_LIMIT_BYTES = 1 << 20
 _READ_LIMIT_SECONDS = 10.0
 
 Answerer = Callable[[LocalAsk], Awaitable[LocalAnswer]]
+Gone = Callable[[ContainerId], Awaitable[None]]
 
 
 def _bind(path: Path) -> socket.socket:
@@ -44,11 +46,16 @@ def _bind(path: Path) -> socket.socket:
 
 
 class LocalServer:
-    """Answers every connection by ``answer``, whose exceptions become refusals; a lost asker does not stop the answer."""
+    """Answers every connection by ``answer``, whose exceptions become refusals.
 
-    def __init__(self, path: Path, answer: Answerer) -> None:
+    Somebody who goes away before the answer does not stop a dump; a create is void without him.
+    """
+
+    def __init__(self, path: Path, answer: Answerer, gone: Gone | None = None) -> None:
+        """``gone`` is called when nobody is there any more to whom a create could be answered."""
         self._path = path
         self._answer = answer
+        self._gone = gone
         self._server: asyncio.Server | None = None
         self._conversations: set[asyncio.Task[None]] = set()
 
@@ -91,25 +98,56 @@ class LocalServer:
                 line = b""
             if not line:
                 return
-            answer = await self._answer_line(line)
-            writer.write(wire.encode(answer) + b"\n")
-            await writer.drain()
-        except OSError as problem:
-            await _log.awarning("the asker went away before its answer", error=str(problem))
+            try:
+                ask: LocalAsk = wire.decode(line, LocalAsk)
+            except wire.MalformedMessageError as problem:
+                await self._tell(writer, _malformed(problem))
+            else:
+                await self._converse_about(ask, reader, writer)
         finally:
             writer.close()
 
-    async def _answer_line(self, line: bytes) -> LocalAnswer:
+    async def _converse_about(self, ask: LocalAsk, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._gone is None or not isinstance(ask, AskCreate | AskRestoreFailed):
+            await self._tell(writer, await self._answer_ask(ask))
+            return
+        answer = await self._while_there(ask, reader)
+        if answer is None or not await self._tell(writer, answer):
+            await _log.awarning("whoever asked for a start is gone", container_id=ask.container_id)
+            await self._gone(ask.container_id)
+
+    async def _tell(self, writer: asyncio.StreamWriter, answer: LocalAnswer) -> bool:
+        """Send an answer; say whether anybody was there to receive it."""
         try:
-            ask: LocalAsk = wire.decode(line, LocalAsk)
-        except wire.MalformedMessageError as problem:
-            advice = "The runtime and the worker may be of different versions; install both from one release."
-            return Refused(
-                Failure("malformed-request", f"the worker was sent a message it cannot read: {problem}", advice)
-            )
+            writer.write(wire.encode(answer) + b"\n")
+            await writer.drain()
+        except OSError as problem:
+            await _log.awarning("whoever asked went away before the answer", error=str(problem))
+            return False
+        return True
+
+    async def _while_there(self, ask: LocalAsk, reader: asyncio.StreamReader) -> LocalAnswer | None:
+        """Answer, or return ``None`` once nobody is there any more; what was begun has ended then."""
+        answer = asyncio.ensure_future(self._answer_ask(ask))
+        leaving = asyncio.ensure_future(reader.read())
+        try:
+            await asyncio.wait([answer, leaving], return_when=asyncio.FIRST_COMPLETED)
+            return answer.result() if answer.done() else None
+        finally:
+            leaving.cancel()
+            answer.cancel()
+            await asyncio.gather(answer, leaving, return_exceptions=True)
+
+    async def _answer_ask(self, ask: LocalAsk) -> LocalAnswer:
         try:
             return await self._answer(ask)
         except Exception as problem:  # noqa: BLE001 -- the runtime must get an answer whatever went wrong
             await _log.aexception("a local request failed", ask=type(ask).__name__)
             advice = "This is a fault in the worker; its log has the details."
             return Refused(Failure("internal", f"the worker failed on {type(ask).__name__}: {problem!r}", advice))
+
+
+def _malformed(problem: wire.MalformedMessageError) -> Refused:
+    advice = "The runtime and the worker may be of different versions; install both from one release."
+    cause = f"the worker was sent a message it cannot read: {problem}"
+    return Refused(Failure("malformed-request", cause, advice))

@@ -25,7 +25,8 @@ from nodeworker.bundle import Bundle
 from nodeworker.bus import Bus
 from nodeworker.capture import cgroup_v1, criu, hostname, image_files, neighbours, user_namespace
 from nodeworker.capture.runc import Runc
-from nodeworker.domain import environment, gained_files
+from nodeworker.creates import Creates
+from nodeworker.domain import environment, gained_files, restore_limits
 from nodeworker.domain.criu_complaints import SANDBOX_GONE
 from nodeworker.domain.criu_options import CriuConfig, parse_version
 from nodeworker.domain.problems import LOCAL_COPY_BROKEN
@@ -38,7 +39,7 @@ from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.lives import Lives, check_container_id
 from nodeworker.proofs import Proofs
 from nodeworker.settings import Settings
-from nodeworker.threads import in_daemon_thread
+from nodeworker.threads import in_daemon_thread, to_the_end, to_the_end_unless
 from protocol.events import RestoreFailed, RestoreStage
 from protocol.facts import NodeFacts
 from protocol.failures import CONDEMNING_CODES, QUOTA, REPEATED_CODES, Failure, FailureError
@@ -94,7 +95,8 @@ class Restorer:
         self._began: dict[ContainerId, float] = {}
         self._kept: dict[ContainerId, tuple[CreateRestored, str]] = {}
         """What was answered with connections kept, and CRIU's configuration that closes them."""
-        self._preparing: set[asyncio.Task[CreateRestored]] = set()
+        self.creates = Creates()
+        self._closing = asyncio.Event()
         self._proofs = Proofs(fetcher, runc)
 
     async def create(self, ask: AskCreate, asked: asyncio.Event | None = None) -> LocalAnswer:
@@ -105,14 +107,14 @@ class Restorer:
         self._began[ask.container_id] = time.monotonic()
         await self._lives.removed(ask.container_id)
         try:
-            live, record = await asyncio.to_thread(self._open, ask)
+            live, record = await to_the_end(self._open, ask)
         except FailureError as problem:
             return Refused(problem.failure)
         return await self._decide(record, live, asked)
 
     async def restore_failed(self, ask: AskRestoreFailed) -> LocalAnswer:
         """Undo what was applied for a restore that runc could not do, tell of it, and answer the next best way."""
-        record = await asyncio.to_thread(self._journal.container, ask.container_id)
+        record = await to_the_end(self._journal.container, ask.container_id)
         if record is None or record.applied is None:
             cause = f"the worker gave container {ask.container_id} nothing to restore"
             return Refused(Failure("container-unknown", cause, "Create it again."))
@@ -120,14 +122,16 @@ class Restorer:
         if failure is None and (failure := self._gpus.take_failure(ask.container_id)) is not None:
             stage = RestoreStage.GPU
         if failure is None:
+            failure = restore_limits.killed(ask.message)
+        if failure is None:
             log = self._lives.work(record, record.applied) / "restore.log"
-            failure = await asyncio.to_thread(criu.explain, log, ask.message, self._runc.criu)
+            failure = await to_the_end(criu.explain, log, ask.message, self._runc.criu)
         kept = self._kept.pop(ask.container_id, None)
         if failure.code == connections.FAILED and kept is not None:
-            return await asyncio.to_thread(self._close_connections, record, *kept)
+            return await to_the_end(self._close_connections, record, *kept)
         try:
-            live = await asyncio.to_thread(bundle.read, record.bundle)
-            record = await asyncio.to_thread(self._give_up, record, live, record.applied, stage, failure)
+            live = await to_the_end(bundle.read, record.bundle)
+            record = await to_the_end(self._give_up, record, live, record.applied, stage, failure)
         except FailureError as problem:
             return Refused(problem.failure)
         if failure.code == SANDBOX_GONE:
@@ -150,15 +154,21 @@ class Restorer:
 
     async def ended(self, container_id: ContainerId, exit_code: int | None = None, at: datetime | None = None) -> None:
         """Report that a container is gone, and if not now since when, and forget it; an unknown one needs nothing."""
+        await self.creates.cancel(container_id)
         await self._lives.removed(container_id)
+        await to_the_end(self._lives.undo_unstarted, container_id)
         self._began.pop(container_id, None)
         self._proofs.forget(container_id)
         self._kept.pop(container_id, None)
         await self._lives.ended(container_id, exit_code, at)
 
+    def leave_fetches(self) -> None:
+        """Wait for no fetch of a create that is cancelled from now on: the process ends."""
+        self._closing.set()
+
     async def close(self) -> None:
-        """Wait until nothing is being put into a container, and nothing removed."""
-        if pending := {*self._preparing, *self._lives.removals}:
+        """Wait until nothing is being removed; what is put into a container is done when its create has ended."""
+        if pending := {*self._lives.removals}:
             await asyncio.wait(pending)
 
     def _open(self, ask: AskCreate) -> tuple[Bundle, ContainerRecord]:
@@ -240,7 +250,7 @@ class Restorer:
                         if failure is not None:
                             return Refused(failure)
                         await _until(asked)
-                        return await asyncio.to_thread(self._answer_cold, record, live, resolution)
+                        return await to_the_end(self._answer_cold, record, live, resolution)
                     reason = f"snapshot {resolution.snapshot_id} takes long to fetch"
                     answer = await self._try(record, live, resolution, asked)
                     if isinstance(answer, CreateRestored):
@@ -261,13 +271,17 @@ class Restorer:
         """Wait for the next question and say for what; or refuse the start, or let it go on without protection."""
         if isinstance(resolution, Refusal) and resolution.failure.code == QUOTA:
             await _until(asked)
-            return await asyncio.to_thread(self._answer_unprotected, record, resolution.failure)
+            return await to_the_end(self._answer_unprotected, record, resolution.failure)
         if isinstance(resolution, Refusal) and resolution.failure.code not in REPEATED_CODES:
-            await asyncio.to_thread(self._journal.forget_container, record.container_id)
+            await to_the_end(self._journal.forget_container, record.container_id)
             return Refused(resolution.failure)
         # The control plane holds the question for a while, unless it has too many to hold.
         await asyncio.sleep(_ASK_EVERY_SECONDS - (time.monotonic() - asked_at))
-        return resolution.failure.cause if isinstance(resolution, Refusal) else f"it waits for {resolution.waiting_for}"
+        waits = (
+            resolution.failure.cause if isinstance(resolution, Refusal) else f"it waits for {resolution.waiting_for}"
+        )
+        self.creates.note(record.container_id, waits.replace("it waits", "waiting"))
+        return waits
 
     async def _unlocked(self, record: ContainerRecord, choice: RestoreFrom) -> bool:
         """Have the key of a snapshot that has one of its own; return whether the choice still stands.
@@ -306,7 +320,7 @@ class Restorer:
         if numbered == record:
             return record
         record = numbered
-        await asyncio.to_thread(self._journal.save_container, record)
+        await to_the_end(self._journal.save_container, record)
         return record
 
     def _answer_cold(self, record: ContainerRecord, live: Bundle, resolution: StartCold) -> CreateCold:
@@ -348,36 +362,30 @@ class Restorer:
         began = time.monotonic()
         try:
             with self._gate.restore():
-                fetched = await in_daemon_thread(lambda: self._fetch(record, live, choice))
+                self.creates.note(record.container_id, f"fetching snapshot {choice.snapshot_id}")
+                fetched = await to_the_end_unless(self._closing, lambda: self._fetch(record, live, choice))
+                self.creates.note(record.container_id, f"restoring snapshot {choice.snapshot_id}")
             self.on_fetched(time.monotonic() - began)
         except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
             failure = failure_of(problem)
             return await self._give_up_fetch(record, live, choice, failure)
         self._proofs.begin(record, fetched)
         await _until(asked)
-        # From here on the container's files change: whoever gives up waiting must not leave them half changed.
-        task = asyncio.create_task(asyncio.to_thread(self._apply_and_answer, record, live, fetched))
-        self._preparing.add(task)
-        task.add_done_callback(self._preparing.discard)
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
+            # From here on the container's files change: whoever gives up waiting must not leave them half changed.
+            return await to_the_end(self._apply_and_answer, record, live, fetched)
         except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
             failure = await self._proofs.failure(record.container_id) or failure_of(problem)
             if failure.code in CONDEMNING_CODES:
                 return await self._give_up_fetch(record, live, choice, failure)
-            return await asyncio.to_thread(self._give_up, record, live, choice.snapshot_id, RestoreStage.APPLY, failure)
+            return await to_the_end(self._give_up, record, live, choice.snapshot_id, RestoreStage.APPLY, failure)
 
     async def _give_up_fetch(
         self, record: ContainerRecord, live: Bundle, choice: RestoreFrom, failure: Failure
     ) -> ContainerRecord:
         """Undo and report as :meth:`_give_up`; what is missing is looked for once more in a store that is identified."""
         failure, store = await in_daemon_thread(lambda: self._fetcher.confirm(record.key, choice, failure))
-        return await asyncio.to_thread(
-            self._give_up, record, live, choice.snapshot_id, RestoreStage.FETCH, failure, store
-        )
+        return await to_the_end(self._give_up, record, live, choice.snapshot_id, RestoreStage.FETCH, failure, store)
 
     def _fetch(self, record: ContainerRecord, live: Bundle, choice: RestoreFrom) -> Fetched:
         """Fetch CRIU's images, and lower in them what the new container does not allow."""
@@ -429,6 +437,7 @@ class Restorer:
             stopped_pids=manifest.stopped_pids,
             unproved=self._proofs.wanted(record.container_id),
             names_set=names_set,
+            limit_seconds=live.wishes.restore_limit_seconds or self._settings.restore_limit_seconds,
             lsm_profile=fetched.checked.lsm_profile,
             gpus=bool(sources),
         )

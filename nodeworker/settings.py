@@ -84,6 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How many files and directories one dump copies at most."""
     sparse_limit_bytes: int = DEFAULT_SPARSE_BYTES
     """How large the files that one dump copies may be in all, holes included."""
+    restore_limit_seconds: float = 600.0
+    """How long ``runc restore`` may take, unless its owner says otherwise."""
     freeze_limit_seconds: float = 60.0
     """How long a container may stand still for a periodic snapshot; ``woodfrog.io/freeze-limit`` says otherwise for one."""
     disk_limit_bytes: int = 0
@@ -291,6 +293,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         copies_seconds=_seconds(environment, "WOODFROG_COPIES_AGE", "1h"),
         store_pause_limit_seconds=_seconds(environment, "WOODFROG_STORE_PAUSE_LIMIT", "60s"),
         spool_floor_bytes=_bytes(environment, "WOODFROG_SPOOL_FLOOR", 1 << 30),
+        restore_limit_seconds=_seconds(environment, "WOODFROG_RESTORE_LIMIT", "10m"),
         freeze_limit_seconds=_seconds(environment, "WOODFROG_FREEZE_LIMIT", "60s"),
         files_limit=_count(environment, "WOODFROG_FILES_LIMIT", DEFAULT_FILES),
         sparse_limit_bytes=_bytes(environment, "WOODFROG_SPARSE_LIMIT", DEFAULT_SPARSE_BYTES),

@@ -10,9 +10,35 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
+
+
+async def to_the_end(work: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Run ``work`` in a thread and return its result; a caller that is cancelled waits for its end all the same.
+
+    For what writes: whoever cleans up after a cancelled caller must not be overtaken by it.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+async def to_the_end_unless(leaving: asyncio.Event, work: Callable[[], _Result]) -> _Result:
+    """Do as :func:`to_the_end` in a thread that the process does not wait for; once ``leaving`` is set, nobody does."""
+    task = asyncio.ensure_future(in_daemon_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        left = asyncio.ensure_future(leaving.wait())
+        await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
+        left.cancel()
+        raise
 
 
 async def in_daemon_thread(work: Callable[[], _Result]) -> _Result:

@@ -94,6 +94,8 @@ class CreateRestored(_Answer, frozen=True, tag="restore"):
     """Whether CRIU is going to set the host name of the new container by itself, and not the one of the dump."""
     lsm_profile: str = ""
     """For ``runc restore --lsm-profile``: by what the processes are confined, in place of what confined them at the dump."""
+    limit_seconds: float = 0.0
+    """How long ``runc restore`` may take; 0 is no limit."""
     gpus: bool = False
     """Whether to ask for the GPUs (:class:`AskGpus`) before the container counts as created."""
 
@@ -147,6 +149,8 @@ class ContainerStatus(msgspec.Struct, frozen=True):
     """Why it started as it did."""
     left: int = 0
     """How many snapshots with captured or stored work its start left behind."""
+    doing: str = ""
+    """What is being done for its start, while it is being created."""
 
 
 class Containers(_Answer, frozen=True, tag="containers"):

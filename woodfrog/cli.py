@@ -21,7 +21,7 @@ from process.printable import printable, printable_output
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
-from woodfrog import ask, check, containers, demo, dev, engines, kept, migrate, page, past
+from woodfrog import ask, check, containers, demo, dev, engines, kept, migrate, page, past, unstored
 from woodfrog import snapshots as snapshots_
 from woodfrog.output import Column, Form, ListForm, put_json, put_list
 from woodfrog.reach import reach_of
@@ -229,18 +229,15 @@ def snapshots(
         "freeze_seconds",
         "raw_bytes",
         "stored_bytes",
+        "not_stored",
     )
-    key = (checkpoint_id, namespace) if checkpoint_id is not None else None
-    _listing(
-        "checkpoint_history",
-        columns,
-        "there are no snapshots",
-        state_dir,
-        output,
-        name="snapshot_id",
-        limit=limit,
-        key=key,
-    )
+    with telling():
+        reach = reach_of(state_dir)
+        key = key_of(reach, checkpoint_id, namespace) if checkpoint_id is not None else None
+        rows = ask.view(reach, "checkpoint_history", key, limit=limit)
+        told = (ask.view(reach, "events", CheckpointKey(*names)) for names in sorted(unstored.awaiting(rows)))
+        rows = unstored.with_delays(rows, [event for events in told for event in events])
+    put_list(rows, columns, output, name="snapshot_id", empty="there are no snapshots")
 
 
 @get.command()
@@ -316,7 +313,7 @@ def demo_(output: Output = Form.TABLE) -> None:
         demo.show(output)
 
 
-containers.register(app)
+containers.register(app, get)
 kept.register(app)
 snapshots_.register(app)
 past.register(app)

@@ -22,15 +22,18 @@ from woodfrog.bundle import (
     parse_env,
     parse_mount,
 )
-from woodfrog.output import Form, put
+from woodfrog.layers import LAYERS, Layers
+from woodfrog.output import Form, put, put_json
 from woodfrog.verbs import Id, Namespace, Output, StateDir, key_of, shown, state_of, telling
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, get: typer.Typer) -> None:
     """Add the verbs."""
     app.command(name="run", context_settings={"allow_interspersed_args": False})(run_verb)
     app.command()(stop)
     app.command()(ps)
+    app.command()(rm)
+    get.command(name="layers")(layers_verb)
 
 
 def run_verb(
@@ -51,6 +54,13 @@ def run_verb(
     require_restore: Annotated[
         bool, typer.Option("--require-restore", help="Fail instead of starting cold while the id has snapshots.")
     ] = False,
+    from_layer: Annotated[
+        str | None,
+        typer.Option(
+            "--from-layer",
+            help="Start fresh over a layer that was kept, as `woodfrog get layers` names it, or `newest`.",
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start without the id's past; later starts do not go back to it either.")
     ] = False,
@@ -66,8 +76,8 @@ def run_verb(
         key = CheckpointKey.checked(dev.CLUSTER, namespace, checkpoint_id)
         mounts = tuple(parse_mount(text) for text in mount or ())
         check_distinct(mounts)
-        if fresh and require_restore:
-            raise BadInputError("--fresh", "it contradicts --require-restore")
+        if (fresh or from_layer is not None) and require_restore:
+            raise BadInputError("--require-restore", "it contradicts --fresh and --from-layer")
         lower = rootfs.absolute()
         if not lower.is_dir():
             raise BadInputError("--rootfs", f"{lower} is not a directory")
@@ -80,12 +90,13 @@ def run_verb(
             mounts=mounts,
             interval=None if interval is None else check_interval(interval),
             require_restore=require_restore,
-            fresh=uuid.uuid4().hex if fresh else "",
+            fresh=uuid.uuid4().hex if fresh or from_layer is not None else "",
             hidden=described.secret_places,
         )
         if namespace != described.namespace:
             raise BadInputError("--namespace", f"`woodfrog run` runs containers in namespace {described.namespace}")
-        code = run.Foreground(described, key, spec, lower, output).run()
+        layer = "" if from_layer == "newest" else from_layer
+        code = run.Foreground(described, key, spec, lower, output, from_layer=layer).run()
     raise typer.Exit(code)
 
 
@@ -123,11 +134,32 @@ def ps(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
                 "namespace": container.key.namespace,
                 "incarnation": container.incarnation,
                 "state": container.state,
+                "doing": container.doing,
                 "restored_from": container.restored_from,
                 "container_id": container.container_id,
                 "bundle": container.bundle,
             }
             for container in ask.containers(state_of(state_dir).described().socket)
         ]
-    columns = shown("id", "namespace", "incarnation", "state", "restored_from", "container_id")
+    columns = shown("id", "namespace", "incarnation", "state", "doing", "restored_from", "container_id")
     put(rows, columns, output, empty="no protected container runs on this node")
+
+
+def layers_verb(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+    """List the layers of containers of `woodfrog run` whose work was not captured, oldest first."""
+    with telling():
+        kept = Layers(state_of(state_dir).path / LAYERS).all()
+    rows = [msgspec.to_builtins(each) for each in kept]
+    put(rows, shown("id", "layer", "kept_at", "bytes", "why"), output, empty="no layer is kept")
+
+
+def rm(
+    layer: Annotated[str, typer.Argument(metavar="LAYER", help="The layer, as `woodfrog get layers` names it.")],
+    state_dir: StateDir = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Remove a layer that was kept."""
+    with telling():
+        Layers(state_of(state_dir).path / LAYERS).remove(layer)
+    if output is Form.JSON:
+        put_json({"removed": layer})

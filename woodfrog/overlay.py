@@ -13,6 +13,7 @@ import shutil
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -82,15 +83,22 @@ class ContainerDirectory:
         self.network = path / "network"
         self._lock: int | None = None
 
+    @property
+    def upper(self) -> Path:
+        """The container's own layer."""
+        return self.path / "upper"
+
     @classmethod
-    def create(cls, path: Path, lower: Path) -> Self:
-        """Make the directory, locked from the moment that others can see it, and mount a fresh layer over ``lower``.
+    def create(cls, path: Path, lower: Path, fill: Callable[[Path], object] | None = None) -> Self:
+        """Make the directory, locked from the moment that others can see it, and mount a layer over ``lower``.
+
+        The layer is fresh, or ``fill`` puts another in the place of the empty one.
 
         The layer may lie below ``lower`` (the kernel refuses only a *lower* directory inside another layer; see
         ovl_check_layer in fs/overlayfs/super.c). Mounts below ``lower`` are not part of it.
 
         Raises:
-            FailureError: ``overlay-failed``; nothing is left behind.
+            FailureError: ``overlay-failed``, or what ``fill`` raises; nothing is left behind.
         """
         unseen = cls(path.with_name(f"{_UNSEEN}{path.name}"))
         unseen.path.mkdir(mode=0o700, parents=True)
@@ -102,6 +110,12 @@ class ContainerDirectory:
         status = lower.stat()
         os.chown(path / "upper", status.st_uid, status.st_gid)
         (path / "upper").chmod(status.st_mode & 0o7777)
+        if fill is not None:
+            try:
+                fill(directory.upper)
+            except BaseException:
+                directory.remove()
+                raise
         options = f"lowerdir={_escaped(lower)},upperdir={_escaped(path / 'upper')},workdir={_escaped(path / 'work')}"
         try:
             _mount("overlay", str(directory.root), "overlay", options)
@@ -144,12 +158,16 @@ class ContainerDirectory:
             os.close(self._lock)
             self._lock = None
 
-    def remove(self) -> None:
-        """Unmount the overlay and delete everything, then let go of the lock. Safe to call twice."""
+    def unmount(self) -> None:
+        """Unmount the overlay and the network namespace; what the container wrote is in :attr:`upper`."""
         mounted = Path("/proc/self/mounts").read_text()
         for place in (self.root, self.network):
             for _ in range(mounted.count(f" {place} ")):
                 _checked(_libc.umount2(str(place).encode(), _MNT_DETACH | _UMOUNT_NOFOLLOW), str(place))
+
+    def remove(self) -> None:
+        """Unmount the overlay and delete everything, then let go of the lock. Safe to call twice."""
+        self.unmount()
         for name in ("rootfs", "upper", "work"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         shutil.rmtree(self.path, ignore_errors=True)

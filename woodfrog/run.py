@@ -10,19 +10,18 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
+from nodeworker.runtime import restoring
 from nodeworker.runtime.install import DEFAULT_VARIABLE
 from nodeworker.threads import in_daemon_thread
 from protocol.failures import Failure, FailureError
@@ -30,28 +29,48 @@ from protocol.ids import CheckpointKey, ContainerId, SnapshotId
 from protocol.local import ContainerStatus, TellDeleted
 from woodfrog import ask, next_start
 from woodfrog.bundle import ContainerSpec, oci_config, write_config
+from woodfrog.interrupts import interruptible, uninterrupted
+from woodfrog.layers import LAYERS, Layers, offer, read_owner
 from woodfrog.output import Form
 from woodfrog.overlay import ContainerDirectory, orphans
+from woodfrog.pipes import Output
 from woodfrog.runtime import STOP_SECONDS, VERB_SECONDS, Runtime, runtime_failed
 from woodfrog.state import Description
 from woodfrog.stopping import uncaptured
 
 _PR_SET_CHILD_SUBREAPER = 36
 _CREATE_SECONDS = 1800.0
-_OUTPUT_SECONDS = 5.0
 _TELL_SECONDS = 3.0
+NOT_CAPTURED = 125
+"""Exit code of a container that was stopped here and whose work was not captured."""
 _POLL_SECONDS = 0.1
+_PROGRESS_SECONDS = 2.0
 _RUNTIME_LOG = "runtime.log"
 _NOTHING_TO_CAPTURE = frozenset({"container-unknown", "not-running"})
 _NOTHING_TO_SAY = _NOTHING_TO_CAPTURE | {"stop-ignored"}
 _libc = ctypes.CDLL(None)
 
 
+class InterruptedCreateError(Exception):
+    """A signal ended the creation of the container; nothing of it is left."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 class Foreground:
     """One container from its bundle to its exit code."""
 
     def __init__(
-        self, described: Description, key: CheckpointKey, spec: ContainerSpec, lower: Path, form: Form = Form.TABLE
+        self,
+        described: Description,
+        key: CheckpointKey,
+        spec: ContainerSpec,
+        lower: Path,
+        form: Form = Form.TABLE,
+        *,
+        from_layer: str | None = None,
     ) -> None:
         self._described = described
         self._key = key
@@ -64,16 +83,33 @@ class Foreground:
         self._signals = 0
         self._unanswered: Failure | None = None
         """Why nobody has said yet whether there is a final snapshot."""
+        self._not_captured = False
+        self._captured = False
+        self._why_not = ""
+        self._ran = False
+        self._layers = Layers(Path(described.state_dir) / LAYERS)
+        self._from_layer = from_layer
+        """The kept layer to start from, empty for the newest; None to start over an empty one."""
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._stopped_by = 0
+        """The signal that came while the container was being created."""
 
     def run(self) -> int:
         """Run the container; return its exit code, or 128 and the number of the signal that ended it.
 
+        :data:`NOT_CAPTURED` if it was stopped here and nothing was captured of it.
+
         Raises:
             FailureError: when it cannot be created; nothing of it is left.
         """
+        with interruptible():
+            return self._run()
+
+    def _run(self) -> int:
         _clear_orphans(self._described)
         place = Path(self._described.containers) / self.container_id
-        with ContainerDirectory.create(place, self._lower) as directory:
+        take = None if self._from_layer is None else self._take_layer
+        with ContainerDirectory.create(place, self._lower, take) as directory:
             config = oci_config(
                 self._spec,
                 root=directory.root,
@@ -85,26 +121,63 @@ class Foreground:
             write_config(directory.path, config)
             # The container's processes become our children when the runtime that made them ends (prctl(2)).
             _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+            code = None
             try:
                 code = asyncio.run(self._live(directory.path))
-                self._tell_end(code)
             finally:
-                self._runtime.delete()
-        return code
+                with uninterrupted():
+                    if code is not None:
+                        self._tell_end(code)
+                    self._runtime.delete()
+                    restoring.remove_cgroups(config["linux"]["cgroupsPath"])
+                    self._keep_layer(directory, code)
+        return NOT_CAPTURED if self._not_captured and self._signals == 1 else code
+
+    def _take_layer(self, into: Path) -> None:
+        taken = self._layers.take(self._key, self._from_layer or "", self._lower, into)
+        self._say(
+            "layer", f"starts over the layer of container {taken.layer}, which ended without a snapshot: {taken.why}"
+        )
+
+    def _keep_layer(self, directory: ContainerDirectory, code: int | None) -> None:
+        """Keep what the container wrote, unless it was captured or its program has ended well by itself."""
+        done = code == 0 and not self._signals
+        used = self._ran or self._from_layer is not None
+        if self._captured or done or not used:
+            return
+        why = self._why_not or (f"it ended with exit code {code}" if code is not None else "it could not be created")
+        try:
+            directory.unmount()
+            over = self._layers.keep(directory.upper, self._key, self.container_id, self._lower, why)
+        except OSError as problem:
+            self._say("layer", f"warning: the container's layer could not be kept: {problem}")
+            return
+        if over is None:
+            return
+        self._say(
+            "layer",
+            f"the container's files are kept: `woodfrog run --id {self._key.id} --from-layer newest` starts from them",
+        )
+        for each in over:
+            self._say("layer", f"the older layer {each.layer} of {each.id} was removed to make room")
 
     async def _live(self, bundle: Path) -> int:
         loop = asyncio.get_running_loop()
-        output = _Output()
-        stopping: set[asyncio.Task[None]] = set()
+        output = Output()
+        stopping = self._stopping
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, lambda: stopping.add(loop.create_task(self._stop())))
+            loop.add_signal_handler(number, self._begin_stop, number)
         try:
-            init = await self._create(bundle, output)
+            try:
+                init = await self._create(bundle, output)
+            except InterruptedCreateError as problem:
+                return 128 + problem.number
             gone = asyncio.Event()
             watched = os.pidfd_open(init)
             loop.add_reader(watched, gone.set)
             try:
                 await self._call("start", self.container_id)
+                self._ran = True
                 told = asyncio.create_task(asyncio.to_thread(self._tell_start, bundle / _RUNTIME_LOG))
                 await gone.wait()
                 await told
@@ -122,7 +195,7 @@ class Foreground:
         code = os.waitstatus_to_exitcode(status)
         return code if code >= 0 else 128 - code
 
-    async def _create(self, bundle: Path, output: _Output) -> int:
+    async def _create(self, bundle: Path, output: Output) -> int:
         pid_file = bundle / "pid"
         log = bundle / _RUNTIME_LOG
         command = self._runtime.command(
@@ -133,9 +206,19 @@ class Foreground:
             *command, stdin=output.stdin, stdout=output.stdout, stderr=output.stderr, start_new_session=True
         )
         output.handed_over()
-        async with asyncio.timeout(_CREATE_SECONDS):
+        progress = asyncio.create_task(self._tell_progress())
+        try:
+            async with asyncio.timeout(_CREATE_SECONDS):
+                code = await self._creating.wait()
+        except TimeoutError:
+            self._creating.terminate()
             code = await self._creating.wait()
+            self._say("create-failed", f"the container was not created within {_CREATE_SECONDS:g} s")
+        finally:
+            progress.cancel()
         self._creating = None
+        if self._stopped_by:
+            raise InterruptedCreateError(self._stopped_by)
         if code != 0:
             raise FailureError(
                 Failure(
@@ -161,13 +244,27 @@ class Foreground:
         if process.returncode != 0:
             raise runtime_failed(command, said.decode(errors="replace").strip())
 
-    async def _stop(self) -> None:
-        """The first signal asks for the final dump, the second ends the container at once."""
-        self._signals += 1
+    async def _tell_progress(self) -> None:
+        """Say what a start that takes a while is doing, whenever that changes."""
+        said = ""
+        while True:
+            await asyncio.sleep(_PROGRESS_SECONDS)
+            status = await asyncio.to_thread(self._status)
+            if status is not None and status.doing not in {"", said}:
+                said = status.doing
+                self._say("creating", said)
+
+    def _begin_stop(self, number: int) -> None:
+        self._stopping.add(asyncio.get_running_loop().create_task(self._stop(number)))
+
+    async def _stop(self, number: int) -> None:
+        """The first signal asks for the final dump, the second ends the container at once; one that is being created just ends."""
         if self._creating is not None:
+            self._stopped_by = number
             with suppress(ProcessLookupError):
                 self._creating.terminate()
             return
+        self._signals += 1
         name = "TERM" if self._signals == 1 else "KILL"
         if self._signals == 1:
             self._say("stopping", "stopping; the final snapshot is being taken (once more to kill)")
@@ -204,6 +301,9 @@ class Foreground:
         lines = next_start.after_start(self._key.id, status.reason, status.restored_from, status.left)
         for line in lines:
             self._say("started", line, snapshot_id=status.restored_from)
+        kept = self._layers.of(self._key)
+        if kept and self._from_layer is None:
+            self._say("layer", offer(kept))
 
     def _tell_capture(self) -> None:
         """Say what it was captured as, and what the next start goes on from; wait a moment for it to be stored."""
@@ -212,8 +312,10 @@ class Foreground:
             if self._unanswered is not None:
                 words = next_start.after_refusal(self._key.id, str(self._unanswered), self._latest())
                 self._say("not-captured", words)
+                self._not_captured, self._why_not = True, str(self._unanswered)
             return
         snapshot_id = status.captured_as
+        self._captured = True
         history: list[dict[str, Any]] = []
         deadline = time.monotonic() + _TELL_SECONDS
         with suppress(FailureError):
@@ -225,6 +327,7 @@ class Foreground:
 
     def _tell_refusal(self, failure: Failure) -> None:
         """Say why there is no final snapshot; the container gets its stop signal all the same, and may take its time."""
+        self._not_captured, self._why_not = True, str(failure)
         words = next_start.after_refusal(self._key.id, str(failure), self._latest())
         self._say("not-captured", f"{words}; the container gets the stop signal (once more to kill)")
 
@@ -248,51 +351,6 @@ class Foreground:
             ask.worker(self._described.socket, told, seconds=_TELL_SECONDS)
 
 
-class _Output:
-    """The container's standard streams: pipes, because CRIU can hand a pipe on to a restored process and a terminal not."""
-
-    def __init__(self) -> None:
-        self.stdin, closed = os.pipe()
-        os.close(closed)  # the container reads end-of-file
-        read_out, self.stdout = os.pipe()
-        read_err, self.stderr = os.pipe()
-        self._threads = [
-            threading.Thread(target=_carry, args=(read_out, sys.stdout.buffer), daemon=True),
-            threading.Thread(target=_carry, args=(read_err, sys.stderr.buffer), daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
-        self._ours = [self.stdin, self.stdout, self.stderr]
-
-    def handed_over(self) -> None:
-        """The child has them now; ours would keep the pipes open after the container's end."""
-        for descriptor in self._ours:
-            os.close(descriptor)
-        self._ours = []
-
-    def finish(self) -> None:
-        """Carry what is left, but no longer than a moment: a process that left the container may hold a pipe open."""
-        self.handed_over()
-        for thread in self._threads:
-            thread.join(_OUTPUT_SECONDS)
-
-
-def _carry(source: int, sink: BinaryIO) -> None:
-    with open(source, "rb", buffering=0) as pipe:
-        shutil.copyfileobj(pipe, _Unbuffered(sink))
-
-
-class _Unbuffered:
-    def __init__(self, sink: BinaryIO) -> None:
-        self._sink = sink
-
-    def write(self, data: bytes) -> int:
-        with suppress(BrokenPipeError, ValueError):  # nobody reads us any more: the container need not suffer from it
-            self._sink.write(data)
-            self._sink.flush()
-        return len(data)
-
-
 def _warnings(runtime_log: Path) -> list[str]:
     """Read what the runtime warned of: a container that is not protected is known to nobody else."""
     with suppress(OSError, msgspec.DecodeError):
@@ -311,12 +369,26 @@ def _clear_orphans(described: Description) -> None:
         failure = uncaptured(described, container_id)
         if failure is None or failure.code in _NOTHING_TO_CAPTURE:
             Runtime(described, container_id).delete()
+            if failure is not None:
+                _keep_orphan(described, directory)
             directory.remove()
         else:
             directory.unlock()
             sys.stderr.write(
                 f"woodfrog: the `woodfrog run` of container {container_id} was killed, and it cannot be captured: {failure}\n"
                 f"woodfrog: {container_id} runs on; `woodfrog stop` ends it\n"
+            )
+
+
+def _keep_orphan(described: Description, directory: ContainerDirectory) -> None:
+    """Keep the layer of a container that ended while nobody waited for it, as far as its bundle says whose it is."""
+    with suppress(OSError, FailureError):
+        found = read_owner(directory.path, described)
+        if found is not None:
+            directory.unmount()
+            why = "its `woodfrog run` was killed and it had ended"
+            Layers(Path(described.state_dir) / LAYERS).keep(
+                directory.upper, found[0], directory.path.name, found[1], why
             )
 
 

@@ -22,6 +22,7 @@ VOLUMES: Final = "woodfrog.io/volumes"
 VOLUMES_LIMIT: Final = "woodfrog.io/volumes-limit"
 FREEZE_LIMIT: Final = "woodfrog.io/freeze-limit"
 SHM: Final = "woodfrog.io/shm"
+RESTORE_LIMIT: Final = "woodfrog.io/restore-limit"
 ON_STOP: Final = "woodfrog.io/on-stop"
 REQUIRE_RESTORE: Final = "woodfrog.io/require-restore"
 FRESH: Final = "woodfrog.io/fresh"
@@ -33,6 +34,7 @@ ANNOTATIONS: Final = (
     VOLUMES,
     VOLUMES_LIMIT,
     FREEZE_LIMIT,
+    RESTORE_LIMIT,
     SHM,
     ON_STOP,
     REQUIRE_RESTORE,
@@ -63,6 +65,8 @@ class Wishes(msgspec.Struct, frozen=True):
     volumes_limit_bytes: int = DEFAULT_VOLUMES_LIMIT_BYTES
     freeze_limit_seconds: float | None = None
     """How long the container may stand still for a snapshot after which it runs on; None for what the node allows."""
+    restore_limit_seconds: float | None = None
+    """How long a restore may take before another way to start is sought; None for what the node allows."""
     shm: bool = True
     dump_on_stop: bool = True
     require_restore: bool = False
@@ -118,6 +122,9 @@ def read(annotations: Mapping[str, str]) -> Wishes:
         freeze_limit_seconds=None
         if (freeze := annotations.get(FREEZE_LIMIT)) is None
         else _amount(FREEZE_LIMIT, freeze),
+        restore_limit_seconds=None
+        if (restore := annotations.get(RESTORE_LIMIT)) is None
+        else _amount(RESTORE_LIMIT, restore),
         shm=_word(annotations, SHM, "on", "off"),
         dump_on_stop=_word(annotations, ON_STOP, "dump", "ignore"),
         require_restore=not _word(annotations, REQUIRE_RESTORE, "false", "true"),
@@ -128,7 +135,11 @@ def read(annotations: Mapping[str, str]) -> Wishes:
     )
 
 
-_AMOUNTS: Final[Mapping[str, Callable[[str], float]]] = {INTERVAL: parse_interval, FREEZE_LIMIT: parse_seconds}
+_AMOUNTS: Final[Mapping[str, Callable[[str], float]]] = {
+    INTERVAL: parse_interval,
+    FREEZE_LIMIT: parse_seconds,
+    RESTORE_LIMIT: parse_seconds,
+}
 
 
 def _amount(name: str, text: str) -> float:

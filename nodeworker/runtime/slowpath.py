@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-from nodeworker.runtime import children, nvidia, seccomp, stop_signal, worker
+from nodeworker.runtime import children, nvidia, restoring, seccomp, stop_signal, worker
 from nodeworker.runtime import container as containers
 from nodeworker.runtime.commandline import Call
 from nodeworker.runtime.container import Marker
@@ -24,6 +24,8 @@ from nodeworker.runtime.verb import Settings, Verb
 
 _TRIES = 20
 _CHILD_GRACE_SECONDS = 30.0
+_COLD_GRACE_SECONDS = 5.0
+"""A cold start is a matter of a moment, and runc cleans up best after itself."""
 _STOP_CONNECT_SECONDS = 2.0
 _RELEASE_SECONDS = 60.0
 _RESUME_SECONDS = 5.0
@@ -74,7 +76,7 @@ class Create(Verb):
             code = 1
         if code != 0:
             _ignore_signals()
-            self._undo(marker)
+            self._undo(marker, spec)
         return code
 
     def _create(self, marker: Marker, bundle: str, spec: containers.Json, checkpoint_id: str) -> int:
@@ -152,7 +154,11 @@ class Create(Verb):
         )
         # CRIU sets no groups of a process that had none (criu/pie/restorer.c): it would have the engine's.
         os.setgroups([])
-        code = self.runc(arguments, marker)
+        limit = answer.get("limit_seconds")
+        code, killed = restoring.wait(
+            self.begin_runc(arguments, marker), limit if isinstance(limit, int | float) else 0.0
+        )
+        self.child = 0
         state = self.state()
         if code == 0 and state.alive:
             # CRIU has set the host name of the dump, also in a namespace that a whole pod shares.
@@ -174,8 +180,10 @@ class Create(Verb):
             with suppress(FileNotFoundError):
                 os.unlink(log)
             return None
-        problem = _last_error(log) or f"runc restore ended with exit code {code}"
+        problem = killed or _last_error(log) or f"runc restore ended with exit code {code}"
         self._remove_container(log)
+        if killed:
+            restoring.remove_leftovers(self.state().folder, _cgroup(spec))
         return problem
 
     def _reset(self, bundle: str, spec: containers.Json) -> None:
@@ -217,12 +225,18 @@ class Create(Verb):
                 with suppress(OSError):
                     os.unlink(path)
 
-    def _undo(self, marker: Marker) -> None:
-        if self.child:
-            children.end(self.child, _CHILD_GRACE_SECONDS)
+    def _undo(self, marker: Marker, spec: containers.Json) -> None:
+        interrupted = self.child
+        if interrupted and marker.text("restored"):
+            restoring.kill(interrupted)
+        elif interrupted:
+            children.end(interrupted, _COLD_GRACE_SECONDS)
         if marker.phase != "asking":
             self._remove_container(os.path.join(self.folder, "undo.log"))
+            if interrupted:
+                restoring.remove_leftovers(self.state().folder, _cgroup(spec))
         self.tell("deleted")
+        _remove_logs(self.folder)
         marker.remove()
 
 
@@ -300,9 +314,7 @@ class Delete(Verb):
         code = self.runc(self.call.arguments)
         if code == 0 or not self.state().exists:
             self.tell("deleted")
-            for name in ("restore.log", "undo.log"):
-                with suppress(OSError):
-                    os.unlink(os.path.join(self.folder, name))
+            _remove_logs(self.folder)
             marker.remove()
         return code
 
@@ -318,6 +330,16 @@ class Delete(Verb):
                     os.kill(child, signal.SIGKILL)
                 return
             time.sleep(0.02)
+
+
+def _remove_logs(folder: str) -> None:
+    for name in ("restore.log", "undo.log", "prepare.log"):
+        with suppress(OSError):
+            os.unlink(os.path.join(folder, name))
+
+
+def _cgroup(spec: containers.Json) -> str:
+    return str(containers.part(spec, "linux").get("cgroupsPath") or "")
 
 
 def _listed(pids: list[int]) -> str:

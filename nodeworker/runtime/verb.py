@@ -46,13 +46,17 @@ class Verb:
 
         With a marker, a later call knows whether this runc still runs after we were killed.
         """
+        code = children.wait(self.begin_runc(arguments, marker))
+        self.child = 0
+        return code
+
+    def begin_runc(self, arguments: list[str], marker: Marker | None = None) -> int:
+        """Start runc as :meth:`runc` does, and return its pid."""
         path_first = os.path.dirname(self.settings.criu)
         self.child = children.spawn([self.settings.runc, *arguments], path_first=path_first)
         if marker is not None:
             marker.update(child=self.child, child_birth=children.birth(self.child))
-        code = children.wait(self.child)
-        self.child = 0
-        return code
+        return self.child
 
     def state(self) -> State:
         """What runc knows of the container now."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +48,33 @@ def hear(run: Run, words: str) -> str:
         assert line, said
         said += line
     return said
+
+
+TRACE = """
+import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.ptrace(0x4206, int(sys.argv[1]), 0, 0) == 0, ctypes.get_errno()  # PTRACE_SEIZE
+print("traced", flush=True)
+sys.stdin.read()
+"""
+VSOCK = "held = socket.socket(40, socket.SOCK_STREAM); open('/count', 'a').write('1\\n' * 3); time.sleep(1e6)"
+STAYS = (sys.executable, "-c", f"import socket, time; {VSOCK}")
+ENDS_WELL = (
+    sys.executable,
+    "-c",
+    f"import os, signal, socket, time; signal.signal(15, lambda *_: os._exit(0)); {VSOCK}",
+)
+
+
+@contextmanager
+def traced(run: Run) -> Iterator[None]:
+    """Have a debugger attached to the container's first process."""
+    command = [sys.executable, "-c", TRACE, str(run.init_pid())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stdout is not None
+        assert tracer.stdout.readline() == "traced\n"
+        yield
+        tracer.communicate()
 
 
 @contextmanager
@@ -123,6 +152,133 @@ def test_a_stop_whose_worker_stays_away_says_that_there_is_no_snapshot(stack: St
         run.process.terminate()
         hear(run, "the node worker does not answer")
         os.kill(run.init_pid(), 9)
-        said = run.wait()[2]
+        code, _, said = run.wait()
+    assert code == 125
     assert "no final snapshot: the node worker does not answer" in said
     assert "the next start of away starts from its image" in said
+
+
+def until_tried(stack: Stack, words: str) -> None:
+    """Wait until the worker has said that a final dump failed with these words, and is tried again."""
+    log = stack.state / "logs" / "nodeworker.log"
+    until(
+        lambda: any("is tried again" in line and words in line for line in log.read_text().splitlines()),
+        saying="a try failed",
+    )
+
+
+def test_a_stop_while_the_disk_is_full_is_captured_once_there_is_room(stack: Stack) -> None:
+    run = begin(stack, "room")
+    spool = Path(stack.ready["spool"])
+    spool.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", spool], check=True, timeout=10)
+    try:
+        run.process.terminate()
+        until_tried(stack, "(disk-full)")
+    finally:
+        subprocess.run(["umount", "--lazy", spool], check=True, timeout=10)
+    code, _, said = run.wait()
+    assert code == 137
+    assert "captured as" in said
+    assert stack.types("room").count("snapshot.dump-failed") == 0
+
+
+def test_a_stop_while_a_debugger_is_attached_is_captured_once_it_lets_go(stack: Stack) -> None:
+    run = begin(stack, "traced")
+    with traced(run):
+        run.process.terminate()
+        until_tried(stack, "(traced)")
+    code, _, said = run.wait()
+    assert code == 137
+    assert "captured as" in said
+    assert stack.types("traced").count("snapshot.dump-failed") == 0
+    again = begin(stack, "traced")
+    assert again.container["restored_from"] in said
+    again.stop()
+
+
+def test_a_paused_container_that_is_stopped_is_captured(stack: Stack) -> None:
+    run = begin(stack, "paused")
+    runc = ["runc", "--root", stack.runc_root]
+    subprocess.run([*runc, "pause", run.container["container_id"]], check=True, timeout=20)
+    code, _, said = run.stop()
+    assert code == 137
+    assert "captured as" in said
+
+
+def test_a_program_that_ends_well_without_having_been_captured_does_not_end_with_0(stack: Stack) -> None:
+    run = stack.run("well", *ENDS_WELL)
+    run.until_lines("/count", 3)
+    code, _, said = run.stop()
+    assert "no final snapshot: a process holds a socket of a family that CRIU does not know" in said
+    assert code == 125
+    (ended,) = [event for event in stack.history("well") if event["type"] == "container.ended"]
+    assert ended["data"]["exit_code"] == 0
+
+
+def test_one_that_is_killed_by_a_second_signal_says_so_with_its_exit_code(stack: Stack) -> None:
+    run = stack.run("second", *STAYS)
+    run.until_lines("/count", 3)
+    run.process.terminate()
+    hear(run, "no final snapshot")
+    code, _, _ = run.stop()
+    assert code == 137
+
+
+DATABASE = (
+    sys.executable,
+    "-c",
+    f"import os, signal, socket, time; open('/data', 'a').write('row\\n'); signal.signal(15, lambda *_: os._exit(0)); {VSOCK}",
+)
+
+
+def test_the_files_of_a_container_that_was_not_captured_are_kept_offered_started_from_and_removed(stack: Stack) -> None:
+    forget_layers(stack)
+    run = stack.run("layer", *DATABASE)
+    run.until_lines("/count", 3)
+    code, _, said = run.stop()
+    assert code == 125
+    assert "the container's files are kept: `woodfrog run --id layer --from-layer newest` starts from them" in said
+    (kept,) = stack.json("get", "layers")
+    assert (kept["id"], kept["layer"]) == ("layer", run.container["container_id"])
+    assert "socket of a family" in kept["why"]
+    plain = stack.run("layer", *DATABASE)
+    assert plain.until_lines("/data", 1) == ["row"]
+    said = kill(stack, plain)
+    assert f"woodfrog: warning: the files of container {kept['layer']} are kept" in said
+    assert f"`woodfrog run --from-layer {kept['layer']}` starts from them" in said
+    again = stack.run("layer", *DATABASE, options=("--from-layer", kept["layer"]))
+    again.until_lines("/count", 6)
+    assert again.lines("/data") == ["row", "row"]
+    assert kept["layer"] not in {each["layer"] for each in stack.json("get", "layers")}
+    kill(stack, again)
+    forget_layers(stack)
+
+
+def forget_layers(stack: Stack) -> None:
+    for each in stack.json("get", "layers"):
+        stack.cli("rm", each["layer"])
+    assert stack.json("get", "layers") == []
+
+
+def test_a_layer_is_not_lost_when_the_container_over_it_cannot_be_created(stack: Stack) -> None:
+    forget_layers(stack)
+    run = stack.run("uncreated", *DATABASE)
+    run.until_lines("/count", 3)
+    run.stop()
+    failed = stack.popen_run("uncreated", "/no/such/program", options=("--from-layer", "newest"))
+    failed.communicate(timeout=60)
+    assert failed.returncode == 1
+    (kept,) = stack.json("get", "layers")
+    again = stack.run("uncreated", *DATABASE, options=("--from-layer", kept["layer"]))
+    again.until_lines("/count", 6)
+    assert again.lines("/data") == ["row", "row"]
+    kill(stack, again)
+
+
+def test_of_a_program_that_has_ended_well_nothing_is_kept(stack: Stack) -> None:
+    forget_layers(stack)
+    done = stack.popen_run("well-done", "sh", "-c", "echo 1 > /count")
+    done.communicate(timeout=60)
+    assert done.returncode == 0
+    assert stack.json("get", "layers") == []

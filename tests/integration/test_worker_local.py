@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from nodeworker.local import Answerer, LocalServer
-from protocol.local import AskContainers, Containers, Done, LocalAnswer, LocalAsk
+from protocol.ids import ContainerId
+from protocol.local import AskContainers, AskCreate, Containers, Done, LocalAnswer, LocalAsk
 
 pytestmark = pytest.mark.timeout(10)
 
@@ -120,3 +121,41 @@ async def test_the_longest_path_that_a_socket_can_have_is_enough(path: Path) -> 
     assert len(str(longest)) == 107
     async with listening(longest, nobody):
         assert await say(longest, b'{"ask":"containers"}\n')
+
+
+async def test_a_create_ends_with_whoever_asked_for_it_and_a_stop_does_not(path: Path) -> None:
+    began, ended, gone = asyncio.Event(), list[str](), asyncio.Queue[ContainerId]()
+    go = asyncio.Event()
+
+    async def answer(ask: LocalAsk) -> LocalAnswer:
+        began.set()
+        try:
+            await go.wait()
+        finally:
+            ended.append("cancelled" if isinstance(ask, AskCreate) and not go.is_set() else "done")
+        return Done()
+
+    async def void(container_id: ContainerId) -> None:
+        await gone.put(container_id)
+
+    server = LocalServer(path, answer, void)
+    await server.start()
+    try:
+        for question in (
+            {"ask": "create", "container_id": "c1", "bundle": "/b", "runc_root": "/r", "checkpoint_id": "i"},
+            {"ask": "stop", "container_id": "c1"},
+        ):
+            began.clear()
+            _, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(json.dumps(question).encode() + b"\n")
+            await began.wait()
+            writer.close()
+            await writer.wait_closed()
+            if question["ask"] == "create":
+                assert await gone.get() == "c1"
+                assert ended == ["cancelled"]
+        go.set()
+    finally:
+        await server.stop(1.0)
+    assert ended == ["cancelled", "done"]
+    assert gone.empty()

@@ -631,6 +631,8 @@ sqlite+aiosqlite:////var/lib/woodfrog/log.db
   value: {{ .Values.node.limits.layer | ternary "on" "off" | quote }}
 - name: WOODFROG_FREEZE_LIMIT
   value: {{ .Values.node.limits.freeze | quote }}
+- name: WOODFROG_RESTORE_LIMIT
+  value: {{ .Values.node.limits.restore | quote }}
 - name: WOODFROG_SPOOL_FLOOR
   value: {{ .Values.node.limits.spoolFloor | quote }}
 - name: WOODFROG_PREFETCHES_AT_ONCE

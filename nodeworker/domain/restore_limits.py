@@ -1,0 +1,23 @@
+"""Why a restore was killed that did not come to an end, as the runtime says it (nodeworker/runtime/restoring.py)."""
+
+from __future__ import annotations
+
+from protocol.failures import Failure
+
+
+def killed(message: str) -> Failure | None:
+    """Return the failure that a message of the runtime is about, or ``None`` if the restore ended by itself."""
+    code, _, detail = message.partition(": ")
+    if code == "lock-taken":
+        return Failure(
+            "lock-taken",
+            f"the restored processes held a file lock that somebody else has now: {detail}",
+            "Let whoever holds the lock end, then start the container again.",
+        )
+    if code == "restore-timeout":
+        return Failure(
+            "restore-timeout",
+            f"the restore did not come to an end: {detail}",
+            "See what slows the node down, or raise the annotation woodfrog.io/restore-limit or WOODFROG_RESTORE_LIMIT.",
+        )
+    return None

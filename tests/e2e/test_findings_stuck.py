@@ -1,0 +1,172 @@
+"""Nothing is stuck: a start has a bound, says what it does, ends at once when it is told to, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.stack import Stack, until
+
+pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
+
+LOCKS = """
+import fcntl, itertools, time
+held = open("/v/lock", "a+")
+fcntl.{call}(held, fcntl.LOCK_EX)
+for number in itertools.count():
+    print(number, file=open("/count", "a"), flush=True)
+    time.sleep(0.05)
+"""
+
+
+def locking(call: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", LOCKS.format(call=call))
+
+
+def left(stack: Stack, checkpoint_id: str, command: tuple[str, ...], *options: str) -> str:
+    """Leave a snapshot of the id; return its name."""
+    run = stack.run(checkpoint_id, *command, options=options)
+    run.until_lines("/count", 3)
+    run.stop()
+    return stack.until_stored(checkpoint_id)[-1]
+
+
+@contextmanager
+def held(path: Path, command: str = "flock") -> Iterator[int]:
+    """Have a process hold the lock; its pid is given."""
+    code = (
+        f"import fcntl, sys; f = open({str(path)!r}, 'a+'); fcntl.{command}(f, 2); print(flush=True); sys.stdin.read()"
+    )
+    holder = [sys.executable, "-c", code]
+    with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.communicate()
+
+
+def remains(stack: Stack, checkpoint_id: str, run: subprocess.Popen[str]) -> list[str]:
+    """What there is of an id's containers in the stack's directories, mounts, cgroups and lists."""
+    opened = [event["data"] for event in stack.history(checkpoint_id) if event["type"] == "incarnation.opened"]
+    ids = {data["container_id"] for data in opened}
+    state = stack.state
+    found = [
+        str(path)
+        for folder in ("containers", "run/containers", "run/runc", "worker/fetched")
+        for path in state.glob(f"{folder}/*")
+    ]
+    found += [line for line in Path("/proc/mounts").read_text().splitlines() if f"{state}/containers" in line]
+    found += [str(path) for path in Path("/sys/fs/cgroup").glob("*/woodfrog/*") if path.name in ids]
+    found += [entry["container_id"] for entry in stack.containers()]
+    assert run.poll() is not None
+    return found
+
+
+def interrupt_while(stack: Stack, checkpoint_id: str, words: str, *command: str, options: tuple[str, ...]) -> list[str]:
+    """Begin a run, press Ctrl-C once it says ``words``; return what is left of it at once."""
+    run = stack.popen_run(checkpoint_id, *command, options=options)
+    assert run.stderr is not None
+    said = ""
+    while words not in said:
+        line = run.stderr.readline()
+        assert line, said
+        said += line
+    began = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=30)
+    assert time.monotonic() - began < 15
+    assert run.returncode == 130
+    return remains(stack, checkpoint_id, run)
+
+
+@pytest.mark.parametrize("call", ["flock", "lockf"])
+def test_a_restore_does_not_wait_for_a_lock_that_somebody_holds(stack: Stack, tmp_path: Path, call: str) -> None:
+    name = f"locked-{call}"
+    options = ("--mount", f"{tmp_path}:/v")
+    snapshot = left(stack, name, locking(call), *options)
+    with held(tmp_path / "lock", call) as holder:
+        refused = stack.popen_run(name, "true", options=(*options, "--require-restore"))
+        _, said = refused.communicate(timeout=120)
+        assert refused.returncode == 1
+        assert "(restore-required)" in said
+        (failed,) = [event["data"] for event in stack.history(name) if event["type"] == "incarnation.restore-failed"]
+        assert failed["failure"]["code"] == "lock-taken"
+        assert f"process {holder} " in failed["failure"]["cause"]
+        assert "/lock" in failed["failure"]["cause"]
+    assert remains(stack, name, refused) == []
+    again = stack.run(name, "true", options=options)
+    assert again.container["restored_from"] == snapshot
+    again.stop()
+
+
+def test_ctrl_c_ends_a_restore_at_once_and_nothing_is_left(stack: Stack, tmp_path: Path) -> None:
+    options = ("--mount", f"{tmp_path}:/v")
+    snapshot = left(stack, "restoring", locking("flock"), *options)
+    with held(tmp_path / "lock"):
+        assert interrupt_while(stack, "restoring", "restoring snapshot", "true", options=options) == []
+    again = stack.run("restoring", "true", options=options)
+    assert again.container["restored_from"] == snapshot
+    again.stop()
+
+
+def test_a_restore_that_takes_too_long_is_given_up(stack: Stack, tmp_path: Path) -> None:
+    options = ("--mount", f"{tmp_path}:/v", "--env", "WOODFROG_RESTORE_LIMIT=1s")
+    left(stack, "slow", locking("flock"), *options)
+    with held(tmp_path / "lock"):
+        run = stack.popen_run("slow", "true", options=(*options, "--require-restore"))
+        _, said = run.communicate(timeout=60)
+    assert "(restore-required)" in said
+    (failed,) = [event["data"] for event in stack.history("slow") if event["type"] == "incarnation.restore-failed"]
+    assert failed["failure"]["code"] == "restore-timeout"
+    assert remains(stack, "slow", run) == []
+
+
+def test_ctrl_c_ends_a_start_that_waits_for_its_predecessor_and_leaves_no_ghost(stack: Stack) -> None:
+    count = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done")
+    first = stack.run("waits", *count)
+    first.until_lines("/count", 3)
+    plane = stack.child("controlplane")
+    os.kill(plane, signal.SIGSTOP)
+    try:
+        second = stack.popen_run("waits", *count)
+        until(lambda: any(each["state"] == "creating" for each in stack.containers()), saying="it is being created")
+        began = time.monotonic()
+        second.send_signal(signal.SIGTERM)
+        second.communicate(timeout=30)
+        assert time.monotonic() - began < 15
+        assert second.returncode == 143
+        assert [each["container_id"] for each in stack.containers()] == [first.container["container_id"]]
+    finally:
+        os.kill(plane, signal.SIGCONT)
+    _, _, said = first.stop()
+    assert "captured as" in said
+    again = stack.run("waits", *count)
+    assert again.container["restored_from"] in said
+    again.stop()
+
+
+def test_a_run_that_is_killed_while_its_start_waits_leaves_no_ghost(stack: Stack) -> None:
+    plane = stack.child("controlplane")
+    os.kill(plane, signal.SIGSTOP)
+    try:
+        run = stack.popen_run("killed", "true")
+        until(stack.containers, saying="it is being created")
+        (waiting,) = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if b"create" in path.read_bytes()
+            and str(stack.state).encode() in path.read_bytes()
+            and path.parent.name != str(run.pid)
+        ]
+        os.kill(waiting, signal.SIGKILL)
+        run.communicate(timeout=30)
+        until(lambda: stack.containers() == [], saying="nobody is waited for any more")
+    finally:
+        os.kill(plane, signal.SIGCONT)
