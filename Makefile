@@ -4,7 +4,7 @@ bin := .venv/bin
 usual := not long and not cluster and not gpu
 loops := long and not cluster
 
-.PHONY: help setup engines page-test demo fuzz matrix vm vm-all support test test-containers test-others retest e2e retest-e2e faults faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
+.PHONY: help setup engines page-test demo fuzz matrix vm vm-all support test test-containers test-others retest e2e retest-e2e faults chaos faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
@@ -12,6 +12,7 @@ help:
 	@echo "make retest  what failed in make test, once more"
 	@echo "make e2e     install on the cluster that KUBECONFIG names, and kill what can be killed there"
 	@echo "make faults  the tests that kill for minutes (retest-faults: what failed there, once more)"
+	@echo "make chaos   a seeded run that kills, fills and loses things, with a report in build/chaos (CHAOS_SECONDS=n, CHAOS_SEED=n, CHAOS_IDS=n)"
 	@echo "make gpu     the tests on a real NVIDIA GPU; what they find goes into build/gpu/result.json"
 	@echo "make fuzz    a minute of fuzzing for each reader of what another party wrote (FUZZ_SECONDS=n, FUZZ_SEED=n: others)"
 	@echo "make matrix  real programs through start, stop and start on another node; writes docs/reference/compatibility.md (PROGRAMS=\"redis go\": those)"
@@ -111,6 +112,13 @@ fuzz: setup
 
 $(readers):
 	WOODFROG_FUZZ_SECONDS=$(FUZZ_SECONDS) WOODFROG_FUZZ_SEED=$(FUZZ_SEED) $(bin)/pytest -p no:cacheprovider $@
+
+# Ten minutes; every id that took part is accounted for at the end, which takes up to five more.
+CHAOS_SECONDS := 600
+CHAOS_SEED := 1
+CHAOS_IDS := 30
+chaos: setup
+	PYTHONPATH=tests CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) CHAOS_IDS=$(CHAOS_IDS) $(bin)/python -m chaos
 
 vm: setup
 	@tests/vm/run trixie demo every-time

@@ -11,6 +11,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+import structlog
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -19,6 +20,7 @@ from controlplane.bus.ingest import PutAside
 from controlplane.bus.places import Places
 from controlplane.bus.storage import Use
 from controlplane.domain.clocks import is_news
+from controlplane.domain.invariants import Rule, violated
 from controlplane.domain.state import SnapshotStatus
 from controlplane.log.deadletters import DeadLetter
 from controlplane.loop import DecisionLoop
@@ -29,6 +31,7 @@ from protocol.events import (
     ColdStartChosen,
     ContainerStarted,
     DumpFailed,
+    KeyEvent,
     RestoreChosen,
     RestoreFailed,
     SnapshotCaptured,
@@ -36,6 +39,7 @@ from protocol.events import (
     event_type,
 )
 
+_log = structlog.get_logger(component="metrics")
 _SLICE: Final = 2000
 """How many keys are counted before the event loop has a turn: well under a millisecond."""
 
@@ -101,6 +105,14 @@ class Metrics:
             ["stage", "code"],
             registry=registry,
         )
+        self._violations = Counter(
+            "woodfrog_invariant_violations",
+            "Events that must never happen, by the rule that they break; anything but 0 is a fault of Woodfrog.",
+            ["rule"],
+            registry=registry,
+        )
+        for rule in Rule:
+            self._violations.labels(rule.value)
         self._freeze_seconds = Histogram(
             "woodfrog_freeze_seconds",
             "How long containers stood still for a dump.",
@@ -185,8 +197,10 @@ class Metrics:
 
     def _appended(self, events: Sequence[AnyEvent], seconds: float) -> None:
         self._commit_seconds.observe(seconds)
+        moved = {event.key for event in events if isinstance(event, SnapshotCaptured | SnapshotStored)}
         for event in events:
             self._events.labels(self._type(event_type(event))).inc()
+            self._watch(event, settled=getattr(event, "key", None) not in moved)
             match event:
                 case SnapshotCaptured():
                     self._freeze_seconds.observe(event.freeze_seconds)
@@ -210,6 +224,15 @@ class Metrics:
                         self._create_seconds.labels(outcome).observe(event.create_seconds)
                 case _:
                     pass
+
+    def _watch(self, event: AnyEvent, *, settled: bool) -> None:
+        """Count a broken rule. The state is that after the whole batch, which may hold a capture that a cold start did not know."""
+        if isinstance(event, ColdStartChosen) and not settled:
+            return
+        key = self._loop.key(event.key) if self._loop is not None and isinstance(event, KeyEvent) else None
+        if key is not None and self._loop is not None and (found := violated(event, key, self._loop.nodes())):
+            self._violations.labels(found.rule.value).inc()
+            _log.error("an invariant is violated", rule=found.rule.value, key=found.key, about=found.about)
 
     async def page(self) -> Page:
         """Show all numbers, as they are now."""

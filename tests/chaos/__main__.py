@@ -1,0 +1,50 @@
+"""``make chaos``: a run on this machine, for CHAOS_SECONDS from CHAOS_SEED, with a report in build/chaos.
+
+Exit code 1 if a rule was broken. CHAOS_IDS ids take part, and CHAOS_RUNNING of them run at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from .campaign import Campaign
+from .place import one_machine
+from .report import render
+
+_BUILD = Path(__file__).parents[2] / "build/chaos"
+
+
+def main() -> int:
+    """Run; return the exit code."""
+
+    def number(name: str, default: int) -> int:
+        return int(os.environ.get(name) or default)
+
+    with (
+        tempfile.TemporaryDirectory(prefix="wf-", dir="/var/tmp", ignore_cleanup_errors=True) as folder,
+        one_machine(Path(folder)) as place,
+    ):
+        run = Campaign(
+            place,
+            seed=number("CHAOS_SEED", 1),
+            seconds=number("CHAOS_SECONDS", 600),
+            ids=number("CHAOS_IDS", 30),
+            running=number("CHAOS_RUNNING", 2 * (os.cpu_count() or 1)),
+        )
+        run.run()
+    _BUILD.mkdir(parents=True, exist_ok=True)
+    report = _BUILD / f"seed-{run.seed}.html"
+    report.write_text(render(run))
+    for rule, count in run.counts.items():
+        print(f'woodfrog_invariant_violations_total{{rule="{rule}"}} {count}')
+    for each in run.violations:
+        print(f"{each.rule}: {each.key}: {each.about}")
+    print(f"seed {run.seed}: {len(run.acts)} acts, {run.events} events, {run.took:.0f} s; {report}")
+    return 1 if run.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

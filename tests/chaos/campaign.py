@@ -1,0 +1,207 @@
+"""The run itself: which id does what next and what is harmed meanwhile, from one seed; and what each start must have continued from.
+
+Every dump is asked for here, so for each snapshot it is known how far its program had counted before: a start from it has at least
+that, without a gap. A start from the image, or from an older snapshot, is accounted for by the reason that `woodfrog why` gives.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from support.stack import until
+
+from controlplane.domain.invariants import Rule, Violation, found_in
+
+from .place import Live, Place
+from .programs import PROGRAMS, Program, gap
+
+_RETRIES: Final = 3
+_HARM_SECONDS: Final = 3.0
+_OPERATIONS: Final = {"checkpoint": 3, "stop": 4, "crash": 2, "trouble": 2}
+
+
+@dataclass
+class Act:
+    """One thing that was done."""
+
+    at: float
+    name: str
+    what: str
+    harm: str = ""
+    result: str = ""
+
+
+@dataclass
+class Id:
+    """One id and what is known of it from outside."""
+
+    name: str
+    program: Program
+    live: Live | None = None
+    floors: dict[str, int] = field(default_factory=dict)
+    """How far it had counted, at least, in each snapshot."""
+    starts: list[str] = field(default_factory=list)
+    outcome: str = ""
+
+
+@dataclass
+class Campaign:
+    """One run."""
+
+    place: Place
+    seed: int
+    seconds: float
+    ids: int
+    running: int
+    acts: list[Act] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+    events: int = 0
+    took: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(self.seed)
+        kinds = [PROGRAMS[number % len(PROGRAMS)] for number in range(self.ids)]
+        self.all = [Id(f"chaos-{number:02}-{program.kind}", program) for number, program in enumerate(kinds)]
+        self._began = 0.0
+
+    def run(self) -> None:
+        """Do things until the time is up, then start every id once more and account for it."""
+        self._began = time.monotonic()
+        while time.monotonic() - self._began < self.seconds:
+            self._step()
+        until(self.place.healthy, 120, saying="everything answers again")
+        for one in self.all:
+            if one.live is None and one.starts:
+                self._start(one, "")
+            if one.live is not None:
+                self._stop(one)
+            one.outcome = one.starts[-1] if one.starts else "never started"
+        log = self.place.log()
+        self.events = len(log)
+        self.violations += found_in(log)
+        self.took = time.monotonic() - self._began
+
+    @property
+    def counts(self) -> dict[Rule, int]:
+        """How often each rule was broken."""
+        counted = Counter(each.rule for each in self.violations)
+        return {rule: counted[rule] for rule in Rule}
+
+    def _step(self) -> None:
+        """Let one id do one thing, sometimes while something is harmed."""
+        up = [one for one in self.all if one.live is not None]
+        harms = self.place.harms()
+        harm = self.chance.choice(sorted(harms)) if self.chance.random() < 0.4 else ""
+        fresh = len(up) < self.running and (not up or self.chance.random() < 0.5)
+        one = self.chance.choice([one for one in self.all if one.live is None] if fresh else up)
+        what = "start" if fresh else self.chance.choices(list(_OPERATIONS), list(_OPERATIONS.values()))[0]
+        act = Act(time.monotonic() - self._began, one.name, what, harm)
+        self.acts.append(act)
+        end = harms[harm]() if harm else None
+        doing: dict[str, Callable[[], str]] = {
+            "start": lambda: self._start(one, harm),
+            "stop": lambda: self._stop(one),
+            "crash": lambda: self._crash(one),
+            "checkpoint": lambda: self._checkpoint(one),
+            "trouble": lambda: self._trouble(one),
+        }
+        if end is not None and what == "start":  # whether it starts is seen through the worker
+            time.sleep(_HARM_SECONDS)
+            end()
+            until(self.place.healthy, 120, saying="everything answers again")
+            end = None
+        undoing = threading.Timer(_HARM_SECONDS, end or (lambda: None))
+        undoing.start()
+        try:
+            act.result = doing[what]()
+        finally:
+            undoing.join()
+
+    def _start(self, one: Id, harm: str) -> str:
+        live = None
+        for _ in range(_RETRIES):
+            try:
+                live = self.place.start(one.name, one.program)
+                break
+            except AssertionError as problem:
+                last = str(problem)
+        if live is None:
+            self._broken(Rule.STUCK_START, one, f"{harm}: {last[-300:]}")
+            return "did not start"
+        one.live = live
+        first = len(live.record())
+        try:
+            until(lambda: len(live.record()) >= first + 3, 60, saying="it counts")
+        except AssertionError:
+            self._broken(Rule.WRONG_DATA, one, "it does not continue")
+        problem = gap(live.record())
+        if problem is not None:
+            self._broken(Rule.WRONG_DATA, one, problem)
+        said = self._account(one, live, first)
+        one.starts.append(said)
+        return said
+
+    def _account(self, one: Id, live: Live, first: int) -> str:
+        """Say how a start stands to what is known, and note what it contradicts."""
+        if live.restored_from is not None:
+            floor = one.floors.get(live.restored_from, 0)
+            if first < floor:
+                self._broken(Rule.WRONG_DATA, one, f"{first} lines where {live.restored_from} has {floor}")
+            newest = max(one.floors, default=live.restored_from)
+            older = f"; fell back from {newest}: {self._why(one)}" if live.restored_from < newest else ""
+            return f"continued from {live.restored_from} at line {first}{older}"
+        if not one.floors:
+            return "first start" if not one.starts else "cold: nothing was captured"
+        why = self._why(one)
+        if not why:
+            self._broken(Rule.SILENT_COLD_START, one, f"although it had {max(one.floors)}")
+        return f"cold: {why}"
+
+    def _why(self, one: Id) -> str:
+        return " ".join(self.place.why(one.name).split())
+
+    def _stop(self, one: Id) -> str:
+        assert one.live is not None
+        live, one.live = one.live, None
+        floor = len(live.record())
+        ended = self.place.stop(live)
+        if not ended.captured:
+            return f"not captured: {ended.said[-200:]}"
+        self._note_floor(one, floor)
+        return "captured"
+
+    def _crash(self, one: Id) -> str:
+        assert one.live is not None
+        live, one.live = one.live, None
+        self.place.crash(live)
+        return "killed"
+
+    def _checkpoint(self, one: Id) -> str:
+        assert one.live is not None
+        floor = len(one.live.record())
+        if not self.place.checkpoint(one.name):
+            return "refused or failed"
+        self._note_floor(one, floor)
+        return "stored"
+
+    def _trouble(self, one: Id) -> str:
+        assert one.live is not None
+        return self.place.trouble(one.live)
+
+    def _note_floor(self, one: Id, floor: int) -> None:
+        """Remember the snapshot that is stored now, if it can be asked for."""
+        try:
+            newest = until(lambda: self.place.newest_stored(one.name), 30, saying="it is stored")
+        except (AssertionError, subprocess.TimeoutExpired, ValueError):
+            return
+        one.floors.setdefault(newest, floor)
+
+    def _broken(self, rule: Rule, one: Id, about: str) -> None:
+        self.violations.append(Violation(rule, one.name, about))
