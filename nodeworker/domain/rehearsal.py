@@ -18,6 +18,8 @@ from protocol.events import RehearsalOutcome
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import PASSING_CODES, Failure
 
+_PLACE: Final = PASSING_CODES | {"tcp-state"}
+"""Connections that cannot be restored are closed at a real start."""
 NOT_REHEARSED: Final = "not-rehearsed"
 """Code of the failure that says why there was no rehearsal."""
 ADVICE: Final = "Later snapshots are rehearsed as soon as it is possible; annotate the pod with `woodfrog.io/rehearse: off` if none shall be."
@@ -54,7 +56,7 @@ def skipped(cause: str) -> Verdict:
 
 def verdict_on(failure: Failure) -> Verdict:
     """Say whether a failure of the restore is the snapshot's or the place's."""
-    if failure.code == NOT_REHEARSED or failure.code in PASSING_CODES:
+    if failure.code == NOT_REHEARSED or failure.code in _PLACE:
         return skipped(f"{failure.cause} ({failure.code})" if failure.code != NOT_REHEARSED else failure.cause)
     advice = f"{failure.advice} If its restore is known to work, annotate the pod with `woodfrog.io/rehearse: off`."
     cause = f"a rehearsal of its restore failed: {failure.cause} ({failure.code})"

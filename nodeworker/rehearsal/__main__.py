@@ -18,7 +18,7 @@ from typing import Final
 from nodeworker.domain.rehearsal import skipped
 from nodeworker.rehearsal.container import rehearse
 from nodeworker.rehearsal.task import RehearsalTask, Rehearsed
-from process import faultpoints
+from process import faultpoints, logs
 from protocol import wire
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -31,20 +31,23 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 def main() -> int:
     """Rehearse; return the exit code."""
     task = wire.decode(sys.stdin.buffer.read(), RehearsalTask)
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what is logged is no answer
+    logs.configure(os.environ.get("WOODFROG_LOG_LEVEL", "info"))
     _end_with(task.worker_pid)
     _give_way()
     Path(task.procs).write_text(str(os.getpid()))
     if _libc.unshare(_NEWNS | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET) != 0:
-        _answer(Rehearsed(skipped(f"no namespaces could be made: {os.strerror(ctypes.get_errno())}")))
+        _answer(answers, Rehearsed(skipped(f"no namespaces could be made: {os.strerror(ctypes.get_errno())}")))
         return 0
     child = os.fork()
     if child == 0:
-        _inside(task)
+        _inside(task, answers)
     _, status = os.waitpid(child, 0)
     return 0 if status == 0 else 1
 
 
-def _inside(task: RehearsalTask) -> None:
+def _inside(task: RehearsalTask, answers: int) -> None:
     """Rehearse as the first process of the PID namespace, whose end is the end of all others there."""
     code = 1
     try:
@@ -54,7 +57,7 @@ def _inside(task: RehearsalTask) -> None:
         except Exception as problem:  # noqa: BLE001 -- whatever it was, it says nothing about the snapshot
             verdict = skipped(f"the rehearsal failed: {problem!r}")
         faultpoints.reach("rehearsal.restored")
-        _answer(Rehearsed(verdict))
+        _answer(answers, Rehearsed(verdict))
         code = 0
     finally:
         os._exit(code)
@@ -74,8 +77,8 @@ def _give_way() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def _answer(rehearsed: Rehearsed) -> None:
-    os.write(1, wire.encode(rehearsed) + b"\n")
+def _answer(answers: int, rehearsed: Rehearsed) -> None:
+    os.write(answers, wire.encode(rehearsed) + b"\n")
 
 
 if __name__ == "__main__":

@@ -19,16 +19,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from nodeworker import bundle, contents, privilege_check
+import msgspec
+
+from nodeworker import bundle, connections, contents, privilege_check
 from nodeworker.bundle import Bundle
-from nodeworker.capture import criu, hostname, image_files, user_namespace
+from nodeworker.capture import cgroup_v1, criu, hostname, image_files, user_namespace
 from nodeworker.capture.image_files import ImageFiles
 from nodeworker.capture.runc import Runc
 from nodeworker.capture.spool import Spool
 from nodeworker.capture.trees import CapturedTree, ReadInto
 from nodeworker.domain.criu_images import MalformedImageError
 from nodeworker.domain.criu_images.tasks import read_tree
-from nodeworker.domain.criu_options import parse_version
+from nodeworker.domain.criu_options import CriuConfig, parse_version
 from nodeworker.domain.rehearsal import RESTORABLE, Verdict, objection_to, rehearsal_spec, skipped, verdict_on
 from nodeworker.failure import failure_of, refusal
 from nodeworker.rehearsal import mounts
@@ -92,11 +94,15 @@ def _prepare(task: RehearsalTask, live: Bundle, spec: Mapping[str, Any], scratch
         privilege_check.check(images, live, task.spec, task.recorded, parse_version(task.criu_version))
     hostname.name_images(images, live.names)
     image_files.repair(images)
+    own_network = Path(f"/proc/{os.getpid()}/ns/net") if live.network is not None else None
+    restored = connections.prepare(images, msgspec.structs.replace(live, network=own_network))
     if task.id_mapped:
         user_namespace.let_in(images)
     folder = scratch / _NAME
     folder.mkdir()
-    (folder / "criu.conf").write_text(task.criu_config)
+    places = task.cgroup if task.cgroup_version == 2 else None, cgroup_v1.mounts(task.cgroup, live.cgroup_mounts)
+    config = CriuConfig(task.criu_version, task.yard).for_restore(*places, keep=restored.keep)
+    (folder / "criu.conf").write_text(config)
     changed = rehearsal_spec(
         spec,
         folder=task.bundle,

@@ -23,12 +23,14 @@ class RehearsalTask(msgspec.Struct, frozen=True):
     """The ``cgroup.procs`` that bounds this process."""
     runc: str
     criu: str
-    criu_config: str
     limit_bytes: int
     log: str
     """Where CRIU's log of a restore that failed goes."""
     worker_pid: int
     criu_version: str
+    yard: str | None
+    """As in ``CriuConfig``."""
+    cgroup_version: int
     spec: Privileges | None = None
     """What the container's spec allows; None: it is not compared."""
     recorded: Privileges | None = None
