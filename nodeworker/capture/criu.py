@@ -22,7 +22,7 @@ from nodeworker.domain import criu_complaints, criu_failures, criu_options
 from nodeworker.domain.problems import disk_full
 from protocol.failures import Failure, FailureError
 
-_CHECK_SECONDS: Final = 30.0
+_CHECK_SECONDS: Final = 60.0
 _LOG_BYTES: Final = 4 * 1024 * 1024
 _ROOM_FOR_A_LOG_BYTES: Final = 1024 * 1024
 IO_URING: Final = "anon_inode:[io_uring]"
@@ -50,7 +50,7 @@ def check(criu: Path) -> None:
     """Ask CRIU whether it works on the running kernel. Needs root.
 
     Raises:
-        FailureError: ``criu-missing`` or ``criu-unusable``, with CRIU's own words as detail.
+        FailureError: ``criu-missing``, ``criu-unusable`` or ``self-test-timeout``, with CRIU's own words as detail.
     """
     answer = _run([str(criu), "check"])
     if answer.returncode != 0:
@@ -259,5 +259,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
             timeout=_CHECK_SECONDS,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as problem:
+    except OSError as problem:
         raise FailureError(criu_failures.criu_missing(command[0], str(problem))) from problem
+    except subprocess.TimeoutExpired as problem:
+        raise FailureError(criu_failures.too_slow(f"`{' '.join(command)}` did not end", _CHECK_SECONDS)) from problem

@@ -74,6 +74,12 @@ def criu_missing(path: str, detail: str) -> Failure:
     return Failure(code="criu-missing", cause=f"{path} does not run", advice=rule("criu-missing").advice, detail=detail)
 
 
+def too_slow(what: str, seconds: float) -> Failure:
+    """The failure for a step of the self-test that was not done in time, which says nothing against CRIU."""
+    advice = "Look at the machine's load, and run `woodfrog-node self-test` again."
+    return Failure(code="self-test-timeout", cause=f"{what} within {seconds:g} s", advice=advice)
+
+
 def criu_unusable(path: str, detail: str) -> Failure:
     """The failure for a CRIU whose own check fails, or that is too old."""
     cause = f"{path} does not work here: {detail.splitlines()[-1] if detail else 'its own check fails'}"

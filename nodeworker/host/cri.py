@@ -39,13 +39,13 @@ class CriStatus:
     config: dict[str, Any]
     """The configuration in force, as far as it tells (containerd does)."""
     listed: frozenset[str] = frozenset()
-    """The runtime handlers that it lists (CRI-O since 1.30, containerd since 2.0)."""
+    """The runtime handlers that it lists (CRI-O since 1.30, containerd since 2.0); the default one also under no name."""
 
     def handlers(self) -> set[str]:
         """The runtime handlers that it knows of; empty where it tells none."""
         containerd = self.config.get("containerd")
         runtimes = containerd.get("runtimes") if isinstance(containerd, dict) else None
-        return set(self.listed) | (set(runtimes) if isinstance(runtimes, dict) else set())
+        return set(self.listed - {""}) | (set(runtimes) if isinstance(runtimes, dict) else set())
 
 
 def status(address: Path, seconds: float = 10.0) -> CriStatus:

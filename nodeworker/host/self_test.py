@@ -30,6 +30,7 @@ from uuid import uuid4
 from nodeworker.capture import criu as criu_tool
 from nodeworker.capture.cgroup_yard import make_yard
 from nodeworker.capture.runc import Runc, RuncState
+from nodeworker.domain import criu_failures
 from nodeworker.domain.cgroup_path import absolute_path
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.failure import failure_of, refusal
@@ -340,5 +341,5 @@ class _Test:
         deadline = time.monotonic() + _SECONDS
         while not holds():
             if time.monotonic() > deadline:
-                raise refusal("self-test-timeout", f"{problem} within {_SECONDS:g} s", _ADVICE)
+                raise FailureError(criu_failures.too_slow(problem, _SECONDS))
             time.sleep(_POLL_SECONDS)

@@ -8,6 +8,7 @@ import pytest
 
 from nodeworker.capture import criu
 from nodeworker.domain import criu_complaints, criu_failures, failure_page
+from protocol.failures import FailureError
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -132,3 +133,16 @@ def test_the_page_of_failures_ends_with_the_table() -> None:
     assert PAGE.read_text().endswith(f"\n{failure_page.render()}"), (
         "put the output of python -m nodeworker.domain.failure_page at the end of docs/reference/failures.md"
     )
+
+
+def test_a_criu_that_a_busy_machine_lets_wait_is_not_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "criu"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(criu, "_CHECK_SECONDS", 0.1)
+    with pytest.raises(FailureError) as problem:
+        criu.check(slow)
+    assert problem.value.failure.code == "self-test-timeout"
+    assert problem.value.failure.cause == f"`{slow} check` did not end within 0.1 s"
