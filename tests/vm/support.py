@@ -83,7 +83,7 @@ def render(rows: list[dict[str, Any]]) -> str:
         "What is needed in any case: x86-64, Linux 5.11 or later with CONFIG_CHECKPOINT_RESTORE, runc 1.1 or later, CRIU 3.19 or\n"
         "later. Set-up and the node image bring a CRIU of their own where the system's does not pass the self-test.\n\n"
         "CRIU 3.19 to 4.0 were not tried, because no suite of Debian has one (12 has 3.17.1, 13 has\n"
-        "4.1.1, unstable 4.2.1). CRIU 4.1.1 passes the self-test on Debian 13; set-up prefers 4.2.1.\n\n"
+        "4.1.1, unstable 4.2.1). They are given only options that their sources know.\n\n"
         "| system | kernel | cgroup | runc | CRIU | engines | tests passed | last on |\n"
         "|---|---|---|---|---|---|---|---|\n"
         + "".join(_summary(row) for row in rows)
