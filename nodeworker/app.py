@@ -160,7 +160,7 @@ class Worker:
 
     async def _live(self, journal: Journal) -> None:
         settings = self._settings
-        frozen = await thaw_all(journal)
+        frozen = await thaw_all(settings, journal)
         self._journal = journal
         self._runc = Runc(_tool(settings.runc), _tool(settings.criu))
         driver = DriverProcess(settings.nvidia_libraries)

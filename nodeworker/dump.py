@@ -20,7 +20,7 @@ import structlog
 
 from nodeworker import connections, stops
 from nodeworker.bus import Bus
-from nodeworker.capture import configs, volume_files
+from nodeworker.capture import configs, exec_gate, volume_files
 from nodeworker.capture.bounds import Bounds
 from nodeworker.capture.cuda import Cuda
 from nodeworker.capture.runc import Runc
@@ -251,7 +251,8 @@ class Dumper:
         stage = DumpStage.PREFLIGHT
         try:
             plan = await asyncio.to_thread(self.preflight.look, container, final=record.final)
-            with closing(plan.room):
+            own = self._settings.container_dir(record.container_id)
+            with closing(plan.room), exec_gate.closed(own, plan.freezer):
                 facts = msgspec.structs.replace(record.facts, privileges=plan.privileges)
                 record = msgspec.structs.replace(record, facts=facts)
                 if tries is None or not tries.announced:

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from nodeworker.capture import exec_gate
 from nodeworker.capture.cuda import Cuda
 from nodeworker.capture.freezer import Freezer
 from nodeworker.capture.runc import Runc
@@ -28,13 +29,14 @@ from protocol.ids import ContainerId
 _log = structlog.get_logger(component="recovery")
 
 
-async def thaw_all(journal: Journal) -> dict[ContainerId, FrozenRecord]:
+async def thaw_all(settings: Settings, journal: Journal) -> dict[ContainerId, FrozenRecord]:
     """Thaw every container that an earlier life froze, all at once, and answer which they were.
 
     One that does not thaw stays in the journal, for the next life to try again.
     """
     frozen = await asyncio.to_thread(journal.frozen)
     await asyncio.gather(*(asyncio.to_thread(_thaw, journal, record) for record in frozen))
+    await asyncio.to_thread(exec_gate.open_all, settings.container_dir(""))
     return {record.container_id: record for record in frozen}
 
 

@@ -68,7 +68,7 @@ class TestDocker(EngineCases):
         engine.stop("init-again")
 
     def test_a_container_is_never_unhealthy_over_checkpoints_and_a_restore(self, stack: Stack, engine: Docker) -> None:
-        """A check that meets the freeze fails ("cannot exec in a paused container"); one that fails is not enough."""
+        """A check that meets the freeze waits for its end."""
         began = int(time.time())
         check = ("--health-cmd", "test -d /proc/1", "--health-interval", "1s", "--health-timeout", "5s")
         engine.run("healthy", "healthy", *check)

@@ -150,6 +150,39 @@ def test_without_its_python_the_runtime_still_stops_and_deletes_but_refuses_to_c
     assert "install Woodfrog again" in line["msg"]
 
 
+EXEC = ("--root", "/run/x", "exec", "--process", "/p.json", "--detach", "--pid-file", "/pid", ID)
+
+
+@pytest.mark.parametrize("frozen", ["FROZEN", "FREEZING", "1"])
+def test_an_exec_waits_until_the_container_no_longer_stands_still(desk: Desk, frozen: str) -> None:
+    desk.mark()
+    state = desk.folder / "freezer state"
+    state.write_text(f"{frozen}\n")
+    (desk.folder / "run dir/containers" / ID / "frozen").write_text(f"{state}\n")
+    call = subprocess.Popen(["dash", desk.runtime, *EXEC], cwd=desk.bundle)
+    with pytest.raises(subprocess.TimeoutExpired):
+        call.wait(1.5)
+    assert not desk.noted.exists()
+    (desk.folder / "run dir/containers" / ID / "frozen").unlink()
+    assert call.wait(10) == 7
+    assert desk.noted.read_text().split("\0")[:-1] == ["runc", *EXEC]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("state", ["THAWED", None])
+def test_what_a_killed_worker_left_behind_delays_an_exec_for_a_moment_only(desk: Desk, state: str | None) -> None:
+    desk.mark()
+    if state is not None:
+        (desk.folder / "state").write_text(f"{state}\n")
+    (desk.folder / "run dir/containers" / ID / "frozen").write_text(f"{desk.folder / 'state'}\n")
+    assert subprocess.run(["dash", desk.runtime, *EXEC], cwd=desk.bundle, timeout=50, check=False).returncode == 7
+    assert desk.noted.read_text().split("\0")[:-1] == ["runc", *EXEC]
+
+
+def test_an_exec_without_an_id_is_left_to_runc(desk: Desk) -> None:
+    assert desk.call("exec", "--process", "/p.json") == ("runc", ["exec", "--process", "/p.json"])
+
+
 def test_a_variable_that_only_appears_in_the_arguments_is_no_protection(tmp_path: Path) -> None:
     spec = {"process": {"args": ["sh", "-c", '"KEEP_ME=x"'], "env": ["PATH=/bin", "KEEP_ME2=y"]}}
     assert variable(spec, "KEEP_ME") is None
