@@ -17,7 +17,7 @@ from nodeworker.bundle import Bundle
 from nodeworker.capture import image_files, network
 from nodeworker.capture.rendezvous import Rendezvous
 from nodeworker.capture.spool import Spool
-from nodeworker.domain.criu_images import MalformedImageError, connections
+from nodeworker.domain.criu_images import MalformedImageError, connections, watches
 from nodeworker.domain.criu_images.connections import Network
 from nodeworker.preflight import Plan
 from protocol.failures import FailureError
@@ -35,6 +35,8 @@ def dump(plan: Plan, spool: Spool, checkpoint: Callable[[], None], copy: Callabl
     Raises:
         FailureError: as :meth:`Runc.checkpoint`, or as ``copy`` does.
     """
+    if plan.watches:
+        (spool.work / watches.NAME).write_bytes(watches.paths_image(plan.watches))
     keep = plan.criu.keeps_connections and network.has_inner_connections(plan.freezer.pids())
     try:
         return _attempt(plan, spool, checkpoint, copy, keep=keep)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker import bundle
-from nodeworker.capture import criu, file_locks, handles, privileges, user_namespace, volume_files
+from nodeworker.capture import criu, file_locks, handles, privileges, user_namespace, volume_files, watches
 from nodeworker.capture.bounds import Bounds, Tally, measure
 from nodeworker.capture.cuda import Cuda, GpuPlan
 from nodeworker.capture.freezer import Freezer
@@ -21,6 +21,7 @@ from nodeworker.capture.spool import dump_bytes
 from nodeworker.copies import Copies
 from nodeworker.disk import Disk, Room
 from nodeworker.domain import wishes
+from nodeworker.domain.criu_images.watches import Inode
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.failure import refusal
 from nodeworker.journal import ContainerRecord, ContainerState
@@ -52,6 +53,8 @@ class Plan:
     stopped_pids: tuple[int, ...]
     privileges: Privileges | None
     gpus: GpuPlan | None
+    watches: dict[Inode, str]
+    """Inodes on overlay that processes watch, with their paths."""
     wished_freeze_seconds: float | None
     """What the container's owner says about it."""
     usual_freeze_seconds: float
@@ -130,6 +133,7 @@ class Preflight:
         criu.refuse_traced(dumped)
         criu.refuse_io_uring(dumped)
         handles.refuse(dumped)
+        watched = watches.find(dumped, state.pid)
         criu.refuse_unreadable_limits(dumped)
         criu.refuse_adopted(pids, state.pid)
         file_locks.refuse_lost(dumped)
@@ -161,6 +165,7 @@ class Preflight:
             stopped,
             held,
             gpus,
+            watched,
             wished,
             usual,
             room,

@@ -1,0 +1,123 @@
+"""Files and directories of a container's root file system that its processes watch, found by where they are.
+
+The kernel says of a watch which inode it is for (``fdinfo`` of the descriptor, proc_pid_fdinfo(5)). On overlay no handle opens it, so
+CRIU has to be given its path, and the path has to be looked for: in the working directories of the processes first, then in the whole
+root file system. Nothing is frozen meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from nodeworker.capture.status import status_fields
+from nodeworker.domain.criu_images.watches import Inode
+from nodeworker.failure import refusal
+
+_WATCHERS: Final = frozenset({"anon_inode:inotify", "anon_inode:[fanotify]"})
+_WATCH: Final = re.compile(r"^(?:inotify|fanotify) .*?ino:([0-9a-f]+) sdev:([0-9a-f]+)", re.MULTILINE)
+_OVERLAY: Final = re.compile(r"^\S+ \S+ (\d+):(\d+) .* - overlay ", re.MULTILINE)
+_MINOR_BITS: Final = 20
+_SEARCH_SECONDS: Final = 10.0
+
+
+def find(pids: Collection[int], first: int) -> dict[Inode, str]:
+    """Return what processes watch on overlay, with the path of each as the container sees it.
+
+    Raises:
+        FailureError: ``watch-not-found``, naming the process that watches what no name leads to.
+    """
+    watched: dict[Inode, int] = {}
+    for pid in pids:
+        with suppress(OSError):  # it has ended
+            watched |= dict.fromkeys(_watched(pid), pid)
+    if not watched:
+        return {}
+    found = _found(watched, pids, first)
+    for inode, pid in watched.items():
+        if inode not in found:
+            name = status_fields(pid).get("Name", "?")
+            raise refusal(
+                "watch-not-found",
+                f"process {pid} ({name}) watches a file or directory of its root file system that no name leads to "
+                f"(inode {inode[1]})",
+                "It was deleted while it was open, or lies on a lower layer on another disk: let the program end the watch, or put "
+                "what it watches on a volume.",
+            )
+    return found
+
+
+def _watched(pid: int) -> Iterator[Inode]:
+    text = Path(f"/proc/{pid}/mountinfo").read_text(errors="replace")
+    overlays = {int(major) << _MINOR_BITS | int(minor) for major, minor in _OVERLAY.findall(text)}
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            if str(descriptor.readlink()) in _WATCHERS:
+                for inode, device in _WATCH.findall(Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text()):
+                    if int(device, 16) in overlays:
+                        yield int(device, 16), int(inode, 16)
+
+
+def _found(watched: Collection[Inode], pids: Collection[int], first: int) -> dict[Inode, str]:
+    wanted, found = set(watched), dict[Inode, str]()
+    deadline = time.monotonic() + _SEARCH_SECONDS
+    root = os.open(f"/proc/{first}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for start in (*_working_directories(pids), "/"):
+            if wanted:
+                with suppress(OSError):
+                    _search(root, start, wanted, found, deadline)
+    finally:
+        os.close(root)
+    return found
+
+
+def _working_directories(pids: Collection[int]) -> list[str]:
+    places = set()
+    for pid in pids:
+        with suppress(OSError):
+            places.add(str(Path(f"/proc/{pid}/cwd").readlink()))
+    return sorted(place for place in places if place.startswith("/") and place != "/")
+
+
+def _search(root: int, start: str, wanted: set[Inode], found: dict[Inode, str], deadline: float) -> None:
+    """Go through a directory and all that is below it on the same file system, what is near first; links are not followed."""
+    status = os.stat(start[1:] or ".", dir_fd=root, follow_symlinks=False)
+    _note(status, start, wanted, found)
+    numbers = {number for _, number in wanted}
+    waiting = deque([start])
+    while wanted and waiting and time.monotonic() < deadline:
+        folder = waiting.popleft()
+        with suppress(OSError), _listed(root, folder) as entries:
+            for entry in entries:
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if is_folder or entry.inode() in numbers:
+                    path = f"{folder.rstrip('/')}/{entry.name}"
+                    own = entry.stat(follow_symlinks=False)
+                    _note(own, path, wanted, found)
+                    if is_folder and own.st_dev == status.st_dev:
+                        waiting.append(path)
+
+
+@contextmanager
+def _listed(root: int, folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(folder[1:] or ".", flags, dir_fd=root)
+    try:
+        with os.scandir(descriptor) as entries:
+            yield entries
+    finally:
+        os.close(descriptor)
+
+
+def _note(status: os.stat_result, path: str, wanted: set[Inode], found: dict[Inode, str]) -> None:
+    inode = os.major(status.st_dev) << _MINOR_BITS | os.minor(status.st_dev), status.st_ino
+    if inode in wanted:
+        wanted.remove(inode)
+        found[inode] = path
