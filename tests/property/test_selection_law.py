@@ -75,8 +75,9 @@ def ask_again(world: World, number: int) -> Decision:
 
 ANY_TIME: dict[str, Callable[[World, int, int], Decision]] = {
     "ask": lambda world, pick, which: world.ask(f"c{pick}", NODES[which % 2]),
+    # A container's declaration does not change, so those that ask to start fresh are others than those that do not.
     "ask fresh": lambda world, pick, which: world.ask(
-        f"c{pick}", NODES[which % 2], container=ContainerFacts(fresh=f"wish-{pick % 2}")
+        f"f{pick}", NODES[which % 2], container=ContainerFacts(fresh=f"wish-{pick % 2}")
     ),
     "checkpoint": lambda world, pick, which: world.checkpoint(f"k{len(commands(world))}", timeout_seconds=40),
     "silence": lambda world, pick, which: world.silent(NODES[which % 2]),
