@@ -97,10 +97,10 @@ SERVERS: Final = (
         apt=("rabbitmq-server", "gcc", "libc6-dev"),
         version="rabbitmqctl version | tail -1",
         command="export HOME=/var/lib/rabbitmq RABBITMQ_NODENAME=r@localhost; with_users /usr/lib/rabbitmq/bin/rabbitmq-server",
-        ready="HOME=/var/lib/rabbitmq rabbitmqctl -n r@localhost -q status",
-        build="HOME=/var/lib/rabbitmq rabbitmqctl -n r@localhost add_user u p; HOME=/var/lib/rabbitmq rabbitmqctl -n r@localhost -q eval 'erlang:system_info(start_time).' >/started",
-        check='same "$(HOME=/var/lib/rabbitmq rabbitmqctl -n r@localhost -q eval "erlang:system_info(start_time).")" "$(cat /started)" && '
-        "HOME=/var/lib/rabbitmq rabbitmqctl -n r@localhost -q list_users | grep '^u'",
+        ready="HOME=/var/lib/rabbitmq /usr/lib/rabbitmq/bin/rabbitmqctl -n r@localhost -q status",
+        build="HOME=/var/lib/rabbitmq /usr/lib/rabbitmq/bin/rabbitmqctl -n r@localhost add_user u p; HOME=/var/lib/rabbitmq /usr/lib/rabbitmq/bin/rabbitmqctl -n r@localhost -q eval 'erlang:system_info(start_time).' >/started",
+        check='same "$(HOME=/var/lib/rabbitmq /usr/lib/rabbitmq/bin/rabbitmqctl -n r@localhost -q eval "erlang:system_info(start_time).")" "$(cat /started)" && '
+        "HOME=/var/lib/rabbitmq /usr/lib/rabbitmq/bin/rabbitmqctl -n r@localhost -q list_users | grep '^u'",
     ),
     Program(
         "prometheus",
