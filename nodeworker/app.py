@@ -370,6 +370,7 @@ class Worker:
             bundle=record.bundle,
             reason=record.reason,
             left=record.left,
+            warnings=record.warnings,
         )
 
     async def _sweep(self) -> None:

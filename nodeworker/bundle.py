@@ -19,6 +19,7 @@ import msgspec
 
 from nodeworker.capture import filesystem, network, privileges
 from nodeworker.capture.container_paths import resolved
+from nodeworker.domain import environment as environments
 from nodeworker.domain import mounts as mounted
 from nodeworker.domain import pod_annotations, spec_privileges, wishes
 from nodeworker.domain.cgroup_path import absolute_path
@@ -94,12 +95,24 @@ class Bundle(msgspec.Struct, frozen=True):
     gpu: GpuWish = GpuWish()
     environment: dict[str, str] = {}
     """The variables that its first process gets."""
+    command: tuple[str, ...] = ()
+    """What its first process runs."""
     devices: tuple[dict[str, Any], ...] = ()
     """``linux.devices``: the nodes that the engine, or CDI, gives the container."""
     lsm_profile: str = ""
     """The AppArmor profile or SELinux label, as ``runc restore --lsm-profile`` wants it."""
     seccomp: dict[str, Any] | None = None
     """``linux.seccomp``."""
+
+    @property
+    def declared(self) -> dict[str, str]:
+        """What a restored process has from its snapshot and not from this container: its variables and its command."""
+        return environments.declared(self.environment, self.command)
+
+    @property
+    def bound(self) -> frozenset[str]:
+        """Where something from outside is mounted, once links are followed."""
+        return frozenset(resolved(self.rootfs, place) for place in self.binds)
 
     @property
     def travelling(self) -> dict[str, Path]:
@@ -219,6 +232,7 @@ def read(folder: str) -> Bundle:
             grace_seconds=_grace_seconds(annotations),
             gpu=wish(config),
             environment=environment,
+            command=tuple(str(word) for word in (config.get("process") or {}).get("args") or ()),
             devices=tuple((config.get("linux") or {}).get("devices") or ()),
             lsm_profile=spec_privileges.lsm_profile(config),
             seccomp=(config.get("linux") or {}).get("seccomp"),

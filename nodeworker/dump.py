@@ -20,11 +20,11 @@ import structlog
 
 from nodeworker import connections, stops
 from nodeworker.bus import Bus
-from nodeworker.capture import configs, exec_gate, volume_files
+from nodeworker.capture import configs, exec_gate, thread_placement, volume_files
 from nodeworker.capture.bounds import Bounds
 from nodeworker.capture.cuda import Cuda
 from nodeworker.capture.runc import Runc
-from nodeworker.capture.spool import Spool, raw_bytes
+from nodeworker.capture.spool import Aside, Spool, raw_bytes
 from nodeworker.capture.trees import CapturedTree
 from nodeworker.copies import Copies
 from nodeworker.disk import Disk
@@ -236,6 +236,7 @@ class Dumper:
             command_id=command_id,
             warnings=warnings,
             environment=container.environment,
+            generation=container.generation,
         )
 
     async def _capture(
@@ -379,9 +380,11 @@ class Dumper:
 
     def _copy_files(self, spool: Spool, plan: Plan, bounds: Bounds) -> tuple[list[CapturedTree], tuple[str, ...]]:
         faultpoints.reach("dump.after-criu")
-        held, noticed = volume_files.record(spool.images, plan.outside, plan.freezer.pids())
-        spool.write_held(held)
-        return [*spool.copy_files(plan.upper, plan.shm, plan.volumes, bounds), *configs.links(plan.configs)], noticed
+        pids = plan.freezer.pids()
+        held, noticed = volume_files.record(spool.images, plan.outside, pids)
+        spool.write_aside(Aside(held, thread_placement.record(pids, plan.cpusets)))
+        trees = [*spool.copy_files(plan.upper, plan.shm, plan.volumes, bounds), *configs.links(plan.configs)]
+        return trees, (*plan.noticed, *noticed)
 
     def _kill(self, plan: Plan) -> None:
         try:

@@ -18,7 +18,8 @@ from nodeworker.capture.cuda import Cuda
 from nodeworker.capture.runc import Runc
 from nodeworker.domain.gpu import visible_gpus
 from nodeworker.failure import failure_of, refusal
-from nodeworker.journal import Journal
+from nodeworker.journal import ContainerRecord, Journal
+from nodeworker.settling import Settler
 from protocol.facts import ContainerFacts, NodeFacts, pair_gpus
 from protocol.failures import Failure
 from protocol.ids import ContainerId
@@ -35,6 +36,8 @@ class GpuReturn:
         self._cuda = cuda
         self._facts = facts
         self._failures: dict[ContainerId, Failure] = {}
+        self.settler = Settler(journal, runc)
+        """For what else is done while the processes stand."""
 
     def facts_of(self, live: Bundle) -> ContainerFacts:
         """The bundle's facts, with the GPUs that the container will see on this node."""
@@ -70,7 +73,12 @@ class GpuReturn:
         record = self._journal.container(container_id)
         if record is None or record.applied is None:
             raise refusal("container-unknown", f"the worker restores no container {container_id}", "Create it again.")
-        state = self._runc.state(Path(record.runc_root), container_id)
+        if record.gpu_sources:
+            self._bring_back_gpus(record)
+        self.settler.settle(record)
+
+    def _bring_back_gpus(self, record: ContainerRecord) -> None:
+        state = self._runc.state(Path(record.runc_root), record.container_id)
         cuda_devices.renew(state.pid, bundle.read(record.bundle).devices)
         pairs = pair_gpus(record.gpu_sources, record.facts.gpus or record.gpu_sources)
         moved = any(old != new for old, new in pairs)

@@ -81,7 +81,7 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     create_seconds: float | None = None
     final_snapshot: SnapshotId | None = None
     warnings: tuple[str, ...] = ()
-    """What of the snapshot had no place in the container, until its start is reported."""
+    """What is to be told with its start."""
     stopped: bool = False
     """Whether it was sent a stop signal."""
     reason: str = ""
@@ -90,6 +90,8 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How many snapshots with captured or stored work its start leaves behind."""
     environment: EnvironmentMarks | None = None
     """Of the variables that its processes were started with: of a restored one those of the snapshot."""
+    generation: int = 0
+    """How often its processes have been restored."""
     gpu_sources: tuple[str, ...] = ()
     """GPUs of the snapshot that is being restored, which ``runc restore`` brings back without their content."""
 
@@ -142,6 +144,7 @@ class DumpRecord(msgspec.Struct, frozen=True, kw_only=True):
     durable: bool = False
     """Whether the spool was synced to disk."""
     environment: EnvironmentMarks | None = None
+    generation: int = 0
 
 
 class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -92,7 +92,7 @@ class Lives:
                 await asyncio.to_thread(self._journal.save_container, msgspec.structs.replace(record, stopped=True))
 
     def _start(self, record: ContainerRecord) -> None:
-        running = msgspec.structs.replace(record, state=ContainerState.RUNNING, applied=None, warnings=())
+        running = msgspec.structs.replace(record, state=ContainerState.RUNNING, applied=None)
         started = ContainerStarted(
             key=record.key,
             incarnation=record.incarnation,

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker import bundle
+from nodeworker.bundle import Bundle
 from nodeworker.capture import criu, file_locks, handles, privileges, user_namespace, volume_files, watches
 from nodeworker.capture.bounds import Bounds, Tally, measure
 from nodeworker.capture.cuda import Cuda, GpuPlan
 from nodeworker.capture.freezer import Freezer
 from nodeworker.capture.overlay import find_overlay
-from nodeworker.capture.runc import Runc
+from nodeworker.capture.runc import Runc, RuncState
 from nodeworker.capture.spool import dump_bytes
 from nodeworker.copies import Copies
 from nodeworker.disk import Disk, Room
@@ -24,6 +25,7 @@ from nodeworker.domain import wishes
 from nodeworker.domain.criu_images.watches import Inode
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.failure import refusal
+from nodeworker.hooks import Hooks
 from nodeworker.journal import ContainerRecord, ContainerState
 from nodeworker.settings import Settings
 from nodeworker.unstored import Unstored
@@ -48,6 +50,10 @@ class Plan:
     volumes: dict[str, Path]
     outside: dict[str, Path]
     """The mounts whose files do not travel, by where they are."""
+    cpusets: tuple[str, ...]
+    """Cgroups that say which processors the container may use."""
+    noticed: tuple[str, ...]
+    """What is to be told with the snapshot."""
     bounds: Bounds
     configs: dict[str, Path]
     stopped_pids: tuple[int, ...]
@@ -91,6 +97,7 @@ class Preflight:
         self._unstored = unstored
         self._disk = disk
         self._config = config
+        self._hooks = Hooks(runc)
 
     def look(self, container: ContainerRecord, *, only: bool = False, final: bool = False) -> Plan:
         """Find all that the dump needs and refuse what cannot work; nothing is frozen or written yet.
@@ -147,8 +154,10 @@ class Preflight:
         gpu_bytes = 0 if gpus is None else gpus.gpu_bytes
         held = privileges.held(dumped, state.pid, container.facts.privileges or live.facts.privileges)
         outside = live.outside
-        volume_files.flush(outside, dumped)
+        if not only:
+            volume_files.flush(outside, dumped)
         wished, usual = live.wishes.freeze_limit_seconds, self._settings.freeze_limit_seconds
+        noticed = () if only else self._hooked(live, state)
         needed = dump_bytes(pids, copied_bytes + gpu_bytes)
         room = self._take(needed) if only else self._make_room(needed)
         return Plan(
@@ -160,6 +169,8 @@ class Preflight:
             shm,
             volumes,
             outside,
+            tuple(state.cgroup_paths[name] for name in ("cpuset", "") if name in state.cgroup_paths),
+            noticed,
             bounds,
             live.configs,
             stopped,
@@ -181,6 +192,13 @@ class Preflight:
 
     def _take(self, needed_bytes: int) -> Room:
         return self._disk.take(needed_bytes, self._settings.spool / "next", "the dump")
+
+    def _hooked(self, live: Bundle, state: RuncState) -> tuple[str, ...]:
+        """Let the program prepare, now that nothing speaks against the dump."""
+        wishes = live.wishes
+        if wishes.before_dump is None:
+            return ()
+        return self._hooks.before_dump(wishes.before_dump, state, live.bound, wishes.hook_limit_seconds)
 
     def _make_room(self, needed_bytes: int) -> Room:
         """Let copies go, and then captures that wait for the store and whose containers run on, until the dump has room.

@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from nodeworker import bundle, connections, contents, privilege_check, volume_check
+from nodeworker import bundle, connections, contents, generation, privilege_check, volume_check
 from nodeworker.bundle import Bundle
 from nodeworker.bus import Bus
 from nodeworker.capture import cgroup_v1, criu, hostname, image_files, neighbours, user_namespace
@@ -144,6 +144,7 @@ class Restorer:
 
     async def started(self, container_id: ContainerId) -> None:
         """Note and report that a container's processes run; what was fetched for it is needed no more."""
+        await self._gpus.settler.started(container_id)
         if await self._lives.started(container_id):
             self._proofs.forget(container_id)
             self._kept.pop(container_id, None)
@@ -181,11 +182,7 @@ class Restorer:
         live = bundle.read(ask.bundle)
         self._v2_cgroup(live)
         facts = self._gpus.facts_of(live)
-        if not self._settings.bounds_privileges:
-            facts = msgspec.structs.replace(facts, privileges=None)
-        if live.sandbox and facts.image_digest is None:
-            digest = cri_images.image_id(Path(ask.bundle), ask.container_id)
-            facts = msgspec.structs.replace(facts, image_digest=digest)
+        facts = cri_images.known(facts, live.sandbox, ask, bounded=self._settings.bounds_privileges)
         try:
             namespace = live.namespace or self._settings.namespace
             key = CheckpointKey.checked(self._settings.cluster, namespace, ask.checkpoint_id)
@@ -209,7 +206,7 @@ class Restorer:
             )
         elif known.applied is not None:
             contents.take_out(live, self._lives.fetched(known))
-            known = msgspec.structs.replace(known, applied=None, restored_from=None)
+            known = msgspec.structs.replace(known, applied=None, restored_from=None, generation=0)
         known = msgspec.structs.replace(
             known,
             state=ContainerState.CREATING,
@@ -225,7 +222,7 @@ class Restorer:
         return live.facts.pod, live.facts.pod_uid, self._settings.node
 
     def _marks(self, live: Bundle) -> EnvironmentMarks:
-        return environment.marks(live.environment, self._own_names(live), os.urandom(_SALT_BYTES))
+        return environment.marks(live.declared, self._own_names(live), os.urandom(_SALT_BYTES))
 
     async def _decide(self, record: ContainerRecord, live: Bundle, asked: asyncio.Event | None = None) -> LocalAnswer:
         """Ask until there is a way to start that works, or the time is up."""
@@ -325,6 +322,7 @@ class Restorer:
 
     def _answer_cold(self, record: ContainerRecord, live: Bundle, resolution: StartCold) -> CreateCold:
         config = self._lives.write_config(record, self._config.for_dump())
+        generation.remove(live.rootfs)
         self._save_created(record)
         deny = not live.wishes.io_uring and self._runc.filters_calls
         return CreateCold(criu_config=str(config), reason=resolution.reason, deny_io_uring=deny)
@@ -408,7 +406,12 @@ class Restorer:
         sources = self._gpus.sources(manifest, record.facts)
         before = manifest.environment
         record = msgspec.structs.replace(
-            record, applied=snapshot_id, restored_from=snapshot_id, gpu_sources=sources, environment=before
+            record,
+            applied=snapshot_id,
+            restored_from=snapshot_id,
+            gpu_sources=sources,
+            environment=before,
+            generation=manifest.generation + 1,
         )
         self._journal.save_container(record)
         company = contents.Company(
@@ -416,8 +419,9 @@ class Restorer:
             returning=self._journal.has_lived(record),
         )
         warnings = contents.put(manifest.trees, live, folder, fetched.reader, company)
+        generation.put(live, record.generation)
         if before is not None:
-            warnings += environment.warning(environment.changed(before, live.environment, self._own_names(live)))
+            warnings += environment.warning(environment.changed(before, live.declared, self._own_names(live)))
         names = hostname.names_in(live.uts_namespace) if live.uts_namespace else live.names
         names_set = bool(names) and hostname.name_images(fetched.images, names)
         image_files.repair(fetched.images)
@@ -439,7 +443,7 @@ class Restorer:
             names_set=names_set,
             limit_seconds=live.wishes.restore_limit_seconds or self._settings.restore_limit_seconds,
             lsm_profile=fetched.checked.lsm_profile,
-            gpus=bool(sources),
+            gpus=self._gpus.settler.prepare(record.container_id, manifest, live) or bool(sources),
         )
         if restored.kept:
             self._kept[record.container_id] = answer, self._config.for_restore(*places)
@@ -490,8 +494,9 @@ class Restorer:
             contents.take_out(live, self._lives.fetched(record))
         shutil.rmtree(self._lives.fetched(record), ignore_errors=True)
         record = msgspec.structs.replace(
-            record, state=ContainerState.CREATING, applied=None, restored_from=None, environment=self._marks(live)
+            record, applied=None, restored_from=None, generation=0, environment=self._marks(live)
         )
+        record = msgspec.structs.replace(record, state=ContainerState.CREATING)
         # Neither a broken copy on this node nor a pod that is gone says anything about the snapshot: it may be chosen again.
         self._journal.save_container(record, *(() if failure.code in {LOCAL_COPY_BROKEN, SANDBOX_GONE} else (event,)))
         return record

@@ -231,6 +231,7 @@ class Storer:
     def _put(self, record: DumpRecord) -> None:
         """Store a capture and report it, in one thread that may outlive the event loop."""
         spool = Spool(self._settings.spool / record.snapshot_id)
+        aside = spool.read_aside()
         header = ManifestHeader(
             snapshot_id=record.snapshot_id,
             key=record.key,
@@ -241,7 +242,9 @@ class Storer:
             stopped_pids=record.stopped_pids,
             warnings=record.warnings,
             environment=record.environment,
-            held_files=spool.read_held(),
+            held_files=aside.held_files,
+            threads=aside.threads,
+            generation=record.generation,
         )
         began = time.monotonic()
         stored = self._store.put(header, spool.read_list())

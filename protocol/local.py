@@ -40,7 +40,7 @@ class AskProved(_Ask, frozen=True, tag="proved"):
 
 
 class AskGpus(_Ask, frozen=True, tag="gpus"):
-    """``runc restore`` succeeded: bring back what lay on the GPUs; the processes stand until ``start``.
+    """``runc restore`` succeeded: bring back what lay on the GPUs, and what CRIU does not; the processes stand until ``start``.
 
     Answered by :class:`Done`, or by :class:`Refused`: then clean up and send :class:`AskRestoreFailed`.
     """
@@ -151,6 +151,8 @@ class ContainerStatus(msgspec.Struct, frozen=True):
     """How many snapshots with captured or stored work its start left behind."""
     doing: str = ""
     """What is being done for its start, while it is being created."""
+    warnings: tuple[str, ...] = ()
+    """What of the snapshot, or of what the container declares, is not as it might be expected."""
 
 
 class Containers(_Answer, frozen=True, tag="containers"):

@@ -132,6 +132,17 @@ class HeldFile(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether whoever holds it only appends to it, as to a log."""
 
 
+class ThreadPlacement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a thread had asked for of the machine and CRIU does not give back."""
+
+    thread: int
+    """As the container calls it."""
+    cpus: tuple[int, ...] = ()
+    """On which processors it may run; empty if on all of the container's."""
+    io_priority: int = 0
+    """Class and level, as ioprio_set(2) takes them."""
+
+
 class Outline(msgspec.Struct, frozen=True):
     """As much of a manifest as every version has: enough to know whether the rest can be read."""
 
@@ -159,6 +170,10 @@ class Manifest(msgspec.Struct, frozen=True):
     """Of the variables that the processes were started with; unknown in snapshots of before."""
     held_files: tuple[HeldFile, ...] = ()
     """Files on volumes that do not travel; unknown in snapshots of before."""
+    threads: tuple[ThreadPlacement, ...] = ()
+    """Those whose processors or I/O priority are their own; unknown in snapshots of before."""
+    generation: int = 0
+    """How often these processes had been restored."""
 
 
 def entry_path_problem(path: str) -> str | None:

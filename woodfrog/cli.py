@@ -21,7 +21,7 @@ from process.printable import printable, printable_output
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
-from woodfrog import ask, check, containers, demo, dev, engines, kept, migrate, page, past, unstored
+from woodfrog import ask, check, containers, demo, dev, engines, kept, migrate, page, past, streams, unstored
 from woodfrog import snapshots as snapshots_
 from woodfrog.output import Column, Form, ListForm, put_json, put_list
 from woodfrog.reach import reach_of
@@ -324,6 +324,7 @@ engines.register(app)
 
 def main() -> None:
     """Run the command line."""
+    streams.reopen()
     logs.configure("error")  # what the libraries below have to say otherwise is not for whoever typed a command
     app()
 

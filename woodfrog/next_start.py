@@ -35,14 +35,16 @@ def after_capture(checkpoint_id: str, captured_as: str, history: Sequence[Row], 
     return f"{captured}; run {checkpoint_id} again and it goes on from there"
 
 
-def after_start(checkpoint_id: str, reason: str, restored_from: str | None, left: int) -> list[str]:
-    """Say how a container started and why, and in a line of its own if it left captured work behind."""
+def after_start(
+    checkpoint_id: str, reason: str, restored_from: str | None, left: int, warnings: Sequence[str] = ()
+) -> list[str]:
+    """Say how a container started and why, and in lines of their own what is to be known of that."""
     how = f"goes on from {restored_from}" if restored_from else "starts from its image"
     lines = [f"{how}: {reason}"]
     if left:
         what = f"{left} {'newer ' if restored_from else ''}snapshot{'s' * (left != 1)} with captured work"
         lines.append(f"warning: {what} left behind; `woodfrog get snapshots {checkpoint_id}` lists what there is")
-    return lines
+    return lines + [f"warning: {each}" for each in warnings]
 
 
 def after_refusal(checkpoint_id: str, reason: str, latest: Sequence[Row]) -> str:

@@ -298,7 +298,7 @@ class Foreground:
             unprotected = next(iter(_warnings(runtime_log)), None)
             self._say("started", unprotected or f"how it started is not known; `woodfrog why {self._key.id}` tells")
             return
-        lines = next_start.after_start(self._key.id, status.reason, status.restored_from, status.left)
+        lines = next_start.after_start(self._key.id, status.reason, status.restored_from, status.left, status.warnings)
         for line in lines:
             self._say("started", line, snapshot_id=status.restored_from)
         kept = self._layers.of(self._key)

@@ -20,7 +20,7 @@ from nodeworker.capture.entry_list import EntryFile, NumberedFiles
 from nodeworker.capture.trees import CapturedTree, copy_tree, list_tree
 from protocol import wire
 from protocol.failures import Failure, FailureError
-from protocol.manifest import Entry, HeldFile, Root, TreeName
+from protocol.manifest import Entry, HeldFile, Root, ThreadPlacement, TreeName
 
 _MARGIN_BYTES: Final = 64 * 1024 * 1024
 """For page tables, descriptors and whatever the container allocates until it is frozen."""
@@ -40,6 +40,13 @@ class _ListedTree(msgspec.Struct, frozen=True):
     """How many entries that list has."""
 
 
+class Aside(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is recorded of processes beside their images."""
+
+    held_files: tuple[HeldFile, ...] = ()
+    threads: tuple[ThreadPlacement, ...] = ()
+
+
 class Spool:
     """The directory of one capture."""
 
@@ -48,7 +55,7 @@ class Spool:
         self.images = folder / "images"
         self.work = folder / "work"
         self._list = folder / "trees.json"
-        self._held = folder / "held.json"
+        self._aside = folder / "aside.json"
 
     def make(self) -> None:
         """Make the empty directory, for root only: it will hold a workload's memory."""
@@ -87,23 +94,23 @@ class Spool:
         self._list.write_bytes(wire.encode([self._listed(tree) for tree in trees]))
         return trees
 
-    def write_held(self, files: tuple[HeldFile, ...]) -> None:
-        """Keep the record of files that stay outside; to be called before :meth:`write_list`."""
-        self._held.write_bytes(wire.encode(files))
+    def write_aside(self, aside: Aside) -> None:
+        """Keep what is recorded beside the images; to be called before :meth:`write_list`."""
+        self._aside.write_bytes(wire.encode(aside))
 
-    def read_held(self) -> tuple[HeldFile, ...]:
-        """Read what :meth:`write_held` wrote; a capture of before has none.
+    def read_aside(self) -> Aside:
+        """Read what :meth:`write_aside` wrote; a capture of before has none.
 
         Raises:
             FailureError: ``spool-lost`` if it is not whole.
         """
         try:
-            held: tuple[HeldFile, ...] = wire.decode(self._held.read_bytes(), tuple[HeldFile, ...])
+            aside: Aside = wire.decode(self._aside.read_bytes(), Aside)
         except FileNotFoundError:
-            return ()
+            return Aside()
         except (OSError, wire.MalformedMessageError) as problem:
             raise self._lost(problem) from problem
-        return held
+        return aside
 
     def _listed(self, tree: CapturedTree) -> _ListedTree:
         own = _ListedTree(tree.name, warnings=tree.warnings, root=tree.root, volume=tree.volume)

@@ -1,4 +1,4 @@
-"""Which variables of a container changed since the snapshot: its process goes on with the old values, and nobody would see that.
+"""Which variables of a container, or its command, changed since the snapshot: its process goes on with the old ones, and nobody would see that.
 
 A restored process has the environment that it was started with. Whoever rotates a Secret that stands in a variable and starts the pod
 anew has an old password in a new pod. The values themselves are written down nowhere: for each variable a snapshot's manifest holds
@@ -26,11 +26,18 @@ _OF_EVERY_POD: Final = frozenset(
 _OF_SERVICES: Final = re.compile(
     r"KUBERNETES_.*|.*_SERVICE_(HOST|PORT(_.*)?)|.*_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?", re.ASCII
 )
+_COMMAND: Final = "the container's command"
+"""Stands among the variables: no variable has such a name."""
 _MOST: Final = 1000
 _DIGEST_DIGITS: Final = 32
 _SHOWN: Final = 5
 _LONG_NAME: Final = 6
 """From so many characters on, a name that stands in a value is no accident."""
+
+
+def declared(environment: Mapping[str, str], command: Iterable[str]) -> dict[str, str]:
+    """Put a container's command beside its variables: a restored process goes on with the old one as well."""
+    return {_COMMAND: "\0".join(command), **environment}
 
 
 def marks(environment: Mapping[str, str], own_names: Iterable[str | None], salt: bytes) -> EnvironmentMarks:

@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from nodeworker.domain import hooks
+from nodeworker.domain.hooks import Hook
 from nodeworker.domain.rehearsal import Policy
 from protocol.durations import InvalidAmountError, parse_bytes, parse_interval, parse_seconds
 from protocol.facts import FRESH_CHARS
@@ -29,6 +31,9 @@ FRESH: Final = "woodfrog.io/fresh"
 IO_URING: Final = "woodfrog.io/io-uring"
 VOLUME_CHANGES: Final = "woodfrog.io/volume-changes"
 REHEARSE: Final = "woodfrog.io/rehearse"
+BEFORE_DUMP: Final = "woodfrog.io/before-dump"
+AFTER_RESTORE: Final = "woodfrog.io/after-restore"
+HOOK_LIMIT: Final = "woodfrog.io/hook-limit"
 ANNOTATIONS: Final = (
     INTERVAL,
     VOLUMES,
@@ -42,6 +47,9 @@ ANNOTATIONS: Final = (
     IO_URING,
     VOLUME_CHANGES,
     REHEARSE,
+    BEFORE_DUMP,
+    AFTER_RESTORE,
+    HOOK_LIMIT,
 )
 """Every annotation that a worker reads; docs/reference/annotations.md explains them, and a test compares."""
 _FRESH: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,{FRESH_CHARS}}}", re.ASCII)
@@ -78,6 +86,9 @@ class Wishes(msgspec.Struct, frozen=True):
     """Whether it is restored although files on its volumes are not what they were at the dump."""
     rehearse: Policy | None = None
     """Which snapshots are rehearsed; None for what the node does."""
+    before_dump: Hook | None = None
+    after_restore: Hook | None = None
+    hook_limit_seconds: float = hooks.DEFAULT_SECONDS
 
     def takes_volume(self, name: str) -> bool:
         """Say whether the emptyDir of this name travels."""
@@ -132,6 +143,9 @@ def read(annotations: Mapping[str, str]) -> Wishes:
         io_uring=not _word(annotations, IO_URING, "deny", "allow"),
         ignore_volume_changes=not _word(annotations, VOLUME_CHANGES, "refuse", "ignore"),
         rehearse=None if (rehearse := annotations.get(REHEARSE)) is None else _policy(rehearse),
+        before_dump=_hook(annotations, BEFORE_DUMP),
+        after_restore=_hook(annotations, AFTER_RESTORE),
+        hook_limit_seconds=_hook_limit(annotations.get(HOOK_LIMIT)),
     )
 
 
@@ -139,6 +153,7 @@ _AMOUNTS: Final[Mapping[str, Callable[[str], float]]] = {
     INTERVAL: parse_interval,
     FREEZE_LIMIT: parse_seconds,
     RESTORE_LIMIT: parse_seconds,
+    HOOK_LIMIT: parse_seconds,
 }
 
 
@@ -169,6 +184,24 @@ def _fresh(text: str | None) -> str:
         problem = f"{text[:60]!r} is not 1 to {FRESH_CHARS} letters, digits, '.', '_', ':' and '-'"
         raise InvalidWishError(FRESH, problem)
     return text or ""
+
+
+def _hook(annotations: Mapping[str, str], name: str) -> Hook | None:
+    if name not in annotations:
+        return None
+    try:
+        return hooks.parse(annotations[name])
+    except ValueError as problem:
+        raise InvalidWishError(name, str(problem)) from problem
+
+
+def _hook_limit(text: str | None) -> float:
+    if text is None:
+        return hooks.DEFAULT_SECONDS
+    seconds = _amount(HOOK_LIMIT, text)
+    if not 0 < seconds <= hooks.MOST_SECONDS:
+        raise InvalidWishError(HOOK_LIMIT, f"{text[:60]!r} is not a time of up to {hooks.MOST_SECONDS:g}s")
+    return seconds
 
 
 def _volumes(text: str) -> frozenset[str] | None:

@@ -9,11 +9,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from nodeworker.host import cri
+from protocol.facts import ContainerFacts
+from protocol.local import AskCreate
 
 _CRIO: Final = Path("/run/crio/crio.sock")
 _SECONDS: Final = 2.0
 _LEVELS: Final = 6
+
+
+def known(facts: ContainerFacts, sandbox: str, ask: AskCreate, *, bounded: bool) -> ContainerFacts:
+    """Add the image to the facts of a pod's container; leave its privileges out where restores are not ``bounded`` by them."""
+    if not bounded:
+        facts = msgspec.structs.replace(facts, privileges=None)
+    if sandbox and facts.image_digest is None:
+        digest = image_id(Path(ask.bundle), ask.container_id)
+        facts = msgspec.structs.replace(facts, image_digest=digest)
+    return facts
 
 
 def image_id(bundle: Path, container_id: str) -> str | None:

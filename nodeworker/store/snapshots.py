@@ -46,6 +46,7 @@ from protocol.manifest import (
     Manifest,
     Outline,
     Root,
+    ThreadPlacement,
     Tree,
     TreeName,
 )
@@ -95,6 +96,8 @@ class ManifestHeader:
     warnings: tuple[str, ...] = ()
     environment: EnvironmentMarks | None = None
     held_files: tuple[HeldFile, ...] = ()
+    threads: tuple[ThreadPlacement, ...] = ()
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +289,8 @@ class SnapshotStore:
             warnings=header.warnings,
             environment=header.environment,
             held_files=header.held_files,
+            threads=header.threads,
+            generation=header.generation,
         )
         wrong = problem_of(manifest, header.key, header.snapshot_id)
         if wrong is not None:

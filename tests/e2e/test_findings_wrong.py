@@ -200,3 +200,16 @@ def test_a_copy_of_the_volume_with_the_times_of_its_files_is_the_volume(stack: S
     again = begin(stack, "copied", copy, READS)
     goes_on(stack, again, stack.until_stored("copied")[0], counted)
     again.stop()
+
+
+def test_a_library_of_the_machine_that_was_upgraded_is_named(stack: Stack, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.write_text("one")
+    program = f"held = open({str(library)!r})\ncount(lambda number: None)"
+    command = (sys.executable, "-c", COUNTS + program)
+    stop(stack, stack.run("upgraded", *command))
+    library.write_text("another")
+    again = stack.run("upgraded", *command)
+    assert again.container["restored_from"] is None
+    _, _, said = again.stop()
+    assert f"differs from the one at the dump: {str(library).lstrip('/')} has bad size 7 (expect 3)" in said

@@ -309,7 +309,7 @@ async def test_a_process_that_goes_on_with_an_old_variable_is_told_of_in_every_l
     await made.ended(ask.container_id)
     marks = first.environment
     assert marks is not None
-    assert list(marks.digests) == ["DB_PASSWORD", "MODE"]
+    assert list(marks.digests) == ["the container's command", "DB_PASSWORD", "MODE"]
     for turn in range(2):  # the second is restored from a dump of the first
         again = await asyncio.to_thread(stored_with, store, stored, marks, turn)
         made = restorer(SayingBus(again))

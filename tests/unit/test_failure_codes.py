@@ -11,7 +11,7 @@ import pytest
 
 from nodeworker.domain.criu_complaints import RULES, UNKNOWN
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(60)
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/reference/failures.md"

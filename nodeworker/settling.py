@@ -1,0 +1,88 @@
+"""What is put right in a restored container while its processes stand, and what they are told once they run.
+
+CRIU gives no thread its processors and I/O priority back, and a program does not see that it was restored. The first is done between
+``runc restore`` and ``start``, and so is a hook that is a signal or a file; a command is run afterwards, for it may ask
+the program something. Nothing of it fails a start: what went wrong is a warning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from nodeworker import bundle
+from nodeworker.bundle import Bundle
+from nodeworker.capture import thread_placement
+from nodeworker.capture.runc import Runc
+from nodeworker.domain.hooks import HookKind
+from nodeworker.hooks import Hooks
+from nodeworker.journal import ContainerRecord, ContainerState, Journal
+from protocol.failures import FailureError
+from protocol.ids import ContainerId
+from protocol.manifest import Manifest, ThreadPlacement
+
+
+class Settler:
+    """Settles the restored containers of one worker."""
+
+    def __init__(self, journal: Journal, runc: Runc) -> None:
+        self._journal = journal
+        self._runc = runc
+        self._hooks = Hooks(runc)
+        self._threads: dict[ContainerId, tuple[ThreadPlacement, ...]] = {}
+        self._running: set[ContainerId] = set()
+
+    def prepare(self, container_id: ContainerId, manifest: Manifest, live: Bundle) -> bool:
+        """Remember what a snapshot's threads had, and say whether :meth:`settle` has anything to do."""
+        if manifest.threads:
+            self._threads[container_id] = manifest.threads
+        hook = live.wishes.after_restore
+        return bool(manifest.threads) or (hook is not None and hook.kind is not HookKind.EXEC)
+
+    def settle(self, record: ContainerRecord) -> None:
+        """Put right what can be while the processes stand. Blocks.
+
+        Raises:
+            FailureError: ``container-unknown``: it is gone.
+        """
+        threads = self._threads.pop(record.container_id, ())
+        state = self._runc.state(Path(record.runc_root), record.container_id)
+        warnings = thread_placement.apply(threads, state.freezer.pids()) if threads else ()
+        live = bundle.read(record.bundle)
+        hook, limit = live.wishes.after_restore, live.wishes.hook_limit_seconds
+        if hook is not None and hook.kind is not HookKind.EXEC:
+            warnings += self._hooks.after_restore(hook, state, live.bound, record.generation, limit)
+        self._warn(record.container_id, warnings)
+
+    async def started(self, container_id: ContainerId) -> None:
+        """Run the command that is to follow a restore, before the start is reported; who asks meanwhile does not wait."""
+        if container_id in self._running:
+            return
+        self._running.add(container_id)
+        try:
+            await asyncio.to_thread(self._run_command, container_id)
+        finally:
+            self._running.discard(container_id)
+
+    def _run_command(self, container_id: ContainerId) -> None:
+        record = self._journal.container(container_id)
+        if record is None or record.restored_from is None or record.state is not ContainerState.CREATED:
+            return
+        try:
+            live = bundle.read(record.bundle)
+            hook = live.wishes.after_restore
+            if hook is None or hook.kind is not HookKind.EXEC:
+                return
+            state = self._runc.state(Path(record.runc_root), container_id)
+        except FailureError:  # it is gone
+            return
+        limit = live.wishes.hook_limit_seconds
+        self._warn(container_id, self._hooks.after_restore(hook, state, live.bound, record.generation, limit))
+
+    def _warn(self, container_id: ContainerId, warnings: tuple[str, ...]) -> None:
+        with self._journal.transaction():
+            record = self._journal.container(container_id)
+            if warnings and record is not None and record.state is ContainerState.CREATED:
+                self._journal.save_container(msgspec.structs.replace(record, warnings=(*record.warnings, *warnings)))
