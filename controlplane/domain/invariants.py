@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from controlplane.domain import evolve
 from controlplane.domain.fresh import left_behind
-from controlplane.domain.state import KeyState, NodeState, Restore, State
+from controlplane.domain.pods import pod_of
+from controlplane.domain.state import Incarnation, KeyState, NodeState, Restore, State
 from protocol.events import (
     AnyEvent,
     ColdStartChosen,
@@ -35,7 +36,8 @@ class Rule(StrEnum):
     SILENT_COLD_START = "silent-cold-start"
     """A start from the image that leaves captured or stored work behind, and does not say so."""
     RESTORED_TWICE = "restored-twice"
-    """Two containers of an id run that were restored from the same snapshot, on nodes that are heard of, and the choice does not say so."""
+    """Two containers of an id run that were restored from the same snapshot, on nodes that are heard of, and neither is about to end nor
+    does the choice say so."""
     UNRESTORABLE = "valid-but-unrestorable"
     """A valid snapshot that CRIU could not restore, for no reason of the place."""
     LOST_CAPTURE = "lost-capture"
@@ -82,12 +84,15 @@ def found_in(log: Iterable[tuple[AnyEvent, datetime]]) -> list[Violation]:
 
 
 def _runs_elsewhere(event: ContainerStarted, key: KeyState, nodes: Mapping[NodeName, NodeState]) -> bool:
-    own = key.incarnations[event.incarnation].choice
-    said = "" if own is None else own.reason
+    own = key.incarnations.get(event.incarnation)  # forgotten already, if the batch went on to newer ones
+    said = "" if own is None or own.choice is None else own.choice.reason
     others = (
         one
         for number, one in key.incarnations.items()
-        if number != event.incarnation and one.running and f"incarnation {number} " not in said
+        if number != event.incarnation
+        and one.running
+        and f"incarnation {number} " not in said
+        and not _is_ending(key, one)
     )
     return any(
         isinstance(other.choice, Restore)
@@ -97,6 +102,13 @@ def _runs_elsewhere(event: ContainerStarted, key: KeyState, nodes: Mapping[NodeN
         and not nodes[other.node].lost
         for other in others
     )
+
+
+def _is_ending(key: KeyState, start: Incarnation) -> bool:
+    """Whether a container runs only until its grace period is over: its last dump has begun, or its pod was told to end."""
+    pod = pod_of(key, start)
+    told = pod is not None and (pod.terminating_at is not None or pod.gone_at is not None)
+    return told or any(dump.final and dump.incarnation == start.number for dump in key.snapshots.values())
 
 
 def _violation(rule: Rule, event: KeyEvent, snapshot_id: SnapshotId) -> Violation:

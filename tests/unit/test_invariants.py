@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from support.world import BROKEN, KEY, World
 
-from controlplane.domain.invariants import Rule, found_in
+from controlplane.domain import KeyState
+from controlplane.domain.invariants import Rule, found_in, violated
 from protocol.events import ColdStartChosen, ContainerStarted, DumpFailed, DumpStage, RestoreFailed, RestoreStage
 from protocol.failures import Failure
 from protocol.ids import ContainerId, IncarnationNumber, NodeName, SnapshotId
@@ -73,3 +74,19 @@ def test_a_snapshot_is_restored_in_one_container_at_a_time() -> None:
         key=KEY, incarnation=IncarnationNumber(3), node=NodeName("a"), container_id=ContainerId("c3"), restored_from=SnapshotId("s1")
     )  # fmt: skip
     assert [each.rule for each in found_in([*world.log, (third, world.now)])] == [Rule.RESTORED_TWICE]
+
+
+def test_a_container_that_is_about_to_end_is_no_second_one() -> None:
+    world = restored()
+    world.dump(2, "s2", final=True)
+    world.dump_failed(2, "s2")
+    world.ask("c3", "a")
+    world.started(3, restored_from="s1")
+    assert world.key.incarnations[IncarnationNumber(2)].running
+    assert rules(world) == []
+
+
+def test_a_start_that_is_forgotten_when_it_is_looked_at_ends_nothing() -> None:
+    world = restored()
+    started = next(event for event, _ in reversed(world.log) if isinstance(event, ContainerStarted))
+    assert violated(started, KeyState(), world.state.nodes) is None
