@@ -45,6 +45,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 from controlplane.domain import fresh
 from controlplane.domain.endings import RESTORE_TRIES, SHORT_LIFE_SECONDS, short_lives
@@ -84,7 +85,6 @@ def choose(
     start = key.incarnations.get(asker.incarnation, Incarnation(number=asker.incarnation))
     until = start.wait_until or now + timedelta(seconds=handover_seconds)
     skipped: list[str] = []
-    passed_over: list[Snapshot] = []
     before = running_before(key, nodes, asker)
     wait = awaited(key, before, start, now, until) if before is not None else None
     also = f"; {remark(before)}" if before is not None else ""
@@ -107,13 +107,13 @@ def choose(
                 chosen = f"{chosen} is the newest {'usable ' if skipped else ''}snapshot"
             less = lowered(snapshot.taken_from, asker.container) if asker.bounded else ""
             why = "; ".join(part for part in (chosen, less, _listed(skipped)) if part)
-            left = 0 if snapshot.pinned else len(fresh.left_behind(key, passed_over))
+            newer = takewhile(lambda each: each is not snapshot, key.newest_first())  # noqa: B023 - used up at once
+            left = 0 if snapshot.pinned else len(fresh.left_behind(key, newer))
             return Restore(snapshot.snapshot_id, why + also, left)
-        passed_over.append(snapshot)
         skipped.append(f"{'pinned' if snapshot.pinned else 'newer'} {snapshot.snapshot_id} skipped: {obstacle}")
     if wait is not None:
         return wait
-    return Cold(_nothing_usable(skipped) + also, left=len(fresh.left_behind(key, passed_over)))
+    return Cold(_nothing_usable(skipped) + also, left=len(fresh.left_behind(key, key.snapshots.values())))
 
 
 def _nothing_usable(skipped: list[str]) -> str:

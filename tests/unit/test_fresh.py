@@ -88,3 +88,25 @@ def test_a_cold_start_counts_the_work_that_it_leaves_behind() -> None:
     chosen = choice(world, 2)
     assert isinstance(chosen, Cold)
     assert (chosen.left, chosen.fresh) == (1, False)
+
+
+def test_an_older_snapshot_that_is_pinned_and_does_not_fit_is_no_later_work() -> None:
+    world = left_one()
+    world.wish("pin", "s1")
+    world.run("c2", "b")
+    world.snapshot(2, "s2")
+    world.ended(2, exit_code=None)
+    world.ask("c3", "b")
+    world.fold(
+        RestoreFailed(
+            key=KEY,
+            incarnation=IncarnationNumber(3),
+            snapshot_id=SnapshotId("s1"),
+            node=NodeName("b"),
+            stage=RestoreStage.CRIU,
+            failure=Failure("criu-failed", "it broke", ""),
+        )
+    )
+    answer = world.ask("c3", "b").answer
+    assert isinstance(answer, RestoreFrom)
+    assert (answer.snapshot_id, answer.left) == ("s2", 0)
