@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Table, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, func, or_, select
 
 from controlplane.log.read import plain
 from controlplane.log.views import CONTRACT
+from protocol.events import NodeEvent
 from protocol.ids import Position
 from protocol.requests import View
 
 _SCANNED: Final = 20_000
 """How many positions of the log one page looks at."""
 _EVENTS: Final = CONTRACT["events"].table
+_OF_NODES: Final = tuple(str(kind.__struct_config__.tag) for kind in get_args(NodeEvent))
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -56,8 +58,8 @@ class Page(msgspec.Struct, frozen=True):
 
 
 def _beginning(text: str) -> ColumnElement[bool]:
-    """Find streams by how they begin, in a form that an index serves."""
-    return and_(text <= _EVENTS.c.stream, _EVENTS.c.stream < f"{text[:-1]}{chr(ord(text[-1]) + 1)}")
+    """Find streams by how they begin. Not by their order: the locale of a database may pass over punctuation."""
+    return func.substr(_EVENTS.c.stream, 1, len(text)) == text
 
 
 def cursor_of(view: View) -> str:
@@ -122,9 +124,17 @@ def _wanted(scope: Scope, streams: Sequence[str], type_: str | None) -> list[Col
     return wanted
 
 
-def of_streams(connection: Connection, stream: str, until: int, limit: int) -> Sequence[Any]:
-    """Read up to ``limit`` of a stream's events up to a position, or of all streams that begin with a name that ends in ``/``, oldest first."""
-    which = _beginning(stream) if stream.endswith("/") else _EVENTS.c.stream == stream
+def of_stream(connection: Connection, stream: str, until: int, limit: int) -> Sequence[Any]:
+    """Read up to ``limit`` of a stream's events up to a position, oldest first."""
+    return _newest(connection, _EVENTS.c.stream == stream, until, limit)
+
+
+def of_nodes(connection: Connection, until: int, limit: int) -> Sequence[Any]:
+    """Read up to ``limit`` events of all nodes up to a position, oldest first."""
+    return _newest(connection, _EVENTS.c.type.in_(_OF_NODES), until, limit)
+
+
+def _newest(connection: Connection, which: ColumnElement[bool], until: int, limit: int) -> Sequence[Any]:
     newest = select(_EVENTS).where(which, _EVENTS.c.position <= until).order_by(_EVENTS.c.position.desc()).limit(limit)
     return connection.execute(newest).mappings().all()[::-1]
 

@@ -127,7 +127,7 @@ class Questions:
 
         def act(connection: Connection) -> tuple[list[dict[str, Any]], Sequence[Any], bool]:
             now = summary.ids(connection, scope, only=(values["namespace"], values["id"]), limit=1)
-            told = listing.of_streams(connection, stream, 2**53, _EXPLAINED_EVENTS)
+            told = listing.of_stream(connection, stream, 2**53, _EXPLAINED_EVENTS)
             return now, [read.plain(row) for row in told], read.is_archived(connection, stream)
 
         now, told, archived = await self.reader.read(act)
@@ -152,8 +152,8 @@ class Questions:
             at = listing.recorded_at(connection, position) if position != head else datetime.now(UTC)
             if at is None:
                 raise p.invalid("position", f"there is no event {position}, or it was archived; the newest is {head}")
-            own = listing.of_streams(connection, f"checkpoint/{key}", position, what_if.MOST_EVENTS)
-            nodes = listing.of_streams(connection, "node/", position, what_if.MOST_EVENTS)
+            own = listing.of_stream(connection, f"checkpoint/{key}", position, what_if.MOST_EVENTS)
+            nodes = listing.of_nodes(connection, position, what_if.MOST_EVENTS)
             return position, at, list(own), list(nodes)
 
         position, at, own, nodes = await self.reader.read(act)

@@ -1,0 +1,59 @@
+"""Whose events a scope shows, in a database whose locale orders text as people do."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import Connection, MetaData, Text, create_engine, event
+
+from controlplane.log import listing
+from controlplane.log.listing import Scope
+from controlplane.log.views import CONTRACT
+
+STREAMS = {
+    "checkpoint/lab/team-a/job": "incarnation.opened",
+    "checkpoint/lab/team-a/0": "incarnation.opened",
+    "checkpoint/lab/team/a-0": "incarnation.opened",
+    "checkpoint/lab/team-b/job": "incarnation.opened",
+    "node/worker-1": "node.registered",
+}
+
+
+@pytest.fixture
+def connection() -> Iterator[Connection]:
+    engine = create_engine("sqlite://")
+
+    @event.listens_for(engine, "connect")
+    def _(raw: sqlite3.Connection, _record: object) -> None:
+        def plain(text: str) -> tuple[str, str]:
+            return "".join(filter(str.isalnum, text)).lower(), text
+
+        raw.create_collation("people", lambda one, other: (plain(one) > plain(other)) - (plain(one) < plain(other)))
+
+    events = CONTRACT["events"].table.to_metadata(MetaData())
+    events.c.stream.type = Text(collation="people")
+    moment = datetime(2026, 11, 30, tzinfo=UTC)
+    with engine.connect() as connection:
+        events.create(connection)
+        for position, (stream, kind) in enumerate(STREAMS.items(), 1):
+            connection.execute(
+                events.insert().values(
+                    position=position, stream=stream, version=1, event_id=str(position), type=kind, schema_version=1,
+                    data="{}", metadata="{}", occurred_at=moment, recorded_at=moment, hash="",
+                )
+            )  # fmt: skip
+        yield connection
+
+
+def test_a_namespace_is_all_of_its_streams_and_no_other(connection: Connection) -> None:
+    mine = Scope("lab", frozenset({"team-a"}))
+    shown = {"checkpoint/lab/team-a/job", "checkpoint/lab/team-a/0"}
+    assert {row["stream"] for row in listing.events(connection, mine, [], None, None, 10).rows} == shown
+    assert {row["stream"] for row in listing.events_after(connection, mine, [], None, 0, 10)[1]} == shown
+
+
+def test_the_events_of_nodes_are_found(connection: Connection) -> None:
+    assert [row["stream"] for row in listing.of_nodes(connection, 10, 10)] == ["node/worker-1"]
