@@ -34,24 +34,22 @@ class Reader:
         Raises:
             RefusedRequestError: the database is away or slow.
         """
-        # A statement cannot be taken back: its place is free again when it has ended, and not when nobody waits any more.
-        task = asyncio.create_task(self._read(act))
-        self._reading.add(task)
-        task.add_done_callback(self._ended)
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._at_once.acquire()  # whoever goes away before leaves nothing that is read for nobody
+                # A statement cannot be taken back: its place is free again when it has ended, and not when nobody waits any more.
+                task = asyncio.create_task(self._database.read(act))
+                self._reading.add(task)
+                task.add_done_callback(self._ended)
                 return await asyncio.shield(task)
         except TimeoutError as problem:
             raise _busy(f"the log did not answer within {_ANSWER_SECONDS:g} s") from problem
         except LogUnavailableError as problem:
             raise _busy(f"the log cannot be read: {problem}") from problem
 
-    async def _read(self, act: Callable[[Connection], T]) -> T:
-        async with self._at_once:
-            return await self._database.read(act)
-
     def _ended(self, task: asyncio.Task[object]) -> None:
         self._reading.discard(task)
+        self._at_once.release()
         if not task.cancelled():
             task.exception()  # whoever waited for it has been told
 
