@@ -253,6 +253,22 @@ async def test_a_token_that_is_taken_out_of_the_file_is_nobodys(shown: Log, tmp_
     assert (await shown.api.get("/api/v1/me", "n" * 32))[0] == 401
 
 
+async def test_a_file_of_tokens_that_is_away_for_a_moment_counts_again(shown: Log, tmp_path: Path) -> None:
+    file, aside = tmp_path / "api-tokens", tmp_path / "aside"
+    assert (await shown.api.get("/api/v1/me"))[0] == 200
+    file.rename(aside)
+    assert (await shown.api.get("/api/v1/me"))[0] == 401
+    aside.rename(file)
+    assert (await shown.api.get("/api/v1/me"))[0] == 200
+
+
+async def test_bytes_that_are_no_text_are_nobodys_token(shown: Log) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(shown.api.url.rpartition(":")[2]))
+    writer.write(b"GET /api/v1/me HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer \xff\xfe\r\n\r\n")
+    assert (await reader.readline()).split()[1] == b"401"
+    writer.close()
+
+
 def test_a_file_of_tokens_is_read_strictly_and_never_quoted() -> None:
     assert read_tokens("# nobody\n\n") == {}
     for text in ("a b", f"a {'t' * 31} *", f"a {'t' * 31}é *", f"a {'t' * 32} *\nb {'t' * 32} *"):

@@ -191,7 +191,7 @@ class ApiServer:
     async def _viewer(self, request: web.Request) -> Viewer:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         token = token.strip()
-        if scheme.lower() == "bearer" and 0 < len(token) <= LONGEST_TOKEN:
+        if scheme.lower() == "bearer" and token.isascii() and 0 < len(token) <= LONGEST_TOKEN:
             for authenticator in self._authenticators:
                 if (viewer := await authenticator.viewer(token)) is not None:
                     return viewer

@@ -100,6 +100,8 @@ class TokenFile:
             self._viewers, self._problem = read_tokens(data.decode()), ""
         except (OSError, ValueError) as problem:
             self._viewers = {}
+            if isinstance(problem, OSError):  # it may be readable the next time, without having changed
+                self._seen = ()
             what = os.strerror(problem.errno) if isinstance(problem, OSError) and problem.errno else str(problem)
             if what != self._problem:
                 self._problem = what
