@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 _MOUNTS: Final = Path("/proc/self/mounts")
+_COUNTS: Final = Path("/proc/vmstat")
 _POLL_SECONDS: Final = 0.02
 _END_SECONDS: Final = 10.0
 
@@ -25,6 +26,7 @@ class RehearsalCgroup:
     def __init__(self, name: str, version: int) -> None:
         self._name = name
         self._version = version
+        self._killed = 0
         self._roots: dict[Path, list[str]] = {}
         """Where hierarchies are mounted, with their options; of v2, which has none of v1's, ``cgroup2``."""
         for line in _MOUNTS.read_text(errors="replace").splitlines():
@@ -44,6 +46,7 @@ class RehearsalCgroup:
             OSError: it cannot be made.
         """
         self.remove()
+        self._killed = _killed()
         root = self._memory_root()
         if root is None:
             return None
@@ -60,7 +63,12 @@ class RehearsalCgroup:
         return inner / "cgroup.procs"
 
     def ran_out(self) -> bool:
-        """Say whether the limit ended a process."""
+        """Say whether the limit may have ended a process.
+
+        v1 counts that where the process was, in a cgroup that runc has removed by then. So any on the node counts.
+        """
+        if _killed() > self._killed:
+            return True
         root = self._memory_root()
         name = "memory.oom_control" if self._version == 1 else "memory.events"
         with suppress(OSError):
@@ -85,7 +93,8 @@ class RehearsalCgroup:
                 pids = [int(line) for line in (folder / "cgroup.procs").read_text().splitlines()]
             for pid in pids:
                 with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    if pid > 0:  # 0 is one of another PID namespace, and to kill(2) our own process group
+                        os.kill(pid, signal.SIGKILL)
             if not folder.exists() or time.monotonic() > deadline:
                 return
             time.sleep(_POLL_SECONDS)
@@ -104,3 +113,11 @@ class RehearsalCgroup:
             if "memory" in (root / "cgroup.subtree_control").read_text().split():
                 return root
         return None
+
+
+def _killed() -> int:
+    """Count the processes that the node has ended since its boot because memory ran out, within a cgroup or altogether."""
+    with suppress(OSError, ValueError):
+        counts = (line.split() for line in _COUNTS.read_text().splitlines())
+        return next((int(words[1]) for words in counts if words[0] == "oom_kill"), 0)
+    return 0

@@ -148,6 +148,8 @@ class Rehearsals:
             cwd=_PACKAGES,
         )
         self._process = process
+        if self._stops:  # a stop that came since has found nothing to end
+            self._kill()
         try:
             said, _ = await process.communicate(wire.encode(task))
         finally:
