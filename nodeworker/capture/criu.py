@@ -75,13 +75,7 @@ def explain(log_path: Path | None, stderr: str, criu: Path | None = None) -> Fai
     On a full disk there is no room for the log either, so where it names no cause, the room beside it is looked at. Of a
     crash only the kernel's log knows more; ``criu`` is asked for its version then.
     """
-    text = ""
-    if log_path is not None:
-        with suppress(OSError), log_path.open("rb") as log:
-            size = log.seek(0, 2)
-            log.seek(max(0, size - _LOG_BYTES))
-            text = log.read().decode(errors="replace")
-    failure = criu_failures.explain(text, stderr)
+    failure = criu_failures.explain("" if log_path is None else _end_of(log_path), stderr)
     if failure.code == criu_complaints.CRASHED:
         number = None
         with suppress(FailureError):
@@ -92,6 +86,19 @@ def explain(log_path: Path | None, stderr: str, criu: Path | None = None) -> Fai
             if shutil.disk_usage(log_path.parent).free < _ROOM_FOR_A_LOG_BYTES:
                 return disk_full(str(log_path.parent), failure.detail).failure
     return failure
+
+
+def has_complained(log_path: Path) -> bool:
+    """Say whether CRIU's log reports an error: without one, whatever went wrong was runc's, or CRIU was ended."""
+    return bool(criu_failures.complaints(_end_of(log_path)))
+
+
+def _end_of(log_path: Path) -> str:
+    with suppress(OSError), log_path.open("rb") as log:
+        size = log.seek(0, 2)
+        log.seek(max(0, size - _LOG_BYTES))
+        return log.read().decode(errors="replace")
+    return ""
 
 
 def _kernel_line_of_a_crash() -> str | None:

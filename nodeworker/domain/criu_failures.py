@@ -36,11 +36,16 @@ def explain(log: str, stderr: str = "") -> Failure:
 
     Only lines that report an error are searched: CRIU warns about much that does no harm.
     """
-    errors = [line.strip() for line in log.splitlines() if _ERROR_LINE.search(line) and not _NOISE.search(line)]
+    errors = complaints(log)
     said = [line.strip() for line in stderr.splitlines() if line.strip()]
     lines = errors + said
     found, line = next(((rule, line) for rule in RULES for line in lines if rule.fits(line)), (UNKNOWN, ""))
     return found.failure("\n".join(lines[-_DETAIL_LINES:]), line)
+
+
+def complaints(log: str) -> list[str]:
+    """Return the lines of CRIU's log that report an error which is one."""
+    return [line.strip() for line in log.splitlines() if _ERROR_LINE.search(line) and not _NOISE.search(line)]
 
 
 def rule(code: str) -> Rule:

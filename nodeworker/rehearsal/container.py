@@ -28,6 +28,7 @@ from nodeworker.capture.image_files import ImageFiles
 from nodeworker.capture.runc import Runc
 from nodeworker.capture.spool import Spool
 from nodeworker.capture.trees import CapturedTree, ReadInto
+from nodeworker.domain import criu_complaints
 from nodeworker.domain.criu_images import MalformedImageError
 from nodeworker.domain.criu_images.tasks import read_tree
 from nodeworker.domain.criu_options import CriuConfig, parse_version
@@ -64,7 +65,7 @@ def rehearse(task: RehearsalTask) -> Verdict:
 
 
 def _as_place(failure: Failure) -> Failure:
-    """Nothing that goes wrong before CRIU looks at the images speaks against them."""
+    """Nothing that goes wrong before CRIU looks at the images speaks against them, nor what runc alone complains of."""
     return skipped(f"{failure.cause} ({failure.code})").failure or failure
 
 
@@ -155,7 +156,9 @@ def _restore(task: RehearsalTask, spec: Mapping[str, Any], images: Path, folder:
         Path(task.log).parent.mkdir(exist_ok=True, mode=0o700)
         shutil.copyfile(work / "restore.log", task.log)
     said = log.read_text(errors="replace") if log.exists() else ""
-    return criu.explain(work / "restore.log", said, runc.criu)
+    failure = criu.explain(work / "restore.log", said, runc.criu)
+    is_criu = failure.code == criu_complaints.CRASHED or criu.has_complained(work / "restore.log")
+    return failure if is_criu else _as_place(failure)
 
 
 @contextmanager

@@ -146,3 +146,14 @@ def test_a_criu_that_a_busy_machine_lets_wait_is_not_said_to_be_missing(
         criu.check(slow)
     assert problem.value.failure.code == "self-test-timeout"
     assert problem.value.failure.cause == f"`{slow} check` did not end within 0.1 s"
+
+
+def test_a_log_without_an_error_says_that_criu_had_nothing_to_complain_of(tmp_path: Path) -> None:
+    log = tmp_path / "restore.log"
+    assert not criu.has_complained(log)
+    log.write_text(
+        "(00.1) Warn  (criu/x.c:1): well\n(00.2) Error (criu/cgroup.c:1998): cg: cgroupd: recv req error: x\n"
+    )
+    assert not criu.has_complained(log)
+    log.write_text("(00.1) Error (criu/x.c:1): no\n")
+    assert criu.has_complained(log)
