@@ -19,6 +19,7 @@ import msgspec
 from nodeworker import bundle, contents
 from nodeworker.failure import refusal
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
+from nodeworker.runtime.container import Marker
 from nodeworker.settings import Settings
 from nodeworker.storing import drop_old_logs
 from protocol.events import ContainerEnded, ContainerStarted
@@ -117,6 +118,11 @@ class Lives:
         removal = self._removals.get(container_id)
         if removal is not None:
             await asyncio.wait([removal])
+
+    def was_started(self, container_id: ContainerId) -> bool:
+        """Say whether the runtime has started a container, although it may be that nobody noted that yet."""
+        marker = Marker.read(str(self._settings.container_dir(container_id)))
+        return marker is not None and marker.phase == "started"
 
     def undo_unstarted(self, container_id: ContainerId) -> None:
         """Take out what was put into a container that never started: its engine may keep its files, and start it again."""

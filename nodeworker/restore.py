@@ -155,9 +155,12 @@ class Restorer:
 
     async def ended(self, container_id: ContainerId, exit_code: int | None = None, at: datetime | None = None) -> None:
         """Report that a container is gone, and if not now since when, and forget it; an unknown one needs nothing."""
+        # Before its start is noted, a hook may run; and of an end that nobody was told of, nor was anybody of the start.
+        ran = at is not None or await asyncio.to_thread(self._lives.was_started, container_id)
         await self.creates.cancel(container_id)
         await self._lives.removed(container_id)
-        await to_the_end(self._lives.undo_unstarted, container_id)
+        if not ran:
+            await to_the_end(self._lives.undo_unstarted, container_id)
         self._began.pop(container_id, None)
         self._proofs.forget(container_id)
         self._kept.pop(container_id, None)
