@@ -163,24 +163,41 @@ class Dumper:
             async with self._turns.turn(
                 container_id, final=True, deadline=deadline, namespace=namespace, own_limit_seconds=limit_seconds
             ):
-                container = await self._known(container_id)
+                container = await self._not_gone(container_id)
                 if container.final_snapshot is None:
                     warnings = stops.lateness(container, came, deadline)
                     snapshot_id = await self._capture(container, Trigger.STOP_SIGNAL, warnings=warnings, tries=tries)
                     self._turns.leave(container_id)
                     return snapshot_id
+                await self._close(tries)
                 return container.final_snapshot
         except EarlierDumpError as problem:
+            await self._close(tries)
             cause = "an earlier dump of the container is still under way"
             raise refusal("dump-in-flight", cause, "Stop it again.") from problem
         except GoneError as problem:
             known = await asyncio.to_thread(self._journal.container, container_id)
             if known is not None and known.final_snapshot is not None:
+                await self._close(tries)
                 return known.final_snapshot  # it was stopped twice, and the other one has dumped it
             failure = tries.failure or stops.gone(came)
-            record = tries.record or self._record(container, Trigger.STOP_SIGNAL)
-            await asyncio.to_thread(self._journal.report, self._storer.failed(record, DumpStage.PREFLIGHT, failure))
+            if tries.record is None:
+                record = self._record(container, Trigger.STOP_SIGNAL)
+                await asyncio.to_thread(self._journal.report, self._storer.failed(record, DumpStage.PREFLIGHT, failure))
+            await self._close(tries)
             raise FailureError(failure) from problem
+
+    async def _not_gone(self, container_id: ContainerId) -> ContainerRecord:
+        """Look a container up once more: between two tries nobody waits in the queue who could be told."""
+        container = await asyncio.to_thread(self._journal.container, container_id)
+        if container is None:
+            raise GoneError
+        return container
+
+    async def _close(self, tries: stops.Tries) -> None:
+        """Report the end of a final dump that was tried, and is not tried again."""
+        if tries.record is not None and tries.failure is not None:
+            await asyncio.to_thread(self._storer.fail, tries.record, DumpStage.PREFLIGHT, tries.failure)
 
     async def _known(self, container_id: ContainerId) -> ContainerRecord:
         container = await asyncio.to_thread(self._journal.container, container_id)
