@@ -98,7 +98,13 @@ def has_inner_connections(pids: Collection[int]) -> bool:
     On a node's own network most connections are others': so the ends are looked for among the descriptors, if there are any.
     """
     rows: dict[tuple[str, str], int] = {}
+    seen: set[str] = set()
     for pid in pids:
+        with suppress(OSError):
+            # The kernel goes through the connections of the whole node for each of these files, and the container stands still.
+            if (namespace := str(Path(f"/proc/{pid}/ns/net").readlink())) in seen:
+                continue
+            seen.add(namespace)
         for table in ("tcp", "tcp6"):
             with suppress(OSError):
                 for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:

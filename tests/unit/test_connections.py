@@ -57,6 +57,22 @@ def test_a_connection_of_a_process_to_itself_is_inside(start: Callable[..., int]
     assert network.has_inner_connections([start(listens, calls)])
 
 
+def test_the_tables_of_a_network_are_read_once_for_all_its_processes(
+    start: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = start("127.0.0.1", "-"), start("127.0.0.1", "-")
+    read: list[str] = []
+    text = Path.read_text
+
+    def read_text(path: Path) -> str:
+        read.append(str(path))
+        return text(path).splitlines()[0]
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert not network.has_inner_connections([first, second])
+    assert read == [f"/proc/{first}/net/tcp", f"/proc/{first}/net/tcp6"]
+
+
 def test_a_listener_has_no_connection_and_neither_has_a_process_that_ended(start: Callable[..., int]) -> None:
     assert not network.has_inner_connections([start("127.0.0.1", "-")])
     assert not network.has_inner_connections([4_000_000])
