@@ -163,6 +163,7 @@ class Restorer:
             await to_the_end(self._lives.undo_unstarted, container_id)
         self._began.pop(container_id, None)
         self._proofs.forget(container_id)
+        self._gpus.settler.forget(container_id)
         self._kept.pop(container_id, None)
         await self._lives.ended(container_id, exit_code, at)
 

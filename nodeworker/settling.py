@@ -36,10 +36,15 @@ class Settler:
 
     def prepare(self, container_id: ContainerId, manifest: Manifest, live: Bundle) -> bool:
         """Remember what a snapshot's threads had, and say whether :meth:`settle` has anything to do."""
+        self.forget(container_id)  # of a snapshot that was tried before
         if manifest.threads:
             self._threads[container_id] = manifest.threads
         hook = live.wishes.after_restore
         return bool(manifest.threads) or (hook is not None and hook.kind is not HookKind.EXEC)
+
+    def forget(self, container_id: ContainerId) -> None:
+        """Forget what was to be done to a container: it is gone, or gets another snapshot."""
+        self._threads.pop(container_id, None)
 
     def settle(self, record: ContainerRecord) -> None:
         """Put right what can be while the processes stand. Blocks.

@@ -1,0 +1,74 @@
+"""Whose threads are given their processors back: those of the snapshot that was restored, and of no other."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nodeworker.capture import thread_placement
+from nodeworker.journal import ContainerRecord
+from nodeworker.settling import Settler
+from protocol.ids import ContainerId
+from protocol.manifest import ThreadPlacement
+
+pytestmark = pytest.mark.timeout(5)
+
+ONE = ContainerId("one")
+PLACED = (ThreadPlacement(7, (1,)),)
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ThreadPlacement, ...]]:
+    """What was given to threads."""
+    found: list[tuple[ThreadPlacement, ...]] = []
+
+    def apply(wanted: tuple[ThreadPlacement, ...], _pids: object) -> tuple[str, ...]:
+        found.append(wanted)
+        return ()
+
+    monkeypatch.setattr(thread_placement, "apply", apply)
+    monkeypatch.setattr("nodeworker.bundle.read", lambda _folder: live())
+    return found
+
+
+def live() -> Any:
+    return SimpleNamespace(wishes=SimpleNamespace(after_restore=None, hook_limit_seconds=1.0), bound=())
+
+
+def manifest(threads: tuple[ThreadPlacement, ...]) -> Any:
+    return SimpleNamespace(threads=threads)
+
+
+def settler() -> Settler:
+    state = SimpleNamespace(pid=1, freezer=SimpleNamespace(pids=lambda: [1]))
+    made: Any = Settler(SimpleNamespace(), SimpleNamespace(state=lambda _root, _id: state))  # type: ignore[arg-type]
+    made._warn = lambda _container_id, _warnings: None
+    kept: Settler = made
+    return kept
+
+
+def record() -> ContainerRecord:
+    found: Any = SimpleNamespace(container_id=ONE, runc_root="/r", bundle="/b", generation=1)
+    made: ContainerRecord = found
+    return made
+
+
+def test_what_a_snapshot_recorded_is_given_back_once(given: list[tuple[ThreadPlacement, ...]]) -> None:
+    one = settler()
+    assert one.prepare(ONE, manifest(PLACED), live())
+    one.settle(record())
+    one.settle(record())
+    assert given == [PLACED]
+
+
+def test_a_snapshot_that_failed_leaves_nothing_to_the_next(given: list[tuple[ThreadPlacement, ...]]) -> None:
+    one = settler()
+    one.prepare(ONE, manifest(PLACED), live())
+    assert not one.prepare(ONE, manifest(()), live())
+    one.settle(record())
+    one.prepare(ONE, manifest(PLACED), live())
+    one.forget(ONE)
+    one.settle(record())
+    assert given == []
