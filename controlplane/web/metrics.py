@@ -99,6 +99,9 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        # There from the start: from nothing to 1 is no increase to Prometheus.
+        for outcome in ("cold", "older", "fresh"):
+            self._leaving.labels(outcome)
         self._restore_failures = Counter(
             "woodfrog_restore_failures",
             "Restores that failed, by stage and failure code.",

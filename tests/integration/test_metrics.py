@@ -194,6 +194,12 @@ async def test_the_page_of_the_metrics_names_each_with_its_kind_and_labels(tmp_p
     assert told == described(plane.registry) | described(metrics.registry)
 
 
+def test_what_alerts_look_at_is_there_before_the_first_time() -> None:
+    registry = Metrics().registry
+    for outcome in ("cold", "older", "fresh"):
+        assert registry.get_sample_value("woodfrog_starts_leaving_work_total", {"outcome": outcome}) == 0
+
+
 def described(registry: CollectorRegistry) -> dict[str, tuple[str, set[str]]]:
     labels = {
         name: set(collector._labelnames)
