@@ -16,14 +16,15 @@ from sqlalchemy import ColumnElement, Connection, Table, func, or_, select
 
 from controlplane.log.read import plain
 from controlplane.log.views import CONTRACT
-from protocol.events import NodeEvent
+from protocol.events import NodeEvent, NodeRegistered
 from protocol.ids import Position
 from protocol.requests import View
 
 _SCANNED: Final = 20_000
 """How many positions of the log one page looks at."""
 _EVENTS: Final = CONTRACT["events"].table
-_OF_NODES: Final = tuple(str(kind.__struct_config__.tag) for kind in get_args(NodeEvent))
+_REGISTERED: Final = str(NodeRegistered.__struct_config__.tag)
+_OF_NODES: Final = tuple({str(kind.__struct_config__.tag) for kind in get_args(NodeEvent)} - {_REGISTERED})
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -129,9 +130,16 @@ def of_stream(connection: Connection, stream: str, until: int, limit: int) -> Se
     return _newest(connection, _EVENTS.c.stream == stream, until, limit)
 
 
-def of_nodes(connection: Connection, until: int, limit: int) -> Sequence[Any]:
-    """Read up to ``limit`` events of all nodes up to a position, oldest first."""
-    return _newest(connection, _EVENTS.c.type.in_(_OF_NODES), until, limit)
+def of_nodes(connection: Connection, until: int, limit: int) -> list[Any]:
+    """Read what is known of nodes at a position, oldest first: their newest registrations, and up to ``limit`` of their other events.
+
+    A registration is kilobytes, and each worker that is started makes one.
+    """
+    of_type, position = _EVENTS.c.type, _EVENTS.c.position
+    newest = select(func.max(position)).where(of_type == _REGISTERED, position <= until).group_by(_EVENTS.c.stream)
+    registered = connection.execute(select(_EVENTS).where(position.in_(newest))).mappings().all()
+    others = _newest(connection, of_type.in_(_OF_NODES), until, limit)
+    return sorted([*registered, *others], key=lambda row: int(row["position"]))
 
 
 def _newest(connection: Connection, which: ColumnElement[bool], until: int, limit: int) -> Sequence[Any]:

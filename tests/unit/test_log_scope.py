@@ -35,17 +35,21 @@ def connection() -> Iterator[Connection]:
 
     events = CONTRACT["events"].table.to_metadata(MetaData())
     events.c.stream.type = Text(collation="people")
-    moment = datetime(2026, 11, 30, tzinfo=UTC)
     with engine.connect() as connection:
         events.create(connection)
         for position, (stream, kind) in enumerate(STREAMS.items(), 1):
-            connection.execute(
-                events.insert().values(
-                    position=position, stream=stream, version=1, event_id=str(position), type=kind, schema_version=1,
-                    data="{}", metadata="{}", occurred_at=moment, recorded_at=moment, hash="",
-                )
-            )  # fmt: skip
+            put(connection, position, stream, kind)
         yield connection
+
+
+def put(connection: Connection, position: int, stream: str, kind: str) -> None:
+    moment = datetime(2026, 11, 30, tzinfo=UTC)
+    connection.execute(
+        CONTRACT["events"].table.insert().values(
+            position=position, stream=stream, version=1, event_id=str(position), type=kind, schema_version=1,
+            data="{}", metadata="{}", occurred_at=moment, recorded_at=moment, hash="",
+        )
+    )  # fmt: skip
 
 
 def test_a_namespace_is_all_of_its_streams_and_no_other(connection: Connection) -> None:
@@ -55,5 +59,14 @@ def test_a_namespace_is_all_of_its_streams_and_no_other(connection: Connection) 
     assert {row["stream"] for row in listing.events_after(connection, mine, [], None, 0, 10)[1]} == shown
 
 
-def test_the_events_of_nodes_are_found(connection: Connection) -> None:
-    assert [row["stream"] for row in listing.of_nodes(connection, 10, 10)] == ["node/worker-1"]
+def test_of_nodes_the_newest_registrations_are_read_and_the_newest_of_the_rest(connection: Connection) -> None:
+    begun = [("node/a", "node.registered"), ("node/a", "node.lost"), ("node/b", "node.registered")]
+    for position, (stream, kind) in enumerate([*begun, ("node/a", "node.registered"), ("node/b", "node.lost")], 1):
+        put(connection, position + 10, stream, kind)
+
+    def found(until: int) -> list[tuple[int, str]]:
+        return [(row["position"], row["stream"]) for row in listing.of_nodes(connection, until, 1)]
+
+    assert found(10) == [(5, "node/worker-1")]
+    assert found(13) == [(5, "node/worker-1"), (11, "node/a"), (12, "node/a"), (13, "node/b")]
+    assert found(20) == [(5, "node/worker-1"), (13, "node/b"), (14, "node/a"), (15, "node/b")]

@@ -148,6 +148,15 @@ async def test_an_hour_and_the_causes_of_failures(reader: Reader) -> None:
     await reader.read(act)
 
 
+async def test_of_each_node_its_newest_registration_is_read(reader: Reader) -> None:
+    def act(connection: listing.Connection) -> list[tuple[str, str]]:
+        return [(row["type"], row["stream"]) for row in listing.of_nodes(connection, 2**53, 0)]
+
+    told = await reader.read(act)
+    assert [kind for kind, _ in told] == ["node.registered"] * len(told)
+    assert sorted({stream for _, stream in told}) == sorted(stream for _, stream in told) != []
+
+
 def test_a_spread_is_by_nearest_rank() -> None:
     assert summary.spread([]) == summary.Spread(0)
     assert summary.spread([None, 5.0]) == summary.Spread(1, 5.0, 5.0, 5.0, 5.0)
