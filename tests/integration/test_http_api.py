@@ -17,9 +17,11 @@ from support.logstory import KEY, opened, story
 
 from controlplane.log import EventLog
 from controlplane.log.migrate import upgrade
+from controlplane.log.records import LogUnavailableError
 from controlplane.web.api import server, tail
 from controlplane.web.api.settings import ApiSettings, InvalidApiSettingError
 from controlplane.web.api.tokens import InvalidTokensError, read_tokens
+from protocol.failures import Failure
 from protocol.ids import Epoch
 
 pytestmark = pytest.mark.timeout(60)
@@ -215,6 +217,17 @@ async def test_the_tail_goes_on_where_a_client_left_it(shown: Log) -> None:
     assert [row["position"] for row in again] == [head, head + 1, head + 2]
     own = await followed(shown, "/api/v1/log/tail?after=0&namespace=default&id=two", 1, DEFAULT)
     assert own[0]["stream"] == "checkpoint/local/default/two"
+
+
+async def test_a_stream_ends_as_one_does_while_the_log_cannot_be_read(
+    shown: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_position: int, _timeout: float) -> bool:
+        raise LogUnavailableError(Failure("log-unavailable", "it is away", ""))
+
+    monkeypatch.setattr(shown.log, "wait_for", away)
+    status, _, text = await asyncio.wait_for(shown.api.get("/api/v1/log/tail"), 10)
+    assert (status, text) == (200, "retry: 1000\n\n")
 
 
 async def test_streams_are_bounded_and_give_their_places_back(shown: Log, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from controlplane.log.records import LogUnavailableError
 from controlplane.web.api import openapi, params
 from controlplane.web.api.answers import Problem
 from controlplane.web.api.questions import ROUTES, TAIL, TAIL_PARAMS, Questions, Route
@@ -227,7 +228,7 @@ class ApiServer:
                     await response.write(data)
 
             # The client went away, does not read, or comes back when the log can be read again.
-            with suppress(TimeoutError, ConnectionError, RefusedRequestError):
+            with suppress(TimeoutError, ConnectionError, RefusedRequestError, LogUnavailableError):
                 await self._tails.follow(scope, streams, values.get("type"), after, send)
             return response
         finally:
