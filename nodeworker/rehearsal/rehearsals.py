@@ -24,7 +24,16 @@ import structlog
 from nodeworker import bundle
 from nodeworker.capture.runc import Runc
 from nodeworker.domain.criu_options import CriuConfig
-from nodeworker.domain.rehearsal import MARGIN_BYTES, Policy, Verdict, kind_of, memory_problem, objection_to, skipped
+from nodeworker.domain.rehearsal import (
+    MARGIN_BYTES,
+    RESTORABLE,
+    Policy,
+    Verdict,
+    kind_of,
+    memory_problem,
+    objection_to,
+    skipped,
+)
 from nodeworker.failure import failure_of
 from nodeworker.journal import ContainerRecord, DumpRecord, Journal
 from nodeworker.rehearsal.cgroup import RehearsalCgroup
@@ -96,9 +105,15 @@ class Rehearsals:
             verdict = skipped(f"the rehearsal was not done within {limit:g} s, or others of the node came first")
         except (OSError, ValueError, FailureError) as problem:
             verdict = skipped(f"the rehearsal could not be prepared: {failure_of(problem).cause}")
+        if verdict.outcome is RehearsalOutcome.FAILED and await asyncio.to_thread(self._is_gone, container):
+            verdict = skipped("the container ended meanwhile, and its files went with it")
         with suppress(sqlite3.Error):
             await asyncio.to_thread(self._note, record, verdict, kind, time.monotonic() - began)
         return verdict.failure if verdict.outcome is RehearsalOutcome.FAILED else None
+
+    def _is_gone(self, container: ContainerRecord) -> bool:
+        known = self._journal.container(container.container_id)
+        return known is None or known.asked_at != container.asked_at
 
     def _due(self, container: ContainerRecord) -> str | None:
         """Return the kind of a container whose snapshot is to be rehearsed, else None."""
@@ -156,15 +171,21 @@ class Rehearsals:
             self._kill()
             await asyncio.shield(asyncio.wait_for(process.wait(), _END_SECONDS))
             self._process = None
+        return await self._judged(said, process.returncode, limit_bytes)
+
+    async def _judged(self, said: bytes, code: int | None, limit_bytes: int) -> Verdict:
+        """Believe that a snapshot can be restored; that it cannot, only if nothing else has ended what tried it."""
+        verdict: Verdict | None = None
+        with suppress(wire.MalformedMessageError):
+            rehearsed: Rehearsed = wire.decode(said, Rehearsed)
+            verdict = rehearsed.verdict
+        if verdict == RESTORABLE:
+            return verdict
         if await asyncio.to_thread(self._cgroup.ran_out):
-            return skipped(f"it needs more than {limit_bytes >> 20} MiB of memory")
+            return skipped(f"it needs more than {limit_bytes >> 20} MiB of memory, or the node has too little")
         if self._stops:
             return skipped("a container was being stopped")
-        try:
-            rehearsed: Rehearsed = wire.decode(said, Rehearsed)
-        except wire.MalformedMessageError:
-            return skipped(f"the rehearsal ended with exit code {process.returncode}; the worker's log may say why")
-        return rehearsed.verdict
+        return verdict or skipped(f"the rehearsal ended with exit code {code}; the worker's log may say why")
 
     def _task(self, record: DumpRecord, container: ContainerRecord, procs: Path, limit_bytes: int) -> RehearsalTask:
         config = self._criu_config
