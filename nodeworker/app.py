@@ -332,7 +332,8 @@ class Worker:
                 await self._restorer.started(ask.container_id)
                 return Done()
             case AskStop():
-                await self._restorer.started(ask.container_id)  # told by a pipe, and this may have overtaken it
+                # Told by a pipe, and this may have overtaken it; a stop waits for no hook.
+                await self._restorer.started(ask.container_id, at_once=True)
                 await self._restorer.stopped(ask.container_id)
                 try:
                     return Stopped(await self._dumper.stop(ask.container_id))

@@ -142,9 +142,13 @@ class Restorer:
         """Wait until all that a container was given is proved and its mounts are right, and say whether it may run."""
         return await self._proofs.answer(ask.container_id)
 
-    async def started(self, container_id: ContainerId) -> None:
-        """Note and report that a container's processes run; what was fetched for it is needed no more."""
-        await self._gpus.settler.started(container_id)
+    async def started(self, container_id: ContainerId, *, at_once: bool = False) -> None:
+        """Note and report that a container's processes run; what was fetched for it is needed no more.
+
+        A command that is to follow a restore comes first, whose failure is told with the start; ``at_once`` waits for none.
+        """
+        if not at_once and not await self._gpus.settler.started(container_id):
+            return  # whoever runs the command notes it
         if await self._lives.started(container_id):
             self._proofs.forget(container_id)
             self._kept.pop(container_id, None)

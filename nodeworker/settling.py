@@ -61,15 +61,16 @@ class Settler:
             warnings += self._hooks.after_restore(hook, state, live.bound, record.generation, limit)
         self._warn(record.container_id, warnings)
 
-    async def started(self, container_id: ContainerId) -> None:
-        """Run the command that is to follow a restore, before the start is reported; who asks meanwhile does not wait."""
+    async def started(self, container_id: ContainerId) -> bool:
+        """Run the command that is to follow a restore, before the start is reported; False to who asks meanwhile."""
         if container_id in self._running:
-            return
+            return False
         self._running.add(container_id)
         try:
             await asyncio.to_thread(self._run_command, container_id)
         finally:
             self._running.discard(container_id)
+        return True
 
     def _run_command(self, container_id: ContainerId) -> None:
         record = self._journal.container(container_id)

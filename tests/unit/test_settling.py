@@ -1,7 +1,9 @@
-"""Whose threads are given their processors back: those of the snapshot that was restored, and of no other."""
+"""Whose threads are given their processors back: those of the snapshot that was restored, and of no other; and when a start is noted."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from nodeworker.capture import thread_placement
 from nodeworker.journal import ContainerRecord
+from nodeworker.restore import Restorer
 from nodeworker.settling import Settler
 from protocol.ids import ContainerId
 from protocol.manifest import ThreadPlacement
@@ -72,3 +75,25 @@ def test_a_snapshot_that_failed_leaves_nothing_to_the_next(given: list[tuple[Thr
     one.forget(ONE)
     one.settle(record())
     assert given == []
+
+
+async def test_a_start_is_noted_when_its_hook_is_done_or_when_the_container_is_to_stop() -> None:
+    one, go = settler(), threading.Event()
+    hooks: Any = one
+    hooks._run_command = lambda _container_id: go.wait(5)
+    noted: list[str] = []
+
+    async def note(_container_id: ContainerId) -> bool:
+        noted.append("started")
+        return False
+
+    restorer: Any = SimpleNamespace(_gpus=SimpleNamespace(settler=one), _lives=SimpleNamespace(started=note))
+    hooked = asyncio.create_task(Restorer.started(restorer, ONE))
+    await asyncio.sleep(0.01)
+    await Restorer.started(restorer, ONE)
+    assert noted == [], "a sweep that sees it run is not faster than its hook, whose warning would be lost"
+    await Restorer.started(restorer, ONE, at_once=True)
+    assert noted == ["started"]
+    go.set()
+    await hooked
+    assert noted == ["started", "started"]
