@@ -110,6 +110,10 @@ class Preflight:
         Raises:
             FailureError: saying what speaks against the dump.
         """
+        return self._look(container, only=only, final=final, noticed=() if only else None)
+
+    def _look(self, container: ContainerRecord, *, only: bool, final: bool, noticed: tuple[str, ...] | None) -> Plan:
+        """Look; while ``noticed`` is None, the program has not been told to prepare yet."""
         if self._config is None:
             raise refusal(
                 "criu-missing", f"{self._settings.criu} says no version", "Install CRIU, or set WOODFROG_CRIU."
@@ -153,11 +157,13 @@ class Preflight:
         gpus = self._cuda.plan(state, pids, container.facts.gpus)
         gpu_bytes = 0 if gpus is None else gpus.gpu_bytes
         held = privileges.held(dumped, state.pid, container.facts.privileges or live.facts.privileges)
+        if noticed is None and live.wishes.before_dump is not None:
+            # What it has open, watches and holds in its files may be other afterwards.
+            return self._look(container, only=only, final=final, noticed=self._hooked(live, state))
         outside = live.outside
         if not only:
             volume_files.flush(outside, dumped)
         wished, usual = live.wishes.freeze_limit_seconds, self._settings.freeze_limit_seconds
-        noticed = () if only else self._hooked(live, state)
         needed = dump_bytes(pids, copied_bytes + gpu_bytes)
         room = self._take(needed) if only else self._make_room(needed)
         return Plan(
@@ -170,7 +176,7 @@ class Preflight:
             volumes,
             outside,
             tuple(state.cgroup_paths[name] for name in ("cpuset", "") if name in state.cgroup_paths),
-            noticed,
+            noticed or (),
             bounds,
             live.configs,
             stopped,
