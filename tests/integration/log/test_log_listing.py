@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +14,7 @@ from support.logstory import KEY, NODE_A, START, new, opened, story
 from controlplane.log import EventLog, listing, summary
 from controlplane.log.database import Database as Reader
 from controlplane.log.listing import Scope
+from controlplane.web.api.reader import Reader as LookingThrough
 from protocol.events import ContainerStarted
 from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber
 
@@ -155,6 +158,18 @@ async def test_of_each_node_its_newest_registration_is_read(reader: Reader) -> N
     told = await reader.read(act)
     assert [kind for kind, _ in told] == ["node.registered"] * len(told)
     assert sorted({stream for _, stream in told}) == sorted(stream for _, stream in told) != []
+
+
+async def test_what_people_look_through_takes_no_turn_of_the_event_loop(database: Database) -> None:
+    looking = LookingThrough(database.url)
+    await looking.read(lambda _: None)
+    reading = asyncio.create_task(looking.read(lambda _: time.sleep(1)))
+    longest, last = 0.0, time.monotonic()
+    while not reading.done():
+        await asyncio.sleep(0.01)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    assert longest < 0.7
+    await looking.close()
 
 
 def test_a_spread_is_by_nearest_rank() -> None:
