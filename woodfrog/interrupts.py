@@ -29,3 +29,13 @@ def uninterrupted() -> Iterator[None]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     yield
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Have a signal that comes meanwhile wait for the end of this."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -89,10 +89,16 @@ class ContainerDirectory:
         return self.path / "upper"
 
     @classmethod
-    def create(cls, path: Path, lower: Path, fill: Callable[[Path], object] | None = None) -> Self:
+    def create(
+        cls,
+        path: Path,
+        lower: Path,
+        fill: Callable[[Path], object] | None = None,
+        give_back: Callable[[Path], object] | None = None,
+    ) -> Self:
         """Make the directory, locked from the moment that others can see it, and mount a layer over ``lower``.
 
-        The layer is fresh, or ``fill`` puts another in the place of the empty one.
+        The layer is fresh, or ``fill`` puts another in the place of the empty one, and ``give_back`` takes it if what follows fails.
 
         The layer may lie below ``lower`` (the kernel refuses only a *lower* directory inside another layer; see
         ovl_check_layer in fs/overlayfs/super.c). Mounts below ``lower`` are not part of it.
@@ -121,6 +127,9 @@ class ContainerDirectory:
             _mount("overlay", str(directory.root), "overlay", options)
             make_network(directory.network)
         except OSError as problem:
+            if give_back is not None:
+                directory.unmount()
+                give_back(directory.upper)
             directory.remove()
             raise FailureError(
                 Failure(

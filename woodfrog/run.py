@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from protocol.ids import CheckpointKey, ContainerId, SnapshotId
 from protocol.local import ContainerStatus, TellDeleted
 from woodfrog import ask, next_start
 from woodfrog.bundle import ContainerSpec, oci_config, write_config
-from woodfrog.interrupts import interruptible, uninterrupted
+from woodfrog.interrupts import deferred, interruptible, uninterrupted
 from woodfrog.layers import LAYERS, Layers, offer, read_owner
 from woodfrog.output import Form
 from woodfrog.overlay import ContainerDirectory, orphans
@@ -93,6 +93,8 @@ class Foreground:
         self._stopping: set[asyncio.Task[None]] = set()
         self._stopped_by = 0
         """The signal that came while the container was being created."""
+        self._code: int | None = None
+        """With which it ended."""
 
     def run(self) -> int:
         """Run the container; return its exit code, or 128 and the number of the signal that ended it.
@@ -108,8 +110,10 @@ class Foreground:
     def _run(self) -> int:
         _clear_orphans(self._described)
         place = Path(self._described.containers) / self.container_id
-        take = None if self._from_layer is None else self._take_layer
-        with ContainerDirectory.create(place, self._lower, take) as directory:
+        with ExitStack() as made:
+            with deferred():
+                directory = made.enter_context(self._directory(place))
+                made.callback(self._keep_layer, directory)
             config = oci_config(
                 self._spec,
                 root=directory.root,
@@ -121,17 +125,25 @@ class Foreground:
             write_config(directory.path, config)
             # The container's processes become our children when the runtime that made them ends (prctl(2)).
             _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-            code = None
             try:
-                code = asyncio.run(self._live(directory.path))
+                self._code = asyncio.run(self._live(directory.path))
             finally:
                 with uninterrupted():
-                    if code is not None:
-                        self._tell_end(code)
+                    if self._code is not None:
+                        self._tell_end(self._code)
                     self._runtime.delete()
                     restoring.remove_cgroups(config["linux"]["cgroupsPath"])
-                    self._keep_layer(directory, code)
-        return NOT_CAPTURED if self._not_captured and self._signals == 1 else code
+        return NOT_CAPTURED if self._not_captured and self._signals == 1 else self._code
+
+    def _directory(self, place: Path) -> ContainerDirectory:
+        """Make the container's directory; a kept layer that is moved into it is kept again if that fails."""
+        if self._from_layer is None:
+            return ContainerDirectory.create(place, self._lower)
+
+        def give_back(upper: Path) -> None:
+            self._layers.keep(upper, self._key, self.container_id, self._lower, "it could not be created")
+
+        return ContainerDirectory.create(place, self._lower, self._take_layer, give_back)
 
     def _take_layer(self, into: Path) -> None:
         taken = self._layers.take(self._key, self._from_layer or "", self._lower, into)
@@ -139,8 +151,12 @@ class Foreground:
             "layer", f"starts over the layer of container {taken.layer}, which ended without a snapshot: {taken.why}"
         )
 
-    def _keep_layer(self, directory: ContainerDirectory, code: int | None) -> None:
+    def _keep_layer(self, directory: ContainerDirectory) -> None:
         """Keep what the container wrote, unless it was captured or its program has ended well by itself."""
+        with uninterrupted():
+            self._keep(directory, self._code)
+
+    def _keep(self, directory: ContainerDirectory, code: int | None) -> None:
         done = code == 0 and not self._signals
         used = self._ran or self._from_layer is not None
         if self._captured or done or not used:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import pytest
 
 from protocol.failures import FailureError
 from protocol.ids import CheckpointKey
+from woodfrog import overlay
+from woodfrog.interrupts import deferred, interruptible
 from woodfrog.layers import LONGEST, MOST, MOST_BYTES, Layer, Layers, overdue
 
 pytestmark = pytest.mark.timeout(5)
@@ -73,3 +78,41 @@ def test_what_cannot_be_taken_stays(tmp_path: Path) -> None:
     assert [each.layer for each in layers.all()] == ["c1"]
     layers.remove("c1")
     assert layers.all() == []
+
+
+def test_a_layer_that_was_taken_is_kept_again_if_nothing_can_be_mounted_over_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers, lower, place = Layers(tmp_path / "layers"), tmp_path / "lower", tmp_path / "containers/c2"
+    lower.mkdir()
+    layers.keep(filled(tmp_path / "one", "1"), KEY, "c1", lower, "it broke")
+
+    def refuse(*_: object) -> None:
+        raise OSError(16, "busy")
+
+    monkeypatch.setattr(overlay, "_mount", refuse)
+    with pytest.raises(FailureError, match="overlay-failed"):
+        overlay.ContainerDirectory.create(
+            place,
+            lower,
+            lambda into: layers.take(KEY, "", lower, into),
+            lambda upper: layers.keep(upper, KEY, "c2", lower, "it could not be created"),
+        )
+    assert not place.exists()
+    assert [each.layer for each in layers.of(KEY)] == ["c2"]
+    assert (tmp_path / "layers/c2/upper/data").read_text() == "1"
+
+
+def test_a_signal_that_comes_while_a_layer_is_moved_ends_what_follows() -> None:
+    done: list[str] = []
+
+    def interrupted() -> None:
+        with interruptible(), ExitStack() as made:
+            with deferred():
+                os.kill(os.getpid(), signal.SIGTERM)
+                made.callback(done.append, "kept")
+            done.append("never")
+
+    with pytest.raises(SystemExit):
+        interrupted()
+    assert done == ["kept"]
