@@ -166,7 +166,11 @@ class Storer:
         task.add_done_callback(lambda _: self._stores.pop(record.snapshot_id, None))
 
     async def _rehearse_and_store(self, record: DumpRecord) -> None:
-        failure = await self.rehearsals.failure(record)
+        failure = None
+        try:
+            failure = await self.rehearsals.failure(record)
+        except Exception:  # whatever it was, it must keep no capture from the store
+            _log.exception("a restore could not be rehearsed", snapshot_id=record.snapshot_id)
         if failure is None:
             await self._store_capture(record)
             return

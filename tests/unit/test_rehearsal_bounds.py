@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from nodeworker.rehearsal import cgroup
 from nodeworker.rehearsal.cgroup import RehearsalCgroup
 from nodeworker.rehearsal.rehearsals import Rehearsals
 from nodeworker.rehearsal.task import Rehearsed
+from nodeworker.storing import Storer
 from protocol import wire
 from protocol.failures import Failure
 
@@ -109,3 +111,19 @@ async def test_a_failure_does_not_count_if_the_container_went_away_meanwhile(
     failure = await Rehearsals.failure(of, record)
     assert failure == (BROKEN.failure if counts else None)
     assert [each.outcome for each in noted] == ["failed" if counts else "not-rehearsed"]
+
+
+@pytest.mark.parametrize("problem", [sqlite3.OperationalError("disk I/O error"), TypeError("no text")])
+async def test_a_rehearsal_that_breaks_keeps_no_capture_from_the_store(problem: Exception) -> None:
+    stored: list[object] = []
+
+    async def fail(_record: object) -> None:
+        raise problem
+
+    async def store(record: object) -> None:
+        stored.append(record)
+
+    of: Any = SimpleNamespace(rehearsals=SimpleNamespace(failure=fail), _store_capture=store)
+    record: Any = SimpleNamespace(snapshot_id="s-1")
+    await Storer._rehearse_and_store(of, record)
+    assert stored == [record]
