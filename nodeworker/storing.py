@@ -169,7 +169,7 @@ class Storer:
         failure = None
         try:
             failure = await self.rehearsals.failure(record)
-        except Exception:  # whatever it was, it must keep no capture from the store
+        except Exception:  # noqa: BLE001 -- whatever it was, it must keep no capture from the store
             _log.exception("a restore could not be rehearsed", snapshot_id=record.snapshot_id)
         if failure is None:
             await self._store_capture(record)
