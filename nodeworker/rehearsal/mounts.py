@@ -22,7 +22,7 @@ from nodeworker.domain.rehearsal import ADVICE, NOT_REHEARSED
 from nodeworker.failure import refusal
 from protocol.failures import FailureError
 
-_MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
+_MS_BIND, _MS_REC, _MS_SLAVE, _MS_SHARED = 0x1000, 0x4000, 0x80000, 0x100000
 _LONGEST_FILE_BYTES: Final = 64 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -95,6 +95,7 @@ def _cover(source: Path, folder: Path, *, travels: bool) -> None:
             bind(folder, source)
         else:
             _lay_over(source, folder)
+        _share(source)
     elif stat.S_ISREG(status.st_mode):
         if status.st_size > _LONGEST_FILE_BYTES:
             raise _not_rehearsed(f"the file {source} is too large to be copied for a rehearsal")
@@ -102,6 +103,15 @@ def _cover(source: Path, folder: Path, *, travels: bool) -> None:
         shutil.copy2(source, copy)
         os.chown(copy, status.st_uid, status.st_gid)
         bind(copy, source)
+        _share(source)
+
+
+def _share(cover: Path) -> None:
+    """Give a cover peers: a mount that followed its source in the snapshot follows it again, and no mount can follow a private one.
+
+    MOVE_MOUNT_SET_GROUP of move_mount(2), by which CRIU does that, fails with EINVAL otherwise.
+    """
+    _mount("none", cover, None, _MS_SHARED)
 
 
 def _lay_over(place: Path, folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from protocol.local import CreateCold
 from support.lone_runtime import Container, LoneRuntime, eventually
 from support.servers import ControlPlaneProcess, NatsServer
+from support.time_scale import scaled
 
 NUMBERS = "i=0; while :; do i=$((i+1)); echo $i >>/numbers; sleep 0.02; done"
 """Counts into a file of its own: after a restore no number may be missing or there twice."""
@@ -39,6 +40,7 @@ class Node:
         self._process: subprocess.Popen[bytes] | None = None
         self.environment = {
             "WOODFROG_REHEARSE": "off",
+            "WOODFROG_REHEARSE_LIMIT": f"{scaled(60):.0f}s",
             **os.environ,
             "WOODFROG_NODE": "node-1",
             "WOODFROG_STATE_DIR": str(folder / "state"),

@@ -115,22 +115,10 @@ def test_what_is_otherwise_in_a_rehearsal_says_nothing_about_the_snapshot(code: 
     assert verdict_on(Failure(code, "the cause", "advice")).outcome is RehearsalOutcome.NOT_REHEARSED
 
 
-@pytest.mark.parametrize(
-    ("line", "outcome"),
-    [
-        (
-            "Error (criu/cgroup.c:1326): cg: Can't move 1 into /woodfrog-rehearsal-1/container",
-            RehearsalOutcome.NOT_REHEARSED,
-        ),
-        ("Error (criu/fsnotify.c:675): Can't create inotify fd: Too many open files", RehearsalOutcome.NOT_REHEARSED),
-        ("Error (criu/sockets.c:438): Can't set 1:25 (len 5): No such device", RehearsalOutcome.NOT_REHEARSED),
-        ("Error (criu/pie/restorer.c:1): Can't restore it", RehearsalOutcome.FAILED),
-    ],
-)
-def test_a_complaint_in_no_table_that_may_come_from_the_place_is_held_against_nobody(
-    line: str, outcome: RehearsalOutcome
-) -> None:
-    assert verdict_on(Failure("criu-failed", "the cause", "advice", line)).outcome is outcome
+@pytest.mark.parametrize("code", ["criu-failed", "criu-crashed"])
+def test_a_complaint_in_no_table_is_held_against_nobody(code: str) -> None:
+    verdict = verdict_on(Failure(code, "the cause", "advice", "Error (criu/pie/restorer.c:1): Can't restore it"))
+    assert verdict.outcome is RehearsalOutcome.NOT_REHEARSED
 
 
 def test_what_criu_found_in_the_images_condemns_the_capture() -> None:
