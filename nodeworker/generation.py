@@ -14,15 +14,20 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker.bundle import Bundle
-from nodeworker.capture import overlay, trees
+from nodeworker.capture import image_files, overlay, trees
+from nodeworker.capture.image_files import ImageFiles
+from nodeworker.domain.criu_images import MalformedImageError
+from nodeworker.domain.criu_images.held_files import without_sizes
 from protocol.manifest import Entry, Tree, TreeName
 
 _FOLDER: Final = ".woodfrog"
 _FILE: Final = "generation"
 
 
-def put(live: Bundle, number: int) -> None:
+def put(live: Bundle, number: int, images: Path) -> None:
     """Write it into a container that is being created; not where it could not be taken out again.
+
+    A process that holds it open comes back although the number has a digit more, which CRIU would refuse: its ``images`` are changed.
 
     Raises:
         FailureError, OSError: what ``apply_tree`` raises.
@@ -38,6 +43,9 @@ def put(live: Bundle, number: int) -> None:
         os.write(descriptor, data)
 
     trees.apply_tree(Tree(TreeName.LAYER, (folder, file)), live.rootfs, read_into)
+    if len(str(number)) > len(str(number - 1)):
+        with suppress(MalformedImageError):  # then CRIU says what it thinks of them
+            image_files.replace(images, without_sizes(ImageFiles(images), {("/", f"{_FOLDER}/{_FILE}")}))
 
 
 def remove(rootfs: Path) -> None:

@@ -427,7 +427,7 @@ class Restorer:
             returning=self._journal.has_lived(record),
         )
         warnings = contents.put(manifest.trees, live, folder, fetched.reader, company)
-        generation.put(live, record.generation)
+        generation.put(live, record.generation, fetched.images)
         if before is not None:
             warnings += environment.warning(environment.changed(before, live.declared, self._own_names(live)))
         names = hostname.names_in(live.uts_namespace) if live.uts_namespace else live.names
