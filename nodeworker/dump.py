@@ -195,9 +195,10 @@ class Dumper:
         return container
 
     async def _close(self, tries: stops.Tries) -> None:
-        """Report the end of a final dump that was tried, and is not tried again."""
-        if tries.record is not None and tries.failure is not None:
-            await asyncio.to_thread(self._storer.fail, tries.record, DumpStage.PREFLIGHT, tries.failure)
+        """Report the end of a final dump that was tried, and is not tried again; another dump may have frozen the container meanwhile."""
+        if (record := tries.record) is not None and (failure := tries.failure) is not None:
+            told = self._storer.failed(record, DumpStage.PREFLIGHT, failure)
+            await asyncio.to_thread(self._journal.finish_dump, record, failure, told)
 
     async def _known(self, container_id: ContainerId) -> ContainerRecord:
         container = await asyncio.to_thread(self._journal.container, container_id)

@@ -42,9 +42,12 @@ class Node:
         self.dumper = Dumper.__new__(Dumper)
         inside: Any = self.dumper
         inside._turns = Turns(1)
-        inside._journal = SimpleNamespace(container=lambda _container_id: known)
+        inside._journal = SimpleNamespace(
+            container=lambda _container_id: known,
+            finish_dump=lambda record, failure, event: self.failed.append((record, event, failure)),
+        )
         inside._settings = SimpleNamespace(stop_limit_seconds=limit_seconds)
-        inside._storer = SimpleNamespace(fail=lambda *said: self.failed.append(said))
+        inside._storer = SimpleNamespace(failed=lambda _record, stage, _failure: stage)
         self.turns: Turns = inside._turns
 
     async def try_again(self) -> SnapshotId:
