@@ -120,7 +120,8 @@ class Storer:
             detail=failure.detail,
         )
         with self._journal.transaction():
-            self._journal.note_thawed(record.container_id)
+            if stage in {DumpStage.PREFLIGHT, DumpStage.CAPTURE}:  # later it runs, or stands for its next dump
+                self._journal.note_thawed(record.container_id)
             self._journal.finish_dump(record, failure, self.failed(record, stage, failure))
 
     def clear(self, record: DumpRecord) -> None:
