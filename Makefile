@@ -4,7 +4,7 @@ bin := .venv/bin
 usual := not long and not cluster and not gpu
 loops := long and not cluster
 
-.PHONY: help setup engines page-test demo fuzz matrix vm vm-all support test test-containers test-others retest e2e retest-e2e faults chaos faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
+.PHONY: help setup engines page-test demo fuzz matrix vm vm-all support test test-containers test-engine-containers test-others retest e2e retest-e2e faults chaos faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
@@ -50,7 +50,9 @@ unit: setup
 
 # Tests run in parts, each with a name, marks and places. A part that did not pass is run again by what failed in it; if that is
 # not known, because pytest itself died, then the whole of it.
-containers := containers -m "$(usual)" tests/e2e tests/faults
+by-engine := $(wildcard tests/e2e/test_docker*.py tests/e2e/test_podman*.py tests/e2e/test_engines*.py tests/e2e/test_pods*.py tests/e2e/test_install_*.py)
+containers := containers -m "$(usual)" tests/e2e $(by-engine:%=--ignore=%)
+engine-containers := engine-containers -m "$(usual)" $(by-engine) tests/faults
 others := others -m "$(usual)" --ignore=tests/e2e --ignore=tests/faults
 kills := kills -m "$(loops)" tests/faults
 outages := outages -m "$(loops)" --ignore=tests/faults
@@ -66,18 +68,22 @@ define again
 [ -e .pytest_cache/$(firstword $($(1)))/passed ] || $(bin)/pytest --last-failed -o cache_dir=.pytest_cache/$($(1))
 endef
 
-# Two at once: the tests that run containers wait for the machine, the others for servers.
+# Three at once on two processors: the tests that run containers wait for the machine, the others for servers.
 test: lint
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-containers test-others
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-containers test-engine-containers test-others
 
-test-containers: setup engines
+test-containers: setup
 	$(call run,containers)
+
+test-engine-containers: setup engines
+	$(call run,engine-containers)
 
 test-others: setup
 	$(call run,others)
 
 retest: lint engines
 	$(call again,containers)
+	$(call again,engine-containers)
 	$(call again,others)
 
 e2e: setup
