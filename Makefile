@@ -110,6 +110,7 @@ retest-faults: setup
 FUZZ_SECONDS := 60
 # Another number begins elsewhere; with the same one, what failed fails again.
 FUZZ_SEED := 0
+FUZZ_TURNS :=
 # Two files at once: half an hour becomes a quarter.
 readers := $(wildcard tests/security/fuzz/test_*.py)
 .PHONY: $(readers)
@@ -117,7 +118,7 @@ fuzz: setup
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(readers)
 
 $(readers):
-	WOODFROG_FUZZ_SECONDS=$(FUZZ_SECONDS) WOODFROG_FUZZ_SEED=$(FUZZ_SEED) $(bin)/pytest -p no:cacheprovider $@
+	WOODFROG_FUZZ_SECONDS=$(FUZZ_SECONDS) WOODFROG_FUZZ_SEED=$(FUZZ_SEED) WOODFROG_FUZZ_TURNS=$(FUZZ_TURNS) $(bin)/pytest -p no:cacheprovider $@
 
 # Ten minutes; every id that took part is accounted for at the end, which takes up to five more.
 CHAOS_SECONDS := 600

@@ -13,6 +13,8 @@ import posixpath
 from typing import Final
 
 _SYSTEM_SLICE: Final = "system.slice"
+_UNIT_NAME_MAX: Final = 255
+"""systemd.unit(5)."""
 _SYSTEMD_PARTS: Final = 3
 
 
@@ -32,7 +34,7 @@ def absolute_path(cgroups_path: str) -> str:
         unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope"
         return posixpath.join(expand_slice(slice_name or _SYSTEM_SLICE), unit)
     if not cgroups_path.startswith("/"):
-        raise ValueError(f"linux.cgroupsPath is {cgroups_path!r}, which is not an absolute path")
+        raise ValueError(f"linux.cgroupsPath is {cgroups_path!r:.200}, which is not an absolute path")
     return posixpath.normpath(cgroups_path)
 
 
@@ -45,7 +47,7 @@ def expand_slice(name: str) -> str:
     if name == "-.slice":
         return "/"
     stem = name.removesuffix(".slice")
-    if stem == name or "/" in stem or not all(stem.split("-")):
-        raise ValueError(f"{name!r} is not the name of a slice")
+    if stem == name or "/" in stem or not all(stem.split("-")) or len(name) > _UNIT_NAME_MAX:
+        raise ValueError(f"{name!r:.200} is not the name of a slice")
     pieces = stem.split("-")
     return "/" + "/".join("-".join(pieces[: count + 1]) + ".slice" for count in range(len(pieces)))
