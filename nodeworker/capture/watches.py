@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections import deque
 from collections.abc import Collection, Iterator
@@ -39,7 +40,7 @@ def find(pids: Collection[int], first: int) -> dict[Inode, str]:
             watched |= dict.fromkeys(_watched(pid), pid)
     if not watched:
         return {}
-    found = _found(watched, pids, first)
+    found = _found(watched, pids, first) if _numbers_are_unique(first) else {}
     for inode, pid in watched.items():
         if inode not in found:
             name = status_fields(pid).get("Name", "?")
@@ -47,8 +48,8 @@ def find(pids: Collection[int], first: int) -> dict[Inode, str]:
                 "watch-not-found",
                 f"process {pid} ({name}) watches a file or directory of its root file system that no name leads to "
                 f"(inode {inode[1]})",
-                "It was deleted while it was open, or lies on a lower layer on another disk: let the program end the watch, or put "
-                "what it watches on a volume.",
+                "It was deleted while it was open, or the layers of the root file system lie on several file systems: let the program "
+                "end the watch, or put what it watches on a volume.",
             )
     return found
 
@@ -62,6 +63,35 @@ def _watched(pid: int) -> Iterator[Inode]:
                 for inode, device in _WATCH.findall(Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text()):
                     if int(device, 16) in overlays:
                         yield int(device, 16), int(inode, 16)
+
+
+def _numbers_are_unique(first: int) -> bool:
+    """Whether each file of the root file system has a number of its own for the kernel.
+
+    Overlay of several file systems numbers directories itself and leaves files the numbers that they have below, so two have the
+    same. It shows by a file's device, which is then not the overlay's (overlayfs.rst, "Inode properties").
+    """
+    lines = Path(f"/proc/{first}/mountinfo").read_text(errors="surrogateescape").splitlines()
+    mounted = {line.split()[4] for line in lines}
+    root = os.open(f"/proc/{first}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        device = os.fstat(root).st_dev
+        waiting = deque(["/"])
+        while waiting:
+            folder = waiting.popleft()
+            with suppress(OSError), _listed(root, folder) as entries:
+                for entry in entries:
+                    path = f"{folder.rstrip('/')}/{entry.name}"
+                    if path in mounted:
+                        continue
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        return status.st_dev == device
+                    if stat.S_ISDIR(status.st_mode):
+                        waiting.append(path)
+    finally:
+        os.close(root)
+    return True
 
 
 def _found(watched: Collection[Inode], pids: Collection[int], first: int) -> dict[Inode, str]:

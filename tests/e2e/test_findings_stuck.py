@@ -158,13 +158,17 @@ def test_a_run_that_is_killed_while_its_start_waits_leaves_no_ghost(stack: Stack
     try:
         run = stack.popen_run("killed", "true")
         until(stack.containers, saying="it is being created")
-        (waiting,) = [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if b"create" in path.read_bytes()
-            and str(stack.state).encode() in path.read_bytes()
-            and path.parent.name != str(run.pid)
-        ]
+
+        def creating() -> list[int]:
+            return [
+                int(path.parent.name)
+                for path in Path("/proc").glob("[0-9]*/cmdline")
+                if b"create" in path.read_bytes()
+                and str(stack.state).encode() in path.read_bytes()
+                and path.parent.name != str(run.pid)
+            ]
+
+        (waiting,) = until(lambda: len(found := creating()) == 1 and found, saying="the runtime waits")
         os.kill(waiting, signal.SIGKILL)
         run.communicate(timeout=30)
         until(lambda: stack.containers() == [], saying="nobody is waited for any more")
