@@ -85,8 +85,9 @@ async def test_a_pods_life_is_recorded_and_what_became_of_it_is_told_on_it(
         return wanted in [row["type"] for row in await query(client, "events", key=key)]
 
     await eventually(lambda: types("pod.scheduled"), saying="it is given a node", seconds=60)
-    uid = await asyncio.to_thread(kubectl, "-n", namespace, "get", "pod", "train", "-o", "jsonpath={.metadata.uid}")
-    worker = Worker(client)
+    paths = "jsonpath={.metadata.uid} {.spec.nodeName}"
+    uid, node = (await asyncio.to_thread(kubectl, "-n", namespace, "get", "pod", "train", "-o", paths)).split()
+    worker = Worker(client, node=node)
     await worker.register()
     facts = ContainerFacts(pod="train", pod_uid=uid)
     request = ResolveRequest(key, ContainerId("c1"), worker.node, worker.worker_id, FACTS, facts, worker.sequence)
