@@ -1,7 +1,7 @@
 """Hooks of a container's owner, carried out: before a dump, and after a restore. They are bounded, and none of them fails anything.
 
 A command is run by ``runc exec``, so it has what the container has and nothing more; its output goes to the worker's own log, in
-part. What went wrong is told with the snapshot, or with the start.
+part. What went wrong is a warning of the snapshot, or of the start.
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ def _of_ids(template: _Template) -> Iterator[Finding]:
         pod = msgspec.convert({"metadata": metadata, "spec": spec}, Pod, strict=False)
     except msgspec.ValidationError as problem:
         failure = Failure(
-            "malformed-manifest", f"it is no pod: {problem}", "Compare it with `kubectl explain pod.spec`."
+            "malformed-manifest", f"it is not a pod: {problem}", "Compare it with `kubectl explain pod.spec`."
         )
         yield template.finding("spec", failure)
         return

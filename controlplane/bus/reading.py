@@ -110,7 +110,7 @@ def check_names(report: Report) -> None:
     for field in event.__struct_fields__:
         amount = getattr(event, field) if field.endswith(("_bytes", "_seconds")) else None
         if amount is not None and not 0 <= amount <= _MOST:  # sums are made of them: quotas, retention
-            raise wire.MalformedMessageError(f"{amount!s:.60} is no amount - at `$.event.{field}`")
+            raise wire.MalformedMessageError(f"{amount!s:.60} is not a valid amount - at `$.event.{field}`")
     failure = getattr(event, "failure", None)
     if failure is not None and not _CODE.fullmatch(failure.code):
         raise wire.MalformedMessageError(f"{failure.code[:60]!r} is no code - at `$.event.failure.code`")

@@ -99,7 +99,7 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
-        # There from the start: from nothing to 1 is no increase to Prometheus.
+        # There from the start: Prometheus does not count a first appearance as an increase.
         for outcome in ("cold", "older", "fresh"):
             self._leaving.labels(outcome)
         self._restore_failures = Counter(

@@ -98,7 +98,7 @@ def _mask(place: str) -> None:
             os.close(left)
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISDIR(status.st_mode):
-            raise NotADirectoryError(f"{place} is no directory")
+            raise NotADirectoryError(f"{place} is not a directory")
         os.fchdir(folder)
     except FileNotFoundError:
         return

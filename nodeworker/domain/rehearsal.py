@@ -31,7 +31,7 @@ _UNKNOWN: Final = frozenset({"criu-failed", "criu-crashed"})
 """What is in no table may as well come from how a rehearsal differs from a start: it counts against nobody, and names the kind to add."""
 NOT_REHEARSED: Final = "not-rehearsed"
 """Code of the failure that says why there was no rehearsal."""
-ADVICE: Final = "Later snapshots are rehearsed as soon as it is possible; annotate the pod with `woodfrog.io/rehearse: off` if none shall be."
+ADVICE: Final = "Later snapshots are rehearsed as soon as it is possible; annotate the pod with `woodfrog.io/rehearse: off` to turn rehearsals off."
 MARGIN_BYTES: Final = 256 << 20
 """For runc, CRIU and what they read, beside what is restored."""
 _JOINED: Final = {"network": "net", "ipc": "ipc", "uts": "uts"}

@@ -100,7 +100,7 @@ class Wishes(msgspec.Struct, frozen=True):
             return None
         return Failure(
             "restore-required",
-            f"the container may not start anew, and of its {unusable} snapshots none can be gone on from: {reason}",
+            f"the container must not start from its image, and none of its {unusable} snapshots can be resumed from: {reason}",
             f"Remove what is in the way, or the snapshots (`woodfrog delete`), or the annotation {REQUIRE_RESTORE}.",
         )
 

@@ -160,7 +160,7 @@ async def test_a_viewer_of_one_namespace_is_told_what_is_not_theirs(shown: Any) 
     assert await page.evaluate("sessionStorage.length") == 0
     await page.get_by_label("Token").fill("w" * 32)
     await page.get_by_role("button", name="Sign in").click()
-    await expect(page.get_by_role("alert")).to_contain_text("the token is nobody's")
+    await expect(page.get_by_role("alert")).to_contain_text("the token is unknown or has expired")
 
 
 HOSTILE = '<img src=x onerror="document.title=1"><script>window.pwned=1</script>"\'>&amp;{{7*7}}\u202e${1}'

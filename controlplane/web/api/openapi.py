@@ -14,7 +14,7 @@ from controlplane.web.api.questions import ROUTES, TAIL, TAIL_PARAMS
 _PROBLEM: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _REFUSALS: Final = {
     "400": "A parameter is wrong; `field` names it.",
-    "401": "There is no token, or nobody's.",
+    "401": "The token is missing, unknown or has expired.",
     "403": "Whoever asks may not see it.",
     "404": "There is no such id.",
     "503": "Too much is asked at once, or the log or Kubernetes cannot be asked.",

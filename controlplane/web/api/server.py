@@ -196,7 +196,7 @@ class ApiServer:
             for authenticator in self._authenticators:
                 if (viewer := await authenticator.viewer(token)) is not None:
                     return viewer
-        cause = "the token is nobody's" if token else "there is no token"
+        cause = "the token is unknown or has expired" if token else "the request has no token"
         failure = Failure("api-unauthenticated", cause, "Send the header Authorization: Bearer <token>.")
         raise RefusedRequestError(HTTPStatus.UNAUTHORIZED, failure)
 

@@ -62,7 +62,7 @@ class Tails:
             del self._open[name]
 
     async def follow(self, scope: Scope, streams: list[str], type_: str | None, after: int | None, send: Send) -> None:
-        """Send what follows on a position, until it is time to ask anew."""
+        """Send what follows on a position, until it is time to ask again."""
         position = Position(after) if after is not None else await self._questions.reader.read(read.head)
         await send(b"retry: 1000\n\n")
         loop = asyncio.get_running_loop()
