@@ -410,7 +410,8 @@ class Restorer:
         folder = self._lives.fetched(record)
         manifest, withheld = gained_files.of_restore(fetched.manifest, fetched.checked.gains_for)
         snapshot_id = manifest.snapshot_id
-        noticed = volume_check.check(fetched.images, live, manifest.held_files)
+        ignore = live.wishes.ignore_volume_changes
+        noticed = volume_check.check(fetched.images, live, manifest.held_files, ignore=ignore)
         sources = self._gpus.sources(manifest, record.facts)
         before = manifest.environment
         record = msgspec.structs.replace(

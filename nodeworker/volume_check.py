@@ -15,10 +15,11 @@ from protocol.failures import FailureError
 from protocol.manifest import HeldFile
 
 
-def check(images: Path, live: Bundle, files: tuple[HeldFile, ...]) -> tuple[str, ...]:
+def check(images: Path, live: Bundle, files: tuple[HeldFile, ...], *, ignore: bool) -> tuple[str, ...]:
     """Compare files with what was recorded of them, and return warnings of the start.
 
-    Where the container's owner ignores changes, CRIU is kept from comparing the sizes that differ.
+    With ``ignore``, CRIU is kept from comparing the sizes that differ: the container's owner said so, or the container runs on
+    and changes them itself.
 
     Raises:
         FailureError: ``volume-changed``, naming the files.
@@ -30,7 +31,7 @@ def check(images: Path, live: Bundle, files: tuple[HeldFile, ...]) -> tuple[str,
     there = (file for file in files if file.mount in places)
     now = {file: found for file in there if (found := volume_files.size_and_time(file, places[file.mount])) is not None}
     changed = volume_changes.changes(files, now)
-    if changed and not live.wishes.ignore_volume_changes:
+    if changed and not ignore:
         raise FailureError(volume_changes.failure(changed))
     if changed:
         names = {(each.file.mount, os.fsdecode(bytes_of(each.file.path))) for each in changed}

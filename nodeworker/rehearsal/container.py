@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from nodeworker import bundle, connections, contents, privilege_check
+from nodeworker import bundle, connections, contents, privilege_check, volume_check
 from nodeworker.bundle import Bundle
 from nodeworker.capture import cgroup_v1, criu, hostname, image_files, user_namespace
 from nodeworker.capture.image_files import ImageFiles
@@ -93,6 +93,7 @@ def _prepare(task: RehearsalTask, live: Bundle, spec: Mapping[str, Any], scratch
     _copy_images(spool.images, images)
     if task.spec is not None:
         privilege_check.check(images, live, task.spec, task.recorded, parse_version(task.criu_version))
+    volume_check.check(images, live, spool.read_aside().held_files, ignore=True)
     hostname.name_images(images, live.names)
     image_files.repair(images)
     own_network = Path(f"/proc/{os.getpid()}/ns/net") if live.network is not None else None

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
 
 KEY = CheckpointKey("local", "default", "trainer")
 FAST = "i=0; while :; do i=$((i+1)); echo $i >>/numbers; echo $i >/v/last; done"
+HELD = "exec 3>/v/held; i=0; while :; do i=$((i+1)); echo $i >>/numbers; echo $i >&3; done"
 REMAPPED = "exec 3>/v/a; ln /v/a /v/b; rm /v/a; i=0; while :; do i=$((i+1)); echo $i >>/numbers; sleep 0.02; done"
 
 
@@ -98,11 +99,12 @@ def interfaces(pid: int) -> set[str]:
     return {line.split(":")[0].strip() for line in lines} & {"lo", "eth0", "ens4"}
 
 
+@pytest.mark.parametrize("command", [FAST, HELD], ids=["opened-again", "held-open"])
 async def test_the_first_snapshot_of_a_kind_is_rehearsed_and_leaves_nothing(
-    node: Node, client: Client, tmp_path: Path
+    node: Node, client: Client, tmp_path: Path, command: str
 ) -> None:
     node.start_worker(WOODFROG_REHEARSE="first")
-    container = started(node, FAST, tmp_path / "v")
+    container = started(node, command, tmp_path / "v")
     await checkpoint(client, KEY)
     row = await outcome(client)
     assert (row["status"], row["rehearsal"], row["rehearsal_reason"]) == ("valid", "restorable", None)
