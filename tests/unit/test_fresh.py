@@ -6,10 +6,9 @@ import pytest
 from support.world import KEY, World
 
 from controlplane.domain import Cold, Restore
-from protocol.events import RestoreFailed, RestoreStage, SnapshotRetried
+from protocol.events import SnapshotRetried
 from protocol.facts import ContainerFacts
-from protocol.failures import Failure
-from protocol.ids import IncarnationNumber, NodeName, SnapshotId
+from protocol.ids import IncarnationNumber, SnapshotId
 from protocol.requests import RestoreFrom, StartCold
 
 pytestmark = pytest.mark.timeout(5)
@@ -72,16 +71,7 @@ def test_no_later_start_goes_back_behind_a_fresh_one_unless_it_is_retried() -> N
 def test_a_cold_start_counts_the_work_that_it_leaves_behind() -> None:
     world = left_one()
     world.ask("c2", "b")
-    world.fold(
-        RestoreFailed(
-            key=KEY,
-            incarnation=IncarnationNumber(2),
-            snapshot_id=SnapshotId("s1"),
-            node=NodeName("b"),
-            stage=RestoreStage.CRIU,
-            failure=Failure("criu-failed", "it broke", ""),
-        )
-    )
+    world.restore_failed(2, "s1")
     answer = world.ask("c2", "b").answer
     assert isinstance(answer, StartCold)
     assert (answer.left, answer.unusable) == (1, 1)
@@ -97,16 +87,7 @@ def test_an_older_snapshot_that_is_pinned_and_does_not_fit_is_no_later_work() ->
     world.snapshot(2, "s2")
     world.ended(2, exit_code=None)
     world.ask("c3", "b")
-    world.fold(
-        RestoreFailed(
-            key=KEY,
-            incarnation=IncarnationNumber(3),
-            snapshot_id=SnapshotId("s1"),
-            node=NodeName("b"),
-            stage=RestoreStage.CRIU,
-            failure=Failure("criu-failed", "it broke", ""),
-        )
-    )
+    world.restore_failed(3, "s1")
     answer = world.ask("c3", "b").answer
     assert isinstance(answer, RestoreFrom)
     assert (answer.snapshot_id, answer.left) == ("s2", 0)
