@@ -148,10 +148,15 @@ View = Literal[
 """The SQL views that may be read over NATS, and ``events``, the log itself."""
 
 
+def cursor_of(view: View) -> Literal["number", "position"]:
+    """Name the column that pages of a view are cut by."""
+    return "number" if view == "dead_letters" else "position"
+
+
 class QueryRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Read the newest rows of a view, oldest row first; ``key`` restricts it to one key, ``command_id`` to one command.
 
-    With ``before`` the newest of those below that ``position`` (of ``dead_letters``: ``number``). A control plane that does not know
+    With ``before`` the newest of those below that ``position`` or ``number``, see :func:`cursor_of`. A control plane that does not know
     it answers the newest rows again.
     """
 

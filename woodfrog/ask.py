@@ -28,6 +28,7 @@ from protocol.requests import (
     Rows,
     SnapshotRequest,
     View,
+    cursor_of,
 )
 from woodfrog.state import Reach
 
@@ -111,7 +112,7 @@ async def _control(reach: Reach, subject: str, request: Any, answers: Any, secon
 
 async def _rows(reach: Reach, request: QueryRequest, seconds: float) -> list[dict[str, Any]]:
     """Read as many of the newest rows as ``request`` wants, in pages that the broker carries."""
-    cursor = "number" if request.view == "dead_letters" else "position"
+    cursor = cursor_of(request.view)
     found: list[dict[str, Any]] = []
     page, before = _PAGE, request.before
     while (left := request.limit - len(found)) > 0:

@@ -18,7 +18,7 @@ from controlplane.log.read import plain
 from controlplane.log.views import CONTRACT
 from protocol.events import NodeEvent, NodeRegistered
 from protocol.ids import Position
-from protocol.requests import View
+from protocol.requests import View, cursor_of
 
 _SCANNED: Final = 20_000
 """How many positions of the log one page looks at."""
@@ -61,11 +61,6 @@ class Page(msgspec.Struct, frozen=True):
 def _beginning(text: str) -> ColumnElement[bool]:
     """Find streams by how they begin. Not by their order: the locale of a database may pass over punctuation."""
     return func.substr(_EVENTS.c.stream, 1, len(text)) == text
-
-
-def cursor_of(view: View) -> str:
-    """Name the column that pages of a view are cut by."""
-    return "number" if view == "dead_letters" else "position"
 
 
 def rows(
@@ -155,8 +150,8 @@ def position_at(connection: Connection, moment: datetime) -> Position:
     low -= 1
     while low < high:
         middle = (low + high + 1) // 2
-        recorded_at = connection.scalar(select(_EVENTS.c.recorded_at).where(_EVENTS.c.position == middle))
-        if recorded_at is not None and recorded_at <= moment:
+        recorded = recorded_at(connection, middle)
+        if recorded is not None and recorded <= moment:
             low = middle
         else:
             high = middle - 1

@@ -19,7 +19,7 @@ from controlplane.log.views import CONTRACT
 from protocol.events import AnyEvent
 from protocol.failures import Failure
 from protocol.ids import CheckpointKey, CommandId, Position
-from protocol.requests import View
+from protocol.requests import View, cursor_of
 
 _decode_metadata = msgspec.json.Decoder(Metadata).decode
 _READ_HEAD: Final = select(log_head.c.position)
@@ -151,7 +151,7 @@ def query(
     order = [table.c[name].desc() for name in ("position", "number") if name in table.c]
     statement = select(table).order_by(*order).limit(limit)
     if before is not None:
-        statement = statement.where(table.c["number" if "number" in table.c else "position"] < before)
+        statement = statement.where(table.c[cursor_of(view)] < before)
     if key is not None:
         if view == "events":
             statement = statement.where(table.c.stream == f"checkpoint/{key}")
