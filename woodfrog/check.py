@@ -6,7 +6,6 @@ will not work: no cluster is needed, so it fits into CI.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -26,8 +25,8 @@ from woodfrog.kubectl import Kubectl, NotFoundError
 from woodfrog.manifest_rules import Finding
 from woodfrog.output import Form, put_json
 from woodfrog.podshape import ids_of
-from woodfrog.reach import in_control_plane, reach_of
-from woodfrog.state import Reach, StateDirectory, default_state_dir
+from woodfrog.reach import cluster_of, go_on_in_pod, reach_of
+from woodfrog.state import Reach
 from woodfrog.verbs import Namespace, Output, StateDir, key_of, telling
 
 _POLL_SECONDS: Final = 0.1
@@ -120,18 +119,13 @@ def _go_on_with_ids(names: list[str], namespace: str, state_dir: Path | None) ->
     Raises:
         FailureError: ``cluster-away``, ``pod-not-protected``.
     """
-    here = (
-        state_dir is not None
-        or "WOODFROG_NATS_URL" in os.environ
-        or StateDirectory(default_state_dir()).description.exists()
-    )
-    kubectl = None if here else Kubectl.find(os.environ)
+    kubectl = cluster_of(state_dir)
     if kubectl is None:
         return
     ids = [checkpoint_id for name in names for checkpoint_id in _ids(kubectl, name, namespace)]
     if ids != names:
         options = [word for word in sys.argv[2:] if word not in names]
-        os.execv(kubectl.program, [kubectl.program, *in_control_plane(kubectl), "check", *ids, *options])  # noqa: S606 - no shell is wanted
+        go_on_in_pod(kubectl, ["check", *ids, *options])
 
 
 def _ids(kubectl: Kubectl, name: str, namespace: str) -> tuple[str, ...]:

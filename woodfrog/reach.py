@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -41,10 +41,16 @@ def reach_of(state_dir: Path | None, environment: Mapping[str, str] = os.environ
             database=environment.get("WOODFROG_DATABASE_URL"),
             trust=_trust(environment),
         )
-    directory = StateDirectory(state_dir or default_state_dir())
-    if state_dir is None and not directory.description.exists() and (kubectl := Kubectl.find(environment)):
-        _go_on_in_pod(kubectl)
-    return directory.described().reach
+    if kubectl := cluster_of(state_dir, environment):
+        go_on_in_pod(kubectl, sys.argv[1:])
+    return StateDirectory(state_dir or default_state_dir()).described().reach
+
+
+def cluster_of(state_dir: Path | None, environment: Mapping[str, str] = os.environ) -> Kubectl | None:
+    """Find the cluster that is meant where nobody named a control plane and none was started on this machine."""
+    named = state_dir is not None or environment.get("WOODFROG_NATS_URL")
+    here = named or StateDirectory(default_state_dir()).description.exists()
+    return None if here else Kubectl.find(environment)
 
 
 def _trust(environment: Mapping[str, str]) -> Trust:
@@ -54,9 +60,13 @@ def _trust(environment: Mapping[str, str]) -> Trust:
         raise FailureError(Failure("nats-trust", str(problem), "Correct the variable.")) from problem
 
 
-def _go_on_in_pod(kubectl: Kubectl) -> None:
-    """Become the same verb in a control plane's pod."""
-    os.execv(kubectl.program, [kubectl.program, *in_control_plane(kubectl), *sys.argv[1:]])  # noqa: S606 - no shell is wanted
+def go_on_in_pod(kubectl: Kubectl, words: Sequence[str]) -> None:
+    """Become the verb that these words call, in a control plane's pod.
+
+    Raises:
+        FailureError: ``cluster-away``.
+    """
+    os.execv(kubectl.program, [kubectl.program, *in_control_plane(kubectl), *words])  # noqa: S606 - no shell is wanted
 
 
 def in_control_plane(kubectl: Kubectl) -> list[str]:
