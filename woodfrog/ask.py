@@ -164,6 +164,23 @@ def view(
     return asyncio.run(_rows(reach, QueryRequest(view=name, key=key, command_id=command_id, limit=limit), seconds))
 
 
+def failure_of(reach: Reach, command: dict[str, Any]) -> Failure:
+    """Find why a command did not succeed: its own failure or that of its dump. ``command`` is its row of ``commands``.
+
+    Raises:
+        FailureError: as :func:`control`.
+    """
+    for row in view(reach, "failures", command_id=command["command_id"]):
+        return Failure(
+            row["failure_code"], row["failure_cause"], row["failure_advice"] or "", row["failure_detail"] or ""
+        )
+    return Failure(
+        f"command-{command['status']}",
+        f"the command {command['status']}: the node's worker did not carry it out in time",
+        "`woodfrog get nodes` shows whether the node is there.",
+    )
+
+
 def checkpoint(reach: Reach, key: CheckpointKey, timeout_seconds: float) -> CommandId:
     """Ask for a dump of the key's running container.
 

@@ -148,7 +148,4 @@ def _ask(reach: Reach, key: CheckpointKey, timeout_seconds: float) -> Checked:
         if row["status"] != "open":
             break
         time.sleep(_POLL_SECONDS)
-    if row["status"] == "succeeded":
-        return Checked(key.id, None)
-    words = (row.get(f"failure_{field}") or "" for field in ("code", "cause", "advice"))
-    return Checked(key.id, Failure(*words))
+    return Checked(key.id, None if row["status"] == "succeeded" else ask.failure_of(reach, row))

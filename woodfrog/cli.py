@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
@@ -152,7 +152,7 @@ def checkpoint(
                 raise FailureError(Failure("timed-out", f"not stored after {timeout_seconds:g} s", advice))
             time.sleep(_POLL_SECONDS)
         if row["status"] != "succeeded":
-            raise FailureError(_failure_of(reach, row))
+            raise FailureError(ask.failure_of(reach, row))
     if output is Form.JSON:
         put_json(row)
     else:
@@ -178,19 +178,6 @@ def _runs_here(key: CheckpointKey, state_dir: Path | None) -> bool:
         described = state_of(state_dir).described()
         return any(each.key == key and each.state == "running" for each in ask.containers(described.socket))
     return False
-
-
-def _failure_of(reach: Reach, command: dict[str, Any]) -> Failure:
-    """Find why a command did not succeed: its own failure or that of its dump."""
-    for row in ask.view(reach, "failures", command_id=command["command_id"]):
-        return Failure(
-            row["failure_code"], row["failure_cause"], row["failure_advice"] or "", row["failure_detail"] or ""
-        )
-    return Failure(
-        f"command-{command['status']}",
-        f"the command {command['status']}: the node's worker did not carry it out in time",
-        "`woodfrog get nodes` shows whether the node is there.",
-    )
 
 
 def _listing(
