@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
+from support.harm import invert
 from support.lone_runtime import eventually
 from support.node import NUMBERS, Counting, Node
 from support.worker import ask, query
@@ -226,9 +227,7 @@ async def test_a_damaged_snapshot_is_told_and_the_container_starts_from_the_one_
     delete(first)
     packs = [path for path in (node.state / "store").rglob("*") if newer["snapshot_id"] in str(path) and path.is_file()]
     largest = max(packs, key=lambda path: path.stat().st_size)
-    data = bytearray(largest.read_bytes())
-    data[len(data) // 2] ^= 1
-    largest.write_bytes(data)
+    invert(largest)
     copy = node.state / "copies" / str(KEY) / newer["snapshot_id"]
     eventually(copy.is_dir, "there is a copy")
     shutil.rmtree(copy)

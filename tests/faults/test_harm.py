@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from support.harm import invert
 from support.stack import WOODFROG, Run, Stack, running, until
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
@@ -211,17 +212,11 @@ def fill(disk: Path) -> None:
             ballast.write(bytes(1 << 20))
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x40
-    path.write_bytes(data)
-
-
 def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-@pytest.mark.parametrize("harm", [flip, truncate, Path.unlink], ids=["bit-flipped", "truncated", "missing"])
+@pytest.mark.parametrize("harm", [invert, truncate, Path.unlink], ids=["inverted", "truncated", "missing"])
 @pytest.mark.parametrize("what", ["pack", "manifest"])
 def test_a_harmed_snapshot_is_never_chosen_and_the_one_before_is(
     folder: Path, harm: Callable[[Path], None], what: str
@@ -248,7 +243,7 @@ def test_a_harmed_snapshot_is_never_chosen_and_the_one_before_is(
         second.stop()
 
 
-@pytest.mark.parametrize("harm", [flip, truncate, Path.unlink], ids=["bit-flipped", "truncated", "missing"])
+@pytest.mark.parametrize("harm", [invert, truncate, Path.unlink], ids=["inverted", "truncated", "missing"])
 @pytest.mark.parametrize("name", ["pages-1.img", "core-1.img"], ids=["memory", "what CRIU interprets"])
 def test_a_harmed_copy_on_the_node_is_noticed_and_the_store_has_the_snapshot(
     folder: Path, harm: Callable[[Path], None], name: str

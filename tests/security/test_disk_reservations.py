@@ -181,7 +181,9 @@ async def test_a_flood_of_deletions_takes_few_threads(monkeypatch: pytest.Monkey
         cast("Copies", None),
     )
     tasks = [asyncio.create_task(obedience.obey(deletion(number))) for number in range(40)]
-    await asyncio.sleep(0.5)
+    while running[0] < 8:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
     assert running[0] == 8
     gone.set()
     await asyncio.gather(*tasks)

@@ -58,6 +58,9 @@ def test_one_that_is_traced_from_outside_may_be(tmp_path: Path, traced: tuple[in
 @pytest.mark.parametrize("own", [True, False])
 def test_only_somebody_else_can_be_dumping_it(tmp_path: Path, own: bool) -> None:
     name = "an-id-that-nothing-else-names"
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)", "checkpoint", name]) as process:
+    runs = [sys.executable, "-c", "import time; print(flush=True); time.sleep(100)", "checkpoint", name]
+    with subprocess.Popen(runs, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the kernel shows the words of a new program a moment after it began
         assert container_of(tmp_path, *([process.pid] if own else []))._is_dumped(name) is not own
         process.kill()
