@@ -163,11 +163,13 @@ def deletion(number: int) -> DeleteCommand:
 
 async def test_a_flood_of_deletions_takes_few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     running: list[int] = [0, 0]
-    gone = asyncio.Event()
+    full, gone = asyncio.Event(), asyncio.Event()
 
     async def counted(_work: object) -> None:
         running[0] += 1
         running[1] = max(running)
+        if running[0] == 8:
+            full.set()
         await gone.wait()
         running[0] -= 1
 
@@ -181,9 +183,8 @@ async def test_a_flood_of_deletions_takes_few_threads(monkeypatch: pytest.Monkey
         cast("Copies", None),
     )
     tasks = [asyncio.create_task(obedience.obey(deletion(number))) for number in range(40)]
-    while running[0] < 8:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)
+    await full.wait()
+    await asyncio.sleep(0.2)  # in which a ninth would begin
     assert running[0] == 8
     gone.set()
     await asyncio.gather(*tasks)
