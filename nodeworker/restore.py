@@ -503,9 +503,13 @@ class Restorer:
             contents.take_out(live, self._lives.fetched(record))
         shutil.rmtree(self._lives.fetched(record), ignore_errors=True)
         record = msgspec.structs.replace(
-            record, applied=None, restored_from=None, generation=0, environment=self._marks(live)
+            record,
+            state=ContainerState.CREATING,
+            applied=None,
+            restored_from=None,
+            generation=0,
+            environment=self._marks(live),
         )
-        record = msgspec.structs.replace(record, state=ContainerState.CREATING)
         # Neither a broken copy on this node nor a pod that is gone says anything about the snapshot: it may be chosen again.
         self._journal.save_container(record, *(() if failure.code in {LOCAL_COPY_BROKEN, SANDBOX_GONE} else (event,)))
         return record

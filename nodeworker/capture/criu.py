@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from nodeworker.capture.status import status_fields
+from nodeworker.capture.status import descriptors, named, status_fields
 from nodeworker.domain import criu_complaints, criu_failures, criu_options
 from nodeworker.domain.problems import disk_full
 from protocol.failures import Failure, FailureError
@@ -183,9 +183,8 @@ def refuse_io_uring(pids: Iterable[int]) -> None:
         FailureError: ``io-uring``, naming the process.
     """
     for pid in pids:
-        if _maps_io_uring(pid) or _holds_io_uring(pid):
-            name = status_fields(pid).get("Name", "?")
-            raise FailureError(criu_failures.io_uring(f"process {pid} ({name}) uses io_uring, which CRIU cannot dump"))
+        if _maps_io_uring(pid) or IO_URING in descriptors(pid).values():
+            raise FailureError(criu_failures.io_uring(f"{named(pid)} uses io_uring, which CRIU cannot dump"))
 
 
 def refuse_adopted(pids: Collection[int], first: int) -> None:
@@ -232,8 +231,7 @@ def refuse_unreadable_limits(pids: Iterable[int]) -> None:
         try:
             resource.prlimit(pid, resource.RLIMIT_CPU)
         except PermissionError as problem:
-            name = status_fields(pid).get("Name", "?")
-            cause = f"process {pid} ({name}) is another user's, and the node's root lacks CAP_SYS_RESOURCE to read its limits"
+            cause = f"{named(pid)} is another user's, and the node's root lacks CAP_SYS_RESOURCE to read its limits"
             row = criu_failures.rule("capability-missing")
             raise FailureError(Failure(row.code, cause, row.advice)) from problem
         except ProcessLookupError:
@@ -243,15 +241,6 @@ def refuse_unreadable_limits(pids: Iterable[int]) -> None:
 def _maps_io_uring(pid: int) -> bool:
     with suppress(OSError):
         return IO_URING.encode() in Path(f"/proc/{pid}/maps").read_bytes()
-    return False
-
-
-def _holds_io_uring(pid: int) -> bool:
-    with suppress(OSError):
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):
-                if str(descriptor.readlink()) == IO_URING:
-                    return True
     return False
 
 

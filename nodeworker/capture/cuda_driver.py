@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from nodeworker.capture.status import descriptors
 from nodeworker.domain.gpu import API_DRIVER, DEVICE_NODES, TOOL_DRIVER, CudaState
 from protocol.facts import driver_order
 
@@ -366,9 +367,7 @@ class ToolDriver:
 
 
 def _opens_device(pid: int) -> bool:
-    with suppress(OSError):
-        return any(str(entry.readlink()).startswith(DEVICE_NODES) for entry in Path(f"/proc/{pid}/fd").iterdir())
-    return False
+    return any(held.startswith(DEVICE_NODES) for held in descriptors(pid).values())
 
 
 def _state(code: int) -> CudaState:

@@ -9,13 +9,12 @@ its processes. Locks of flock(2) and those of open file descriptions stay.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from nodeworker.capture.status import status_fields
+from nodeworker.capture.status import descriptors, named
 from nodeworker.failure import refusal
 
 _OF_A_PROCESS: Final = "POSIX"
@@ -35,9 +34,9 @@ def refuse_lost(pids: Iterable[int]) -> None:
         for path in sorted(files.keys() & mapped[pid]):
             other = next((each for each in opened if each != pid and path in {*opened[each], *mapped[each]}), None)
             if other is not None and any(_is_locked(pid, number) for number in files[path]):
-                one, two = (f"process {each} ({status_fields(each).get('Name', '?')})" for each in (pid, other))
                 cause = (
-                    f"{one} holds a lock on {path}, which it has mapped and {two} uses, too: CRIU would lose the lock"
+                    f"{named(pid)} holds a lock on {path}, which it has mapped and {named(other)} uses, too: "
+                    "CRIU would lose the lock"
                 )
                 raise refusal("file-locks-lost", cause, _ADVICE)
 
@@ -45,13 +44,9 @@ def refuse_lost(pids: Iterable[int]) -> None:
 def _opened(pid: int) -> dict[str, list[str]]:
     """Return the files that a process has open, each with its descriptors."""
     found: dict[str, list[str]] = {}
-    folder = f"/proc/{pid}/fd"
-    with suppress(OSError):
-        for number in os.listdir(folder):  # noqa: PTH208 -- names are all that is wanted
-            with suppress(OSError):
-                path = os.readlink(f"{folder}/{number}")  # noqa: PTH115 -- Path is 5 times slower
-                if path.startswith("/"):
-                    found.setdefault(path, []).append(number)
+    for number, path in descriptors(pid).items():
+        if path.startswith("/"):
+            found.setdefault(path, []).append(number)
     return found
 
 

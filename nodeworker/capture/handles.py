@@ -7,11 +7,9 @@ maps of BPF). Only what is known to be refused is named here: drivers have such 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
-from nodeworker.capture.status import status_fields
+from nodeworker.capture.status import descriptors, named
 from nodeworker.failure import refusal
 
 _PREFIX: Final = "anon_inode:"
@@ -35,17 +33,13 @@ def refuse(pids: Iterable[int]) -> None:
         FailureError: ``kernel-handle``, naming the process, the descriptor and what it is.
     """
     for pid in pids:
-        with suppress(OSError):  # it has ended
-            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-                with suppress(OSError):
-                    held = str(descriptor.readlink())
-                    if held.startswith(_PREFIX) and (what := _named(held.removeprefix(_PREFIX))):
-                        name = status_fields(pid).get("Name", "?")
-                        raise refusal(
-                            "kernel-handle",
-                            f"process {pid} ({name}) holds {what} (descriptor {descriptor.name}), which CRIU cannot dump",
-                            "Let the program close it before a snapshot, or run what needs it in another container.",
-                        )
+        for number, held in descriptors(pid).items():
+            if held.startswith(_PREFIX) and (what := _named(held.removeprefix(_PREFIX))):
+                raise refusal(
+                    "kernel-handle",
+                    f"{named(pid)} holds {what} (descriptor {number}), which CRIU cannot dump",
+                    "Let the program close it before a snapshot, or run what needs it in another container.",
+                )
 
 
 def _named(handle: str) -> str:

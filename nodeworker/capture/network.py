@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final
 
+from nodeworker.capture.status import descriptors
 from nodeworker.domain.criu_images.connections import Network
 from nodeworker.domain.criu_images.sockets import Address
 
@@ -128,9 +129,7 @@ def _plain(place: str) -> str:
 
 
 def _inodes(pid: int) -> Iterator[int]:
-    with suppress(OSError):
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):
-                found = _SOCKET.fullmatch(str(descriptor.readlink()))
-                if found is not None:
-                    yield int(found[1])
+    for held in descriptors(pid).values():
+        found = _SOCKET.fullmatch(held)
+        if found is not None:
+            yield int(found[1])

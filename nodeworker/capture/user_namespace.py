@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from nodeworker.capture.status import status_fields
+from nodeworker.capture.status import named
 from nodeworker.domain import criu_failures
 from nodeworker.failure import refusal
 from protocol.failures import Failure, FailureError
@@ -59,7 +59,7 @@ def refuse_nested(pids: Iterable[int], first: int) -> None:
     for pid in pids:
         if own is not None and _user_namespace(pid) not in {own, None}:
             row = criu_failures.rule("nested-namespaces")
-            cause = f"process {pid} ({status_fields(pid).get('Name', '?')}) is in a user namespace of its own"
+            cause = f"{named(pid)} is in a user namespace of its own"
             raise FailureError(Failure(row.code, cause, row.advice))
 
 

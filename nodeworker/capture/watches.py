@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from nodeworker.capture.status import status_fields
+from nodeworker.capture.status import descriptors, named
 from nodeworker.domain.criu_images.watches import Inode
 from nodeworker.failure import refusal
 
@@ -43,10 +43,9 @@ def find(pids: Collection[int], first: int) -> dict[Inode, str]:
     found = _found(watched, pids, first) if _numbers_are_unique(first) else {}
     for inode, pid in watched.items():
         if inode not in found:
-            name = status_fields(pid).get("Name", "?")
             raise refusal(
                 "watch-not-found",
-                f"process {pid} ({name}) watches a file or directory of its root file system that no name leads to "
+                f"{named(pid)} watches a file or directory of its root file system that no name leads to "
                 f"(inode {inode[1]})",
                 "It was deleted while it was open, or the layers of the root file system lie on several file systems: let the program "
                 "end the watch, or put what it watches on a volume.",
@@ -55,14 +54,16 @@ def find(pids: Collection[int], first: int) -> dict[Inode, str]:
 
 
 def _watched(pid: int) -> Iterator[Inode]:
+    watchers = [number for number, held in descriptors(pid).items() if held in _WATCHERS]
+    if not watchers:
+        return
     text = Path(f"/proc/{pid}/mountinfo").read_text(errors="replace")
     overlays = {int(major) << _MINOR_BITS | int(minor) for major, minor in _OVERLAY.findall(text)}
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+    for number in watchers:
         with suppress(OSError):
-            if str(descriptor.readlink()) in _WATCHERS:
-                for inode, device in _WATCH.findall(Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text()):
-                    if int(device, 16) in overlays:
-                        yield int(device, 16), int(inode, 16)
+            for inode, device in _WATCH.findall(Path(f"/proc/{pid}/fdinfo/{number}").read_text()):
+                if int(device, 16) in overlays:
+                    yield int(device, 16), int(inode, 16)
 
 
 def _numbers_are_unique(first: int) -> bool:
