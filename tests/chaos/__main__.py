@@ -1,6 +1,6 @@
-"""``make chaos``: a run on this machine, for CHAOS_SECONDS from CHAOS_SEED, with a report in build/chaos.
+"""``make chaos``: a run for CHAOS_SECONDS from CHAOS_SEED, with a report in build/chaos.
 
-Exit code 1 if a rule was broken. CHAOS_IDS ids take part, and CHAOS_RUNNING of them run at the same time.
+CHAOS_PLACE says where: ``machine``, this one, or ``cluster``, the one that KUBECONFIG and WOODFROG_E2E_CLUSTER name. Exit code 1 if a rule was broken. CHAOS_IDS ids take part, and CHAOS_RUNNING of them run at the same time.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from .campaign import Campaign
+from .on_cluster import cluster
 from .place import one_machine
 from .report import render
 
@@ -23,9 +24,10 @@ def main() -> int:
     def number(name: str, default: int) -> int:
         return int(os.environ.get(name) or default)
 
+    where = os.environ.get("CHAOS_PLACE") or "machine"
     with (
         tempfile.TemporaryDirectory(prefix="wf-", dir="/var/tmp", ignore_cleanup_errors=True) as folder,
-        one_machine(Path(folder)) as place,
+        cluster() if where == "cluster" else one_machine(Path(folder)) as place,
     ):
         run = Campaign(
             place,
@@ -36,7 +38,7 @@ def main() -> int:
         )
         run.run()
     _BUILD.mkdir(parents=True, exist_ok=True)
-    report = _BUILD / f"seed-{run.seed}.html"
+    report = _BUILD / f"{where}-seed-{run.seed}.html"
     report.write_text(render(run))
     for rule, count in run.counts.items():
         print(f'woodfrog_invariant_violations_total{{rule="{rule}"}} {count}')

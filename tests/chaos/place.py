@@ -1,6 +1,6 @@
 """Where a chaos run happens: what it can start, stop, harm and ask there.
 
-``OneMachine`` is ``woodfrog dev`` with containers of real runc and CRIU. A cluster is another adapter to the same interface.
+``OneMachine`` is ``woodfrog dev`` with containers of real runc and CRIU; ``on_cluster.py`` has the other one.
 """
 
 from __future__ import annotations

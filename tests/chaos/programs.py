@@ -22,7 +22,7 @@ class Program(NamedTuple):
 
 
 def _workload(name: str) -> tuple[str, ...]:
-    return (sys.executable, str(_WORKLOADS / f"{name}.py"), RECORD)
+    return (sys.executable, "-c", (_WORKLOADS / f"{name}.py").read_text(), RECORD)
 
 
 def _python(text: str) -> tuple[str, ...]:
