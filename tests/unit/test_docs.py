@@ -75,3 +75,26 @@ def test_every_room_on_the_page_of_the_house_is_there() -> None:
     named = set(MODULE.findall((ROOT / "docs/explanation/house.md").read_text()))
     assert len(named) > 30
     assert sorted(name for name in named if not any((ROOT / room / name).exists() for room in ROOMS)) == []
+
+
+def test_every_decision_is_in_the_index_under_its_title() -> None:
+    folder = ROOT / "docs/decisions"
+    listed = re.findall(r"^\| \[(\d+)\]\((\S+)\) \| (.*) \|$", (folder / "README.md").read_text(), re.MULTILINE)
+    titles = {path.name: path.read_text().splitlines()[0] for path in sorted(folder.glob("0*.md"))}
+    assert {name: f"# {number}. {title}" for number, name, title in listed} == titles
+
+
+def test_every_page_is_in_the_index_of_the_documentation() -> None:
+    index = ROOT / "docs/README.md"
+    listed = {(index.parent / target).resolve() for target in LINK.findall(index.read_text())}
+    there = {path for path in index.parent.rglob("*.md") if "decisions" not in path.parts}
+    assert there - listed == {index}
+
+
+def test_every_event_on_a_pod_has_a_row_in_troubleshooting() -> None:
+    reasons = re.findall(
+        r'"(\w+)", "(?:Restore|Start|Checkpoint|Rehearse)"', (ROOT / "controlplane/kube/telling.py").read_text()
+    )
+    page = (ROOT / "docs/how-to/troubleshoot.md").read_text()
+    assert len(reasons) >= 8
+    assert [reason for reason in reasons if f"`{reason}`" not in page] == []
