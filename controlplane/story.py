@@ -309,6 +309,7 @@ def _unstored(events: Iterable[Event]) -> list[str]:
             waiting.pop(event.snapshot_id, None)
     return [
         f"Snapshot {name} is on node {e.node} only, not stored since {moment(e.since)}, and is tried again: {_cause(e.failure)}"
+        f"{' A container that starts on that node is restored from it meanwhile.' if e.manifest_digest else ''}"
         for name, e in waiting.items()
     ]
 

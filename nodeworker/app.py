@@ -46,6 +46,7 @@ from nodeworker.rehearsal.rehearsals import Rehearsals
 from nodeworker.restore import Restorer
 from nodeworker.runtime.container import Marker
 from nodeworker.settings import Settings
+from nodeworker.spooled import Spooled
 from nodeworker.store.keys import KeyRing
 from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.store_watch import StoreWatch
@@ -198,7 +199,7 @@ class Worker:
             settings,
             journal,
             bus,
-            Fetcher(store, copies, disk),
+            Fetcher(store, copies, Spooled(settings.spool, journal), disk),
             self._runc,
             self._gpus,
             worker_id=self._worker_id,

@@ -1,5 +1,7 @@
 """Bringing a snapshot's bytes to where a restore wants them: from a copy on this node if there is one, else from the store.
 
+A capture that is not stored yet is taken from the spool, as a copy is; what is broken of it cannot be had from anywhere else.
+
 From the store, nothing is handed on before it is proved. A copy was written by this worker, so a proof of it looks for decay and not
 for malice, and what takes the time is memory: CRIU only puts that back into processes that do not run. So everything that CRIU
 interprets is proved before it is handed on, and the memory while CRIU restores it; nobody may run before both are done.
@@ -20,9 +22,10 @@ import structlog
 from nodeworker.capture.trees import ReadInto
 from nodeworker.copies import Copies, Copy
 from nodeworker.disk import Disk
-from nodeworker.domain.problems import DISK_FULL
+from nodeworker.domain.problems import DISK_FULL, spool_lost
 from nodeworker.failure import failure_of
 from nodeworker.privilege_check import Checked
+from nodeworker.spooled import Spooled
 from nodeworker.store.proving import prove_files, prove_sizes
 from nodeworker.store.snapshots import SnapshotStore, content_bytes, tree_of
 from process.datakeys import DataKeyError, from_text, to_text
@@ -47,22 +50,42 @@ class Fetched:
         self.images = images
         self._store = store
         self._copy = copy
+        self.unstored = False
+        """Whether the store has nothing of it."""
         self.unproved: tuple[Entry, ...] = ()
         self.checked = Checked()
 
     @contextmanager
     def reader(self, tree: Tree) -> Iterator[ReadInto]:
         """Read the files of a tree."""
+        if self.unstored and self._copy is not None:
+            yield self._copy.reader(tree, _nowhere_else)
+            return
         with self._store.reader(self.manifest) as from_store:
             yield from_store if self._copy is None else self._copy.reader(tree, from_store)
+
+
+def _nowhere_else(entry: Entry, _descriptor: int) -> None:
+    raise spool_lost(f"the file {entry.path} of the capture is not what was captured, and the store has nothing of it")
+
+
+@contextmanager
+def _of_a_capture() -> Iterator[None]:
+    """Word what is found broken as what it is: not a copy, but all that there is."""
+    try:
+        yield
+    except (OSError, FailureError) as problem:
+        cause = problem.failure.cause if isinstance(problem, FailureError) else problem
+        raise spool_lost(f"what was captured is broken: {cause}") from problem
 
 
 class Fetcher:
     """Fetches for all restores of one worker. Every method blocks."""
 
-    def __init__(self, store: SnapshotStore, copies: Copies, disk: Disk | None = None) -> None:
+    def __init__(self, store: SnapshotStore, copies: Copies, spooled: Spooled, disk: Disk | None = None) -> None:
         self._store = store
         self._copies = copies
+        self._spooled = spooled
         self._disk = disk or Disk()
         self._provers = min(_MOST_PROVERS, max(1, len(os.sched_getaffinity(0)) // 2))
 
@@ -74,22 +97,16 @@ class Fetcher:
             OSError: the same.
         """
         identity = (key, choice.snapshot_id, choice.manifest_digest)
+        if choice.unstored:
+            return self._waiting(self._spooled.take(*identity, images.with_name("capture")), images)
         copy = self._copies.find(*identity)
         if copy is not None:
-            fetched = Fetched(self._store, copy.manifest, images, copy)
             try:
-                copy.link_images(images)
-                entries = tree_of(copy.manifest, TreeName.PROCESSES).entries
-                memory = tuple(entry for entry in entries if _MEMORY.fullmatch(entry.path))
-                prove_sizes(memory, images)
-                prove_files(copy.manifest, [entry for entry in entries if entry not in memory], images, 1)
+                return self._linked(copy, images)
             except (OSError, FailureError) as problem:
                 _log.warning("a local copy is of no use", snapshot_id=choice.snapshot_id, failure=str(problem))
                 self._copies.drop(key, choice.snapshot_id)
                 shutil.rmtree(images, ignore_errors=True)
-            else:
-                fetched.unproved = memory
-                return fetched
         try:
             copy = self._copies.fill(*identity, self._store, whole=False)
         except FailureError as problem:
@@ -107,8 +124,27 @@ class Fetcher:
             self._store.fetch_files(manifest, TreeName.PROCESSES, images)
         return Fetched(self._store, manifest, images, None)
 
+    def _linked(self, copy: Copy, images: Path) -> Fetched:
+        """Take CRIU's images from a copy, and prove all but the memory."""
+        fetched = Fetched(self._store, copy.manifest, images, copy)
+        copy.link_images(images)
+        entries = tree_of(copy.manifest, TreeName.PROCESSES).entries
+        fetched.unproved = tuple(entry for entry in entries if _MEMORY.fullmatch(entry.path))
+        prove_sizes(fetched.unproved, images)
+        prove_files(copy.manifest, [entry for entry in entries if entry not in fetched.unproved], images, 1)
+        return fetched
+
+    def _waiting(self, capture: Copy, images: Path) -> Fetched:
+        """Take them from a capture that waits for the store, of which there is nothing elsewhere."""
+        with _of_a_capture():
+            fetched = self._linked(capture, images)
+        fetched.unstored = True
+        return fetched
+
     def locked(self, key: CheckpointKey, choice: RestoreFrom) -> str:
         """Return the wrapped key of a snapshot, if it has one of its own that is not here, as a question shows it."""
+        if choice.unstored:  # nothing of it is sealed yet
+            return ""
         try:
             return to_text(self._store.locked(key, choice.snapshot_id))
         except (FailureError, OSError):
@@ -140,8 +176,12 @@ class Fetcher:
         """Prove what :meth:`fetch` left to be proved; a copy that is broken is dropped.
 
         Raises:
-            FailureError: ``local-copy-broken``.
+            FailureError: ``local-copy-broken``, or ``spool-lost`` of a capture that is not stored.
         """
+        if fetched.unstored:
+            with _of_a_capture():
+                prove_files(fetched.manifest, fetched.unproved, fetched.images, self._provers)
+            return
         try:
             prove_files(fetched.manifest, fetched.unproved, fetched.images, self._provers)
         except (OSError, FailureError):

@@ -143,6 +143,8 @@ class DumpRecord(msgspec.Struct, frozen=True, kw_only=True):
     delayed_since: datetime | None = None
     durable: bool = False
     """Whether the spool was synced to disk."""
+    manifest_digest: str = ""
+    """Of the manifest in the spool, once it was reported: the capture can be restored from there."""
     environment: EnvironmentMarks | None = None
     generation: int = 0
 

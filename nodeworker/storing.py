@@ -18,13 +18,14 @@ from typing import Final
 import msgspec
 import structlog
 
-from nodeworker.capture.spool import Spool
+from nodeworker.capture.spool import Aside, Spool
 from nodeworker.copies import Copies
 from nodeworker.domain.store_retries import goes_on
 from nodeworker.failure import failure_of
 from nodeworker.journal import DumpRecord, Journal
 from nodeworker.rehearsal.rehearsals import Rehearsals
 from nodeworker.settings import Settings
+from nodeworker.spooled import vouch
 from nodeworker.store.snapshots import ManifestHeader, SnapshotStore, Stored
 from nodeworker.threads import in_daemon_thread
 from nodeworker.unstored import Unstored
@@ -210,18 +211,27 @@ class Storer:
         return None
 
     def _note_delay(self, record: DumpRecord, failure: Failure) -> DumpRecord:
-        """Let the capture outlive the machine's boot, too, and report why it is not stored, once for each reason."""
-        if not record.durable:
+        """Let the capture be restored from here and outlive the machine's boot, and report why it is not stored, once for each reason."""
+        digest = record.manifest_digest or self._vouched(record)
+        if not record.durable or digest != record.manifest_digest:
             with suppress(OSError):
                 Spool(self._settings.spool / record.snapshot_id).sync()
                 record = msgspec.structs.replace(record, durable=True)
         since = record.delayed_since or datetime.now(UTC)
-        news = record.delay is None or record.delay.code != failure.code
-        record = msgspec.structs.replace(record, delay=failure, delayed_since=since)
+        news = record.delay is None or record.delay.code != failure.code or digest != record.manifest_digest
+        record = msgspec.structs.replace(record, delay=failure, delayed_since=since, manifest_digest=digest)
         if news:
             with suppress(sqlite3.Error):
                 self._journal.save_dump(record, self._delayed(record, failure, since))
         return record
+
+    def _vouched(self, record: DumpRecord) -> str:
+        spool = Spool(self._settings.spool / record.snapshot_id)
+        try:
+            return vouch(spool, self._header(record, spool.read_aside()))
+        except Exception as problem:  # noqa: BLE001 -- then it waits for the store, and only that
+            _log.warning("a capture cannot be restored from here", snapshot_id=record.snapshot_id, error=str(problem))
+            return ""
 
     def _delayed(self, record: DumpRecord, failure: Failure, since: datetime) -> SnapshotStoreDelayed:
         return SnapshotStoreDelayed(
@@ -231,13 +241,13 @@ class Storer:
             node=self._settings.node,
             failure=failure,
             since=since,
+            manifest_digest=record.manifest_digest,
+            taken_on=msgspec.structs.replace(self._facts, store=None) if record.manifest_digest else None,
+            taken_from=record.facts if record.manifest_digest else None,
         )
 
-    def _put(self, record: DumpRecord) -> None:
-        """Store a capture and report it, in one thread that may outlive the event loop."""
-        spool = Spool(self._settings.spool / record.snapshot_id)
-        aside = spool.read_aside()
-        header = ManifestHeader(
+    def _header(self, record: DumpRecord, aside: Aside) -> ManifestHeader:
+        return ManifestHeader(
             snapshot_id=record.snapshot_id,
             key=record.key,
             incarnation=record.incarnation,
@@ -251,6 +261,11 @@ class Storer:
             threads=aside.threads,
             generation=record.generation,
         )
+
+    def _put(self, record: DumpRecord) -> None:
+        """Store a capture and report it, in one thread that may outlive the event loop."""
+        spool = Spool(self._settings.spool / record.snapshot_id)
+        header = self._header(record, spool.read_aside())
         began = time.monotonic()
         stored = self._store.put(header, spool.read_list())
         store_seconds = time.monotonic() - began

@@ -234,6 +234,10 @@ class SnapshotStoreDelayed(_KeyEvent, frozen=True, tag="snapshot.store-delayed")
     failure: Failure
     since: datetime
     """When the store refused it first."""
+    manifest_digest: str = ""
+    """BLAKE3 of the manifest of the capture as it lies on the node, by which it can be restored there meanwhile; empty if it cannot."""
+    taken_on: NodeFacts | None = None
+    taken_from: ContainerFacts | None = None
 
 
 class SnapshotStored(_KeyEvent, frozen=True, tag="snapshot.stored"):

@@ -83,6 +83,7 @@ PASSING_CODES = frozenset(
         "runc-missing",
         "sandbox-gone",
         "security-profile",
+        "spool-lost",
         "undo-failed",
         VOLUME_CHANGED,
     }

@@ -67,6 +67,8 @@ class RestoreFrom(_Answer, frozen=True, tag="restore"):
     """How many newer snapshots with captured or stored work are left behind."""
     data_key: str = ""
     """The key that was unwrapped, if the question showed one of this very snapshot."""
+    unstored: bool = False
+    """Whether it lies on the asking node only, and the digest is that of the capture there: the store has nothing of it."""
 
 
 class StartCold(_Answer, frozen=True, tag="cold"):

@@ -31,7 +31,8 @@ def after_capture(checkpoint_id: str, captured_as: str, history: Sequence[Row], 
     if pinned is not None and pinned != captured_as:
         return f"{captured}; but {checkpoint_id} goes on from {pinned}, which is pinned (`woodfrog unpin {pinned}`)"
     if status != "valid":
-        return f"{captured}, not stored yet; run {checkpoint_id} again and it goes on from there as soon as it is"
+        where = "on this node, or anywhere once it is stored,"
+        return f"{captured}, not stored yet; run {checkpoint_id} again {where} and it goes on from there"
     return f"{captured}; run {checkpoint_id} again and it goes on from there"
 
 

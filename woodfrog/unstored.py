@@ -23,7 +23,8 @@ def with_delays(rows: Iterable[Row], events: Iterable[Row]) -> list[Row]:
             data = event["data"]
             failure = data["failure"]
             since = f"since {moment(data['since'])} on node {data['node']} only"
-            delays[data["snapshot_id"]] = f"{since}: {failure['cause']} ({failure['code']})"
+            meanwhile = "; it can be restored there" if data.get("manifest_digest") else ""
+            delays[data["snapshot_id"]] = f"{since}: {failure['cause']} ({failure['code']}){meanwhile}"
     return [
         {**row, "not_stored": delays.get(row["snapshot_id"]) if row["status"] == "captured" else None} for row in rows
     ]

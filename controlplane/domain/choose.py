@@ -12,6 +12,9 @@ chosen before all others; of several the newest. Unpinned, it takes its old plac
 *Only what is valid.* A snapshot of which a byte is missing is found out half-way through a restore, when the older one
 may be gone. Valid means that every byte is stored and was read back.
 
+*Or what lies here.* A capture that the store does not take is whole on the node that took it, and that node has reported the digest of
+its manifest. There, and nowhere else, it counts as if it were valid.
+
 *Never what was superseded.* Once a later incarnation has started without a snapshot, the two are branches of which only
 the later one has been seen by the world since. Going over to the other would be a step back.
 
@@ -92,19 +95,18 @@ def choose(
         if wait is not None and not snapshot.pinned:
             return wait
         obstacle = _obstacle(key, nodes, asker, start, snapshot, restore_tries)
-        if obstacle is None and snapshot.status.in_flight:
+        if obstacle is None and snapshot.status.in_flight and not snapshot.waits_on(asker.node):
             if now < until:
                 return Wait(_description(snapshot), until)
-            late = "it was still being dumped or stored"
-            if snapshot.note:
-                late = f"it is on node {snapshot.node}, {snapshot.note},"
-            obstacle = f"{late} when the time for the hand-over was up"
+            obstacle = f"{_whereabouts(snapshot)} when the time for the hand-over was up"
         if obstacle is None:
             chosen = f"{snapshot.snapshot_id} of incarnation {snapshot.incarnation}"
             if snapshot.pinned:
                 chosen = f"{chosen} is pinned"
             else:
                 chosen = f"{chosen} is the newest {'usable ' if skipped else ''}snapshot"
+            if snapshot.waits_on(asker.node):
+                chosen = f"{chosen}, which is on this node, {snapshot.note}"
             less = lowered(snapshot.taken_from, asker.container) if asker.bounded else ""
             why = "; ".join(part for part in (chosen, less, _listed(skipped)) if part)
             newer = takewhile(lambda each: each is not snapshot, key.newest_first())  # noqa: B023 - used up at once
@@ -136,7 +138,7 @@ def _obstacle(
     elif not snapshot.status.in_flight:
         return _fate(snapshot)
     else:
-        if snapshot.incarnation < key.latest_start:
+        if not key.has_a_future(snapshot):
             return f"incarnation {key.latest_start} has started without waiting for it"
         node = nodes.get(snapshot.node) if snapshot.node is not None else None
         if node is not None and node.lost and snapshot.node != asker.node:  # who asks is not lost
@@ -144,6 +146,8 @@ def _obstacle(
         origin = key.incarnations.get(snapshot.incarnation)
         taken_on = node.facts if node is not None else snapshot.taken_on
         taken_from = at_start(origin.container) if origin is not None else snapshot.taken_from
+        if snapshot.waits_on(asker.node):
+            taken_on, taken_from = snapshot.taken_on, snapshot.taken_from
     if snapshot.snapshot_id in start.set_aside:
         return start.too_much.get(snapshot.snapshot_id, "it could not be restored in this start")
     against = None if snapshot.pinned else _held_against(key, asker, snapshot, restore_tries)
@@ -181,6 +185,14 @@ def _fate(snapshot: Snapshot) -> str:
             return f"it was deleted: {snapshot.note}"
         case _:
             return f"it has expired: {snapshot.note}"
+
+
+def _whereabouts(snapshot: Snapshot) -> str:
+    """Say of a snapshot in flight how far it has come."""
+    if not snapshot.note:
+        return "it was still being dumped or stored"
+    there = ", and could be restored there only," if snapshot.local_digest else ","
+    return f"it is on node {snapshot.node}, {snapshot.note}{there}"
 
 
 def _description(snapshot: Snapshot) -> str:

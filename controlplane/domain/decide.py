@@ -61,7 +61,7 @@ from protocol.events import (
 )
 from protocol.facts import ContainerFacts
 from protocol.failures import CONDEMNING_CODES, Failure
-from protocol.ids import CheckpointKey, CommandId, IncarnationNumber, InvalidIdError, event_id
+from protocol.ids import CheckpointKey, CommandId, IncarnationNumber, InvalidIdError, NodeName, event_id
 from protocol.reports import Report
 from protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
@@ -207,7 +207,7 @@ def _start(state: State, asked: ResolveAsked, container: ContainerFacts, course:
             f"Incarnation {number} of {request.key} was superseded by incarnation {newest.number} on node {newest.node}",
             "Two containers use one id at once. Give each its own id, or end the one that is not wanted.",
         )
-    if newest.choice is not None and _stands(course.key, newest.choice):
+    if newest.choice is not None and _stands(course.key, newest.choice, request.node):
         return course.decision(_told(course.key, number, newest.choice, bounded=bounded))
     asker = Asker(request.node, request.facts, container, number, bounded, policy.ownership.same(request.key))
     choice = choose(course.key, state.nodes, asker, now, policy.handover_seconds, policy.restore_tries)
@@ -268,12 +268,12 @@ def _start_of(key: KeyState, request: ResolveRequest) -> Incarnation | None:
     return max(asking, key=lambda incarnation: incarnation.number, default=None)
 
 
-def _stands(key: KeyState, choice: Restore | Cold) -> bool:
+def _stands(key: KeyState, choice: Restore | Cold, node: NodeName) -> bool:
     """Whether a choice may be told again; a snapshot may have been condemned since."""
     if isinstance(choice, Cold):
         return True
     snapshot = key.snapshots.get(choice.snapshot_id)
-    return snapshot is not None and snapshot.status is SnapshotStatus.VALID
+    return snapshot is not None and (snapshot.status is SnapshotStatus.VALID or snapshot.waits_on(node))
 
 
 def _told(key: KeyState, number: IncarnationNumber, choice: Restore | Cold, *, bounded: bool) -> Resolution:
@@ -285,7 +285,8 @@ def _told(key: KeyState, number: IncarnationNumber, choice: Restore | Cold, *, b
     return RestoreFrom(
         incarnation=number,
         snapshot_id=choice.snapshot_id,
-        manifest_digest=snapshot.manifest_digest,
+        manifest_digest=snapshot.manifest_digest or snapshot.local_digest,
+        unstored=not snapshot.manifest_digest,
         reason=choice.reason,
         bounded=bounded,
         recorded=snapshot.taken_from.privileges,

@@ -279,8 +279,12 @@ def _captured(draft: Draft, event: SnapshotCaptured, at: datetime) -> None:
 
 def _store_delayed(draft: Draft, event: SnapshotStoreDelayed, at: datetime) -> None:
     draft.start(event.incarnation)
-    note = f"not stored: {event.failure.code} since {event.since:%H:%M}"
-    draft.move(event, at, SnapshotStatus.CAPTURED, node=event.node, note=note)
+    changes: dict[str, Any] = {"note": f"not stored: {event.failure.code} since {event.since:%H:%M}"}
+    if event.manifest_digest and event.taken_on is not None and event.taken_from is not None:
+        changes["local_digest"] = event.manifest_digest
+        changes["taken_on"] = shared(event.taken_on)
+        changes["taken_from"] = with_shared_privileges(_as_opened(draft, event.incarnation, event.taken_from))
+    draft.move(event, at, SnapshotStatus.CAPTURED, node=event.node, **changes)
 
 
 def _stored(draft: Draft, event: SnapshotStored, at: datetime) -> None:
@@ -291,20 +295,21 @@ def _stored(draft: Draft, event: SnapshotStored, at: datetime) -> None:
         SnapshotStatus.VALID,
         node=event.node,
         manifest_digest=event.manifest_digest,
+        local_digest="",
         stored_bytes=event.stored_bytes,
         taken_on=shared(event.taken_on),
-        taken_from=with_shared_privileges(_as_opened(draft, event)),
-        missed_by=_missed_by(draft, event.incarnation),
+        taken_from=with_shared_privileges(_as_opened(draft, event.incarnation, event.taken_from)),
+        missed_by=_missed_by(draft, event),
     )
 
 
-def _as_opened(draft: Draft, event: SnapshotStored) -> ContainerFacts:
+def _as_opened(draft: Draft, number: IncarnationNumber, taken_from: ContainerFacts) -> ContainerFacts:
     """Take from its start what the API said of the pod; the rest is the worker's word."""
-    start = draft.incarnations[event.incarnation].container
+    start = draft.incarnations[number].container
     if start.service_account is None:
-        return event.taken_from
+        return taken_from
     names = ("pod", "pod_uid", "service_account", "owner_kind")
-    return replace(event.taken_from, **{name: getattr(start, name) for name in names})
+    return replace(taken_from, **{name: getattr(start, name) for name in names})
 
 
 def _dump_failed(draft: Draft, event: DumpFailed, at: datetime) -> None:
@@ -388,12 +393,15 @@ def _after_delete(snapshot: Snapshot, at: datetime) -> Snapshot:
     )
 
 
-def _missed_by(draft: Draft, incarnation: IncarnationNumber) -> IncarnationNumber | None:
+def _missed_by(draft: Draft, event: SnapshotStored) -> IncarnationNumber | None:
     """Name the later incarnation whose answer could not take a snapshot into account that becomes valid only now."""
-    if draft.latest_start > incarnation:
-        return draft.latest_start
-    newest = max(draft.incarnations, default=incarnation)
-    return newest if newest > incarnation and draft.incarnations[newest].choice is not None else None
+    later = draft.latest_start
+    if later <= event.incarnation:
+        later = max(draft.incarnations, default=event.incarnation)
+        if later <= event.incarnation or draft.incarnations[later].choice is None:
+            return None
+    known = draft.snapshots.get(event.snapshot_id)
+    return None if known is not None and draft.ended().descends(later, known) else later
 
 
 def _pod_seen(draft: Draft, event: PodFact, at: datetime) -> None:

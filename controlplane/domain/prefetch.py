@@ -41,6 +41,8 @@ def prefetch(
     if not isinstance(choice, Restore):
         return None
     snapshot = key.snapshots[choice.snapshot_id]
+    if snapshot.waits_on(node):  # it lies there
+        return None
     command = PrefetchCommand(
         command_id=CommandId(str(event_id(f"{source}/prefetch/{name}", 0))),
         node=node,

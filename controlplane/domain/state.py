@@ -56,6 +56,8 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     final: bool = False
     manifest_digest: str = ""
     """Known once valid."""
+    local_digest: str = ""
+    """Of the manifest of the capture on its node, which can restore it while the store does not take it."""
     taken_on: NodeFacts = NodeFacts()
     taken_from: ContainerFacts = ContainerFacts()
     failed_on: frozenset[tuple[NodeName, str]] = frozenset()
@@ -79,6 +81,10 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     deletes_failed: int = 0
     delete_again_at: datetime | None = None
     """Before this, no other command to remove it is given."""
+
+    def waits_on(self, node: NodeName) -> bool:
+        """Whether it is not stored and that node, which captured it, can restore it nevertheless."""
+        return self.status is SnapshotStatus.CAPTURED and bool(self.local_digest) and self.node == node
 
     @property
     def takes_room(self) -> bool:
@@ -198,8 +204,19 @@ class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     def has_a_future(self, snapshot: Snapshot) -> bool:
         """Whether the snapshot is valid, or may become so and still be chosen."""
         if snapshot.status.in_flight:
-            return snapshot.incarnation >= self.latest_start
+            return snapshot.incarnation >= self.latest_start or self.descends(self.latest_start, snapshot)
         return snapshot.status is SnapshotStatus.VALID
+
+    def descends(self, number: IncarnationNumber, snapshot: Snapshot) -> bool:
+        """Whether a start goes on from the snapshot, or from one that was captured after another start had gone on from it."""
+        while (start := self.incarnations.get(number)) is not None and isinstance(start.choice, Restore):
+            if start.choice.snapshot_id == snapshot.snapshot_id:
+                return True
+            origin = self.snapshots.get(start.choice.snapshot_id)
+            if origin is None or not snapshot.incarnation < origin.incarnation < number:
+                return False
+            number = origin.incarnation
+        return False
 
     def too_late(self) -> list[Snapshot]:
         """Valid snapshots whose turn has passed: a later incarnation has gone on without them."""

@@ -108,9 +108,9 @@ class Narrator:
             case SnapshotRehearsed():
                 return self._rehearsed(event)
             case SnapshotStoreDelayed(failure=failure):
-                note = (
-                    f"snapshot {event.snapshot_id} lies on node {event.node} only and is tried again: {failure.cause}"
-                )
+                meanwhile = ", can be restored there" if event.manifest_digest else ""
+                where = f"snapshot {event.snapshot_id} lies on node {event.node} only{meanwhile}"
+                note = f"{where} and is tried again: {failure.cause}"
                 return self._about(
                     event, "CheckpointNotStored", "Checkpoint", f"{note}. {failure.advice}", warning=True
                 )

@@ -6,6 +6,7 @@ next life of the worker goes on storing from the list.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -18,8 +19,9 @@ from nodeworker.capture import filesystem
 from nodeworker.capture.bounds import Bounds, Tally
 from nodeworker.capture.entry_list import EntryFile, NumberedFiles
 from nodeworker.capture.trees import CapturedTree, copy_tree, list_tree
+from nodeworker.domain.problems import spool_lost
 from protocol import wire
-from protocol.failures import Failure, FailureError
+from protocol.failures import FailureError
 from protocol.manifest import Entry, HeldFile, Root, ThreadPlacement, TreeName
 
 _MARGIN_BYTES: Final = 64 * 1024 * 1024
@@ -133,8 +135,7 @@ class Spool:
             raise self._lost(problem) from problem
 
     def _lost(self, problem: Exception) -> FailureError:
-        cause = f"the capture in {self.folder} is gone: {problem}"
-        return FailureError(Failure("spool-lost", cause, "Take a new checkpoint."))
+        return spool_lost(f"the capture in {self.folder} is gone: {problem}")
 
     def _read(self, tree: _ListedTree) -> CapturedTree:
         entries: Collection[Entry] = tree.entries
@@ -144,6 +145,15 @@ class Spool:
             entries = EntryFile.beside(folder, tree.count)
             contents = NumberedFiles(entries, folder)
         return CapturedTree(tree.name, entries, contents, tree.warnings, tree.root, tree.volume)
+
+    def link_into(self, folder: Path) -> Spool:
+        """Give all that was captured other names in ``folder``, which is made: it stays there even if this spool is removed.
+
+        Raises:
+            OSError: a file is gone, or cannot be linked.
+        """
+        shutil.copytree(self.folder, folder, copy_function=os.link, ignore=lambda _, __: {self.work.name})
+        return Spool(folder)
 
     def sync(self) -> None:
         """Return when all of it survives a power cut: of the whole file system, which is quicker than file by file.

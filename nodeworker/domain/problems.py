@@ -76,6 +76,11 @@ def broken_copy(cause: str) -> FailureError:
     )
 
 
+def spool_lost(cause: str) -> FailureError:
+    """A capture that was to be stored, or restored here, is not what it was; ``cause`` begins with a small letter."""
+    return FailureError(Failure("spool-lost", cause, "Take a new checkpoint."))
+
+
 def missing(name: str) -> FailureError:
     """An object that must be there is not."""
     return FailureError(

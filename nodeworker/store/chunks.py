@@ -48,8 +48,8 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def prepare(descriptor: int, offset_bytes: int, length_bytes: int, known: dict[bytes, int]) -> Prepared:
-    """Read one chunk, at most :data:`CHUNK_BYTES`, and hash and compress it, unless ``known`` has its digest.
+def read(descriptor: int, offset_bytes: int, length_bytes: int) -> tuple[memoryview, bytes | None]:
+    """Read one chunk, at most :data:`CHUNK_BYTES`, and hash it: no digest if it is all zeros. The next read of the thread overwrites it.
 
     Raises:
         OSError: the file cannot be read, or is shorter than it was when it was listed.
@@ -65,9 +65,18 @@ def prepare(descriptor: int, offset_bytes: int, length_bytes: int, known: dict[b
     zero = (
         buffer == _ZEROS if length_bytes == CHUNK_BYTES else not any(view[:64]) and bytes(view) == _ZEROS[:length_bytes]
     )
-    if zero:
+    return view, None if zero else blake3(view).digest()
+
+
+def prepare(descriptor: int, offset_bytes: int, length_bytes: int, known: dict[bytes, int]) -> Prepared:
+    """Read one chunk, hash it, and compress it unless ``known`` has its digest.
+
+    Raises:
+        OSError: as :func:`read`.
+    """
+    view, digest = read(descriptor, offset_bytes, length_bytes)
+    if digest is None:
         return Prepared(None, None, length_bytes)
-    digest = blake3(view).digest()
     if digest in known:
         return Prepared(digest, None, length_bytes)
     compressor = _scratch.compressor

@@ -89,11 +89,11 @@ class Packer:
         if size_bytes == 0:
             return landing
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        filled = _filled(descriptor, size_bytes)
+        there = filled(descriptor, size_bytes)
         for offset in range(0, size_bytes, CHUNK_BYTES):
             length = min(CHUNK_BYTES, size_bytes - offset)
             future = None
-            if filled is None or offset in filled:
+            if there is None or offset in there:
                 future = self._workers.submit(prepare, descriptor, offset, length, self._known)
             self._jobs.append(_Job(landing, future, descriptor if offset + length == size_bytes else None))
             while len(self._jobs) > self._ahead:
@@ -181,7 +181,7 @@ def prove(objects: Objects, path: str, digest: str, size_bytes: int) -> None:
         reader.close()
 
 
-def _filled(descriptor: int, size_bytes: int) -> set[int] | None:
+def filled(descriptor: int, size_bytes: int) -> set[int] | None:
     """Find the offsets of chunks that hold data, by lseek(2) on SEEK_DATA; None for a file without holes."""
     if os.fstat(descriptor).st_blocks * 512 >= size_bytes:
         return None

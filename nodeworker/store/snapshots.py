@@ -40,11 +40,13 @@ from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId, check_id
 from protocol.manifest import (
     HOLE,
     MANIFEST_VERSION,
+    Chunk,
     Entry,
     EnvironmentMarks,
     HeldFile,
     Manifest,
     Outline,
+    Pack,
     Root,
     ThreadPlacement,
     Tree,
@@ -273,28 +275,7 @@ class SnapshotStore:
         if packs:
             self._objects.settle(folder)
         reach("store.after-packs")
-        manifest = Manifest(
-            version=MANIFEST_VERSION,
-            snapshot_id=header.snapshot_id,
-            key=header.key,
-            incarnation=header.incarnation,
-            taken_at=header.taken_at,
-            node_facts=header.node_facts,
-            container_facts=header.container_facts,
-            stopped_pids=header.stopped_pids,
-            chunk_bytes=CHUNK_BYTES,
-            trees=tuple(Tree(tree.name, _with_chunks(tree, landed), tree.root, tree.volume) for tree, landed in listed),
-            chunks=tuple(packer.chunks),
-            packs=packs,
-            warnings=header.warnings,
-            environment=header.environment,
-            held_files=header.held_files,
-            threads=header.threads,
-            generation=header.generation,
-        )
-        wrong = problem_of(manifest, header.key, header.snapshot_id)
-        if wrong is not None:
-            raise _unfit(wrong, "Have the container remove what is named.")
+        manifest = manifest_of(header, listed, packer.chunks, packs)
         data = encode(manifest)
         if len(data) > self._limit_manifest_bytes:  # no reader would take it
             most = f"its manifest has {len(data)} bytes, and at most {self._limit_manifest_bytes} can be read back"
@@ -320,6 +301,42 @@ class SnapshotStore:
 
     def _unpacker(self, manifest: Manifest) -> Unpacker:
         return Unpacker(self._objects, _folder(manifest.key, manifest.snapshot_id), manifest)
+
+
+def manifest_of(
+    header: ManifestHeader,
+    listed: Iterable[tuple[TreeToStore, Mapping[str, Sequence[int]]]],
+    chunks: Iterable[Chunk],
+    packs: Iterable[Pack],
+) -> Manifest:
+    """Put a manifest together; with each tree, ``listed`` has the chunks of its files.
+
+    Raises:
+        FailureError: ``capture-unfit`` for a tree that no reader would accept.
+    """
+    manifest = Manifest(
+        version=MANIFEST_VERSION,
+        snapshot_id=header.snapshot_id,
+        key=header.key,
+        incarnation=header.incarnation,
+        taken_at=header.taken_at,
+        node_facts=header.node_facts,
+        container_facts=header.container_facts,
+        stopped_pids=header.stopped_pids,
+        chunk_bytes=CHUNK_BYTES,
+        trees=tuple(Tree(tree.name, _with_chunks(tree, landed), tree.root, tree.volume) for tree, landed in listed),
+        chunks=tuple(chunks),
+        packs=tuple(packs),
+        warnings=header.warnings,
+        environment=header.environment,
+        held_files=header.held_files,
+        threads=header.threads,
+        generation=header.generation,
+    )
+    wrong = problem_of(manifest, header.key, header.snapshot_id)
+    if wrong is not None:
+        raise _unfit(wrong, "Have the container remove what is named.")
+    return manifest
 
 
 def check_manifest(data: bytes, key: CheckpointKey, snapshot_id: SnapshotId, *, shown: str) -> Manifest:
@@ -375,14 +392,15 @@ def _folder(key: CheckpointKey, snapshot_id: SnapshotId) -> str:
 
 
 def _add_files(packer: Packer, tree: TreeToStore) -> dict[str, list[int]]:
-    return {
-        entry.path: packer.add_file(tree.contents[entry.path], entry.size_bytes)
-        for entry in tree.entries
-        if entry.kind == "file" and entry.hardlink is None and entry.size_bytes
-    }
+    return {entry.path: packer.add_file(tree.contents[entry.path], entry.size_bytes) for entry in files_of(tree)}
 
 
-def _with_chunks(tree: TreeToStore, landed: dict[str, list[int]]) -> tuple[Entry, ...]:
+def files_of(tree: TreeToStore) -> Iterable[Entry]:
+    """List the files of a tree that have content, each under its first name."""
+    return (entry for entry in tree.entries if entry.kind == "file" and entry.hardlink is None and entry.size_bytes)
+
+
+def _with_chunks(tree: TreeToStore, landed: Mapping[str, Sequence[int]]) -> tuple[Entry, ...]:
     return tuple(
         msgspec.structs.replace(entry, chunks=tuple(landed[entry.path])) if entry.path in landed else entry
         for entry in tree.entries

@@ -6,11 +6,12 @@ import asyncio
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from nats.aio.client import Client
 from support.node import Counting, Node
 from support.worker import eventually, query
@@ -88,17 +89,118 @@ def small_store(at: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", at], check=True, timeout=10)
 
 
+def fill(ballast: Path) -> None:
+    """Write until nothing more fits."""
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 20))
+
+
+async def reasons(client: Client, name: str) -> list[str]:
+    rows = await query(client, "restore_history", key=CheckpointKey("local", "default", name))
+    return [row["reason"] for row in rows]
+
+
+def contents(spool: Path) -> dict[str, str]:
+    """Digest all that waits in the spool, but what CRIU logged."""
+    return {
+        str(path.relative_to(spool)): blake3(path.read_bytes()).hexdigest()
+        for path in spool.rglob("*")
+        if path.is_file() and "work" not in path.parts
+    }
+
+
+async def not_stored(client: Client, name: str, *waiting: str) -> None:
+    """Wait until the log knows that the store does not take the last capture."""
+
+    async def known() -> bool:
+        rows = await query(client, "events", key=CheckpointKey("local", "default", name))
+        delayed = [row for row in rows if row["type"] == "snapshot.store-delayed"]
+        return len(delayed) == len(waiting) and all(row["data"]["manifest_digest"] for row in delayed)
+
+    await eventually(known, saying="the capture waits for the store")
+    assert await statuses(client, name) == list(waiting)
+
+
+async def test_while_the_store_is_away_a_container_goes_on_on_its_node_from_what_is_not_stored_yet(
+    node: Node, client: Client
+) -> None:
+    node.start_worker(**SCALED)
+    first = await asyncio.to_thread(counting, node, "stays")
+    store, spool = node.state / "store", node.state / "spool"
+    store.rename(node.state / "elsewhere")
+    store.write_text("not a directory")
+    await asyncio.to_thread(stopped, [first])
+    await not_stored(client, "stays", "captured")
+    captured = await asyncio.to_thread(contents, spool)
+
+    second = await asyncio.to_thread(counting, node, "stays")
+    await asyncio.to_thread(second.until, first.count() + 3)
+    assert second.numbers()[: first.count()] == first.numbers(), "not one number was lost or counted again"
+    assert second.has_counted_without_a_gap()
+    assert await asyncio.to_thread(contents, spool) == captured
+    assert "which is on this node, not stored: store-unreachable since" in (await reasons(client, "stays"))[-1]
+
+    await asyncio.to_thread(stopped, [second])
+    await not_stored(client, "stays", "captured", "captured")
+    await asyncio.to_thread(node.stop_worker)
+    await asyncio.to_thread(node.start_worker, **SCALED)
+    third = await asyncio.to_thread(counting, node, "stays")
+    await asyncio.to_thread(third.until, second.count() + 3)
+    assert third.numbers()[: second.count()] == second.numbers(), "nor with another worker than captured it"
+    store.unlink()
+    (node.state / "elsewhere").rename(store)
+    await asyncio.to_thread(stopped, [third])
+
+    async def valid() -> bool:
+        return await statuses(client, "stays") == ["valid"] * 3
+
+    await eventually(valid, saying="all are stored, none is superseded")
+    await asyncio.to_thread(followed, node, "stays", third)
+    assert "is the newest snapshot" in (await reasons(client, "stays"))[-1]
+    assert not list(spool.iterdir())
+
+
+async def test_with_a_full_store_a_container_goes_on_on_its_node_and_a_broken_capture_is_told_apart(
+    node: Node, client: Client
+) -> None:
+    with small_store(node.state / "store") as ballast:
+        node.start_worker(**SCALED)
+        first, broken = [await asyncio.to_thread(counting, node, name) for name in ("full", "broken")]
+        fill(ballast)
+        await asyncio.to_thread(stopped, [first, broken])
+        await not_stored(client, "full", "captured")
+        await not_stored(client, "broken", "captured")
+
+        rows = await query(client, "checkpoint_history", key=CheckpointKey("local", "default", "broken"))
+        pages = next((node.state / "spool" / rows[0]["snapshot_id"] / "images").glob("pages-*.img"))
+        with pages.open("r+b") as file:
+            file.seek(100)
+            file.write(bytes(byte ^ 0xFF for byte in pages.read_bytes()[100:108]))
+        await asyncio.to_thread(counting, node, "broken")
+        assert "it could not be restored in this start" in (await reasons(client, "broken"))[-1]
+        failures = await query(client, "failures", key=CheckpointKey("local", "default", "broken"))
+        assert [row["failure_code"] for row in failures][-1] == "spool-lost"
+
+        second = await asyncio.to_thread(counting, node, "full")
+        await asyncio.to_thread(second.until, first.count() + 3)
+        assert second.has_counted_without_a_gap()
+        ballast.unlink()
+
+        async def valid() -> bool:
+            return await statuses(client, "full") == ["valid"]
+
+        await eventually(valid, saying="it is stored while its successor runs", seconds=60)
+        await asyncio.to_thread(stopped, [second])
+        await asyncio.to_thread(followed, node, "full", second)
+
+
 async def test_a_store_that_is_full_during_a_drain_loses_none_of_several_containers(node: Node, client: Client) -> None:
     names = [f"drained-{number}" for number in range(5)]
     with small_store(node.state / "store") as ballast:
         node.start_worker(**SCALED)
         containers = [await asyncio.to_thread(counting, node, name) for name in names]
-        with ballast.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(1 << 20))
-            except OSError:
-                pass
+        fill(ballast)
         await asyncio.to_thread(stopped, containers)
         await asyncio.sleep(AWAY_SECONDS)
         assert await statuses(client, *names) == ["captured"] * len(names)

@@ -26,6 +26,7 @@ from nodeworker.gpu_return import GpuReturn
 from nodeworker.journal import ContainerState, Journal
 from nodeworker.restore import Restorer
 from nodeworker.settings import Settings, from_environment
+from nodeworker.spooled import Spooled
 from nodeworker.store.keys import KeyRing, StoreKey
 from nodeworker.store.sealing import SealedObjects
 from nodeworker.store.snapshots import ManifestHeader, SnapshotStore
@@ -97,7 +98,7 @@ def restorer(
     settings: Settings, journal: Journal, store: SnapshotStore, copies: Copies
 ) -> Callable[[SayingBus], Restorer]:
     def make(bus: SayingBus) -> Restorer:
-        fetcher = Fetcher(store, copies)
+        fetcher = Fetcher(store, copies, Spooled(settings.spool, journal))
         runc = Runc(Path("/bin/runc"), Path("/bin/criu"))
         gpus = GpuReturn(journal, runc, cast("Cuda", None), FACTS)  # a node that has none
         return Restorer(

@@ -20,6 +20,7 @@ from nodeworker.dump import Dumper
 from nodeworker.fetching import Fetcher
 from nodeworker.journal import Journal
 from nodeworker.obey import Obedience
+from nodeworker.spooled import Spooled
 from nodeworker.store import SnapshotStore, Stored
 from nodeworker.store.identity import MARK
 from nodeworker.store_watch import StoreWatch
@@ -179,9 +180,13 @@ def choice(stored: Stored) -> RestoreFrom:
     return RestoreFrom(incarnation=ONE, snapshot_id=SNAPSHOT, manifest_digest=stored.manifest_digest, reason="")
 
 
+def no_spool(state: Path) -> Spooled:
+    return Spooled(state / "spool", cast("Journal", None))
+
+
 def fetched(store: SnapshotStore, stored: Stored, into: Path) -> tuple[Failure, str | None]:
     """What a worker would report of a fetch that fails."""
-    fetcher = Fetcher(store, Copies(into / "copies", limit_bytes=0, limit_seconds=1))
+    fetcher = Fetcher(store, Copies(into / "copies", limit_bytes=0, limit_seconds=1), no_spool(into))
     failure = refusal(lambda: fetcher.fetch(KEY, choice(stored), into / "fetched")).failure
     return fetcher.confirm(KEY, choice(stored), failure)
 
@@ -248,7 +253,7 @@ def test_what_was_removed_from_the_store_that_held_it_is_reported_with_the_store
 def test_what_is_there_again_by_the_second_look_proves_nothing(place: Place, images: Path) -> None:
     store = place.store()
     stored = put(store, images)
-    fetcher = Fetcher(store, Copies(place.state / "copies", limit_bytes=0, limit_seconds=1))
+    fetcher = Fetcher(store, Copies(place.state / "copies", limit_bytes=0, limit_seconds=1), no_spool(place.state))
     assert fetcher.confirm(KEY, choice(stored), MISSING) == (MISSING, None)
 
 

@@ -24,6 +24,7 @@ from nodeworker.gpu_return import GpuReturn
 from nodeworker.journal import Journal
 from nodeworker.restore import Restorer
 from nodeworker.settings import from_environment
+from nodeworker.spooled import Spooled
 from nodeworker.store import SnapshotStore
 from nodeworker.store.snapshots import ManifestHeader
 from protocol.events import DumpStarted, ReportedEvent, RestoreFailed, Trigger
@@ -61,7 +62,8 @@ class Worker:
         runc = Runc(Path("/bin/runc"), Path("/bin/criu"))
         copies = Copies(self.settings.copies, limit_bytes=0, limit_seconds=1)
         self.restorer = Restorer(
-            self.settings, self.journal, cast("Bus", self), Fetcher(self.store, copies), runc,
+            self.settings, self.journal, cast("Bus", self),
+            Fetcher(self.store, copies, Spooled(self.settings.spool, self.journal)), runc,
             GpuReturn(self.journal, runc, cast("Cuda", None), FACTS),
             worker_id=WorkerId(f"worker-{name}"), facts=FACTS, criu_config=CriuConfig("4.2.1"),
         )  # fmt: skip

@@ -36,6 +36,7 @@ from protocol.events import (
     RestoreStage,
     SnapshotCaptured,
     SnapshotStored,
+    SnapshotStoreDelayed,
     Trigger,
 )
 from protocol.facts import ContainerFacts, NodeFacts
@@ -144,6 +145,16 @@ class World:
 
     def captured(self, number: int, snapshot: str) -> Decision:
         return self.report(SnapshotCaptured(**self.about(number, snapshot), freeze_seconds=0.1, raw_bytes=1000))
+
+    def delayed(self, number: int, snapshot: str, *, vouched: bool = True, taken_on: NodeFacts = ANY_NODE) -> Decision:
+        """Say that the store does not take a capture; ``vouched`` if it can be restored on its node."""
+        more: dict[str, Any] = (
+            {"manifest_digest": f"local digest of {snapshot}", "taken_on": taken_on, "taken_from": ANY_CONTAINER}
+            if vouched
+            else {}
+        )
+        refused = Failure("store-unreachable", "the store does not answer", "Mount it.")
+        return self.report(SnapshotStoreDelayed(**self.about(number, snapshot), failure=refused, since=NOON, **more))
 
     def stored(self, number: int, snapshot: str, **other: Any) -> Decision:
         return self.report(stored_event(**self.about(number, snapshot), **other))

@@ -233,6 +233,11 @@ def test_a_capture_that_waits_for_its_store_is_told_until_it_is_stored() -> None
         f"Snapshot {OLDER} is on node {NODE} only, not stored since 2026-11-23 12:00:00, and is tried again: "
         "the disk is full (disk-full)."
     )
+    told = explain(rows(opened(1), cold(1), replace(waits, manifest_digest="d" * 64)))
+    assert told is not None
+    assert told.sentences[-1].endswith(
+        "(disk-full). A container that starts on that node is restored from it meanwhile."
+    )
     told = explain(rows(opened(1), cold(1), waits, stored(1, OLDER)))
     assert told is not None
     assert not any("not stored since" in sentence for sentence in told.sentences)

@@ -22,7 +22,7 @@ def test_what_is_not_stored_yet_is_promised_for_later(status: str) -> None:
     history = [row(status)]
     assert not is_settled("s2", history)
     assert after_capture("t", "s2", history, []) == (
-        "captured as s2, not stored yet; run t again and it goes on from there as soon as it is"
+        "captured as s2, not stored yet; run t again on this node, or anywhere once it is stored, and it goes on from there"
     )
 
 

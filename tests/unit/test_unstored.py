@@ -37,6 +37,13 @@ def test_the_last_reason_is_shown() -> None:
     )
 
 
+def test_what_can_be_restored_on_its_node_meanwhile_is_said() -> None:
+    event = delayed("s1", "store-denied")
+    event["data"]["manifest_digest"] = "d" * 64
+    (row,) = with_delays([ROW], [event])
+    assert row["not_stored"].endswith("(store-denied); it can be restored there")
+
+
 def test_nothing_is_said_of_what_was_stored_since_or_is_just_being_stored() -> None:
     valid = {**ROW, "status": "valid"}
     assert with_delays([valid], [delayed("s1", "store-denied")])[0]["not_stored"] is None
