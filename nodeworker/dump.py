@@ -20,7 +20,7 @@ import structlog
 
 from nodeworker import connections, stops
 from nodeworker.bus import Bus
-from nodeworker.capture import configs, exec_gate, thread_placement, volume_files
+from nodeworker.capture import configs, exec_gate, sqlite_files, thread_placement, volume_files
 from nodeworker.capture.bounds import Bounds
 from nodeworker.capture.cuda import Cuda
 from nodeworker.capture.runc import Runc
@@ -400,7 +400,7 @@ class Dumper:
         faultpoints.reach("dump.after-criu")
         pids = plan.freezer.pids()
         held, noticed = volume_files.record(spool.images, plan.outside, pids)
-        spool.write_aside(Aside(held, thread_placement.record(pids, plan.cpusets)))
+        spool.write_aside(Aside(held, thread_placement.record(pids, plan.cpusets), sqlite_files.record(pids)))
         trees = [*spool.copy_files(plan.upper, plan.shm, plan.volumes, bounds), *configs.links(plan.configs)]
         return trees, (*plan.noticed, *noticed)
 

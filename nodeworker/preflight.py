@@ -12,7 +12,16 @@ from typing import Final
 
 from nodeworker import bundle
 from nodeworker.bundle import Bundle
-from nodeworker.capture import criu, file_locks, handles, privileges, user_namespace, volume_files, watches
+from nodeworker.capture import (
+    criu,
+    executable_memory,
+    file_locks,
+    handles,
+    privileges,
+    user_namespace,
+    volume_files,
+    watches,
+)
 from nodeworker.capture.bounds import Bounds, Tally, measure
 from nodeworker.capture.cuda import Cuda, GpuPlan
 from nodeworker.capture.freezer import Freezer
@@ -144,6 +153,7 @@ class Preflight:
         criu.refuse_traced(dumped)
         criu.refuse_io_uring(dumped)
         handles.refuse(dumped)
+        executable_memory.refuse_shared(dumped)
         watched = watches.find(dumped, state.pid)
         criu.refuse_unreadable_limits(dumped)
         criu.refuse_adopted(pids, state.pid)

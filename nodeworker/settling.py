@@ -1,8 +1,8 @@
 """What is put right in a restored container while its processes stand, and what they are told once they run.
 
-CRIU gives no thread its processors and I/O priority back, and a program does not see that it was restored. The first is done between
-``runc restore`` and ``start``, and so is a hook that is a signal or a file; a command is run afterwards, for it may ask
-the program something. Nothing of it fails a start: what went wrong is a warning.
+CRIU gives no thread its processors and I/O priority back, SQLite takes a restored database for another file, and a program does not
+see that it was restored. The first two are done between ``runc restore`` and ``start``, and so is a hook that is a signal or a file; a
+command is run afterwards, for it may ask the program something. Nothing of it fails a start: what went wrong is a warning.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import msgspec
 
 from nodeworker import bundle
 from nodeworker.bundle import Bundle
-from nodeworker.capture import thread_placement
+from nodeworker.capture import sqlite_files, thread_placement
 from nodeworker.capture.runc import Runc
 from nodeworker.domain.hooks import HookKind
 from nodeworker.hooks import Hooks
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from protocol.failures import FailureError
 from protocol.ids import ContainerId
-from protocol.manifest import Manifest, ThreadPlacement
+from protocol.manifest import DatabaseFile, Manifest, ThreadPlacement
 
 
 class Settler:
@@ -31,20 +31,21 @@ class Settler:
         self._journal = journal
         self._runc = runc
         self._hooks = Hooks(runc)
-        self._threads: dict[ContainerId, tuple[ThreadPlacement, ...]] = {}
+        self._recorded: dict[ContainerId, tuple[tuple[ThreadPlacement, ...], tuple[DatabaseFile, ...]]] = {}
         self._running: set[ContainerId] = set()
 
     def prepare(self, container_id: ContainerId, manifest: Manifest, live: Bundle) -> bool:
-        """Remember what a snapshot's threads had, and say whether :meth:`settle` has anything to do."""
+        """Remember what was recorded of a snapshot's processes, and say whether :meth:`settle` has anything to do."""
         self.forget(container_id)  # of a snapshot that was tried before
-        if manifest.threads:
-            self._threads[container_id] = manifest.threads
+        recorded = bool(manifest.threads or manifest.databases)
+        if recorded:
+            self._recorded[container_id] = manifest.threads, manifest.databases
         hook = live.wishes.after_restore
-        return bool(manifest.threads) or (hook is not None and hook.kind is not HookKind.EXEC)
+        return recorded or (hook is not None and hook.kind is not HookKind.EXEC)
 
     def forget(self, container_id: ContainerId) -> None:
         """Forget what was to be done to a container: it is gone, or gets another snapshot."""
-        self._threads.pop(container_id, None)
+        self._recorded.pop(container_id, None)
 
     def settle(self, record: ContainerRecord) -> None:
         """Put right what can be while the processes stand. Blocks.
@@ -52,8 +53,10 @@ class Settler:
         Raises:
             FailureError: ``container-unknown``: it is gone.
         """
-        threads = self._threads.pop(record.container_id, ())
+        threads, databases = self._recorded.pop(record.container_id, ((), ()))
         state = self._runc.state(Path(record.runc_root), record.container_id)
+        if databases:
+            sqlite_files.apply(databases, state.freezer.pids())
         warnings = thread_placement.apply(threads, state.freezer.pids()) if threads else ()
         live = bundle.read(record.bundle)
         hook, limit = live.wishes.after_restore, live.wishes.hook_limit_seconds

@@ -259,6 +259,7 @@ class Storer:
             environment=record.environment,
             held_files=aside.held_files,
             threads=aside.threads,
+            databases=aside.databases,
             generation=record.generation,
         )
 

@@ -143,6 +143,16 @@ class ThreadPlacement(msgspec.Struct, frozen=True, omit_defaults=True):
     """Class and level, as ioprio_set(2) takes them."""
 
 
+class DatabaseFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A SQLite database that a process has open, and by which SQLite knows the file; a restored one has other numbers."""
+
+    process: int
+    """As the container calls it."""
+    descriptor: int
+    device: int
+    inode: int
+
+
 class Outline(msgspec.Struct, frozen=True):
     """As much of a manifest as every version has: enough to know whether the rest can be read."""
 
@@ -172,6 +182,8 @@ class Manifest(msgspec.Struct, frozen=True):
     """Files on volumes that do not travel; unknown in snapshots of before."""
     threads: tuple[ThreadPlacement, ...] = ()
     """Those whose processors or I/O priority are their own; unknown in snapshots of before."""
+    databases: tuple[DatabaseFile, ...] = ()
+    """SQLite's; unknown in snapshots of before."""
     generation: int = 0
     """How often these processes had been restored."""
 

@@ -22,7 +22,7 @@ from nodeworker.capture.trees import CapturedTree, copy_tree, list_tree
 from nodeworker.domain.problems import spool_lost
 from protocol import wire
 from protocol.failures import FailureError
-from protocol.manifest import Entry, HeldFile, Root, ThreadPlacement, TreeName
+from protocol.manifest import DatabaseFile, Entry, HeldFile, Root, ThreadPlacement, TreeName
 
 _MARGIN_BYTES: Final = 64 * 1024 * 1024
 """For page tables, descriptors and whatever the container allocates until it is frozen."""
@@ -47,6 +47,7 @@ class Aside(msgspec.Struct, frozen=True, omit_defaults=True):
 
     held_files: tuple[HeldFile, ...] = ()
     threads: tuple[ThreadPlacement, ...] = ()
+    databases: tuple[DatabaseFile, ...] = ()
 
 
 class Spool:

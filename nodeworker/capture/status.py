@@ -15,6 +15,12 @@ def status_fields(pid: int | str) -> dict[str, str]:
     return {}
 
 
+def inside(process: int | str) -> int:
+    """Return how the container calls a process, or a thread as ``PID/task/TID``; 0 if it is gone."""
+    names = status_fields(process).get("NSpid", "").split()
+    return int(names[-1]) if names else 0
+
+
 def named(pid: int) -> str:
     """Name a process for a person: ``process 7 (sh)``."""
     return f"process {pid} ({status_fields(pid).get('Name', '?')})"

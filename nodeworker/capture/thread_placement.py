@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from nodeworker.capture.status import status_fields
+from nodeworker.capture.status import inside
 from protocol.manifest import ThreadPlacement
 
 MOST_THREADS: Final = 10_000
@@ -39,8 +39,8 @@ def record(pids: Iterable[int], cgroups: Collection[str]) -> tuple[ThreadPlaceme
             with suppress(OSError):
                 cpus, priority = frozenset(os.sched_getaffinity(thread)), _io_priority(thread)
                 own = () if usual is None or cpus >= usual else tuple(sorted(cpus))
-                if (own or priority) and (inside := _inside(pid, thread)):
-                    found.append(ThreadPlacement(inside, own, priority))
+                if (own or priority) and (name := inside(f"{pid}/task/{thread}")):
+                    found.append(ThreadPlacement(name, own, priority))
                     if len(found) == MOST_THREADS:
                         return tuple(found)
     return tuple(found)
@@ -48,7 +48,7 @@ def record(pids: Iterable[int], cgroups: Collection[str]) -> tuple[ThreadPlaceme
 
 def apply(wanted: Iterable[ThreadPlacement], pids: Iterable[int]) -> tuple[str, ...]:
     """Give threads back what was recorded of them; return as warnings what could not be given."""
-    here = {_inside(pid, thread): thread for pid in pids for thread in _threads(pid)}
+    here = {inside(f"{pid}/task/{thread}"): thread for pid in pids for thread in _threads(pid)}
     lost = [problem for each in wanted if (problem := _apply(each, here.get(each.thread)))]
     if not lost:
         return ()
@@ -103,12 +103,6 @@ def _threads(pid: int) -> list[int]:
     with suppress(OSError):
         return [int(each.name) for each in Path(f"/proc/{pid}/task").iterdir()]
     return []
-
-
-def _inside(pid: int, thread: int) -> int:
-    """Return how the container calls a thread; 0 if it is gone."""
-    names = status_fields(f"{pid}/task/{thread}").get("NSpid", "").split()
-    return int(names[-1]) if names else 0
 
 
 def _io_priority(thread: int) -> int:

@@ -41,6 +41,7 @@ from protocol.manifest import (
     HOLE,
     MANIFEST_VERSION,
     Chunk,
+    DatabaseFile,
     Entry,
     EnvironmentMarks,
     HeldFile,
@@ -99,6 +100,7 @@ class ManifestHeader:
     environment: EnvironmentMarks | None = None
     held_files: tuple[HeldFile, ...] = ()
     threads: tuple[ThreadPlacement, ...] = ()
+    databases: tuple[DatabaseFile, ...] = ()
     generation: int = 0
 
 
@@ -331,6 +333,7 @@ def manifest_of(
         environment=header.environment,
         held_files=header.held_files,
         threads=header.threads,
+        databases=header.databases,
         generation=header.generation,
     )
     wrong = problem_of(manifest, header.key, header.snapshot_id)

@@ -71,6 +71,11 @@ assert ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), 0, 0) == 0  # PTRACE_S
 print("ready", flush=True)
 time.sleep(1e6)
 """
+CODE = """
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+assert libc.mmap(0x100000, 4096, 5, 0x31, -1, 0) == 0x100000
+"""
 FAULTS = "assert libc.syscall(323, 1) >= 0"
 CASES = {
     "a POSIX message queue": (QUEUE, "file-outside", "/findings"),
@@ -80,6 +85,7 @@ CASES = {
     "a netlink socket of many groups": (NETLINK, "netlink", "netlink"),
     "a vsock": (VSOCK, "socket-family", "AF_VSOCK"),
     "a userfaultfd": (FAULTS, "kernel-handle", "holds a userfaultfd (descriptor"),
+    "code in shared memory": (CODE, "code-shared", "executes code"),
     "a lock on a mapped file that two use": (LOCKS, "file-locks-lost", "/shared"),
     "a user namespace of its own": (USERS, "nested-namespaces", "namespaces"),
 }

@@ -14,7 +14,7 @@ from support.stack import Stack
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(240)]
 
-EACH_TIME = ("bash-pipeline", "perl", "python-threads")
+EACH_TIME = ("bash-pipeline", "perl", "python-threads", "sqlite")
 
 
 @pytest.fixture(scope="module")

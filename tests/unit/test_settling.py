@@ -41,7 +41,7 @@ def live() -> Any:
 
 
 def manifest(threads: tuple[ThreadPlacement, ...]) -> Any:
-    return SimpleNamespace(threads=threads)
+    return SimpleNamespace(threads=threads, databases=())
 
 
 def settler() -> Settler:

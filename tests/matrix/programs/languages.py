@@ -34,6 +34,21 @@ def _java(name: str, title: str, package: str, home: str, options: str, suite: s
     )
 
 
+def _php(name: str, title: str, option: str = "") -> Program:
+    asked = "SCRIPT_FILENAME=/i.php REQUEST_METHOD=GET cgi-fcgi -bind -connect /run/f.sock"
+    return Program(
+        name,
+        title,
+        apt=("php-fpm", "libfcgi-bin"),
+        version="php-fpm8.4 -v | head -1 | cut -d' ' -f2",
+        command="mkdir -p /run/php; printf '[global]\\ndaemonize=no\\nerror_log=/log\\n[www]\\nuser=root\\ngroup=root\\nlisten=/run/f.sock\\npm=static\\npm.max_children=2\\n' >/f.conf; "
+        f"printf '<?php echo getmypid();' >/i.php; exec php-fpm8.4 -R -F{option} -y /f.conf",
+        ready=asked,
+        build="children >/children",
+        check=f'same "$(children)" "$(cat /children)" && grep -qw "$({asked} | tail -n 1)" /children',
+    )
+
+
 LANGUAGES: Final = (
     *(_node(major) for major in (20, 22, 24)),
     Program(
@@ -49,6 +64,27 @@ LANGUAGES: Final = (
     _java("java-21", "Java 21, G1", "openjdk-21-jdk-headless", "java-21-openjdk-amd64", "-XX:+UseG1GC", "trixie"),
     _java("java-21-zgc", "Java 21, ZGC", "openjdk-21-jdk-headless", "java-21-openjdk-amd64", "-XX:+UseZGC", "trixie"),
     _java("java-25", "Java 25, G1", "openjdk-25-jdk-headless", "java-25-openjdk-amd64", "-XX:+UseG1GC", "trixie"),
+    Program(
+        "tomcat",
+        "Tomcat, a session of a page",
+        apt=("tomcat10", "openjdk-21-jdk-headless", "curl"),
+        version="dpkg-query -W -f '${Version}\\n' tomcat10",
+        command='printf \'<%%! int asked = 0; %%><%% Integer n = (Integer) session.getAttribute("n"); session.setAttribute("n", n == null ? 1 : n + 1); %%>'
+        '<%%= ++asked %%> <%%= session.getAttribute("n") %%>\\n\' >/var/lib/tomcat10/webapps/ROOT/n.jsp; '
+        "export CATALINA_BASE=/var/lib/tomcat10 CATALINA_HOME=/usr/share/tomcat10 CATALINA_TMPDIR=/tmp JAVA_HOME=/usr/lib/jvm/java-21-openjdk-amd64; exec /usr/share/tomcat10/bin/catalina.sh run",
+        ready=f"{_HTTP}n.jsp",
+        build="curl -sf -c /jar --max-time 9 http://127.0.0.1:8080/n.jsp; curl -sf -b /jar --max-time 9 http://127.0.0.1:8080/n.jsp >/before",
+        check='curl -sf -b /jar --max-time 9 http://127.0.0.1:8080/n.jsp >/now && [ "$(cut -d" " -f2 /now)" -gt "$(cut -d" " -f2 /before)" ] && [ "$(cut -d" " -f1 /now)" -gt "$(cut -d" " -f1 /before)" ]',
+    ),
+    Program(
+        "webpack",
+        "webpack, watching its sources",
+        apt=("webpack",),
+        version="dpkg-query -W -f '${Version}\\n' webpack",
+        command="mkdir -p /app/src; cd /app; echo 'module.exports = 1' >src/part.js; echo 'console.log(require(\"./part\"))' >src/index.js; exec webpack --watch --mode development",
+        ready="[ -s /app/dist/main.js ]",
+        check="mark=changed-$(date +%N); echo \"module.exports = '$mark'\" >/app/src/part.js; soon grep -q $mark /app/dist/main.js",
+    ),
     Program(
         "go",
         "Go, goroutines and channels",
@@ -84,17 +120,8 @@ LANGUAGES: Final = (
         "loop { a << n; n = b.pop; o.puts n; sleep 0.05 }'",
         check="counts",
     ),
-    Program(
-        "php-fpm",
-        "PHP-FPM",
-        apt=("php-fpm", "libfcgi-bin"),
-        version="php-fpm8.4 -v | head -1 | cut -d' ' -f2",
-        command="mkdir -p /run/php; printf '[global]\\ndaemonize=no\\nerror_log=/log\\n[www]\\nuser=root\\ngroup=root\\nlisten=/run/f.sock\\npm=static\\npm.max_children=2\\n' >/f.conf; "
-        "printf '<?php echo getmypid();' >/i.php; exec php-fpm8.4 -R -F -y /f.conf",
-        ready="SCRIPT_FILENAME=/i.php REQUEST_METHOD=GET cgi-fcgi -bind -connect /run/f.sock",
-        build="children >/children",
-        check='same "$(children)" "$(cat /children)" && grep -qw "$(SCRIPT_FILENAME=/i.php REQUEST_METHOD=GET cgi-fcgi -bind -connect /run/f.sock | tail -n 1)" /children',
-    ),
+    _php("php-fpm", "PHP-FPM as it comes, with room for its JIT"),
+    _php("php-fpm-no-jit", "PHP-FPM without room for its JIT", " -d opcache.jit_buffer_size=0"),
     Program(
         "r",
         "R",

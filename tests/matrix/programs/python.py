@@ -80,6 +80,14 @@ PYTHON: Final = (
     _counting("joblib", "joblib, processes (loky)", "count_joblib.py", version=_version("joblib"), pip=_SCIENCE),
     _counting("dask", "dask.distributed, a local cluster", "count_dask.py", version=_version("dask"), pip=_SCIENCE),
     _counting("jupyter-kernel", "Jupyter kernel and client", "kernel.py", version=_version("ipykernel"), pip=_JUPYTER),
+    _counting(
+        "jupyter-server",
+        "Jupyter server, a kernel over its websocket",
+        "jupyter_server_client.py",
+        version=_version("jupyter-server"),
+        pip=Pip("jupyterserver", ("jupyter-server", "ipykernel")),
+    ),
+    _counting("ray", "Ray, an actor", "count_ray.py", version=_version("ray"), pip=Pip("ray", ("ray",))),
     _counting("faiss", "faiss, HNSW index in memory", "count_faiss.py", version=_version("faiss-cpu"), pip=_SCIENCE),
     _counting("duckdb", "DuckDB, in memory and in a file", "count_duckdb.py", version=_version("duckdb"), pip=_SCIENCE),
 )
@@ -115,6 +123,9 @@ LEARNING: Final = (
     ),
     _training(
         "torch-ddp", "PyTorch DDP, two ranks by gloo", "train_torch.py ddp", version=_version("torch"), pip=_TORCH
+    ),
+    _training(
+        "torch-ddp-4", "PyTorch DDP, four ranks by gloo", "train_torch.py ddp 4", version=_version("torch"), pip=_TORCH
     ),
     _training("scikit-learn", "scikit-learn", "train_sklearn.py", version=_version("scikit-learn"), pip=_SCIENCE),
     _training(

@@ -115,6 +115,16 @@ SERVERS: Final = (
         'same "$(curl -sf http://127.0.0.1:9090/api/v1/status/runtimeinfo | grep -o startTime[^,]*)" "$(cat /started)"',
     ),
     Program(
+        "influxdb",
+        "InfluxDB",
+        apt=("influxdb", "influxdb-client"),
+        version="influxd version | cut -d' ' -f2",
+        command="mkdir -p /root/.influxdb; exec influxd",
+        ready="influx -execute 'show databases'",
+        build="influx -execute 'create database d'; for i in 1 2 3; do influx -database d -execute \"insert m,k=a v=$i\"; done",
+        check='[ "$(influx -database d -execute "select sum(v) from m" -format csv | tail -1 | cut -d, -f3)" -ge 6 ] && influx -database d -execute "insert m,k=a v=1"',
+    ),
+    Program(
         "nginx",
         "nginx, two workers",
         apt=("nginx-light", "curl"),

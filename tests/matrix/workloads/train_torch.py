@@ -1,4 +1,4 @@
-"""A PyTorch training run on the CPU with Adam and dropout; arguments: `workers` (DataLoader's processes) or `ddp` (two ranks by gloo)."""
+"""A PyTorch training run on the CPU with Adam and dropout; arguments: `workers` (DataLoader's processes) or `ddp` (two ranks by gloo, or so many)."""
 
 import os
 import sys
@@ -46,6 +46,7 @@ def train(rank, ranks):
 
 if __name__ == "__main__":
     if "ddp" in sys.argv:
-        torch.multiprocessing.spawn(train, args=(2,), nprocs=2)
+        ranks = int(sys.argv[2]) if len(sys.argv) > 2 else 2
+        torch.multiprocessing.spawn(train, args=(ranks,), nprocs=ranks)
     else:
         train(0, 1)
