@@ -89,6 +89,13 @@ PYTHON: Final = (
     ),
     _counting("ray", "Ray, an actor", "count_ray.py", version=_version("ray"), pip=Pip("ray", ("ray",))),
     _counting("faiss", "faiss, HNSW index in memory", "count_faiss.py", version=_version("faiss-cpu"), pip=_SCIENCE),
+    _counting(
+        "qdrant",
+        "Qdrant Edge, a shard on disk",
+        "count_qdrant.py",
+        version=_version("qdrant-edge-py"),
+        pip=Pip("qdrant", ("qdrant-edge-py",)),
+    ),
     _counting("duckdb", "DuckDB, in memory and in a file", "count_duckdb.py", version=_version("duckdb"), pip=_SCIENCE),
 )
 

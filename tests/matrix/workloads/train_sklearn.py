@@ -14,6 +14,7 @@ with open("/out", "a", buffering=1) as out:
         inputs = random.normal(size=(200, 16))
         target = inputs[:, 0] * 2 + random.normal(size=200)
         forest = RandomForestRegressor(n_estimators=8, n_jobs=2, random_state=step).fit(inputs, target)
+        forest.set_params(n_jobs=1)  # threads would add the predictions of the trees in any order
         model.partial_fit(inputs, forest.predict(inputs))
         print(step, file=out)
         time.sleep(0.1)
