@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from nodeworker.domain.wishes import FRESH, INTERVAL, REQUIRE_RESTORE
-from protocol.durations import InvalidAmountError, parse_interval
+from nodeworker.domain import wishes
+from nodeworker.domain.wishes import FRESH, INTERVAL, REQUIRE_RESTORE, InvalidWishError
+from protocol.durations import InvalidAmountError, parse_bytes, parse_interval
 
 OCI_VERSION = "1.0.2"
 _SHM_BYTES = 64 * 1024 * 1024
@@ -53,6 +54,15 @@ _MASKED_PATHS = [
 ]
 _READONLY_PATHS = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 _RESERVED_DESTINATIONS = ("/proc", "/sys", "/dev")
+_RESERVED_ANNOTATIONS = ("io.kubernetes.", "org.criu.")
+"""By which an engine tells of the container, and runc finds CRIU's configuration."""
+_ANNOTATION_NAME = re.compile(
+    r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII
+)
+_DOCKER_BYTES = re.compile(r"(\d{1,12})([bkmg])", re.ASCII | re.IGNORECASE)
+_DOCKER_UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_LEAST_MEMORY_BYTES = 6 << 20
+"""Docker's; below it not even runc's own process finds room."""
 
 
 class BadInputError(ValueError):
@@ -86,6 +96,9 @@ class ContainerSpec(msgspec.Struct, frozen=True):
     """Whether it may not start cold while the id has snapshots."""
     fresh: str = ""
     """That it is to start without its past, as the annotation wants it."""
+    annotations: tuple[tuple[str, str], ...] = ()
+    memory_bytes: int | None = None
+    """How much memory it may have; None for as much as there is."""
     hidden: tuple[str, ...] = ()
     """Directories of the host that the container must not see through its root filesystem."""
 
@@ -164,6 +177,63 @@ def parse_env(text: str, reserved: str) -> tuple[str, str]:
     return name, value
 
 
+def parse_annotation(text: str) -> tuple[str, str]:
+    """Read ``KEY=VALUE``.
+
+    Raises:
+        BadInputError: naming ``--annotation`` and what is wrong.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise BadInputError("--annotation", f"{text!r} is not KEY=VALUE")
+    if not _ANNOTATION_NAME.fullmatch(name):
+        raise BadInputError("--annotation", f"{name!r} is not an annotation's key, such as woodfrog.io/on-stop")
+    if name.startswith(_RESERVED_ANNOTATIONS):
+        raise BadInputError("--annotation", f"{name} is set by `woodfrog run` itself")
+    if name.startswith("woodfrog.io/") and name not in wishes.ANNOTATIONS:
+        raise BadInputError(
+            "--annotation", f"{name} is none of Woodfrog's annotations: {', '.join(sorted(wishes.ANNOTATIONS))}"
+        )
+    try:
+        wishes.read({name: value})
+    except InvalidWishError as problem:
+        raise BadInputError("--annotation", str(problem)) from problem
+    return name, value
+
+
+def check_annotations(annotations: tuple[tuple[str, str], ...], taken: dict[str, str]) -> None:
+    """Refuse a key that is given twice, or that an option sets; ``taken`` says which options were given, by their keys.
+
+    Raises:
+        BadInputError: naming ``--annotation`` and the key.
+    """
+    seen: set[str] = set()
+    for name, _ in annotations:
+        if name in seen:
+            raise BadInputError("--annotation", f"{name} is given twice")
+        if name in taken:
+            raise BadInputError("--annotation", f"{name} is what {taken[name]} sets; give one of the two")
+        seen.add(name)
+
+
+def parse_memory(text: str) -> int:
+    """Read an amount of memory, ``512MiB`` or, as docker has it, ``512m``.
+
+    Raises:
+        BadInputError: naming ``--memory``.
+    """
+    if docker := _DOCKER_BYTES.fullmatch(text):
+        amount = int(docker[1]) * _DOCKER_UNITS[docker[2].lower()]
+    else:
+        try:
+            amount = parse_bytes(text)
+        except InvalidAmountError as problem:
+            raise BadInputError("--memory", f"{problem}, nor 512m or 2g") from problem
+    if amount < _LEAST_MEMORY_BYTES:
+        raise BadInputError("--memory", f"{text!r} is less than a container needs to start, 6 MiB")
+    return amount
+
+
 def check_interval(text: str) -> str:
     """Return ``text`` if it says how often to dump.
 
@@ -233,6 +303,7 @@ def oci_config(
         "hostname": spec.hostname,
         "mounts": [*_system_mounts(own_shm=own_shm), *(_bind(mount) for mount in spec.mounts)],
         "annotations": {
+            **dict(spec.annotations),
             "io.kubernetes.cri.image-name": spec.image,
             **({INTERVAL: spec.interval} if spec.interval is not None else {}),
             **({REQUIRE_RESTORE: "true"} if spec.require_restore else {}),
@@ -244,7 +315,10 @@ def oci_config(
                 *({"type": kind} for kind in ("pid", "mount", "uts", "ipc")),
                 {"type": "network", "path": str(network)},
             ],
-            "resources": {"devices": [{"allow": False, "access": "rwm"}]},
+            "resources": {
+                "devices": [{"allow": False, "access": "rwm"}],
+                **({"memory": {"limit": spec.memory_bytes}} if spec.memory_bytes is not None else {}),
+            },
             "maskedPaths": [*_MASKED_PATHS, *spec.hidden],
             "readonlyPaths": _READONLY_PATHS,
         },

@@ -21,7 +21,22 @@ from process.printable import printable, printable_output
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
 from protocol.requests import View
-from woodfrog import ask, check, containers, demo, dev, engines, kept, migrate, page, past, streams, unstored
+from woodfrog import (
+    ask,
+    check,
+    containers,
+    demo,
+    dev,
+    engines,
+    kept,
+    migrate,
+    page,
+    past,
+    run_verb,
+    sessions,
+    streams,
+    unstored,
+)
 from woodfrog import snapshots as snapshots_
 from woodfrog.output import Column, Form, ListForm, put_json, put_list
 from woodfrog.reach import reach_of
@@ -300,7 +315,9 @@ def demo_(output: Output = Form.TABLE) -> None:
         demo.show(output)
 
 
+run_verb.register(app)
 containers.register(app, get)
+sessions.register(app)
 kept.register(app)
 snapshots_.register(app)
 past.register(app)

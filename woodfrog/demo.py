@@ -30,7 +30,7 @@ from process.nats import connect
 from protocol import subjects
 from protocol.failures import Failure, FailureError
 from protocol.local import ContainerStatus
-from woodfrog import ask, run
+from woodfrog import ask, orphans
 from woodfrog.output import Form
 from woodfrog.state import Description, StateDirectory
 
@@ -137,7 +137,7 @@ def _runs(stack: Description) -> Iterator[list[subprocess.Popen[str]]]:
     finally:
         for process in runs:
             _end(process)
-        run.remove_all(stack)
+        orphans.remove_all(stack)
 
 
 def _end(process: subprocess.Popen[str], grace_seconds: float = _END_SECONDS) -> None:

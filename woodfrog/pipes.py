@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 import threading
-from contextlib import suppress
-from typing import BinaryIO
+from collections.abc import Callable
 
 _OUTPUT_SECONDS = 5.0
+_CHUNK_BYTES = 1 << 16
 
 
 class Output:
     """The container's standard streams: pipes, because CRIU can hand a pipe on to a restored process and a terminal not."""
 
-    def __init__(self) -> None:
+    def __init__(self, to_stdout: Callable[[bytes], None], to_stderr: Callable[[bytes], None]) -> None:
         self.stdin, closed = os.pipe()
         os.close(closed)  # the container reads end-of-file
         read_out, self.stdout = os.pipe()
         read_err, self.stderr = os.pipe()
         self._threads = [
-            threading.Thread(target=_carry, args=(read_out, sys.stdout.buffer), daemon=True),
-            threading.Thread(target=_carry, args=(read_err, sys.stderr.buffer), daemon=True),
+            threading.Thread(target=_carry, args=(read_out, to_stdout), daemon=True),
+            threading.Thread(target=_carry, args=(read_err, to_stderr), daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -41,17 +39,7 @@ class Output:
             thread.join(_OUTPUT_SECONDS)
 
 
-def _carry(source: int, sink: BinaryIO) -> None:
+def _carry(source: int, sink: Callable[[bytes], None]) -> None:
     with open(source, "rb", buffering=0) as pipe:
-        shutil.copyfileobj(pipe, _Unbuffered(sink))
-
-
-class _Unbuffered:
-    def __init__(self, sink: BinaryIO) -> None:
-        self._sink = sink
-
-    def write(self, data: bytes) -> int:
-        with suppress(BrokenPipeError, ValueError):  # nobody reads us any more: the container need not suffer from it
-            self._sink.write(data)
-            self._sink.flush()
-        return len(data)
+        while data := pipe.read(_CHUNK_BYTES):
+            sink(data)

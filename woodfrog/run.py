@@ -1,4 +1,4 @@
-"""``woodfrog run``: a protected container in the foreground, through the same OCI runtime that an engine calls.
+"""``woodfrog run``: one protected container from its bundle to its exit code, through the same OCI runtime that an engine calls.
 
 It plays containerd's part: makes a bundle and a root filesystem, calls ``create`` and ``start``, carries the output,
 passes the stop signal on, waits for the first process, and calls ``delete``. What makes a container go on happens in the
@@ -12,9 +12,7 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
-import uuid
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -27,12 +25,14 @@ from nodeworker.threads import in_daemon_thread
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, ContainerId, SnapshotId
 from protocol.local import ContainerStatus, TellDeleted
-from woodfrog import ask, next_start
+from woodfrog import ask, next_start, orphans
 from woodfrog.bundle import ContainerSpec, oci_config, write_config
+from woodfrog.command_errors import command_error
+from woodfrog.console import Console
 from woodfrog.interrupts import deferred, interruptible, uninterrupted
-from woodfrog.layers import LAYERS, Layers, offer, read_owner
+from woodfrog.layers import LAYERS, Layers, offer
 from woodfrog.output import Form
-from woodfrog.overlay import ContainerDirectory, orphans
+from woodfrog.overlay import ContainerDirectory
 from woodfrog.pipes import Output
 from woodfrog.runtime import STOP_SECONDS, VERB_SECONDS, Runtime, runtime_failed
 from woodfrog.state import Description
@@ -41,13 +41,13 @@ from woodfrog.stopping import uncaptured
 _PR_SET_CHILD_SUBREAPER = 36
 _CREATE_SECONDS = 1800.0
 _TELL_SECONDS = 3.0
+_SETTLE_SECONDS = 10.0
 NOT_CAPTURED = 125
-"""Exit code of a container that was stopped here and whose work was not captured."""
+"""Exit code where Woodfrog itself failed: the container could not be started, or was stopped and not captured. Docker's is the same."""
 _POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 2.0
 _RUNTIME_LOG = "runtime.log"
-_NOTHING_TO_CAPTURE = frozenset({"container-unknown", "not-running"})
-_NOTHING_TO_SAY = _NOTHING_TO_CAPTURE | {"stop-ignored"}
+_NOTHING_TO_SAY = orphans.NOTHING_TO_CAPTURE | {"stop-ignored"}
 _libc = ctypes.CDLL(None)
 
 
@@ -59,7 +59,7 @@ class InterruptedCreateError(Exception):
         self.number = number
 
 
-class Foreground:
+class SupervisedContainer:
     """One container from its bundle to its exit code."""
 
     def __init__(
@@ -68,6 +68,8 @@ class Foreground:
         key: CheckpointKey,
         spec: ContainerSpec,
         lower: Path,
+        container_id: ContainerId,
+        console: Console,
         form: Form = Form.TABLE,
         *,
         from_layer: str | None = None,
@@ -77,7 +79,8 @@ class Foreground:
         self._spec = spec
         self._lower = lower
         self._form = form
-        self.container_id = ContainerId(uuid.uuid4().hex[:16])
+        self.container_id = container_id
+        self._console = console
         self._runtime = Runtime(described, self.container_id)
         self._creating: asyncio.subprocess.Process | None = None
         self._signals = 0
@@ -108,7 +111,7 @@ class Foreground:
             return self._run()
 
     def _run(self) -> int:
-        _clear_orphans(self._described)
+        orphans.clear(self._described)
         place = Path(self._described.containers) / self.container_id
         with ExitStack() as made:
             with deferred():
@@ -179,7 +182,7 @@ class Foreground:
 
     async def _live(self, bundle: Path) -> int:
         loop = asyncio.get_running_loop()
-        output = Output()
+        output = Output(self._console.stdout, self._console.stderr)
         stopping = self._stopping
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin_stop, number)
@@ -192,6 +195,7 @@ class Foreground:
             watched = os.pidfd_open(init)
             loop.add_reader(watched, gone.set)
             try:
+                self._console.created()
                 await self._call("start", self.container_id)
                 self._ran = True
                 told = asyncio.create_task(asyncio.to_thread(self._tell_start, bundle / _RUNTIME_LOG))
@@ -236,12 +240,12 @@ class Foreground:
         if self._stopped_by:
             raise InterruptedCreateError(self._stopped_by)
         if code != 0:
+            words = " ".join(
+                entry["msg"] for entry in _entries(log) if entry.get("level") == "error" and "msg" in entry
+            )
+            cause = f"the container could not be created (exit code {code})"
             raise FailureError(
-                Failure(
-                    "create-failed",
-                    f"the container could not be created (exit code {code})",
-                    "The line above says why.",
-                )
+                command_error(words, self._spec.args[0]) or Failure("create-failed", cause, "The line above says why.")
             )
         return int(pid_file.read_text())
 
@@ -257,8 +261,8 @@ class Foreground:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        if process.returncode != 0:
-            raise runtime_failed(command, said.decode(errors="replace").strip())
+        if process.returncode:
+            raise runtime_failed(command, process.returncode, said.decode(errors="replace"))
 
     async def _tell_progress(self) -> None:
         """Say what a start that takes a while is doing, whenever that changes."""
@@ -309,6 +313,10 @@ class Foreground:
 
     def _tell_start(self, runtime_log: Path) -> None:
         """Say how it started, and why; nothing of it delays the container."""
+        self._say_start(runtime_log)
+        self._console.started()
+
+    def _say_start(self, runtime_log: Path) -> None:
         status = self._status()
         if status is None:
             unprotected = next(iter(_warnings(runtime_log)), None)
@@ -324,6 +332,10 @@ class Foreground:
     def _tell_capture(self) -> None:
         """Say what it was captured as, and what the next start goes on from; wait a moment for it to be stored."""
         status = self._status()
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while status is not None and status.state == "dumping" and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)  # its processes are dead, and whoever stopped it is about to write down as what
+            status = self._status()
         if status is None or status.captured_as is None:
             if self._unanswered is not None:
                 words = next_start.after_refusal(self._key.id, str(self._unanswered), self._latest())
@@ -353,13 +365,12 @@ class Foreground:
         return []
 
     def _say(self, event: str, words: str, snapshot_id: SnapshotId | None = None) -> None:
-        """Tell the user on standard error; standard output is the container's."""
+        """Tell the user; on a terminal on standard error, because standard output is the container's."""
         line = f"woodfrog: {words}"
         if self._form is Form.JSON:
             told = {"event": event, "container_id": self.container_id, "snapshot_id": snapshot_id, "message": words}
             line = msgspec.json.encode(told).decode()
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+        self._console.say(line)
 
     def _tell_end(self, code: int) -> None:
         with suppress(FailureError):
@@ -369,47 +380,10 @@ class Foreground:
 
 def _warnings(runtime_log: Path) -> list[str]:
     """Read what the runtime warned of: a container that is not protected is known to nobody else."""
+    return [entry["msg"] for entry in _entries(runtime_log) if entry.get("level") == "warning" and "msg" in entry]
+
+
+def _entries(runtime_log: Path) -> list[dict[str, str]]:
     with suppress(OSError, msgspec.DecodeError):
-        entries = [msgspec.json.decode(line, type=dict[str, str]) for line in runtime_log.read_bytes().splitlines()]
-        return [entry["msg"] for entry in entries if entry.get("level") == "warning" and "msg" in entry]
+        return [msgspec.json.decode(line, type=dict[str, str]) for line in runtime_log.read_bytes().splitlines()]
     return []
-
-
-def _clear_orphans(described: Description) -> None:
-    """Capture, end and remove containers whose ``woodfrog run`` was killed: nobody would wait for them any more.
-
-    One that runs and cannot be captured is left alone: ending it would throw its work away.
-    """
-    for directory in orphans(Path(described.containers)):
-        container_id = ContainerId(directory.path.name)
-        failure = uncaptured(described, container_id)
-        if failure is None or failure.code in _NOTHING_TO_CAPTURE:
-            Runtime(described, container_id).delete()
-            if failure is not None:
-                _keep_orphan(described, directory)
-            directory.remove()
-        else:
-            directory.unlock()
-            sys.stderr.write(
-                f"woodfrog: the `woodfrog run` of container {container_id} was killed, and it cannot be captured: {failure}\n"
-                f"woodfrog: {container_id} runs on; `woodfrog stop` ends it\n"
-            )
-
-
-def _keep_orphan(described: Description, directory: ContainerDirectory) -> None:
-    """Keep the layer of a container that ended while nobody waited for it, as far as its bundle says whose it is."""
-    with suppress(OSError, FailureError):
-        found = read_owner(directory.path, described)
-        if found is not None:
-            directory.unmount()
-            why = "its `woodfrog run` was killed and it had ended"
-            Layers(Path(described.state_dir) / LAYERS).keep(
-                directory.upper, found[0], directory.path.name, found[1], why
-            )
-
-
-def remove_all(described: Description) -> None:
-    """End and remove the containers whose `woodfrog run` is gone, whatever they do, without a last snapshot."""
-    for directory in orphans(Path(described.containers)):
-        Runtime(described, directory.path.name).delete()
-        directory.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -45,11 +46,21 @@ class Runtime:
                 command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as problem:
-            raise runtime_failed(command, str(problem)) from problem
+            raise _failed(command, str(problem)) from problem
         if done.returncode != 0:
-            raise runtime_failed(command, done.stderr.strip())
+            raise runtime_failed(command, done.returncode, done.stderr)
 
 
-def runtime_failed(command: list[str], said: str) -> FailureError:
-    """Make the failure of a verb out of what the runtime said."""
-    return FailureError(Failure("runtime-failed", f"{Path(command[0]).name}: {said}", "The line above says why."))
+def runtime_failed(command: list[str], code: int, said: str) -> FailureError:
+    """Make the failure of a verb out of the runtime's exit code, as ``subprocess`` has it, and what it said."""
+    name = Path(command[0]).name
+    if code < 0:
+        by = f"by signal {-code}" + (", as when memory runs out" if -code == signal.SIGKILL else "")
+        advice = "The container is as it was, or has ended: look at `woodfrog ps`, and try again. The kernel's log (`dmesg`) tells of memory that ran out."
+        return FailureError(Failure("runtime-killed", f"{name} was killed {by} before it was done", advice))
+    return _failed(command, said.strip() or f"it ended with exit code {code} without a word")
+
+
+def _failed(command: list[str], why: str) -> FailureError:
+    advice = "`woodfrog ps` shows the state of the container; `woodfrog doctor` whether runc works on this machine."
+    return FailureError(Failure("runtime-failed", f"{Path(command[0]).name}: {why}", advice))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import typer
 
 from controlplane import story
 from process.printable import printable
-from protocol.failures import FailureError
+from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, InvalidIdError
 from woodfrog.bundle import BadInputError
 from woodfrog.output import Column, Form, ListForm
@@ -52,7 +52,7 @@ def _cell(name: str, row: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def telling() -> Iterator[None]:
+def telling(exit_code: Callable[[Failure], int] = lambda _failure: 1) -> Iterator[None]:
     """Turn what goes wrong into a line on standard error and an exit code."""
     try:
         yield
@@ -61,7 +61,7 @@ def telling() -> Iterator[None]:
         sys.stderr.write(f"woodfrog: {printable(str(failure))}\n")
         if failure.detail:
             sys.stderr.write("".join(f"    {line}\n" for line in failure.detail.splitlines()))
-        raise typer.Exit(1) from problem
+        raise typer.Exit(exit_code(failure)) from problem
     except (BadInputError, InvalidIdError) as problem:
         sys.stderr.write(f"woodfrog: {printable(str(problem))}\n")
         raise typer.Exit(2) from problem

@@ -114,7 +114,7 @@ def test_a_restore_that_is_required_is_refused_rather_than_cold(stack: Stack, tm
     left(stack, "required", "--require-restore", "--mount", f"{tmp_path}:/v")
     refused = stack.popen_run("required", *COUNT, options=("--require-restore",))
     _, said = refused.communicate(timeout=60)
-    assert refused.returncode == 1
+    assert refused.returncode == 125
     assert "(restore-required)" in said
     assert "the new container has no mount at /v" in said
 
@@ -268,7 +268,7 @@ def test_a_layer_is_not_lost_when_the_container_over_it_cannot_be_created(stack:
     run.stop()
     failed = stack.popen_run("uncreated", "/no/such/program", options=("--from-layer", "newest"))
     failed.communicate(timeout=60)
-    assert failed.returncode == 1
+    assert failed.returncode == 127
     (kept,) = stack.json("get", "layers")
     again = stack.run("uncreated", *DATABASE, options=("--from-layer", kept["layer"]))
     again.until_lines("/count", 6)

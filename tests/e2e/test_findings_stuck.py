@@ -94,7 +94,7 @@ def test_a_restore_does_not_wait_for_a_lock_that_somebody_holds(stack: Stack, tm
     with held(tmp_path / "lock", call) as holder:
         refused = stack.popen_run(name, "true", options=(*options, "--require-restore"))
         _, said = refused.communicate(timeout=120)
-        assert refused.returncode == 1
+        assert refused.returncode == 125
         assert "(restore-required)" in said
         (failed,) = [event["data"] for event in stack.history(name) if event["type"] == "incarnation.restore-failed"]
         assert failed["failure"]["code"] == "lock-taken"

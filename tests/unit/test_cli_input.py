@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from support.cli import described, woodfrog
 
-from woodfrog.cli import app
 from woodfrog.output import Form, put, table
-from woodfrog.state import Description, StateDirectory
 
 pytestmark = pytest.mark.timeout(10)
 
@@ -20,27 +18,7 @@ COLUMNS = [("ID", lambda row: row["id"]), ("EXIT CODE", lambda row: row.get("exi
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     """The state directory of a stack that was started once and runs no more."""
-    directory = StateDirectory(tmp_path)
-    directory.describe(
-        Description(
-            state_dir=str(tmp_path),
-            nats_url="nats://127.0.0.1:1",
-            socket=str(directory.run / "worker.sock"),
-            runtime=str(directory.runtime),
-            runc_root=str(directory.run / "runc"),
-            containers=str(tmp_path / "containers"),
-            store=str(directory.store),
-            spool=str(directory.worker / "spool"),
-            database=str(directory.database),
-            cluster="local",
-            namespace="default",
-        )
-    )
-    return tmp_path
-
-
-def woodfrog(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return described(tmp_path)
 
 
 @pytest.mark.parametrize("bad", ["a/b", "..", "", "x" * 300, "tab\there", "-dash", "dot.", "new\nline"])
