@@ -34,7 +34,8 @@ def main() -> int:
             seed=number("CHAOS_SEED", 1),
             seconds=number("CHAOS_SECONDS", 600),
             ids=number("CHAOS_IDS", 30),
-            running=number("CHAOS_RUNNING", 2 * (os.cpu_count() or 1)),
+            running=number("CHAOS_RUNNING", (8 if where == "cluster" else 2) * (os.cpu_count() or 1)),
+            lanes=number("CHAOS_LANES", 6 if where == "cluster" else 1),
         )
         run.run()
     _BUILD.mkdir(parents=True, exist_ok=True)

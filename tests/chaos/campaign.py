@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +25,7 @@ from .programs import PROGRAMS, Program, gap
 
 _RETRIES: Final = 3
 _HARM_SECONDS: Final = 3.0
+_BETWEEN_HARMS_SECONDS: Final = (5.0, 25.0)
 _OPERATIONS: Final = {"checkpoint": 3, "stop": 4, "crash": 2, "trouble": 2}
 
 
@@ -52,21 +54,31 @@ class Id:
 
 
 @dataclass
+class Lane:
+    """Ids of which one does something at a time."""
+
+    chance: random.Random
+    ids: list[Id]
+    running: int
+    harms: bool
+
+
+@dataclass
 class Campaign:
-    """One run."""
+    """One run. Where things take their time, several lanes do them side by side, and harm is done in one of its own."""
 
     place: Place
     seed: int
     seconds: float
     ids: int
     running: int
+    lanes: int = 1
     acts: list[Act] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     events: int = 0
     took: float = 0.0
 
     def __post_init__(self) -> None:
-        self.chance = random.Random(self.seed)
         kinds = [PROGRAMS[number % len(PROGRAMS)] for number in range(self.ids)]
         self.all = [Id(f"chaos-{number:02}-{program.kind}", program) for number, program in enumerate(kinds)]
         self._began = 0.0
@@ -74,15 +86,22 @@ class Campaign:
     def run(self) -> None:
         """Do things until the time is up, then start every id once more and account for it."""
         self._began = time.monotonic()
-        while time.monotonic() - self._began < self.seconds:
-            self._step()
-        until(self.place.healthy, 120, saying="everything answers again")
-        for one in self.all:
-            if one.live is None and one.starts:
-                self._start(one, "")
-            if one.live is not None:
-                self._stop(one)
-            one.outcome = one.starts[-1] if one.starts else "never started"
+        lanes = [
+            Lane(
+                random.Random(f"{self.seed}/{number}"),
+                self.all[number :: self.lanes],
+                self.running // self.lanes,
+                self.lanes == 1,
+            )
+            for number in range(self.lanes)
+        ]
+        with ThreadPoolExecutor(self.lanes + 1) as threads:
+            harming = threads.submit(self._harm) if self.lanes > 1 else None
+            list(threads.map(self._act, lanes))
+            if harming is not None:
+                harming.result()
+            until(self.place.healthy, 120, saying="everything answers again")
+            list(threads.map(self._finish, lanes))
         log = self.place.log()
         self.events = len(log)
         self.violations += found_in(log)
@@ -94,14 +113,41 @@ class Campaign:
         counted = Counter(each.rule for each in self.violations)
         return {rule: counted[rule] for rule in Rule}
 
-    def _step(self) -> None:
+    def _act(self, lane: Lane) -> None:
+        while time.monotonic() - self._began < self.seconds:
+            self._step(lane)
+
+    def _harm(self) -> None:
+        """Do one harm after the other, whatever the lanes do."""
+        chance = random.Random(f"{self.seed}/harm")
+        while time.monotonic() - self._began < self.seconds:
+            time.sleep(chance.uniform(*_BETWEEN_HARMS_SECONDS))
+            harms = self.place.harms()
+            name = chance.choice(sorted(harms))
+            act = Act(time.monotonic() - self._began, "", "harm", name)
+            self.acts.append(act)
+            end = harms[name]()
+            time.sleep(_HARM_SECONDS)
+            end()
+            act.result = f"ended after {time.monotonic() - self._began - act.at:.0f} s"
+
+    def _finish(self, lane: Lane) -> None:
+        for one in lane.ids:
+            if one.live is None and one.starts:
+                self._start(one, "")
+            if one.live is not None:
+                self._stop(one)
+            one.outcome = one.starts[-1] if one.starts else "never started"
+
+    def _step(self, lane: Lane) -> None:
         """Let one id do one thing, sometimes while something is harmed."""
-        up = [one for one in self.all if one.live is not None]
+        chance = lane.chance
+        up = [one for one in lane.ids if one.live is not None]
         harms = self.place.harms()
-        harm = self.chance.choice(sorted(harms)) if self.chance.random() < 0.4 else ""
-        fresh = len(up) < self.running and (not up or self.chance.random() < 0.5)
-        one = self.chance.choice([one for one in self.all if one.live is None] if fresh else up)
-        what = "start" if fresh else self.chance.choices(list(_OPERATIONS), list(_OPERATIONS.values()))[0]
+        harm = chance.choice(sorted(harms)) if chance.random() < 0.4 and lane.harms else ""
+        fresh = len(up) < lane.running and (not up or chance.random() < 0.5)
+        one = chance.choice([one for one in lane.ids if one.live is None] if fresh else up)
+        what = "start" if fresh else chance.choices(list(_OPERATIONS), list(_OPERATIONS.values()))[0]
         act = Act(time.monotonic() - self._began, one.name, what, harm)
         self.acts.append(act)
         end = harms[harm]() if harm else None

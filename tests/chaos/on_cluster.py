@@ -22,7 +22,7 @@ import yaml
 from support.install import NAMESPACE, Installation
 from support.kube import BIN, Cluster, CommandFailedError, Object, running, until
 
-from protocol.events import AnyEvent, Event
+from protocol.events import AnyEvent, Event, KeyEvent
 
 from .place import Ended, Live, Place
 from .programs import RECORD, VOLUME, Program
@@ -70,11 +70,10 @@ class OnCluster:
         self._cluster.delete("pod", live.pod)
         until(lambda: live.pod not in self._pods(live.name), 180, f"{live.pod} is gone")
         try:
-            until(lambda: self._dumped(live.name, before), 30, "its final snapshot is recorded")
+            made = until(lambda: self._dumped(live.name, before), 30, "its final snapshot is recorded")
         except AssertionError:
             return Ended(False, "no final snapshot was stored in time")
-        made = [row for row in self._snapshots(live.name) if row["snapshot_id"] not in before]
-        return Ended(made[-1]["status"] == "valid", str(made[-1]))
+        return Ended(made["status"] == "valid", str(made))
 
     def crash(self, live: Live) -> None:
         assert isinstance(live, _Pod)
@@ -118,12 +117,15 @@ class OnCluster:
         return "open an exec session"
 
     def log(self) -> list[tuple[AnyEvent, datetime]]:
+        """Those of this run's ids and of nodes: of an older version's events a rule may not know what they left out."""
         rows = self._woodfrog.ask("get", "events", "--limit", "1000000")
         found: list[tuple[AnyEvent, datetime]] = []
         for row in rows:
             with suppress(msgspec.ValidationError):
                 data = row["data"] if isinstance(row["data"], str) else msgspec.json.encode(row["data"])
-                found.append((msgspec.json.decode(data, type=Event), datetime.fromisoformat(row["occurred_at"])))
+                event = msgspec.json.decode(data, type=Event)
+                if not isinstance(event, KeyEvent) or event.key.id.endswith(f"-{self._run}"):
+                    found.append((event, datetime.fromisoformat(row["occurred_at"])))
         return found
 
     def healthy(self) -> bool:
@@ -151,10 +153,9 @@ class OnCluster:
             return []
         return found
 
-    def _dumped(self, name: str, before: set[str]) -> bool:
-        return any(
-            row["snapshot_id"] not in before and row["status"] in {"valid", "failed"} for row in self._snapshots(name)
-        )
+    def _dumped(self, name: str, before: set[str]) -> Object | None:
+        rows = [row for row in self._snapshots(name) if row["snapshot_id"] not in before]
+        return rows[-1] if rows and rows[-1]["status"] in {"valid", "failed"} else None
 
     def _started(self, name: str, container: str) -> Any:
         for row in self._woodfrog.ask("history", self._id(name)):
