@@ -1,0 +1,158 @@
+"""Captures that the store does not take are restored from the spool: proved, without using it up, and from nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from support.outage import Outage
+
+from nodeworker.capture.spool import Spool
+from nodeworker.copies import Copies
+from nodeworker.fetching import Fetched, Fetcher
+from nodeworker.journal import DumpRecord
+from nodeworker.spooled import Spooled
+from protocol.events import SnapshotStored, SnapshotStoreDelayed
+from protocol.failures import FailureError
+from protocol.manifest import TreeName
+from protocol.requests import RestoreFrom
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+
+CONTENT = os.urandom((2 << 20) + 17)
+
+
+@pytest.fixture
+def outage(tmp_path: Path) -> Iterator[Outage]:
+    made = Outage(tmp_path)
+    yield made
+    made.journal.close()
+
+
+async def waiting(outage: Outage, tmp_path: Path) -> DumpRecord:
+    """A capture with a layer, which the store has refused."""
+    layer = tmp_path / "layer"
+    layer.mkdir()
+    (layer / "file").write_bytes(CONTENT)
+    with (layer / "sparse").open("wb") as file:
+        file.seek(5 << 20)
+        file.write(b"end")
+        file.truncate(64 << 20)
+    (layer / "link").symlink_to("file")
+    outage.away()
+    record = outage.capture(1, final=True, layer=layer)
+    outage.storer.store(record)
+    await outage.refused(2)
+    return record
+
+
+def choice(outage: Outage, record: DumpRecord) -> RestoreFrom:
+    """What the control plane says of what was reported."""
+    (delayed,) = outage.of(SnapshotStoreDelayed)
+    assert isinstance(delayed, SnapshotStoreDelayed)
+    assert delayed.taken_on is not None
+    assert delayed.taken_from == record.facts
+    return RestoreFrom(
+        incarnation=record.incarnation,
+        snapshot_id=record.snapshot_id,
+        manifest_digest=delayed.manifest_digest,
+        reason="",
+        unstored=True,
+    )
+
+
+def fetcher(outage: Outage) -> Fetcher:
+    none = Copies(outage.settings.copies, limit_bytes=0, limit_seconds=1)
+    return Fetcher(outage.store, none, Spooled(outage.settings.spool, outage.journal))
+
+
+def fetch(outage: Outage, record: DumpRecord, into: Path) -> Fetched:
+    into.mkdir()
+    return fetcher(outage).fetch(record.key, choice(outage, record), into / "images")
+
+
+def layer_of(fetched: Fetched, into: Path) -> dict[str, bytes]:
+    """Read all files of the layer."""
+    into.mkdir()
+    tree = next(tree for tree in fetched.manifest.trees if tree.name is TreeName.LAYER)
+    with fetched.reader(tree) as read_into:
+        for entry in tree.entries:
+            if entry.kind == "file":
+                with (into / entry.path).open("wb") as file:
+                    read_into(entry, file.fileno())
+    return {path.name: path.read_bytes() for path in into.iterdir()}
+
+
+def code_of(problem: pytest.ExceptionInfo[FailureError]) -> str:
+    return problem.value.failure.code
+
+
+async def test_it_is_restored_although_it_is_stored_and_gone_from_the_spool_meanwhile(
+    outage: Outage, tmp_path: Path
+) -> None:
+    record = await waiting(outage, tmp_path)
+    fetched = fetch(outage, record, tmp_path / "fetched")
+    assert [tree.name for tree in fetched.manifest.trees] == [TreeName.PROCESSES, TreeName.LAYER]
+    assert (fetched.images / "inventory.img").read_bytes() == b"images"
+    (fetched.images / "new").write_bytes(b"as a restore does")
+    (fetched.images / "new").rename(fetched.images / "inventory.img")
+    outage.back()
+    await outage.storer.wait(record.snapshot_id)
+    assert not list(outage.settings.spool.iterdir())
+    outage.away()
+    files = layer_of(fetched, tmp_path / "layer-back")
+    assert files["file"] == CONTENT
+    assert files["sparse"] == bytes(5 << 20) + b"end" + bytes((64 << 20) - (5 << 20) - 3)
+    outage.back()
+    (stored,) = outage.of(SnapshotStored)
+    assert isinstance(stored, SnapshotStored)
+    manifest = outage.store.open_manifest(record.key, record.snapshot_id, stored.manifest_digest)
+    outage.store.fetch_files(manifest, TreeName.PROCESSES, tmp_path / "from-store")
+    assert (tmp_path / "from-store/inventory.img").read_bytes() == b"images"
+
+
+async def test_one_that_was_stored_before_it_was_fetched_is_asked_about_again(outage: Outage, tmp_path: Path) -> None:
+    record = await waiting(outage, tmp_path)
+    outage.back()
+    await outage.storer.wait(record.snapshot_id)
+    with pytest.raises(FailureError) as problem:
+        fetch(outage, record, tmp_path / "fetched")
+    assert code_of(problem) == "local-copy-broken", "which is not reported"
+
+
+@pytest.mark.parametrize("name", ["images/inventory.img", "manifest.json"])
+async def test_what_is_not_what_was_captured_is_not_restored(outage: Outage, tmp_path: Path, name: str) -> None:
+    record = await waiting(outage, tmp_path)
+    (outage.settings.spool / record.snapshot_id / name).write_bytes(b"IMAGES")
+    with pytest.raises(FailureError) as problem:
+        fetch(outage, record, tmp_path / "fetched")
+    assert code_of(problem) == "spool-lost"
+
+
+async def test_a_file_of_it_that_is_broken_is_not_looked_for_in_the_store(outage: Outage, tmp_path: Path) -> None:
+    record = await waiting(outage, tmp_path)
+    fetched = fetch(outage, record, tmp_path / "fetched")
+    layer = Spool(tmp_path / "fetched/capture").read_list()[1]
+    layer.contents["file"].write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    with pytest.raises(FailureError) as problem:
+        layer_of(fetched, tmp_path / "layer-back")
+    assert code_of(problem) == "spool-lost"
+
+
+async def test_what_an_older_worker_left_waiting_is_reported_again_with_its_digest(
+    outage: Outage, tmp_path: Path
+) -> None:
+    record = await waiting(outage, tmp_path)
+    await outage.end()
+    (before,) = outage.journal.dumps()
+    digest = choice(outage, record).manifest_digest
+    assert before.manifest_digest == digest
+    outage.journal.save_dump(msgspec.structs.replace(before, manifest_digest=""))
+    outage.begin().store(outage.journal.dumps()[0])
+    await outage.refused(2)
+    delayed = [event for event in outage.of(SnapshotStoreDelayed) if isinstance(event, SnapshotStoreDelayed)]
+    assert [event.manifest_digest for event in delayed] == [digest, digest]
+    await outage.end()
