@@ -24,7 +24,7 @@ import msgspec
 
 from controlplane.domain.ownership import stranger
 from controlplane.domain.pods import ending_until, ends_undumped, pod_of
-from controlplane.domain.state import Incarnation, KeyState, NodeState
+from controlplane.domain.state import Incarnation, KeyState, NodeState, Snapshot
 from protocol.facts import ContainerFacts, NodeFacts, at_start, misfit
 from protocol.ids import IncarnationNumber, NodeName
 
@@ -97,7 +97,10 @@ def awaited(key: KeyState, before: Predecessor, start: Incarnation, now: datetim
         pod = pod_of(key, before.start)
         why = f" ({pod.why})" if pod is not None and pod.why else ""
         return Wait(f"the last dump of incarnation {number} {before.where}, which was told to end{why}", until)
-    if any(dump.incarnation == number and dump.status.in_flight for dump in key.snapshots.values()):
+    if any(
+        dump.incarnation == number and dump.status.in_flight and not _is_of_before(dump, before.start, start)
+        for dump in key.snapshots.values()
+    ):
         return None  # the walk comes upon it
     if before.start.dump_command is None and before.start.dump_asked_for == start.number:
         return None  # it was asked and has answered
@@ -106,6 +109,17 @@ def awaited(key: KeyState, before: Predecessor, start: Incarnation, now: datetim
         until,
         to_dump=before.start if before.start.dump_command is None else None,
     )
+
+
+def _is_of_before(dump: Snapshot, before: Incarnation, start: Incarnation) -> bool:
+    """Whether a capture could be restored by ``start`` now, and is older than the wish of ``start`` to have a dump.
+
+    It may have waited for its store for hours, in which the container went on.
+    """
+    if start.node is None or not dump.waits_on(start.node):
+        return False
+    asked_at = before.dump_asked_at if before.dump_asked_for == start.number else None
+    return asked_at is None or dump.since is None or dump.since <= asked_at
 
 
 def remark(before: Predecessor) -> str:

@@ -172,6 +172,25 @@ def gone_ahead(log: Log) -> int:
     return newest
 
 
+def old_here(log: Log, number: int, before: int, node: str) -> set[str]:
+    """Captures that this node could restore, from before a dump was asked for on behalf of this start, or with none asked for yet."""
+    captured_at: dict[str, datetime] = {}
+    vouched, asked_at, opened = set[str](), None, False
+    for event, at in log:
+        match event:
+            case IncarnationOpened():
+                opened = event.incarnation == number
+            case CommandIssued() if event.incarnation == before and opened:
+                asked_at = event.command.issued_at
+            case SnapshotCaptured() | SnapshotStoreDelayed():
+                captured_at.setdefault(event.snapshot_id, at)
+                if isinstance(event, SnapshotStoreDelayed) and event.manifest_digest and event.node == node:
+                    vouched.add(event.snapshot_id)
+            case _:
+                pass
+    return {name for name in vouched if asked_at is None or captured_at[name] <= asked_at}
+
+
 def runs_on(log: Log, number: int, lost: dict[str, bool]) -> bool:
     """Whether the container before still runs, as far as the log says, and its node must be asked to dump it, or has been."""
     opened = {event.incarnation: (place, event) for place, event in of(log, IncarnationOpened)}
@@ -187,7 +206,7 @@ def runs_on(log: Log, number: int, lost: dict[str, bool]) -> bool:
         not any(isinstance(e, ContainerStarted | DumpStarted) for _, e in about)
         or any(isinstance(e, ContainerEnded) for _, e in about)
         or any(isinstance(e, DumpStarted) and e.final for e in dumps)
-        or any(e.snapshot_id not in over for e in dumps)
+        or any(e.snapshot_id not in over | old_here(log, number, before, me.node) for e in dumps)
         or (lost[where] and where != me.node)
     ):
         return False

@@ -10,7 +10,7 @@ from support.world import ANY_NODE, KEY, World
 from controlplane.domain import SnapshotStatus
 from controlplane.domain.captures import Capture, capture_of
 from controlplane.domain.prefetch import prefetch
-from protocol.events import RestoreChosen, RestoreStage, SnapshotSuperseded
+from protocol.events import CommandIssued, RestoreChosen, RestoreStage, SnapshotSuperseded
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure
 from protocol.ids import NodeName, SnapshotId
@@ -154,6 +154,26 @@ def test_a_start_elsewhere_that_went_ahead_without_it_leaves_it_behind_on_its_no
     assert "incarnation 2 has started without waiting for it" in answer.reason
     world.stored(1, "s1")
     assert status(world, "s1") is SnapshotStatus.SUPERSEDED
+
+
+def test_a_container_that_still_runs_beside_an_old_capture_is_dumped_before_its_successor_starts() -> None:
+    world = World("a", "b")
+    world.run("c1", "a")
+    world.dump(1, "old", final=False)
+    world.captured(1, "old")
+    world.delayed(1, "old")
+    world.now += timedelta(hours=3)
+    assert isinstance(world.ask("c2", "a").answer, WaitFor)
+    (command,) = [event.command for event, _ in world.log if isinstance(event, CommandIssued)]
+    assert isinstance(world.ask("c2", "a").answer, WaitFor), "it is not begun"
+    world.now += timedelta(seconds=1)
+    world.dump(1, "new", final=False, command=command.command_id)
+    world.captured(1, "new")
+    assert isinstance(world.ask("c2", "a").answer, WaitFor), "it is not known whether the store takes it"
+    world.delayed(1, "new")
+    answer = world.ask("c2", "a").answer
+    assert isinstance(answer, RestoreFrom)
+    assert (answer.snapshot_id, answer.unstored) == ("new", True)
 
 
 def test_its_work_is_kept_and_its_node_is_not_told_to_fetch_it() -> None:
