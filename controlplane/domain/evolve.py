@@ -395,13 +395,14 @@ def _after_delete(snapshot: Snapshot, at: datetime) -> Snapshot:
 
 def _missed_by(draft: Draft, event: SnapshotStored) -> IncarnationNumber | None:
     """Name the later incarnation whose answer could not take a snapshot into account that becomes valid only now."""
-    later = draft.latest_start
-    if later <= event.incarnation:
-        later = max(draft.incarnations, default=event.incarnation)
-        if later <= event.incarnation or draft.incarnations[later].choice is None:
-            return None
     known = draft.snapshots.get(event.snapshot_id)
-    return None if known is not None and draft.ended().descends(later, known) else later
+    newest = max(draft.incarnations, default=event.incarnation)
+    has_answer = newest in draft.incarnations and draft.incarnations[newest].choice is not None
+    starts: list[IncarnationNumber] = [draft.latest_start, *([newest] if has_answer else [])]
+    for later in starts:
+        if later > event.incarnation and not (known is not None and draft.ended().descends(later, known)):
+            return later
+    return None
 
 
 def _pod_seen(draft: Draft, event: PodFact, at: datetime) -> None:

@@ -30,6 +30,7 @@ from protocol.events import (
     SnapshotInvalidated,
     SnapshotPinned,
     SnapshotStored,
+    SnapshotStoreDelayed,
     SnapshotSuperseded,
     SnapshotUnpinned,
 )
@@ -73,6 +74,10 @@ class Kept:
     containers: dict[int, ContainerFacts] = field(default_factory=dict)
     told: dict[int, str | None] = field(default_factory=dict)
     """Starts that have an answer which was not withdrawn; ``None`` is a cold start."""
+    vouched: dict[str, str] = field(default_factory=dict)
+    """Captures that are not stored, and their nodes, which could restore them."""
+    proved: set[str] = field(default_factory=set)
+    """From which containers went on."""
     begun: set[int] = field(default_factory=set)
     """Starts that have begun to run, or have ended."""
     dumps_asked_at: dict[int, datetime] = field(default_factory=dict)
@@ -99,9 +104,19 @@ class Kept:
     def begin(self, event: ContainerStarted | ContainerEnded) -> None:
         """Note that a start has begun to run, and that what it went on from restores."""
         self.begun.add(event.incarnation)
-        proved = self.snapshots.get(getattr(event, "restored_from", None) or "")
+        restored_from = getattr(event, "restored_from", None) or ""
+        self.proved.add(restored_from)
+        proved = self.snapshots.get(restored_from)
         if proved is not None:
             proved.proved = True
+
+    def line(self, number: int) -> set[str]:
+        """Name what a start goes on from: what it was restored from, what that was captured after, and so on."""
+        found = set[str]()
+        while (name := self.told.get(number)) is not None:
+            found.add(name)
+            number, _ = self.first_mention[name]
+        return found
 
     def last_proved(self) -> str | None:
         """Name the newest from which a container went on."""
@@ -127,7 +142,7 @@ class Keeping:
         """Find what the log says of a key."""
         return self.keys.setdefault(key, Kept())
 
-    def recorded(self, event: KeyEvent, at: datetime, position: int) -> None:  # noqa: C901, PLR0912 -- one case for each kind
+    def recorded(self, event: KeyEvent, at: datetime, position: int) -> None:  # noqa: C901, PLR0912, PLR0915 -- one case for each kind
         """Check an event against those before, and take it in."""
         key = self.of(event.key)
         match event:
@@ -152,6 +167,10 @@ class Keeping:
                 key.in_flight.setdefault(event.snapshot_id, event.incarnation)
             case DumpFailed():
                 key.in_flight.pop(event.snapshot_id, None)
+            case SnapshotStoreDelayed():
+                key.first_mention.setdefault(event.snapshot_id, (event.incarnation, position))
+                if event.manifest_digest:
+                    key.vouched[event.snapshot_id] = event.node
             case SnapshotStored():
                 self._stored(key, event, at, position)
             case SnapshotSuperseded() | SnapshotInvalidated():
@@ -202,6 +221,8 @@ class Keeping:
 
     def _chosen(self, key: Kept, event: RestoreChosen) -> None:
         stored = key.snapshots.get(event.snapshot_id)
+        if stored is None and event.snapshot_id in key.vouched and event.snapshot_id in key.in_flight:
+            return  # whether it is by the node that holds it, the law of the best says
         if stored is None or not stored.usable:
             raise LawBrokenError(f"chosen although it was not stored, or was ruled out: {event}")
 
@@ -213,8 +234,12 @@ class Keeping:
     def _stored(self, key: Kept, event: SnapshotStored, at: datetime, position: int) -> None:
         key.in_flight.pop(event.snapshot_id, None)
         _, order = key.first_mention.setdefault(event.snapshot_id, (event.incarnation, position))
-        missed = {number for number in key.told if number > event.incarnation}
-        key.snapshots[event.snapshot_id] = Stored(event.incarnation, order, at, event.stored_bytes, missed)
+        missed = {
+            number for number in key.told if number > event.incarnation and event.snapshot_id not in key.line(number)
+        }
+        stored = Stored(event.incarnation, order, at, event.stored_bytes, missed)
+        stored.proved = event.snapshot_id in key.proved
+        key.snapshots[event.snapshot_id] = stored
 
     def _expired(self, key: Kept, event: SnapshotExpired, at: datetime) -> None:
         """What expires is neither pinned nor in use, nor the latest unless somebody insists; and a policy says so, or a person."""

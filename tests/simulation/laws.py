@@ -36,6 +36,7 @@ from protocol.events import (
     SnapshotInvalidated,
     SnapshotPinned,
     SnapshotStored,
+    SnapshotStoreDelayed,
     SnapshotSuperseded,
     SnapshotUnpinned,
     StartDeferred,
@@ -51,6 +52,11 @@ from .keeping import Keeping
 from .people import HANDOVER_SECONDS
 
 OVER = SnapshotSuperseded | SnapshotInvalidated | DumpFailed | SnapshotExpired | SnapshotDeleted
+
+
+def local_digest(snapshot_id: str) -> str:
+    """Name the manifest of a capture as it lies on its node."""
+    return f"local-{snapshot_id}"
 
 
 @dataclass
@@ -120,7 +126,12 @@ def fresh_starts(log: list[Told]) -> tuple[int, set[str]]:
 
 
 def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be read at one go
-    log: list[Told], number: int, now: datetime, lost: dict[str, bool], facts: dict[str, NodeFacts]
+    log: list[Told],
+    number: int,
+    now: datetime,
+    lost: dict[str, bool],
+    facts: dict[str, NodeFacts],
+    captured_at: dict[str, datetime],
 ) -> str | None:
     """The model: the latest snapshot that is valid, fits and did not fail here; ``wait`` if a later one is in flight."""
     opened = {e.incarnation: e for e, _ in log if isinstance(e, IncarnationOpened)}
@@ -128,13 +139,20 @@ def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be re
     order: dict[str, tuple[int, int]] = {}
     begun: dict[str, Any] = {}
     over, tried, written = set[str](), set[str](), dict[str, SnapshotStored]()
+    vouched, chosen = dict[str, SnapshotStoreDelayed](), dict[int, str]()
     failed_here, done = set[str](), 0
     pinned = set[str]()
     for e, position in log:
-        if isinstance(e, DumpStarted | SnapshotCaptured | SnapshotStored | DumpFailed):
+        if isinstance(e, DumpStarted | SnapshotCaptured | SnapshotStoreDelayed | SnapshotStored | DumpFailed):
             order.setdefault(e.snapshot_id, (e.incarnation, position))
             begun.setdefault(e.snapshot_id, e)
-        if isinstance(e, SnapshotStored):
+        if isinstance(e, RestoreChosen):
+            chosen[e.incarnation] = e.snapshot_id
+        elif isinstance(e, ColdStartChosen | RestoreFailed):
+            chosen.pop(e.incarnation, None)
+        if isinstance(e, SnapshotStoreDelayed) and e.manifest_digest:
+            vouched[e.snapshot_id] = e
+        elif isinstance(e, SnapshotStored):
             written[e.snapshot_id] = e
         elif isinstance(e, OVER):
             over.add(e.snapshot_id)
@@ -164,7 +182,7 @@ def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be re
     since, used = fresh_starts(log)
     if me.container.fresh and me.container.fresh not in used:
         return None
-    runs_on = now < until and _runs_on(log, ahead, opened, number, lost, facts)
+    runs_on = now < until and _runs_on(log, ahead, opened, number, lost, facts, captured_at)
     walk = sorted(order, key=order.__getitem__, reverse=True)
     for snapshot in [one for one in walk if one in pinned] + [one for one in walk if one not in pinned]:
         if runs_on and snapshot not in pinned:
@@ -176,13 +194,28 @@ def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be re
         ):
             continue
         where, origin = begun[snapshot].node, opened[begun[snapshot].incarnation].container
-        if misfit(event.taken_on if event else facts[where], origin, facts[me.node], me.container):
+        here = vouched.get(snapshot) if where == me.node and not event else None
+        taken_on = (event or here).taken_on if event or here else facts[where]
+        if misfit(taken_on, origin, facts[me.node], me.container):
             continue
         if event:
             return snapshot
-        if order[snapshot][0] >= ahead and now < until and (where == me.node or not lost[where]):
+        if order[snapshot][0] < ahead and snapshot not in _line(chosen, order, ahead):
+            continue
+        if here:
+            return snapshot
+        if now < until and (where == me.node or not lost[where]):
             return "wait"
     return "wait" if runs_on else None
+
+
+def _line(chosen: dict[int, str], order: dict[str, tuple[int, int]], number: int) -> set[str]:
+    """What a start goes on from: what it was restored from, what that was captured after, and so on."""
+    found = set[str]()
+    while (name := chosen.get(number)) is not None:
+        found.add(name)
+        number, _ = order[name]
+    return found
 
 
 def _proves(failed: RestoreFailed, stored: SnapshotStored | None, facts: dict[str, NodeFacts]) -> bool:
@@ -200,6 +233,7 @@ def _runs_on(
     number: int,
     lost: dict[str, bool],
     facts: dict[str, NodeFacts],
+    captured_at: dict[str, datetime],
 ) -> bool:
     """The model of the hand-over: the container before still runs, and was not dumped since this start was opened."""
     if not 0 < before < number:
@@ -207,12 +241,17 @@ def _runs_on(
     mine = next(place for place, (e, _) in enumerate(log) if e is opened[number])
     where, me = opened[before].node, opened[number]
     about = [(place, e) for place, (e, _) in enumerate(log) if getattr(e, "incarnation", 0) == before]
-    begun = {e.snapshot_id for _, e in about if isinstance(e, DumpStarted | SnapshotCaptured)}
+    begun = {e.snapshot_id for _, e in about if isinstance(e, DumpStarted | SnapshotCaptured | SnapshotStoreDelayed)}
     done = {e.snapshot_id for _, e in about if isinstance(e, SnapshotStored | DumpFailed)}
     final = any(isinstance(e, DumpStarted) and e.final for _, e in about)
     runs = any(isinstance(e, ContainerStarted | DumpStarted) for _, e in about)
     ended = any(isinstance(e, ContainerEnded) for _, e in about)
-    if ended or final or not runs or begun - done or (lost[where] and where != me.node):
+    newer = next((place for place, (e, _) in enumerate(log) if place > mine and isinstance(e, IncarnationOpened)), None)
+    dumps = [e.command for e, _ in log[mine:newer] if isinstance(e, CommandIssued) and e.incarnation == before]
+    asked_at = [command.issued_at for command in dumps if isinstance(command, DumpCommand)]
+    here = {e.snapshot_id for _, e in about if isinstance(e, SnapshotStoreDelayed) and e.manifest_digest}
+    old_here = {name for name in here if where == me.node and (not asked_at or captured_at[name] <= asked_at[-1])}
+    if ended or final or not runs or begun - done - old_here or (lost[where] and where != me.node):
         return False
     if misfit(facts[where], opened[before].container, facts[me.node], me.container):
         return False
@@ -243,6 +282,9 @@ class Laws:
         self.issued: dict[str, CommandIssued] = {}
         self.finished: set[str] = set()
         self.stored_at: dict[str, int] = {}
+        self.captured_at: dict[str, datetime] = {}
+        self.vouched: dict[str, int] = {}
+        """Captures that their nodes could restore, and where in the log that stands first."""
         self.opened: dict[tuple[CheckpointKey, int], tuple[IncarnationOpened, int]] = {}
         self.deferred: dict[tuple[CheckpointKey, int], StartDeferred] = {}
         self.choices: dict[tuple[CheckpointKey, int], tuple[str | None, int]] = {}
@@ -263,6 +305,12 @@ class Laws:
                 self._chosen(event, at, position)
             case StartDeferred():
                 self._deferred(event, at)
+            case SnapshotCaptured():
+                self.captured_at.setdefault(event.snapshot_id, at)
+            case SnapshotStoreDelayed():
+                self.captured_at.setdefault(event.snapshot_id, at)
+                if event.manifest_digest:
+                    self.vouched.setdefault(event.snapshot_id, position)
             case SnapshotStored():
                 self.stored_at[event.snapshot_id] = position
             case SnapshotInvalidated():
@@ -314,7 +362,7 @@ class Laws:
             raise LawBrokenError(f"command {command.command_id} has no end, at {now} past {command.deadline}")
 
     def _best(self, key: CheckpointKey, number: int, now: datetime) -> str | None:
-        return best(self.of_key[key], number, now, self.lost, self.facts)
+        return best(self.of_key[key], number, now, self.lost, self.facts, self.captured_at)
 
     def _opened(self, event: IncarnationOpened, position: int) -> None:
         newest = max((number for key, number in self.opened if key == event.key), default=0)
@@ -329,7 +377,7 @@ class Laws:
             raise LawBrokenError(f"latest valid: {event} although the log says {expected}")
         self._no_step_back(event, chosen)
         before = self.choices.get((event.key, event.incarnation), (None, -1))
-        void = (RestoreFailed, SnapshotInvalidated, SnapshotSuperseded)
+        void = (RestoreFailed, SnapshotInvalidated, SnapshotSuperseded, DumpFailed)
         withdrawn = {told.snapshot_id for told, _ in self.of_key[event.key] if isinstance(told, void)}
         if before[1] >= 0 and before[0] not in withdrawn:
             raise LawBrokenError(f"told otherwise: {event} after {before}, which stands")
@@ -372,8 +420,10 @@ class Laws:
 
     def _not_too_late(self, key: CheckpointKey, number: int, chosen: str) -> None:
         origin = self.truth.snapshots[chosen].incarnation
+        known_at = min(at[chosen] for at in (self.stored_at, self.vouched) if chosen in at)
+        line = self.keeping.of(key).line
         for ran, answered in self.truth.ran.get(key, ()):
-            if origin < ran < number and answered < self.stored_at[chosen]:
+            if origin < ran < number and answered < known_at and chosen not in line(ran):
                 raise LawBrokenError(f"{chosen} is told to {number} although {ran} had gone on without it")
 
     def _deferred(self, event: StartDeferred, at: datetime) -> None:
@@ -428,7 +478,9 @@ class Laws:
             case RestoreFrom():
                 said: str | None = answer.snapshot_id
                 snapshot = self.truth.snapshots[answer.snapshot_id]
-                if snapshot.digest != answer.manifest_digest or answer.snapshot_id not in self.stored_at:
+                known = self.vouched if answer.unstored else self.stored_at
+                digest = local_digest(answer.snapshot_id) if answer.unstored else snapshot.digest
+                if digest != answer.manifest_digest or answer.snapshot_id not in known:
                     raise LawBrokenError(f"{answer} is told and is not stored as said")
             case StartCold():
                 said = None

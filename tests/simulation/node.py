@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from protocol.commands import Command, DeleteCommand, DumpCommand
 from protocol.events import (
@@ -29,6 +32,7 @@ from protocol.events import (
     SnapshotCaptured,
     SnapshotDeleted,
     SnapshotStored,
+    SnapshotStoreDelayed,
     Trigger,
 )
 from protocol.facts import ContainerFacts, NodeFacts
@@ -38,7 +42,7 @@ from protocol.reports import Heartbeat, Report
 from protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 from .fabric import LawBrokenError
-from .laws import Snapshot, Truth
+from .laws import Snapshot, Truth, local_digest
 
 _RESTARTED = Failure("worker-restarted", "the worker was restarted during the dump", "Ask again.")
 _REBOOTED = Failure("node-restarted", "the node went down during the dump", "Ask again.")
@@ -47,6 +51,7 @@ _EXPIRED = Failure("command-expired", "the deadline is over", "Ask again.")
 _DUMP_FAILED = Failure("criu-error", "CRIU could not dump", "Look at its log.")
 _RESTORE_FAILED = Failure("criu-error", "CRIU could not restore", "Look at its log.")
 _STORE_AWAY = Failure("store-unavailable", "the store does not answer", "Bring it back.")
+_BROKEN = Failure("spool-lost", "the capture is broken", "Take a new one.")
 _NOT_MOUNTED = Failure("store-not-mounted", "the store has no mark", "Mount it.")
 _STORE_REFUSED = Failure("store-refused", "the store did not remove it", "It is tried again.")
 _PORT_TAKEN = Failure("address-taken", "the port is taken", "Free it.")
@@ -91,6 +96,8 @@ class Dump:
     command: str | None
     boot: int
     step: str = "started"
+    delayed: bool = False
+    """Whether the store has refused it, so that it was made to outlive the boot."""
 
 
 @dataclass
@@ -179,7 +186,7 @@ class Node:
         )
         for dump in list(self.journal.dumps.values()):
             dump.container.frozen = False
-            if dump.boot != self.boot:
+            if dump.boot != self.boot and not dump.delayed:
                 self._fail(dump, _REBOOTED)
             elif dump.step == "started":
                 self._fail(dump, _RESTARTED)
@@ -262,7 +269,7 @@ class Node:
                 entry.incarnation = answer.incarnation
                 self.restoring[name] = (answer, told_at)
 
-    def restore(self, name: str) -> None:
+    def restore(self, name: str) -> None:  # noqa: C901 -- one line for each way in which it may end
         """Bring a restore that has begun to its end, good or bad."""
         answer, told_at = self.restoring.pop(name)
         container, entry = self.containers[name], self.journal.containers.get(name)
@@ -271,12 +278,20 @@ class Node:
         snapshot = self.truth.snapshots[answer.snapshot_id]
         content = snapshot.content if self.mounted and snapshot.store == self.store else "missing"
         dice = self.chance.random()
-        if snapshot.content == "unwritten":
+        if answer.unstored:
+            if (snapshot.node, local_digest(answer.snapshot_id)) != (self.name, answer.manifest_digest):
+                raise LawBrokenError(f"{self.name} is to restore what it does not hold: {answer}")
+            if answer.snapshot_id not in self.journal.dumps:
+                return  # it was stored or given up, which was reported: the next question is answered otherwise
+            content = "good" if dice > 0.03 else "broken"
+        elif snapshot.content == "unwritten":
             raise LawBrokenError(f"{answer.snapshot_id} is to be restored and was never stored")
-        if content != "good":
+        if content == "broken":
+            failure, stage = _BROKEN, RestoreStage.FETCH
+        elif content != "good":
             code = "snapshot-corrupt" if content == "corrupt" else "snapshot-missing"
             failure, stage = Failure(code, "it is not whole", "Use an older one."), RestoreStage.FETCH
-        elif dice < 0.06:
+        elif dice < 0.06 and not answer.unstored:
             failure, stage = _STORE_AWAY, RestoreStage.FETCH
         elif dice < 0.16:
             failure, stage = _RESTORE_FAILED, RestoreStage.CRIU
@@ -289,7 +304,7 @@ class Node:
         about = {"key": container.key, "incarnation": answer.incarnation, "node": self.name}
         knows = self.mounted and self.facts.store is not None and failure.code == "snapshot-missing"
         looked_in = self.store if knows else None
-        if not self.mounted and self.facts.store is not None:
+        if not self.mounted and self.facts.store is not None and not answer.unstored:
             failure = _NOT_MOUNTED
         self.report(
             RestoreFailed(**about, snapshot_id=answer.snapshot_id, stage=stage, failure=failure, store=looked_in)
@@ -376,6 +391,8 @@ class Node:
                 dump.container.phase = "dead"
         elif dump.step == "complete":
             self._captured(dump)
+        elif self.chance.random() < (0.8 if dump.delayed else 0.1 if self.mounted else 0.6):
+            self._delay(dump)
         elif failing or not self.mounted:
             self._fail(dump, _STORE_AWAY if self.mounted else _NOT_MOUNTED, DumpStage.STORE)
         else:
@@ -385,6 +402,19 @@ class Node:
         dump.step = "captured"
         about = {"key": dump.key, "incarnation": dump.incarnation, "snapshot_id": dump.snapshot_id, "node": self.name}
         self.report(SnapshotCaptured(**about, freeze_seconds=0.1, raw_bytes=1))
+
+    def _delay(self, dump: Dump) -> None:
+        """Keep a capture that the store refuses, and say so once."""
+        if dump.delayed:
+            return
+        dump.delayed = True
+        about = {"key": dump.key, "incarnation": dump.incarnation, "snapshot_id": dump.snapshot_id, "node": self.name}
+        vouched: dict[str, Any] = {}
+        if self.chance.random() < 0.8:
+            vouched["manifest_digest"] = local_digest(dump.snapshot_id)
+            vouched["taken_on"] = replace(self.facts, store=None)
+            vouched["taken_from"] = self.truth.snapshots[dump.snapshot_id].taken_from
+        self.report(SnapshotStoreDelayed(**about, failure=_STORE_AWAY, since=self.now, **vouched))
 
     def _store(self, dump: Dump) -> None:
         snapshot = self.truth.snapshots[dump.snapshot_id]

@@ -176,6 +176,19 @@ def test_a_container_that_still_runs_beside_an_old_capture_is_dumped_before_its_
     assert (answer.snapshot_id, answer.unstored) == ("new", True)
 
 
+def test_stored_between_two_answers_it_is_left_behind_by_the_later_one() -> None:
+    world = away()
+    world.ask("c2", "a")
+    world.ask("c3", "b")
+    world.now += timedelta(minutes=3)
+    later = world.ask("c3", "b").answer
+    assert isinstance(later, RestoreFrom)
+    assert later.snapshot_id == "old"
+    world.stored(1, "s1")
+    world.started(3)
+    assert status(world, "s1") is SnapshotStatus.SUPERSEDED
+
+
 def test_its_work_is_kept_and_its_node_is_not_told_to_fetch_it() -> None:
     world = away()
     key = world.state.keys[KEY]
