@@ -67,18 +67,20 @@ class OnCluster:
     def stop(self, live: Live) -> Ended:
         assert isinstance(live, _Pod)
         before = {row["snapshot_id"] for row in self._snapshots(live.name)}
-        self._cluster.delete("pod", live.pod)
-        until(lambda: live.pod not in self._pods(live.name), 180, f"{live.pod} is gone")
         try:
+            self._cluster.delete("pod", live.pod)
+            until(lambda: live.pod not in self._pods(live.name), 180, f"{live.pod} is gone")
             made = until(lambda: self._dumped(live.name, before), 30, "its final snapshot is recorded")
-        except AssertionError:
-            return Ended(False, "no final snapshot was stored in time")
+        except (AssertionError, *_UNREACHABLE) as problem:  # such as a pod whose node had lost its power
+            return Ended(False, str(problem))
         return Ended(made["status"] == "valid", str(made))
 
     def crash(self, live: Live) -> None:
+        """Kill it, unless a node that lost its power has done so."""
         assert isinstance(live, _Pod)
-        live.on_node("sh", "-c", f"kill -9 $(cat {_TASKS}/{live.container}/init.pid)")
-        until(lambda: _ended(self._cluster.get("pod", live.pod)), 60, f"{live.pod} has ended")
+        with suppress(AssertionError, *_UNREACHABLE):
+            live.on_node("sh", "-c", f"kill -9 $(cat {_TASKS}/{live.container}/init.pid)")
+            until(lambda: _ended(self._cluster.get("pod", live.pod)), 60, f"{live.pod} has ended")
 
     def checkpoint(self, name: str) -> bool:
         try:
