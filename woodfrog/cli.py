@@ -20,7 +20,6 @@ from process import logs
 from process.printable import printable, printable_output
 from protocol.failures import Failure, FailureError
 from protocol.ids import CheckpointKey, CommandId
-from protocol.requests import View
 from woodfrog import (
     ask,
     check,
@@ -29,29 +28,25 @@ from woodfrog import (
     dev,
     engines,
     kept,
+    listings,
     migrate,
     page,
     past,
     run_verb,
     sessions,
     streams,
-    unstored,
 )
 from woodfrog import snapshots as snapshots_
-from woodfrog.output import Column, Form, ListForm, put_json, put_list
+from woodfrog.output import Form, put_json
 from woodfrog.reach import reach_of
 from woodfrog.release_name import release_name
 from woodfrog.state import Description, Reach
 from woodfrog.verbs import (
     Id,
-    Limit,
-    ListOutput,
     Namespace,
-    OptionalId,
     Output,
     StateDir,
     key_of,
-    shown,
     state_of,
     telling,
 )
@@ -59,7 +54,7 @@ from woodfrog.verbs import (
 app = typer.Typer(
     help="Containers that go on where they left off.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -82,11 +77,7 @@ def _begin(
     context.with_resource(printable_output())
 
 
-get = typer.Typer(help="List what the log knows.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(get, name="get")
-
 _POLL_SECONDS = 0.1
-_MOST_ROWS = 10_000
 _HEARSAY_SECONDS = 5.0
 """How long the control plane may need to hear of a container that runs already."""
 
@@ -195,97 +186,6 @@ def _runs_here(key: CheckpointKey, state_dir: Path | None) -> bool:
     return False
 
 
-def _listing(
-    view: View,
-    columns: tuple[Column, ...],
-    nothing: str,
-    state_dir: Path | None,
-    output: ListForm,
-    *,
-    name: str,
-    limit: int,
-    key: tuple[str, str] | None = None,
-) -> None:
-    with telling():
-        reach = reach_of(state_dir)
-        rows = ask.view(reach, view, key_of(reach, *key) if key else None, limit=limit)
-    put_list(rows, columns, output, name=name, empty=nothing)
-
-
-@get.command()
-def snapshots(
-    checkpoint_id: OptionalId = None,
-    namespace: Namespace = dev.NAMESPACE,
-    state_dir: StateDir = None,
-    limit: Limit = _MOST_ROWS,
-    output: ListOutput = ListForm.TABLE,
-) -> None:
-    """List snapshots, oldest first."""
-    columns = shown(
-        "id",
-        "snapshot_id",
-        "incarnation",
-        "node",
-        "trigger",
-        "status",
-        "freeze_seconds",
-        "raw_bytes",
-        "stored_bytes",
-        "not_stored",
-    )
-    with telling():
-        reach = reach_of(state_dir)
-        key = key_of(reach, checkpoint_id, namespace) if checkpoint_id is not None else None
-        rows = ask.view(reach, "checkpoint_history", key, limit=limit)
-        told = (ask.view(reach, "events", CheckpointKey(*names)) for names in sorted(unstored.awaiting(rows)))
-        rows = unstored.with_delays(rows, [event for events in told for event in events])
-    put_list(rows, columns, output, name="snapshot_id", empty="there are no snapshots")
-
-
-@get.command()
-def nodes(state_dir: StateDir = None, limit: Limit = _MOST_ROWS, output: ListOutput = ListForm.TABLE) -> None:
-    """List nodes."""
-    columns = shown(
-        "node",
-        "status",
-        "registered_at",
-        "kernel_release",
-        "criu_version",
-        "runc_version",
-        "cgroup_version",
-        "clock_offset_seconds",
-        "store",
-        "gpu_count",
-        "gpu_models",
-        "gpu_memory_bytes",
-        "gpu_driver",
-    )
-    _listing("nodes", columns, "no worker has registered", state_dir, output, name="node", limit=limit)
-
-
-@get.command()
-def commands(state_dir: StateDir = None, limit: Limit = _MOST_ROWS, output: ListOutput = ListForm.TABLE) -> None:
-    """List commands, oldest first."""
-    columns = shown(
-        "command_id", "kind", "id", "incarnation", "node", "status", "snapshot_id", "issued_at", "finished_at"
-    )
-    _listing("commands", columns, "no command was ever issued", state_dir, output, name="command_id", limit=limit)
-
-
-@get.command()
-def failures(state_dir: StateDir = None, limit: Limit = _MOST_ROWS, output: ListOutput = ListForm.TABLE) -> None:
-    """List failures, oldest first, each with what to do about it."""
-    columns = shown("failed_at", "id", "type", "snapshot_id", "failure_code", "failure_cause", "failure_advice")
-    _listing("failures", columns, "nothing has failed", state_dir, output, name="position", limit=limit)
-
-
-@get.command()
-def events(state_dir: StateDir = None, limit: Limit = _MOST_ROWS, output: ListOutput = ListForm.TABLE) -> None:
-    """List the log itself, oldest event first."""
-    columns = shown("position", "occurred_at", "type", "stream", "version")
-    _listing("events", columns, "the log is empty", state_dir, output, name="position", limit=limit)
-
-
 @app.command(name="why")
 def why_(
     checkpoint_id: Id, namespace: Namespace = dev.NAMESPACE, state_dir: StateDir = None, output: Output = Form.TABLE
@@ -315,8 +215,9 @@ def demo_(output: Output = Form.TABLE) -> None:
         demo.show(output)
 
 
+listings.register(app)
 run_verb.register(app)
-containers.register(app, get)
+containers.register(app)
 sessions.register(app)
 kept.register(app)
 snapshots_.register(app)

@@ -13,12 +13,11 @@ from woodfrog.output import Form, put, put_json
 from woodfrog.verbs import Id, Namespace, Output, StateDir, key_of, shown, state_of, telling
 
 
-def register(app: typer.Typer, get: typer.Typer) -> None:
+def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command()(stop)
     app.command()(ps)
     app.command()(rm)
-    get.command(name="layers")(layers_verb)
 
 
 def stop(
@@ -66,7 +65,7 @@ def ps(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
     put(rows, columns, output, empty="no protected container runs on this node")
 
 
-def layers_verb(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
+def layers(state_dir: StateDir = None, output: Output = Form.TABLE) -> None:
     """List the layers of containers of `woodfrog run` whose work was not captured, oldest first."""
     with telling():
         kept = Layers(state_of(state_dir).path / LAYERS).all()

@@ -57,5 +57,11 @@ async def test_a_log_that_no_message_carries_is_listed_in_pages(
     assert await asyncio.to_thread(said, "get", "nodes", "-o", "name") == "node-a\nnode-b\n"
     listed = yaml.safe_load(await asyncio.to_thread(said, "get", "events", "--limit", "3", "-o", "yaml"))
     assert [row["position"] for row in listed] == positions[-3:]
+    ids = (await asyncio.to_thread(said, "get", "ids", "-n", KEY.namespace, "-o", "name")).split()
+    assert (ids[0], len(ids)) == (KEY.id, 1801)
+    for verb in ("failures", "commands"):
+        everything = yaml.safe_load(await asyncio.to_thread(said, "get", verb, "-o", "yaml"))
+        of_id = yaml.safe_load(await asyncio.to_thread(said, "get", verb, KEY.id, "-n", KEY.namespace, "-o", "yaml"))
+        assert of_id == [row for row in everything if row["id"] == KEY.id]
     wide = await asyncio.to_thread(said, "get", "snapshots", "-o", "wide")
     assert "MANIFEST DIGEST" in wide.splitlines()[0]

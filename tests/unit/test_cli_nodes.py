@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from protocol.requests import View
-from woodfrog import cli
+from woodfrog import cli, listings
 from woodfrog.reach import Reach
 
 pytestmark = pytest.mark.timeout(10)
@@ -36,8 +36,8 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         assert name == "nodes"
         return known
 
-    monkeypatch.setattr(cli, "reach_of", lambda _: Reach("nats://nowhere", ""))
-    monkeypatch.setattr(cli.ask, "view", view)
+    monkeypatch.setattr(listings, "reach_of", lambda _: Reach("nats://nowhere", ""))
+    monkeypatch.setattr(listings.ask, "view", view)
     return known
 
 

@@ -1,0 +1,139 @@
+"""What ``get`` makes of the log's rows: ids with their newest snapshot, one namespace or all, and what has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cli import woodfrog
+
+from protocol.ids import CheckpointKey
+from protocol.requests import View
+from woodfrog import listings, watching
+from woodfrog.ids import age, joined
+from woodfrog.reach import Reach
+
+pytestmark = pytest.mark.timeout(30)
+
+NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
+
+
+def start(name: str, number: int, namespace: str = "default", **changes: Any) -> dict[str, Any]:
+    row = {"cluster": "local", "namespace": namespace, "id": name, "incarnation": number, "node": f"n{number}"}
+    times = {"started_at": "2026-11-30T11:00:00Z", "ended_at": None, "choice": "cold", "waited_for": None}
+    return {**row, **times, "container_id": f"c{number}", "exit_code": None, **changes}
+
+
+def snapshot(name: str, namespace: str = "default") -> dict[str, Any]:
+    captured = {
+        "snapshot_id": f"s-{name}",
+        "captured_at": "2026-11-30T11:53:00Z",
+        "raw_bytes": 4096,
+        "stored_bytes": 2048,
+    }
+    return {"cluster": "local", "namespace": namespace, "id": name, **captured, "pinned": 0}
+
+
+STARTS = [
+    start("count", 1, ended_at="2026-11-30T11:01:00Z", exit_code=137),
+    start("train", 1, "team"),
+    start("count", 2),
+    start("held", 1, started_at=None, choice=None, waited_for="its predecessor"),
+    start("new", 1, started_at=None),
+]
+LATEST = [snapshot("count"), snapshot("archived")]
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> None:
+    def view(_reach: Reach, name: View, key: CheckpointKey | None, *, limit: int) -> list[dict[str, Any]]:
+        rows = {"restore_history": STARTS, "latest_snapshots": LATEST}.get(name, [snapshot("a"), snapshot("b", "team")])
+        return [row for row in rows if key is None or (row["namespace"], row["id"]) == (key.namespace, key.id)][-limit:]
+
+    monkeypatch.setattr(listings, "reach_of", lambda _: Reach("nats://nowhere", "local"))
+    monkeypatch.setattr(listings.ask, "view", view)
+
+
+def test_an_id_is_what_its_newest_container_is_and_what_the_next_one_resumes_from() -> None:
+    rows = {row["id"]: row for row in joined(STARTS, LATEST)}
+    assert list(rows) == ["archived", "count", "held", "new", "train"]
+    assert {name: row["state"] for name, row in rows.items()} == {
+        "archived": "ended",
+        "count": "running",
+        "held": "waiting",
+        "new": "starting",
+        "train": "running",
+    }
+    assert (rows["count"]["node"], rows["count"]["snapshot_id"]) == ("n2", "s-count")
+    assert "snapshot_id" not in rows["train"]
+
+
+@pytest.mark.parametrize(
+    ("ago", "said"), [(timedelta(seconds=42), "42s"), (timedelta(minutes=7.9), "7m"), (timedelta(hours=3), "3h"), (timedelta(days=12), "12d"), (-timedelta(seconds=5), "0s")]
+)  # fmt: skip
+def test_an_age_is_said_as_kubectl_says_it(ago: timedelta, said: str) -> None:
+    assert age((NOON - ago).isoformat(), NOON) == said
+    assert age((NOON - ago).replace(tzinfo=None).isoformat(), NOON) == said
+    assert age(None, NOON) is None
+
+
+@pytest.mark.usefixtures("log")
+def test_lists_are_of_all_namespaces_of_one_or_of_an_id() -> None:
+    assert woodfrog("get", "ids", "-o", "name").stdout.split() == ["archived", "count", "held", "new", "train"]
+    assert woodfrog("get", "ids", "-A", "-o", "name").stdout.split() == ["archived", "count", "held", "new", "train"]
+    assert woodfrog("get", "ids", "-n", "team", "-o", "name").stdout.split() == ["train"]
+    heading, row = woodfrog("get", "ids", "-n", "team").stdout.splitlines()
+    assert heading.split() == ["NAMESPACE", "ID", "STATE", "NODE", "SNAPSHOT", "ID", "AGE", "SIZE"]
+    assert row.split() == ["team", "train", "running", "n1", "-", "-", "-"]
+    for verb in ("failures", "commands"):
+        assert [row["id"] for row in json.loads(woodfrog("get", verb, "-o", "json").stdout)] == ["a", "b"]
+        assert [row["id"] for row in json.loads(woodfrog("get", verb, "-n", "team", "-o", "json").stdout)] == ["b"]
+        assert [row["id"] for row in json.loads(woodfrog("get", verb, "a", "-o", "json").stdout)] == ["a"]
+        assert json.loads(woodfrog("get", verb, "a", "-n", "team", "-o", "json").stdout) == []
+
+
+@pytest.mark.usefixtures("log")
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("ids", "-A", "-n", "team"), "--all-namespaces"),
+        (("failures", "a", "-A"), "--all-namespaces"),
+        (("failures", "a/b"), "ID"),
+        (("commands", "-n", "a/b"), "--namespace"),
+        (("ids", "-w", "-o", "yaml"), "--watch"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_by_name(words: tuple[str, ...], named: str) -> None:
+    refused = woodfrog("get", *words)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert named in refused.stderr
+
+
+@pytest.mark.usefixtures("log")
+def test_watching_shows_everything_once_and_then_what_is_new_or_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = [False, False, True]
+    monkeypatch.setattr(watching, "_is_deaf", lambda: turns.pop(0))
+    monkeypatch.setattr(watching, "_SECONDS", 0)
+    ended = start("train", 1, "team", ended_at="2026-11-30T11:59:00Z", exit_code=0)
+    reads = [STARTS, STARTS, [*STARTS[:1], ended, *STARTS[2:], start("later", 1)]]
+
+    def rows(_reach: Reach, view: View, _which: object, _limit: int) -> list[dict[str, Any]]:
+        return reads.pop(0) if view == "restore_history" else LATEST
+
+    monkeypatch.setattr(listings, "_rows", rows)
+    said = [json.loads(line) for line in woodfrog("get", "ids", "-w", "-o", "json").stdout.splitlines()]
+    assert [row["id"] for row in said] == ["archived", "count", "held", "new", "train", "later", "train"]
+    assert said[-1]["state"] == "ended"
+
+
+def test_a_shell_completes_verbs() -> None:
+    program = Path(sys.executable).with_name("woodfrog")
+    asked = {**os.environ, "_WOODFROG_COMPLETE": "complete_bash", "COMP_WORDS": "woodfrog get f", "COMP_CWORD": "2"}
+    done = subprocess.run([program], env=asked, capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout.split() == ["failures"]
