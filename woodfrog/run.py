@@ -47,6 +47,7 @@ NOT_CAPTURED = 125
 _POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 2.0
 _RUNTIME_LOG = "runtime.log"
+_ENDED = frozenset({"container-gone", "ended-waiting"})
 _NOTHING_TO_SAY = orphans.NOTHING_TO_CAPTURE | {"stop-ignored"}
 _libc = ctypes.CDLL(None)
 
@@ -299,6 +300,8 @@ class SupervisedContainer:
                 self._say("stopping", words)
             elif failure.code not in _NOTHING_TO_SAY:
                 await asyncio.to_thread(self._tell_refusal, failure)
+                if failure.code in _ENDED:
+                    return
         try:
             await self._call("kill", self.container_id, name, seconds=STOP_SECONDS)
         except FailureError as problem:
@@ -357,7 +360,8 @@ class SupervisedContainer:
         """Say why there is no final snapshot; the container gets its stop signal all the same, and may take its time."""
         self._not_captured, self._why_not = True, str(failure)
         words = next_start.after_refusal(self._key.id, str(failure), self._latest())
-        self._say("not-captured", f"{words}; the container gets the stop signal (once more to kill)")
+        then = "" if failure.code in _ENDED else "; the container gets the stop signal (once more to kill)"
+        self._say("not-captured", f"{words}{then}")
 
     def _latest(self) -> list[dict[str, Any]]:
         with suppress(FailureError):

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from nodeworker.capture import criu as criu_tool
 from nodeworker.capture.freezer import Freezer
+from nodeworker.capture.interrupted import interruption
 from protocol.failures import Failure, FailureError
 
 CRIU_CONFIG_ANNOTATION: Final = "org.criu.config"
@@ -158,10 +159,11 @@ class Runc:
             *(("--leave-running",) if leave_running else ()),
             container_id,
         ]
-        with _unstopped(self.state(root, container_id).freezer, stopped_pids):
-            self._checkpoint(command, work_path, timeout_seconds)
+        state = self.state(root, container_id)
+        with _unstopped(state.freezer, stopped_pids):
+            self._checkpoint(command, work_path, timeout_seconds, state.pid)
 
-    def _checkpoint(self, command: list[str], work_path: Path, timeout_seconds: float) -> None:
+    def _checkpoint(self, command: list[str], work_path: Path, timeout_seconds: float, first_pid: int) -> None:
         said = work_path / "runc.stderr"
         try:
             # A file, not a pipe: a CRIU that outlives runc would hold a pipe open and keep us waiting for its end.
@@ -185,7 +187,8 @@ class Runc:
             ) from problem
         except subprocess.CalledProcessError as problem:
             text = said.read_text(errors="replace")
-            raise FailureError(criu_tool.explain(work_path / "dump.log", text, self.criu)) from problem
+            failure = criu_tool.explain(work_path / "dump.log", text, self.criu)
+            raise FailureError(interruption(problem.returncode, first_pid, failure)) from problem
 
     def kill(self, root: Path, container_id: str, signal_name: str) -> None:
         """Send a signal to the container's first process.

@@ -18,6 +18,7 @@ PASSING: Final = frozenset(
         "criu-crashed",
         "criu-failed",
         "descriptors-in-flight",
+        "dump-killed",
         "dump-timeout",
         "external-socket",
         "foreign-process",

@@ -1,0 +1,66 @@
+"""A dump that somebody ended is told from one that CRIU could not take."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from nodeworker.capture.interrupted import interruption, is_killed
+from nodeworker.capture.runc import Runc
+from nodeworker.domain.dump_retries import PASSING
+from protocol.failures import Failure, FailureError
+
+pytestmark = pytest.mark.timeout(20)
+
+UNKNOWN = Failure("criu-failed", "CRIU failed", "Read its log.", "Error (criu/ptrace.c:100): Can't read memory")
+CRASHED = Failure("criu-crashed", "CRIU crashed", "Use another.")
+KNOWN = Failure("io-uring", "a process uses io_uring", "Do not.")
+
+
+def status(state: str, pending: int = 0) -> str:
+    return f"Name:\tsh\nState:\t{state} (some)\nSigQ:\t0/31\nSigPnd:\t{0:016x}\nShdPnd:\t{pending:016x}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "killed"),
+    [
+        (status("D"), False),
+        (status("T", 1 << (signal.SIGTERM - 1)), False),
+        (status("D", 1 << (signal.SIGKILL - 1)), True),
+        (status("Z"), True),
+        ("", True),
+    ],
+)
+def test_a_process_that_is_frozen_has_its_end_pending(text: str, killed: bool) -> None:
+    assert is_killed(text) is killed
+
+
+def test_the_truth_is_what_was_killed() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    killed = interruption(-9, os.getpid(), UNKNOWN)
+    assert (killed.code, "signal 9" in killed.cause, killed.detail) == ("dump-killed", True, UNKNOWN.detail)
+    assert killed.code in PASSING
+    assert interruption(1, ended.pid, UNKNOWN).code == "container-gone"
+    assert interruption(1, ended.pid, CRASHED).code == "container-gone"
+    assert interruption(1, os.getpid(), CRASHED) is CRASHED
+    assert interruption(1, os.getpid(), UNKNOWN) is UNKNOWN
+    assert interruption(1, ended.pid, KNOWN) is KNOWN
+
+
+def test_a_runc_that_is_killed_in_a_dump_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = tmp_path / "runc"
+    binary.write_text("#!/bin/sh\nkill -9 $$\n")
+    binary.chmod(0o755)
+    state = SimpleNamespace(pid=os.getpid(), freezer=None)
+    monkeypatch.setattr(Runc, "state", lambda *_: state)
+    with pytest.raises(FailureError) as failed:
+        Runc(binary, tmp_path / "criu").checkpoint(
+            tmp_path, "c1", image_path=tmp_path / "i", work_path=tmp_path / "w", leave_running=True
+        )
+    assert failed.value.failure.code == "dump-killed"
