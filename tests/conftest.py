@@ -1,11 +1,17 @@
-"""What holds for tests of every folder: their time on slow machines, and a PostgreSQL server, started if somebody asks."""
+"""What holds for tests of every folder: their time on slow machines, and a PostgreSQL server, started if somebody asks.
+
+Examples that Hypothesis makes have no time limit of their own: only a test has. Where WOODFROG_SAME_EXAMPLES is set, as in CI, they are
+the same on every machine, so that what fails was broken by the change.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support import time_scale
 from support.databases import PostgresServer
 
@@ -16,6 +22,9 @@ collect_ignore = [] if importlib.util.find_spec("playwright") else ["page"]
 def pytest_configure() -> None:
     """Give programs more time where the machine is slow."""
     time_scale.scale_programs()
+    same = bool(os.environ.get("WOODFROG_SAME_EXAMPLES"))
+    settings.register_profile("woodfrog", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=same)
+    settings.load_profile("woodfrog")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
