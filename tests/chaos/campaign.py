@@ -186,6 +186,8 @@ class Campaign:
         try:
             until(lambda: len(live.record()) >= first + 3, 60, saying="it counts")
         except AssertionError:
+            if not live.runs():
+                return "ended by a harm before it counted"
             self._broken(Rule.WRONG_DATA, one, "it does not continue")
         problem = gap(live.record())
         if problem is not None:

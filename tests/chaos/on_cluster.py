@@ -234,6 +234,13 @@ class _Pod:
             self._seen = text[: text.rfind("\n") + 1].splitlines()
         return self._seen
 
+    def runs(self) -> bool:
+        try:
+            self.on_node("sh", "-c", f"kill -0 $(cat {_TASKS}/{self.container}/init.pid)")
+        except _UNREACHABLE:
+            return False
+        return True
+
 
 def _pod(pod: str, name: str, checkpoint_id: str, program: Program) -> Object:
     words = ["python3" if word == sys.executable else word for word in program.command]

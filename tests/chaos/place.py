@@ -45,6 +45,9 @@ class Live(Protocol):
     def record(self) -> list[str]:
         """The complete lines of its record."""
 
+    def runs(self) -> bool:
+        """Whether it is still there: a node that loses its power takes its containers along."""
+
 
 class Place(Protocol):
     """Everything that a run does to the outside."""
@@ -199,6 +202,9 @@ class _Lines:
 
     def record(self) -> list[str]:
         return self.run.lines(RECORD)
+
+    def runs(self) -> bool:
+        return self.run.process.poll() is None
 
 
 @contextmanager
