@@ -4,7 +4,7 @@ bin := .venv/bin
 usual := not long and not cluster and not gpu
 loops := long and not cluster
 
-.PHONY: help setup engines page-test demo fuzz matrix vm vm-all support test test-containers test-engine-containers test-others retest e2e retest-e2e faults chaos faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
+.PHONY: help setup engines page-test demo fuzz matrix vm vm-all support test test-containers test-engine-containers test-servers test-others retest e2e retest-e2e faults chaos faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
@@ -53,7 +53,8 @@ unit: setup
 by-engine := $(wildcard tests/e2e/test_docker*.py tests/e2e/test_podman*.py tests/e2e/test_engines*.py tests/e2e/test_pods*.py tests/e2e/test_install_*.py)
 containers := containers -m "$(usual)" tests/e2e $(by-engine:%=--ignore=%)
 engine-containers := engine-containers -m "$(usual)" $(by-engine) tests/faults
-others := others -m "$(usual)" --ignore=tests/e2e --ignore=tests/faults
+servers := servers -m "$(usual)" tests/integration
+others := others -m "$(usual)" --ignore=tests/e2e --ignore=tests/faults --ignore=tests/integration
 kills := kills -m "$(loops)" tests/faults
 outages := outages -m "$(loops)" --ignore=tests/faults
 cluster := cluster -m cluster
@@ -68,9 +69,9 @@ define again
 [ -e .pytest_cache/$(firstword $($(1)))/passed ] || $(bin)/pytest --last-failed -o cache_dir=.pytest_cache/$($(1))
 endef
 
-# Three at once on two processors: the tests that run containers wait for the machine, the others for servers.
+# Three at once on two processors: the tests that run containers wait for the machine, those of tests/integration for servers.
 test: lint
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-containers test-engine-containers test-others
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-containers test-servers test-engine-containers test-others
 
 test-containers: setup
 	$(call run,containers)
@@ -78,12 +79,16 @@ test-containers: setup
 test-engine-containers: setup engines
 	$(call run,engine-containers)
 
+test-servers: setup
+	$(call run,servers)
+
 test-others: setup
 	$(call run,others)
 
 retest: lint engines
 	$(call again,containers)
 	$(call again,engine-containers)
+	$(call again,servers)
 	$(call again,others)
 
 e2e: setup
