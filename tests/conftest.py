@@ -27,9 +27,15 @@ def pytest_configure() -> None:
     settings.load_profile("woodfrog")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give tests more time where the machine is slow."""
-    time_scale.scale_tests(items, float(config.getini("timeout")))
+    default_seconds = float(config.getini("timeout"))
+    time_scale.scale_tests(items, default_seconds)
+    if items:  # servers are taken down at the end of the last test, within its time
+        mark = items[-1].get_closest_marker("timeout")
+        seconds = mark.args[0] if mark is not None else default_seconds
+        items[-1].add_marker(pytest.mark.timeout(max(seconds, default_seconds)), append=False)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ from protocol import subjects
 from protocol.failures import Failure, FailureError
 from protocol.local import ContainerStatus
 from woodfrog import ask, orphans
+from woodfrog.interrupts import deferred
 from woodfrog.output import Form
 from woodfrog.state import Description, StateDirectory
 
@@ -43,7 +44,6 @@ _KILL_SECONDS = 10.0
 _STACK_SECONDS = 60.0
 _FAILURES_SHOWN = 3
 _HARMED_BYTES = 64
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _T = TypeVar("_T")
 
 
@@ -77,7 +77,7 @@ class _Counter:
         """Start it, and add its `woodfrog run` to ``runs`` before anything can go wrong with it."""
         self._stack = stack
         before = {container.container_id for container in ask.containers(stack.socket)}
-        with _uninterrupted():
+        with deferred():  # nobody would know of the process yet
             self._process = subprocess.Popen(
                 _woodfrog("run", "--state-dir", stack.state_dir, "--id", _ID, "--", "sh", "-c", _COUNT),
                 stderr=subprocess.PIPE,
@@ -112,20 +112,6 @@ class _Counter:
             self._process.communicate(timeout=_STEP_SECONDS)
         except subprocess.TimeoutExpired as problem:
             raise _failed("the stop signal ends the container", "it still runs") from problem
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold back what would interrupt us while a process is started: nobody would know of the process yet."""
-    came: list[int] = []
-    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in _INTERRUPTS}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    for number in came:
-        signal.raise_signal(number)
 
 
 @contextmanager

@@ -33,9 +33,18 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Have a signal that comes meanwhile wait for the end of this."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    """Have a signal that comes meanwhile wait for the end of this.
+
+    The signal is not blocked: a mask holds for one thread, and the kernel would give the signal to another.
+    """
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda which, _: came.append(which)) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for which in came:
+        signal.raise_signal(which)

@@ -17,7 +17,7 @@ from nodeworker.host import doctor
 from process.printable import PrintableStream, printable, printable_output
 from protocol.failures import Failure, FailureError
 from protocol.requests import View
-from woodfrog import cli
+from woodfrog import cli, listings
 from woodfrog.output import Form, put, put_json
 from woodfrog.state import Reach
 
@@ -89,8 +89,8 @@ def hostile_log(monkeypatch: pytest.MonkeyPatch) -> None:
     def view(_reach: Reach, name: View, _key: object = None, **_how: object) -> list[dict[str, Any]]:
         return rows.get(name, [])
 
-    monkeypatch.setattr(cli, "reach_of", lambda _: Reach("nats://nowhere", ""))
-    monkeypatch.setattr(cli.ask, "view", view)
+    monkeypatch.setattr(listings, "reach_of", lambda _: Reach("nats://nowhere", ""))
+    monkeypatch.setattr(listings.ask, "view", view)
 
 
 @pytest.mark.parametrize("words", [("get", "snapshots"), ("get", "nodes"), ("get", "commands")], ids=" ".join)
@@ -106,7 +106,7 @@ def test_failures_are_harmless_and_one_line(
 ) -> None:
 
     monkeypatch.setattr(
-        cli,
+        listings,
         "reach_of",
         lambda _: (_ for _ in ()).throw(FailureError(Failure("x", f"cause {EVIL}\nforged", EVIL, EVIL))),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import threading
+import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -105,14 +106,21 @@ def test_a_layer_that_was_taken_is_kept_again_if_nothing_can_be_mounted_over_it(
 
 def test_a_signal_that_comes_while_a_layer_is_moved_ends_what_follows() -> None:
     done: list[str] = []
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
 
     def interrupted() -> None:
         with interruptible(), ExitStack() as made:
             with deferred():
-                os.kill(os.getpid(), signal.SIGTERM)
+                assert other.ident is not None
+                signal.pthread_kill(other.ident, signal.SIGTERM)  # as the kernel may: it takes any thread
+                time.sleep(0.2)
                 made.callback(done.append, "kept")
             done.append("never")
 
     with pytest.raises(SystemExit):
         interrupted()
+    over.set()
+    other.join()
     assert done == ["kept"]
