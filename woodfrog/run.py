@@ -34,7 +34,7 @@ from woodfrog.layers import LAYERS, Layers, offer
 from woodfrog.output import Form
 from woodfrog.overlay import ContainerDirectory
 from woodfrog.pipes import Output
-from woodfrog.runtime import STOP_SECONDS, VERB_SECONDS, Runtime, runtime_failed
+from woodfrog.runtime import STOP_SECONDS, VERB_SECONDS, Runtime, logged, runtime_failed
 from woodfrog.state import Description
 from woodfrog.stopping import uncaptured
 
@@ -241,9 +241,7 @@ class SupervisedContainer:
         if self._stopped_by:
             raise InterruptedCreateError(self._stopped_by)
         if code != 0:
-            words = " ".join(
-                entry["msg"] for entry in _entries(log) if entry.get("level") == "error" and "msg" in entry
-            )
+            words = " ".join(logged(log, "error"))
             cause = f"the container could not be created (exit code {code})"
             raise FailureError(
                 command_error(words, self._spec.args[0]) or Failure("create-failed", cause, "The line above says why.")
@@ -321,8 +319,8 @@ class SupervisedContainer:
 
     def _say_start(self, runtime_log: Path) -> None:
         status = self._status()
-        if status is None:
-            unprotected = next(iter(_warnings(runtime_log)), None)
+        if status is None:  # of a container that is not protected the runtime alone knows
+            unprotected = next(iter(logged(runtime_log, "warning")), None)
             self._say("started", unprotected or f"how it started is not known; `woodfrog why {self._key.id}` tells")
             return
         lines = next_start.after_start(self._key.id, status.reason, status.restored_from, status.left, status.warnings)
@@ -380,14 +378,3 @@ class SupervisedContainer:
         with suppress(FailureError):
             told = TellDeleted(container_id=self.container_id, exit_code=code)
             ask.worker(self._described.socket, told, seconds=_TELL_SECONDS)
-
-
-def _warnings(runtime_log: Path) -> list[str]:
-    """Read what the runtime warned of: a container that is not protected is known to nobody else."""
-    return [entry["msg"] for entry in _entries(runtime_log) if entry.get("level") == "warning" and "msg" in entry]
-
-
-def _entries(runtime_log: Path) -> list[dict[str, str]]:
-    with suppress(OSError, msgspec.DecodeError):
-        return [msgspec.json.decode(line, type=dict[str, str]) for line in runtime_log.read_bytes().splitlines()]
-    return []

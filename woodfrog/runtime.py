@@ -7,6 +7,8 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from protocol.failures import Failure, FailureError
 from woodfrog.state import Description
 
@@ -51,12 +53,24 @@ class Runtime:
             raise runtime_failed(command, done.returncode, done.stderr)
 
 
+def logged(log: Path, level: str) -> list[str]:
+    """Read what a verb wrote to its ``log`` at a level, such as ``error``; runc and the runtime write an object a line."""
+    found = []
+    with suppress(OSError):
+        for line in log.read_bytes().splitlines():
+            with suppress(msgspec.DecodeError):
+                entry = msgspec.json.decode(line, type=dict[str, str])
+                if entry.get("level") == level and entry.get("msg"):
+                    found.append(entry["msg"])
+    return found
+
+
 def runtime_failed(command: list[str], code: int, said: str) -> FailureError:
     """Make the failure of a verb out of the runtime's exit code, as ``subprocess`` has it, and what it said."""
     name = Path(command[0]).name
     if code < 0:
         by = f"by signal {-code}" + (", as when memory runs out" if -code == signal.SIGKILL else "")
-        advice = "The container is as it was, or has ended: look at `woodfrog ps`, and try again. The kernel's log (`dmesg`) tells of memory that ran out."
+        advice = "The container is as it was, or has ended: look at `woodfrog ps`, and try again. The kernel's log (`dmesg`) shows whether memory ran out."
         return FailureError(Failure("runtime-killed", f"{name} was killed {by} before it was done", advice))
     return _failed(command, said.strip() or f"it ended with exit code {code} without a word")
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final
 
-import msgspec
 import typer
 
 from nodeworker.runtime.install import DEFAULT_VARIABLE
@@ -24,7 +23,7 @@ from woodfrog.bundle import BadInputError, parse_env
 from woodfrog.command_errors import command_error
 from woodfrog.container_log import ContainerLog, Entry
 from woodfrog.output import Form, put_json
-from woodfrog.runtime import Runtime
+from woodfrog.runtime import Runtime, logged
 from woodfrog.state import Description
 from woodfrog.verbs import Namespace, Output, StateDir, state_of, telling
 
@@ -138,21 +137,13 @@ def _execute(
         runtime = Runtime(described, found.container_id)
         words = runtime.command("exec", *options, found.container_id, *command, log=log)
         done = subprocess.run(words, stdin=None if stdin else subprocess.DEVNULL, check=False)
-        said = log.read_text() if log.exists() else ""
-    if done.returncode in {1, _FAILED_TO_EXECUTE} and (error := _last_error(said)):
+        errors = logged(log, "error")
+    if done.returncode in {1, _FAILED_TO_EXECUTE} and errors:
+        error = errors[-1]
         advice = "`woodfrog ps` shows whether the container still runs."
         failure = command_error(error, command[0]) or Failure("runtime-failed", f"woodfrog-runtime: {error}", advice)
         raise FailureError(failure)
     return done.returncode if done.returncode >= 0 else 128 - done.returncode
-
-
-def _last_error(log: str) -> str:
-    for line in reversed(log.splitlines()):
-        with suppress(msgspec.DecodeError):
-            entry = msgspec.json.decode(line, type=dict[str, str])
-            if entry.get("level") == "error":
-                return entry.get("msg", "")
-    return ""
 
 
 @contextmanager
