@@ -1,13 +1,14 @@
 """Captures that the store does not take, as what a container on this very node is restored from meanwhile.
 
 The worker vouches for such a capture as it does for a stored one: it makes a manifest of the files in the spool, keeps it beside
-them, and reports its digest. A restore is given the digest by the control plane and proves every byte, so what it gets is what was
-captured. It is given other names of the files and never the spool itself, which is yet to be stored, and which may be stored and
+them, and reports its digest. A restore is given the digest by the control plane and proves every byte, and so does the worker when it
+stores the capture at last, so what either gets is what was captured. A restore is given other names of the files and never the spool itself, which is yet to be stored, and which may be stored and
 removed at any moment.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from blake3 import blake3
@@ -15,12 +16,14 @@ from blake3 import blake3
 from nodeworker.capture.spool import Spool
 from nodeworker.copies import Copy
 from nodeworker.domain.problems import broken_copy, spool_lost
-from nodeworker.journal import Journal
+from nodeworker.journal import DumpRecord, Journal
+from nodeworker.store.comparison import difference
 from nodeworker.store.listing import list_files
 from nodeworker.store.snapshots import MANIFEST_NAME, ManifestHeader, check_manifest
 from protocol import wire
 from protocol.failures import FailureError
 from protocol.ids import CheckpointKey, SnapshotId, check_id
+from protocol.manifest import Manifest
 
 
 def vouch(spool: Spool, header: ManifestHeader) -> str:
@@ -33,6 +36,34 @@ def vouch(spool: Spool, header: ManifestHeader) -> str:
     data = wire.encode(list_files(header, spool.read_list()))
     (spool.folder / MANIFEST_NAME).write_bytes(data)
     return blake3(data).hexdigest()
+
+
+def check_of(spool: Spool, record: DumpRecord) -> Callable[[Manifest], None]:
+    """Return what refuses the manifest of a capture that was read for the store and is not what was vouched for, as ``spool-lost``.
+
+    A capture that was not vouched for is taken as it is: nothing was read before that it could be compared with.
+
+    Raises:
+        FailureError: ``spool-lost`` if the manifest in the spool is not the one that was reported.
+        OSError: it cannot be read.
+    """
+    if not record.manifest_digest:
+        return lambda _: None
+    try:
+        data = (spool.folder / MANIFEST_NAME).read_bytes()
+    except FileNotFoundError as problem:
+        raise spool_lost(f"the manifest of the capture in {spool.folder} is gone") from problem
+    if blake3(data).hexdigest() != record.manifest_digest:
+        raise spool_lost(f"the manifest of the capture in {spool.folder} is not the one that was reported")
+    vouched = check_manifest(data, record.key, record.snapshot_id, shown=f"in {spool.folder}")
+
+    def check(found: Manifest) -> None:
+        changed = difference(vouched, found)
+        if changed is not None:
+            waited = "it changed on the node's disk while it waited to be stored"
+            raise spool_lost(f"{changed} in {spool.folder} is not what was captured: {waited}")
+
+    return check
 
 
 class Spooled:

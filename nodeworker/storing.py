@@ -25,7 +25,7 @@ from nodeworker.failure import failure_of
 from nodeworker.journal import DumpRecord, Journal
 from nodeworker.rehearsal.rehearsals import Rehearsals
 from nodeworker.settings import Settings
-from nodeworker.spooled import vouch
+from nodeworker.spooled import check_of, vouch
 from nodeworker.store.snapshots import ManifestHeader, SnapshotStore, Stored
 from nodeworker.threads import in_daemon_thread
 from nodeworker.unstored import Unstored
@@ -268,7 +268,7 @@ class Storer:
         spool = Spool(self._settings.spool / record.snapshot_id)
         header = self._header(record, spool.read_aside())
         began = time.monotonic()
-        stored = self._store.put(header, spool.read_list())
+        stored = self._store.put(header, spool.read_list(), check_of(spool, record))
         store_seconds = time.monotonic() - began
         faultpoints.reach("dump.stored")
         self._journal.finish_dump(record, None, self._stored(record, stored, store_seconds))

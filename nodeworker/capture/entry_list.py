@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from nodeworker.domain.problems import spool_lost
 from protocol import wire
 from protocol.manifest import Entry
 
@@ -23,7 +24,7 @@ def beside(folder: Path) -> Path:
 
 
 class EntryFile(Collection[Entry]):
-    """The entries of a list, read from its file each time."""
+    """The entries of a list, read from its file each time: ``spool-lost`` if it is not what was written."""
 
     def __init__(self, path: Path, count: int) -> None:
         self.path = path
@@ -46,7 +47,10 @@ class EntryFile(Collection[Entry]):
     def __iter__(self) -> Iterator[Entry]:
         with self.path.open("rb") as lines:
             for line in lines:
-                yield wire.decode(line, Entry)
+                try:
+                    yield wire.decode(line, Entry)
+                except wire.MalformedMessageError as problem:
+                    raise spool_lost(f"the list {self.path} of the capture is broken: {problem}") from problem
 
     def __contains__(self, entry: object) -> bool:
         return any(each == entry for each in self)

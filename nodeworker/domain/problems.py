@@ -78,7 +78,9 @@ def broken_copy(cause: str) -> FailureError:
 
 def spool_lost(cause: str) -> FailureError:
     """A capture that was to be stored, or restored here, is not what it was; ``cause`` begins with a small letter."""
-    return FailureError(Failure("spool-lost", cause, "Take a new checkpoint."))
+    return FailureError(
+        Failure("spool-lost", cause, "Take a new checkpoint; see who removes files there, and check the node's disk.")
+    )
 
 
 def missing(name: str) -> FailureError:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import zstandard
 from blake3 import blake3
 
-from nodeworker.domain.problems import corrupt
+from nodeworker.domain.problems import corrupt, spool_lost
 from protocol.manifest import Chunk
 
 CHUNK_BYTES = 1 << 20
@@ -52,7 +52,8 @@ def read(descriptor: int, offset_bytes: int, length_bytes: int) -> tuple[memoryv
     """Read one chunk, at most :data:`CHUNK_BYTES`, and hash it: no digest if it is all zeros. The next read of the thread overwrites it.
 
     Raises:
-        OSError: the file cannot be read, or is shorter than it was when it was listed.
+        FailureError: ``spool-lost`` if the file is shorter than it was when it was listed.
+        OSError: the file cannot be read.
     """
     buffer = _scratch.buffer
     view = memoryview(buffer)[:length_bytes]
@@ -60,7 +61,7 @@ def read(descriptor: int, offset_bytes: int, length_bytes: int) -> tuple[memoryv
     while filled < length_bytes:
         count = os.preadv(descriptor, [view[filled:]], offset_bytes + filled)
         if count == 0:
-            raise OSError(f"a file became shorter while it was stored: it ends at byte {offset_bytes + filled}")
+            raise spool_lost(f"a file of the capture became shorter: it ends at byte {offset_bytes + filled}")
         filled += count
     zero = (
         buffer == _ZEROS if length_bytes == CHUNK_BYTES else not any(view[:64]) and bytes(view) == _ZEROS[:length_bytes]
@@ -72,6 +73,7 @@ def prepare(descriptor: int, offset_bytes: int, length_bytes: int, known: dict[b
     """Read one chunk, hash it, and compress it unless ``known`` has its digest.
 
     Raises:
+        FailureError: as :func:`read`.
         OSError: as :func:`read`.
     """
     view, digest = read(descriptor, offset_bytes, length_bytes)

@@ -48,8 +48,8 @@ def list_files(header: ManifestHeader, trees: Sequence[TreeToStore]) -> Manifest
     """Read all files of a capture and make its manifest.
 
     Raises:
-        FailureError: ``capture-unfit``.
-        OSError: a file cannot be read, or became shorter.
+        FailureError: ``capture-unfit``, or ``spool-lost`` if a file became shorter.
+        OSError: a file cannot be read.
     """
     listing = _Listing()
     listed = [

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from blake3 import blake3
 
-from nodeworker.domain.problems import corrupt
+from nodeworker.domain.problems import corrupt, spool_lost
 from nodeworker.store.chunks import CHUNK_BYTES, Prepared, prepare
 from nodeworker.store.objects import Objects, ObjectWriter
 from protocol.manifest import HOLE, Chunk, Pack
@@ -82,13 +82,17 @@ class Packer:
         """Cut a file into chunks. The list fills with their indices, and is complete after :meth:`finish`.
 
         Raises:
-            FailureError: ``disk-full`` from the store, ``snapshot-corrupt`` if it does not give back what it took.
-            OSError: a file cannot be read, or became shorter.
+            FailureError: ``disk-full`` from the store, ``snapshot-corrupt`` if it does not give back what it took, ``spool-lost`` if
+                a file is gone or became shorter.
+            OSError: a file cannot be read.
         """
         landing: list[int] = []
         if size_bytes == 0:
             return landing
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError as problem:
+            raise spool_lost(f"the file {path} of the capture is gone") from problem
         there = filled(descriptor, size_bytes)
         for offset in range(0, size_bytes, CHUNK_BYTES):
             length = min(CHUNK_BYTES, size_bytes - offset)

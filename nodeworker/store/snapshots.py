@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -147,8 +147,15 @@ class SnapshotStore:
         self._workers = workers or len(os.sched_getaffinity(0))
         self._limit_manifest_bytes = limit_manifest_bytes
 
-    def put(self, header: ManifestHeader, trees: Sequence[TreeToStore]) -> Stored:
+    def put(
+        self,
+        header: ManifestHeader,
+        trees: Sequence[TreeToStore],
+        check: Callable[[Manifest], None] = lambda _: None,
+    ) -> Stored:
         """Store a snapshot and prove it. Putting the same snapshot again, after a crash say, replaces what is there.
+
+        ``check`` is given the manifest before it is written, when nothing is valid yet, and refuses it by raising.
 
         Raises:
             FailureError: ``disk-full``; ``snapshot-corrupt`` or ``snapshot-missing`` if the store does not give back
@@ -162,7 +169,7 @@ class SnapshotStore:
             for name in self._objects.names(folder):
                 self._objects.remove(folder, name)
             self._objects.begin(folder)
-            return replace(self._put(folder, header, trees), store=store)
+            return replace(self._put(folder, header, trees, check), store=store)
         except BaseException:
             with suppress(OSError, FailureError):  # the failure that is on its way says more
                 self.discard(header.key, header.snapshot_id)
@@ -270,7 +277,13 @@ class SnapshotStore:
             self._objects.remove(folder, name)
         self._objects.prune(folder)
 
-    def _put(self, folder: str, header: ManifestHeader, trees: Sequence[TreeToStore]) -> Stored:
+    def _put(
+        self,
+        folder: str,
+        header: ManifestHeader,
+        trees: Sequence[TreeToStore],
+        check: Callable[[Manifest], None],
+    ) -> Stored:
         with Packer(self._objects, folder, self._workers) as packer:
             listed = [(tree, _add_files(packer, tree)) for tree in trees]
             packs = packer.finish()
@@ -278,6 +291,7 @@ class SnapshotStore:
             self._objects.settle(folder)
         reach("store.after-packs")
         manifest = manifest_of(header, listed, packer.chunks, packs)
+        check(manifest)
         data = encode(manifest)
         if len(data) > self._limit_manifest_bytes:  # no reader would take it
             most = f"its manifest has {len(data)} bytes, and at most {self._limit_manifest_bytes} can be read back"

@@ -29,10 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from nodeworker.capture.trees import list_tree
 from nodeworker.store import KeyRing, ManifestHeader, SnapshotStore
+from nodeworker.store.comparison import difference
 from nodeworker.store.keys import StoreKey
+from nodeworker.store.listing import list_files
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
-from protocol.manifest import TreeName
+from protocol.manifest import Manifest, TreeName
 from tests.bench.memory import SEED, write_memory
 from tests.bench.report import publish, row
 from tests.bench.stopwatch import undo_when_ended
@@ -59,17 +61,25 @@ def _settle() -> None:
 class Place:
     """One store, and how long each put and fetch took."""
 
-    def __init__(self, url: str, keys: KeyRing | None = None) -> None:
+    def __init__(self, url: str, keys: KeyRing | None = None, *, waited: bool = False) -> None:
+        """What has ``waited`` is compared with a manifest that was made before, as a capture that the store refused."""
         self.store = SnapshotStore(url, keys=keys)
+        self._waited = waited
         self.put: list[float] = []
         self.fetch: list[float] = []
 
     def turn(self, images: Path, fetched: Path, snapshot: SnapshotId, *, counts: bool) -> int:
         """Put and fetch once; tell how many bytes were stored."""
         header = ManifestHeader(snapshot, KEY, IncarnationNumber(1), datetime.now(UTC), NodeFacts(), ContainerFacts())
+        trees = [list_tree(TreeName.PROCESSES, images)]
+        vouched = list_files(header, trees) if self._waited else None
+
+        def check(found: Manifest) -> None:
+            assert vouched is None or difference(vouched, found) is None
+
         _settle()
         begin = time.perf_counter()
-        stored = self.store.put(header, [list_tree(TreeName.PROCESSES, images)])
+        stored = self.store.put(header, trees, check)
         put_seconds = time.perf_counter() - begin
         _settle()
         begin = time.perf_counter()
@@ -125,6 +135,7 @@ def main() -> None:
         plain = Place((root / "store").as_uri())
         sealed = Place((root / "sealed").as_uri(), KeyRing((StoreKey(os.urandom(32)),)))
         s3 = Place(bucket)
+        waited = Place((root / "waited").as_uri(), waited=True)
         for turn in range(runs + 1):
             snapshot, counts = SnapshotId(f"20261123T000000Z-{turn:08x}"), turn > 0  # the first turn warms caches up
             stored_bytes = plain.turn(images, fetched, snapshot, counts=counts)
@@ -138,7 +149,7 @@ def main() -> None:
             subprocess.run(f"zstd -q -dc {archive} | tar -x -C {fetched}", shell=True, check=True)
             peer_fetch = time.perf_counter() - begin
             shutil.rmtree(fetched)
-            for place in (sealed, s3):
+            for place in (waited, sealed, s3):
                 place.turn(images, fetched, snapshot, counts=counts)
             if counts:
                 peer[0].append(peer_put)
@@ -157,6 +168,14 @@ def main() -> None:
                 peer_name="tar -c | zstd -1 -T0 > file",
             ),
             row("fetch 1 GiB: every chunk checked", "s", plain.fetch, peer[1], peer_name="zstd -dc | tar -x"),
+            row(
+                "store 1 GiB that has waited: compared as well",
+                "s",
+                waited.put,
+                plain.put,
+                peer_name="not compared",
+                goal="<= 1.05",
+            ),
             row("size in the store", "MiB", *sizes, peer_name="the peer's file", goal="<= 1.05"),
             row("store 1 GiB, encrypted", "s", sealed.put, plain.put, peer_name="not encrypted", goal="<= 1.25"),
             row("fetch 1 GiB, encrypted", "s", sealed.fetch, plain.fetch, peer_name="not encrypted", goal="<= 1.25"),

@@ -188,9 +188,11 @@ async def test_with_a_full_store_a_container_goes_on_on_its_node_and_a_broken_ca
         ballast.unlink()
 
         async def valid() -> bool:
-            return await statuses(client, "full") == ["valid"]
+            return await statuses(client, "full", "broken") == ["valid", "failed"]
 
-        await eventually(valid, saying="it is stored while its successor runs", seconds=60)
+        await eventually(
+            valid, saying="the whole one is stored while its successor runs, the broken one never", seconds=60
+        )
         await asyncio.to_thread(stopped, [second])
         await asyncio.to_thread(followed, node, "full", second)
 

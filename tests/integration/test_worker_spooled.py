@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from nodeworker.copies import Copies
 from nodeworker.fetching import Fetched, Fetcher
 from nodeworker.journal import DumpRecord
 from nodeworker.spooled import Spooled
-from protocol.events import SnapshotStored, SnapshotStoreDelayed
+from protocol.events import DumpFailed, DumpStage, SnapshotStored, SnapshotStoreDelayed
 from protocol.failures import FailureError
 from protocol.manifest import TreeName
 from protocol.requests import RestoreFrom
@@ -140,6 +140,66 @@ async def test_a_file_of_it_that_is_broken_is_not_looked_for_in_the_store(outage
     with pytest.raises(FailureError) as problem:
         layer_of(fetched, tmp_path / "layer-back")
     assert code_of(problem) == "spool-lost"
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file, as a disk does."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def of_layer(spool: Path, name: str) -> Path:
+    return Spool(spool).read_list()[1].contents[name]
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "an image": lambda spool: flip(spool / "images/inventory.img"),
+    "a file of the layer": lambda spool: flip(of_layer(spool, "file")),
+    "data where there was a hole": lambda spool: _written(of_layer(spool, "sparse"), 50 << 20),
+    "a shorter file": lambda spool: os.truncate(of_layer(spool, "file"), 1 << 20),
+    "a file that is gone": lambda spool: (spool / "images/inventory.img").unlink(),
+    "another mode": lambda spool: _reworded(spool / "layer.entries", b'"mode":420', b'"mode":511', times=1),
+    "no list any more": lambda spool: (spool / "layer.entries").write_bytes(b"\0" * 100),
+    "a shorter list": lambda spool: _without_last_line(spool / "layer.entries"),
+    "another list of trees": lambda spool: _reworded(spool / "trees.json", b'"layer"', b'"LAYER"', times=1),
+    "another manifest": lambda spool: flip(spool / "manifest.json"),
+    "no manifest": lambda spool: (spool / "manifest.json").unlink(),
+}
+
+
+def _written(path: Path, offset_bytes: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset_bytes)
+        file.write(b"1")
+
+
+def _reworded(path: Path, before: bytes, after: bytes, times: int) -> None:
+    data = path.read_bytes()
+    assert before in data
+    path.write_bytes(data.replace(before, after, times))
+
+
+def _without_last_line(path: Path) -> None:
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+async def test_what_changed_on_the_disk_while_it_waited_never_becomes_a_valid_snapshot(
+    outage: Outage, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    record = await waiting(outage, tmp_path)
+    await outage.end()
+    damage(outage.settings.spool / record.snapshot_id)
+    outage.back()
+    outage.begin().store(outage.journal.dumps()[0])
+    await outage.storer.wait(record.snapshot_id)
+    (failed,) = outage.of(DumpFailed)
+    assert isinstance(failed, DumpFailed)
+    assert (failed.stage, failed.failure.code) == (DumpStage.STORE, "spool-lost"), failed.failure
+    assert not outage.of(SnapshotStored)
+    assert not list(outage.place.rglob("*.pack"))
+    assert not list(outage.place.rglob("manifest.json"))
 
 
 async def test_what_an_older_worker_left_waiting_is_reported_again_with_its_digest(
