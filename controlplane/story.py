@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from controlplane.domain.clocks import CLOCK_TOLERANCE_SECONDS
-from protocol.commands import CheckCommand, Command, DeleteCommand, DumpCommand, PrefetchCommand
+from protocol.commands import CheckCommand, Command, DeleteCommand, DumpCommand, PrefetchCommand, StoreCommand
 from protocol.events import (
     CheckpointForgotten,
     ColdStartChosen,
@@ -114,6 +114,8 @@ def _asked(command: Command) -> str:
             return f"to delete snapshot {snapshot_id}"
         case CheckCommand():
             return "whether the container could be captured and restored"
+        case StoreCommand(snapshot_id=snapshot_id):
+            return f"to store snapshot {snapshot_id} now"
         case PrefetchCommand(snapshot_id=snapshot_id):
             return f"to have snapshot {snapshot_id} ready for a container that is on its way"
 

@@ -22,7 +22,7 @@ from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.storing import Storer
 from nodeworker.threads import in_daemon_thread
 from process import faultpoints
-from protocol.commands import CheckCommand, Command, DeleteCommand, DumpCommand, PrefetchCommand
+from protocol.commands import CheckCommand, Command, DeleteCommand, DumpCommand, PrefetchCommand, StoreCommand
 from protocol.events import CommandFinished, ContainerEnded, Outcome, ReportedEvent, SnapshotDeleted
 from protocol.failures import Failure, FailureError
 from protocol.ids import CommandId
@@ -88,8 +88,18 @@ class Obedience:
         elif isinstance(command, PrefetchCommand):
             async with self._gate.prefetch():
                 await in_daemon_thread(lambda: self._prefetch(command))
+        elif isinstance(command, StoreCommand):
+            await self._store_now(command)
         else:
             await self._dump(command)
+
+    async def _store_now(self, command: StoreCommand) -> None:
+        """Have a capture that waits tried at once; what is stored or lost already was reported by itself."""
+        late = datetime.now(UTC) > command.deadline
+        failure = _too_late(command) if late else await self._storer.try_now(command.snapshot_id)
+        await asyncio.to_thread(
+            self._journal.finish_command, command.command_id, failure, self._finished(command, failure)
+        )
 
     async def _dump(self, command: DumpCommand) -> None:
         storing = await self._storer.storing_for(command.command_id)

@@ -27,6 +27,7 @@ from nodeworker.rehearsal.rehearsals import Rehearsals
 from nodeworker.settings import Settings
 from nodeworker.spooled import check_of, vouch
 from nodeworker.store.snapshots import ManifestHeader, SnapshotStore, Stored
+from nodeworker.store_tries import StoreTries
 from nodeworker.threads import in_daemon_thread
 from nodeworker.unstored import Unstored
 from process import faultpoints
@@ -78,6 +79,7 @@ class Storer:
         self._facts = facts
         self.rehearsals = rehearsals
         self._stores: dict[SnapshotId, asyncio.Task[None]] = {}
+        self._tries = StoreTries()
         self.unstored = Unstored(
             settings.spool,
             settings.spool_floor_bytes,
@@ -165,7 +167,16 @@ class Storer:
         """
         task = asyncio.create_task(self._rehearse_and_store(record) if rehearse else self._store_capture(record))
         self._stores[record.snapshot_id] = task
-        task.add_done_callback(lambda _: self._stores.pop(record.snapshot_id, None))
+        task.add_done_callback(lambda task: self._ended(record.snapshot_id, task))
+
+    def _ended(self, snapshot_id: SnapshotId, task: asyncio.Task[None]) -> None:
+        self._stores.pop(snapshot_id, None)
+        if not task.cancelled():  # else the next life tries
+            self._tries.ended(snapshot_id)
+
+    async def try_now(self, snapshot_id: SnapshotId) -> Failure | None:
+        """Try at once to store a capture that waits; return why it failed, or ``None`` if the capture waits no more."""
+        return await self._tries.ask(snapshot_id) if snapshot_id in self._stores else None
 
     async def _rehearse_and_store(self, record: DumpRecord) -> None:
         failure = None
@@ -196,8 +207,10 @@ class Storer:
                 return
             record = await asyncio.to_thread(self._note_delay, record, failure)
             await asyncio.to_thread(self.unstored.wait, record)
+            self._tries.ended(record.snapshot_id, failure)
             try:
-                await pauses.take()
+                if await self._tries.pause(record.snapshot_id, pauses.step()):
+                    pauses.reset()
             finally:
                 waited = self.unstored.resume(record)
             if not waited:  # it had to give way

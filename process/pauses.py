@@ -18,8 +18,12 @@ class Pauses:
         """Begin with the shortest again: it went well."""
         self.next_seconds = self._first_seconds
 
-    async def take(self) -> None:
-        """Pause."""
+    def step(self) -> float:
+        """Return how long the pause is that begins now, and have the next one be longer."""
         seconds = self.next_seconds
         self.next_seconds = min(2 * seconds, self._longest_seconds)
-        await asyncio.sleep(seconds)
+        return seconds
+
+    async def take(self) -> None:
+        """Pause."""
+        await asyncio.sleep(self.step())

@@ -80,5 +80,21 @@ class CheckCommand(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=
     deadline: datetime
 
 
-Command = DumpCommand | DeleteCommand | PrefetchCommand | CheckCommand
+class StoreCommand(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag_field="kind", tag="store"):
+    """Try at once to store a capture that waits for the store on this node. Void after ``deadline``.
+
+    It ends with that try: in success if the capture waits no more, else with why the store did not take it.
+    """
+
+    command_id: CommandId
+    node: NodeName
+    key: CheckpointKey
+    incarnation: IncarnationNumber
+    """The one that the snapshot was taken of."""
+    snapshot_id: SnapshotId
+    issued_at: datetime
+    deadline: datetime
+
+
+Command = DumpCommand | DeleteCommand | PrefetchCommand | CheckCommand | StoreCommand
 """All commands."""

@@ -117,7 +117,7 @@ class CommandAccepted(_Answer, frozen=True, tag="accepted"):
 class SnapshotRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Decide about one snapshot, of whichever id of the namespace it is.
 
-    ``pin`` and ``unpin`` it; ``invalidate`` it: never choose it again; ``retry`` it: choose it as if no restore of it had failed; ``delete`` it from the store. ``force`` deletes it
+    ``pin`` and ``unpin`` it; ``invalidate`` it: never choose it again; ``retry`` it: choose it as if no restore of it had failed, or if it is not stored yet, try at once to store it; ``delete`` it from the store. ``force`` deletes it
     even if it is the latest valid one of its id.
     """
 
@@ -135,6 +135,8 @@ class Noted(_Answer, frozen=True, tag="noted"):
 
     key: CheckpointKey
     snapshot_id: SnapshotId
+    command_id: CommandId | None = None
+    """What a node was asked to do about it; ask the ``commands`` view how that ends."""
 
 
 View = Literal[

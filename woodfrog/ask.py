@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -35,6 +36,7 @@ from woodfrog.state import Reach
 _T = TypeVar("_T")
 _ANSWER_SECONDS = 10.0
 _RETRY_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _PAGE = 1000
 """How many rows are asked for together; fewer where the broker does not carry so many."""
 
@@ -162,6 +164,23 @@ def view(
         FailureError: as :func:`control`.
     """
     return asyncio.run(_rows(reach, QueryRequest(view=name, key=key, command_id=command_id, limit=limit), seconds))
+
+
+def ended(reach: Reach, command_id: CommandId, timeout_seconds: float) -> dict[str, Any]:
+    """Wait until a command that stores a snapshot has ended, and return its row of ``commands``.
+
+    Raises:
+        FailureError: ``timed-out``, or as :func:`control`.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        (row,) = view(reach, "commands", command_id=command_id)
+        if row["status"] != "open":
+            return row
+        if time.monotonic() > deadline:
+            advice = f"`woodfrog get commands` shows what becomes of {command_id}."
+            raise FailureError(Failure("timed-out", f"not stored after {timeout_seconds:g} s", advice))
+        time.sleep(_POLL_SECONDS)
 
 
 def failure_of(reach: Reach, command: dict[str, Any]) -> Failure:

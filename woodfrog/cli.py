@@ -18,7 +18,7 @@ import typer
 from controlplane import story
 from process import logs
 from process.printable import printable, printable_output
-from protocol.failures import Failure, FailureError
+from protocol.failures import FailureError
 from protocol.ids import CheckpointKey, CommandId
 from woodfrog import (
     ask,
@@ -148,15 +148,7 @@ def checkpoint(
         reach = reach_of(state_dir)
         key = key_of(reach, checkpoint_id, namespace)
         command_id = _ask_for_dump(reach, key, timeout_seconds, state_dir)
-        deadline = time.monotonic() + timeout_seconds
-        while True:
-            (row,) = ask.view(reach, "commands", command_id=command_id)
-            if row["status"] != "open":
-                break
-            if time.monotonic() > deadline:
-                advice = f"`woodfrog get commands` shows what becomes of {command_id}."
-                raise FailureError(Failure("timed-out", f"not stored after {timeout_seconds:g} s", advice))
-            time.sleep(_POLL_SECONDS)
+        row = ask.ended(reach, command_id, timeout_seconds)
         if row["status"] != "succeeded":
             raise FailureError(ask.failure_of(reach, row))
     if output is Form.JSON:

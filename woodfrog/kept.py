@@ -1,4 +1,4 @@
-"""The verbs about one snapshot: pin it, unpin it, set it aside, try it again, delete it."""
+"""The verbs about one snapshot: pin it, unpin it, set it aside, try it or its storing again, delete it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 import typer
 
 from process.printable import printable
 from protocol.failures import Failure, FailureError
-from protocol.ids import SnapshotId, check_id
+from protocol.ids import CommandId, SnapshotId, check_id
 from protocol.requests import Noted, SnapshotRequest
 from woodfrog import ask, dev
 from woodfrog.output import Form, put_json
@@ -108,18 +109,36 @@ def invalidate(
 def retry(
     snapshot: SnapshotName,
     because: Because = "",
+    timeout_seconds: Annotated[float, typer.Option("--timeout", help="Seconds after which to stop waiting.")] = 60.0,
     namespace: Namespace = dev.NAMESPACE,
     state_dir: StateDir = None,
     output: Output = Form.TABLE,
 ) -> None:
-    """Have a snapshot chosen again although restoring it has failed, or its container soon ended, or it was invalidated."""
+    """Have a snapshot chosen again although restoring it has failed, or its container soon ended, or it was invalidated; or stored, if it is not yet."""
     with telling():
         reach, noted = _decide("retry", snapshot, namespace, state_dir, because)
-        _put(
-            reach,
-            noted,
-            output,
-            f"{noted.snapshot_id} is tried again at the next start of {noted.key.id}, if none is newer",
+        line = f"{noted.snapshot_id} is tried again at the next start of {noted.key.id}, if none is newer"
+        if noted.command_id is not None:
+            _await_store(reach, noted, noted.command_id, timeout_seconds)
+            line = f"{noted.snapshot_id} is stored"
+        _put(reach, noted, output, line)
+
+
+def _await_store(reach: Reach, noted: Noted, command_id: CommandId, timeout_seconds: float) -> None:
+    """Wait until a node has tried to store a snapshot.
+
+    Raises:
+        FailureError: why it is not stored.
+    """
+    row = ask.ended(reach, command_id, timeout_seconds)
+    if row["status"] != "succeeded":
+        failure = ask.failure_of(reach, row)
+        advice = f"{failure.advice} The node tries again by itself until the capture is stored."
+        raise FailureError(msgspec.structs.replace(failure, advice=advice.lstrip()))
+    snapshot = _row(reach, noted)
+    if snapshot["status"] == "failed":
+        raise FailureError(
+            Failure(snapshot["failure_code"], snapshot["failure_cause"], snapshot["failure_advice"] or "")
         )
 
 

@@ -12,6 +12,7 @@ from controlplane.domain.inputs import CheckpointAsked, Decision, Policy, Snapsh
 from controlplane.domain.quotas import over_bytes
 from controlplane.domain.retention import in_use, latest_valid
 from controlplane.domain.state import Incarnation, KeyState, Snapshot, SnapshotStatus, State
+from controlplane.domain.store_requests import store_now
 from protocol.commands import CheckCommand, DumpCommand
 from protocol.events import (
     CommandIssued,
@@ -45,7 +46,7 @@ def decide_about(state: State, asked: SnapshotAsked, now: datetime, policy: Poli
         case "invalidate":
             return _invalidate(name, snapshot, wish)
         case "retry":
-            return _retry(name, snapshot, wish)
+            return _retry(state, name, snapshot, asked, now)
         case "delete":
             return _delete(name, key, snapshot, wish, now, policy)
 
@@ -94,17 +95,19 @@ def _invalidate(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) 
     return _recorded(SnapshotInvalidated, name, snapshot, wish.because or "somebody asked for it")
 
 
-def _retry(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) -> Decision:
+def _retry(state: State, name: CheckpointKey, snapshot: Snapshot, asked: SnapshotAsked, now: datetime) -> Decision:
+    if snapshot.status is SnapshotStatus.CAPTURED:
+        return store_now(state, name, snapshot, asked, now)
     if snapshot.status not in {SnapshotStatus.VALID, SnapshotStatus.INVALIDATED} or not snapshot.takes_room:
         return _not_valid(snapshot)
-    return _recorded(SnapshotRetried, name, snapshot, wish.because)
+    return _recorded(SnapshotRetried, name, snapshot, asked.request.because)
 
 
 def _not_valid(snapshot: Snapshot) -> Decision:
     return refuse(
         "snapshot-not-valid",
         f"Snapshot {snapshot.snapshot_id} is {snapshot.status}, not valid",
-        "Only a snapshot that is stored and verified, and may still be chosen, can be pinned or invalidated; one that was invalidated, and is still stored, can be retried.",
+        "Only a snapshot that is stored and verified, and may still be chosen, can be pinned or invalidated; one that was invalidated and is still stored, or was captured and is not stored yet, can be retried.",
     )
 
 

@@ -207,7 +207,7 @@ _ALL = (
         "One row for each command that was issued.",
         _POSITION,
         ("command_id", TEXT, "Names the command."),
-        ("kind", TEXT, "What was asked: `dump`, `delete`, `prefetch` or `check`."),
+        ("kind", TEXT, "What was asked: `dump`, `delete`, `prefetch`, `check` or `store`."),
         *_KEY,
         (
             "incarnation",

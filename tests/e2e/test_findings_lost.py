@@ -133,6 +133,41 @@ def test_a_fresh_start_begins_again_and_no_later_one_goes_back_unless_it_is_retr
     kill(stack, back)
 
 
+@contextmanager
+def store_away(stack: Stack) -> Iterator[None]:
+    """Have something else be where the store is."""
+    elsewhere = stack.store.with_name("elsewhere")
+    stack.store.rename(elsewhere)
+    stack.store.write_text("not a directory")
+    try:
+        yield
+    finally:
+        stack.store.unlink()
+        elsewhere.rename(stack.store)
+
+
+def test_a_capture_that_the_store_did_not_take_is_stored_when_somebody_retries_it(stack: Stack) -> None:
+    run = begin(stack, "retried")
+    reached = len(run.lines("/count"))
+    with store_away(stack):
+        run.stop()
+        until(lambda: "snapshot.store-delayed" in stack.types("retried"), saying="the store has refused it")
+        (snapshot,) = stack.json("get", "snapshots", "retried")
+        assert snapshot["status"] == "captured"
+        refused = stack.cli("retry", snapshot["snapshot_id"], check=False)
+        assert refused.returncode != 0
+        assert "store-unreachable" in refused.stderr
+        assert "The node tries again by itself until the capture is stored." in refused.stderr
+    stack.cli("retry", snapshot["snapshot_id"])
+    (stored,) = stack.json("get", "snapshots", "retried")
+    assert stored["status"] == "valid"
+    again = begin(stack, "retried")
+    assert again.container["restored_from"] == snapshot["snapshot_id"]
+    counted = again.until_lines("/count", reached + 3)
+    assert counted == [str(number) for number in range(1, len(counted) + 1)]
+    kill(stack, again)
+
+
 def test_a_stop_whose_worker_is_back_in_time_promises_nothing_before_it_has_its_snapshot(stack: Stack) -> None:
     run = begin(stack, "back")
     with worker_away(stack):

@@ -194,7 +194,7 @@ class World:
         """Have a snapshot deleted, even the latest."""
         return self.wish("delete", snapshot)
 
-    def wish(self, what: Literal["pin", "unpin", "invalidate", "delete"], snapshot: str) -> Decision:
+    def wish(self, what: Literal["pin", "unpin", "invalidate", "retry", "delete"], snapshot: str) -> Decision:
         request = SnapshotRequest(KEY.cluster, KEY.namespace, SnapshotId(snapshot), what, force=True)
         return self.give(SnapshotAsked(request, self.source()))
 

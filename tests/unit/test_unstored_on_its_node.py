@@ -10,11 +10,12 @@ from support.world import ANY_NODE, KEY, World
 from controlplane.domain import SnapshotStatus
 from controlplane.domain.captures import Capture, capture_of
 from controlplane.domain.prefetch import prefetch
-from protocol.events import CommandIssued, RestoreChosen, RestoreStage, SnapshotSuperseded
+from protocol.commands import StoreCommand
+from protocol.events import CommandIssued, RestoreChosen, RestoreStage, SnapshotRetried, SnapshotSuperseded
 from protocol.facts import ContainerFacts, NodeFacts
 from protocol.failures import Failure
 from protocol.ids import NodeName, SnapshotId
-from protocol.requests import RestoreFrom, StartCold, WaitFor
+from protocol.requests import Noted, Refusal, RestoreFrom, StartCold, WaitFor
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -200,3 +201,39 @@ def test_a_fresh_start_that_is_asked_for_leaves_it() -> None:
     answer = away().ask("c2", "a", container=ContainerFacts(fresh="please")).answer
     assert isinstance(answer, StartCold)
     assert answer.left == 2
+
+
+def test_a_retry_asks_the_node_that_holds_it_to_store_it_now_once() -> None:
+    world = away()
+    decided = world.wish("retry", "s1")
+    retried, issued = decided.events
+    assert isinstance(retried, SnapshotRetried)
+    assert isinstance(issued, CommandIssued)
+    assert isinstance(issued.command, StoreCommand)
+    assert (issued.command.node, issued.command.snapshot_id, issued.command.incarnation) == ("a", "s1", 1)
+    assert isinstance(decided.answer, Noted)
+    assert decided.answer.command_id == issued.command.command_id
+    again = world.wish("retry", "s1")
+    assert (again.events, again.answer) == ((), decided.answer)
+    assert status(world, "s1") is SnapshotStatus.CAPTURED
+    world.stored(1, "s1")
+    assert status(world, "s1") is SnapshotStatus.VALID
+
+
+def test_a_retry_of_one_whose_node_is_away_says_so_and_asks_nobody() -> None:
+    world = away()
+    world.silent("a")
+    refused = world.wish("retry", "s1")
+    assert refused.events == ()
+    assert isinstance(refused.answer, Refusal)
+    assert refused.answer.failure.code == "node-lost"
+    assert "is on node a only" in refused.answer.failure.cause
+
+
+def test_a_retry_of_one_that_is_still_being_dumped_is_refused() -> None:
+    world = World("a")
+    world.run("c1", "a")
+    world.dump(1, "s1")
+    refused = world.wish("retry", "s1").answer
+    assert isinstance(refused, Refusal)
+    assert refused.failure.code == "snapshot-not-valid"
