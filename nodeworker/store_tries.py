@@ -34,9 +34,13 @@ class StoreTries:
         """End the pause of a capture that is being stored; return why its next try failed, or ``None`` once it waits no more."""
         result: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
         self._asked[snapshot_id].append(result)
+        self.hasten(snapshot_id)
+        return await result
+
+    def hasten(self, snapshot_id: SnapshotId) -> None:
+        """End the pause of a capture, if it is in one."""
         if snapshot_id in self._wakes:
             self._wakes[snapshot_id].set()
-        return await result
 
     def ended(self, snapshot_id: SnapshotId, failure: Failure | None = None) -> None:
         """Note how a try ended, or that there will be none any more."""

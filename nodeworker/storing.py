@@ -20,7 +20,7 @@ import structlog
 
 from nodeworker.capture.spool import Aside, Spool
 from nodeworker.copies import Copies
-from nodeworker.domain.store_retries import goes_on
+from nodeworker.domain.store_retries import goes_on, is_stores
 from nodeworker.failure import failure_of
 from nodeworker.journal import DumpRecord, Journal
 from nodeworker.rehearsal.rehearsals import Rehearsals
@@ -34,7 +34,7 @@ from process import faultpoints
 from process.pauses import Pauses
 from protocol.events import DumpFailed, DumpStage, SnapshotCaptured, SnapshotStored, SnapshotStoreDelayed
 from protocol.facts import NodeFacts
-from protocol.failures import Failure
+from protocol.failures import CAPTURE_REPLACED, Failure
 from protocol.ids import CommandId, SnapshotId
 
 _log = structlog.get_logger(component="storing")
@@ -198,6 +198,10 @@ class Storer:
             failure = failure_of(problem)
             newest = await asyncio.to_thread(self._journal.is_newest_dump, record)
             again = goes_on(failure.code, final=record.final, newest=newest, tries_left=tries_left)
+            if not newest and not again and is_stores(failure.code):
+                failure = Failure(
+                    CAPTURE_REPLACED, f"a newer capture of the id waits in its place: {failure.cause}", failure.advice
+                )
             _log.warning(
                 "a capture is not stored yet", snapshot_id=record.snapshot_id, again=again, failure=str(failure)
             )
@@ -207,6 +211,8 @@ class Storer:
                 return
             record = await asyncio.to_thread(self._note_delay, record, failure)
             await asyncio.to_thread(self.unstored.wait, record)
+            for older in self.unstored.older_than(record):  # each has its last try now, and makes room
+                self._tries.hasten(older.snapshot_id)
             self._tries.ended(record.snapshot_id, failure)
             try:
                 if await self._tries.pause(record.snapshot_id, pauses.step()):

@@ -1,6 +1,7 @@
 """Captures that wait on this node because the store does not take them, and who goes first when the disk fills up.
 
-They are the only copies of what they hold. Those of dead containers are never given up for room; of the others the oldest goes first.
+They are the only copies of what they hold. Those of dead containers are never given up for room; of the others the oldest goes first, and
+each when a newer one of its id is there.
 """
 
 from __future__ import annotations
@@ -46,6 +47,15 @@ class Unstored:
         """Take a capture back for its next try; say whether it was still there."""
         with self._lock:
             return self._waiting.pop(record.snapshot_id, None) is not None
+
+    def older_than(self, record: DumpRecord) -> list[DumpRecord]:
+        """Return the captures of the same id that wait and that nobody needs once ``record`` is there."""
+        with self._lock:
+            return [
+                other
+                for other in self._waiting.values()
+                if other.key == record.key and other.started_at < record.started_at and not other.final
+            ]
 
     def give_way(self) -> bool:
         """Give up the oldest capture whose container runs on; say whether there was one."""

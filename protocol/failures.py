@@ -47,6 +47,9 @@ VOLUME_CHANGED = "volume-changed"
 TOLD_CODES = frozenset({PRIVILEGES_EXCEED, VOLUME_CHANGED, "file-changed", "file-missing"})
 """Of restores that failed: those whose cause stands with the reason of the start that took place instead."""
 
+CAPTURE_REPLACED = "capture-replaced"
+"""A capture was given up that waited for its store, because a newer one of its id waits in its place: nothing is lost."""
+
 QUOTA = "quota"
 """A namespace holds as much as it may; a worker starts the container without protection."""
 

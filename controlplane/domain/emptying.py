@@ -35,7 +35,7 @@ def to_be_dumped(
         return
     free = dict.fromkeys(ending, dumps_per_node)
     for command in state.commands.values():
-        if isinstance(command, DumpCommand) and command.node in free:
+        if isinstance(command, DumpCommand) and command.node in free and _is_under_way(state, command):
             free[command.node] -= 1
     waiting: list[tuple[datetime, CheckpointKey, Incarnation, NodeName]] = []
     for name, key in share:
@@ -46,11 +46,17 @@ def to_be_dumped(
         assert since is not None
         if start.dump_asked_at is not None and start.dump_asked_at >= since:
             continue
-        in_flight = any(dump.incarnation == start.number and dump.status.in_flight for dump in key.snapshots.values())
-        if in_flight or ending_until(key, start) is not None:
+        under_way = any(dump.incarnation == start.number and dump.is_under_way for dump in key.snapshots.values())
+        if under_way or ending_until(key, start) is not None:
             continue
         waiting.append((start.dump_asked_at or _NEVER, name, start, start.node))
     for _, name, start, node in sorted(waiting, key=lambda one: (one[0], one[1])):
         if free[node] > 0:
             free[node] -= 1
             yield name, start
+
+
+def _is_under_way(state: State, command: DumpCommand) -> bool:
+    """Whether the dump takes a place on its node; one whose capture waits for the store does not."""
+    start = state.keys.get(command.key, KeyState()).incarnations.get(command.incarnation)
+    return start is not None and start.dump_command == command.command_id

@@ -15,6 +15,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from controlplane.domain import fresh
+from controlplane.domain.delays import as_opened, note_delayed
 from controlplane.domain.draft import Draft, shared, with_shared_privileges
 from controlplane.domain.endings import is_done
 from controlplane.domain.pods import pods_after
@@ -79,7 +80,6 @@ from protocol.events import (
     StartRefused,
     UnknownEvent,
 )
-from protocol.facts import ContainerFacts
 from protocol.failures import PASSING_CODES, TOLD_CODES
 from protocol.ids import CheckpointKey, IncarnationNumber
 from protocol.pods import EndedBecause
@@ -277,16 +277,6 @@ def _captured(draft: Draft, event: SnapshotCaptured, at: datetime) -> None:
     draft.move(event, at, SnapshotStatus.CAPTURED, node=event.node)
 
 
-def _store_delayed(draft: Draft, event: SnapshotStoreDelayed, at: datetime) -> None:
-    draft.start(event.incarnation)
-    changes: dict[str, Any] = {"note": f"not stored: {event.failure.code} since {event.since:%H:%M}"}
-    if event.manifest_digest and event.taken_on is not None and event.taken_from is not None:
-        changes["local_digest"] = event.manifest_digest
-        changes["taken_on"] = shared(event.taken_on)
-        changes["taken_from"] = with_shared_privileges(_as_opened(draft, event.incarnation, event.taken_from))
-    draft.move(event, at, SnapshotStatus.CAPTURED, node=event.node, **changes)
-
-
 def _stored(draft: Draft, event: SnapshotStored, at: datetime) -> None:
     draft.start(event.incarnation)
     draft.move(
@@ -298,18 +288,9 @@ def _stored(draft: Draft, event: SnapshotStored, at: datetime) -> None:
         local_digest="",
         stored_bytes=event.stored_bytes,
         taken_on=shared(event.taken_on),
-        taken_from=with_shared_privileges(_as_opened(draft, event.incarnation, event.taken_from)),
+        taken_from=with_shared_privileges(as_opened(draft, event.incarnation, event.taken_from)),
         missed_by=_missed_by(draft, event),
     )
-
-
-def _as_opened(draft: Draft, number: IncarnationNumber, taken_from: ContainerFacts) -> ContainerFacts:
-    """Take from its start what the API said of the pod; the rest is the worker's word."""
-    start = draft.incarnations[number].container
-    if start.service_account is None:
-        return taken_from
-    names = ("pod", "pod_uid", "service_account", "owner_kind")
-    return replace(taken_from, **{name: getattr(start, name) for name in names})
 
 
 def _dump_failed(draft: Draft, event: DumpFailed, at: datetime) -> None:
@@ -446,7 +427,7 @@ _FOLDS: dict[type[KeyEvent], Callable[[Draft, Any, datetime], None]] = {
     DumpStarted: _dump_started,
     SnapshotCaptured: _captured,
     SnapshotRehearsed: _noted,
-    SnapshotStoreDelayed: _store_delayed,
+    SnapshotStoreDelayed: note_delayed,
     SnapshotStored: _stored,
     DumpFailed: _dump_failed,
     SnapshotSuperseded: _superseded,

@@ -5,7 +5,8 @@ node's wrong clock nor the time that a dump takes makes it drift. Many container
 all be dumped in the same second for ever after: the first dump of a start comes somewhere within the first interval, at a
 place that the key itself determines (no chance, so a replay says the same), and the others follow from it.
 
-A container is never dumped twice at once: while a dump is asked for or under way, none is due. Dumps that fail are asked
+A container is never dumped twice at once: while a dump is asked for or under way, none is due. One that is captured and waits because
+the store does not take it holds up none: it can be restored on its node, and so can a newer one, which costs less work. Dumps that fail are asked
 for less and less often, up to an hour apart, because whatever makes them fail costs the workload a freeze each time.
 """
 
@@ -60,7 +61,7 @@ def due_at(
     node = nodes.get(start.node)
     if node is not None and node.lost:
         return None
-    if any(dump.incarnation == start.number and dump.status.in_flight for dump in key.snapshots.values()):
+    if any(dump.incarnation == start.number and dump.is_under_way for dump in key.snapshots.values()):
         return None
     if start.dump_asked_at is None:
         return start.opened_at + timedelta(seconds=interval_seconds * _share(name))

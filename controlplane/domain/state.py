@@ -67,7 +67,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     missed_by: IncarnationNumber | None = None
     """The later incarnation that had its answer already when this one became valid."""
     note: str = ""
-    """Why it failed, was superseded, was invalidated or has expired, for people."""
+    """Why it is not stored yet, failed, was superseded, was invalidated or has expired, for people."""
     since: datetime | None = None
     """When it came to its present status, by the clock of whoever told."""
     stored_bytes: int = 0
@@ -85,6 +85,16 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     def waits_on(self, node: NodeName) -> bool:
         """Whether it is not stored and that node, which captured it, can restore it nevertheless."""
         return self.status is SnapshotStatus.CAPTURED and bool(self.local_digest) and self.node == node
+
+    @property
+    def is_delayed(self) -> bool:
+        """Whether it is whole on its node and waits there, because the store has not taken it."""
+        return self.status is SnapshotStatus.CAPTURED and bool(self.note)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it is being dumped or stored: what others wait for. One that waits for its store may wait for days."""
+        return self.status.in_flight and not self.is_delayed
 
     @property
     def takes_room(self) -> bool:

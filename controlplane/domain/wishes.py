@@ -184,9 +184,9 @@ def checkpoint(state: State, asked: CheckpointAsked, now: datetime, policy: Poli
         return _checked(request, incarnation, asked.command_id, now)
     for command in state.commands.values():
         same = isinstance(command, DumpCommand) and command.key == request.key
-        if same and command.incarnation == incarnation.number and now < command.deadline:
+        if same and command.command_id == incarnation.dump_command and now < command.deadline:
             return Decision(answer=CommandAccepted(command_id=command.command_id))
-    if any(s.incarnation == incarnation.number and s.status.in_flight for s in key.snapshots.values()):
+    if any(s.incarnation == incarnation.number and s.is_under_way for s in key.snapshots.values()):
         return refuse(
             "dump-in-flight",
             f"{request.key} is being dumped already",

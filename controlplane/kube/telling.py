@@ -39,7 +39,7 @@ from protocol.events import (
     SnapshotStoreDelayed,
     StartRefused,
 )
-from protocol.failures import QUOTA
+from protocol.failures import CAPTURE_REPLACED, QUOTA
 from protocol.ids import CheckpointKey, IncarnationNumber, Position, SnapshotId
 
 _log = structlog.get_logger(component="telling")
@@ -114,7 +114,9 @@ class Narrator:
                 return self._about(
                     event, "CheckpointNotStored", "Checkpoint", f"{note}. {failure.advice}", warning=True
                 )
-            case DumpFailed(failure=failure):
+            case DumpFailed(failure=failure) if (
+                failure.code != CAPTURE_REPLACED
+            ):  # the newer one has an Event of its own
                 note = f"the dump failed while {_STAGES[event.stage]}: {failure.cause}. {failure.advice}"
                 return self._about(event, "CheckpointFailed", "Checkpoint", note, warning=True)
             case RestoreFailed(failure=failure):

@@ -168,6 +168,29 @@ def test_a_capture_that_the_store_did_not_take_is_stored_when_somebody_retries_i
     kill(stack, again)
 
 
+def test_periodic_snapshots_go_on_while_the_store_is_away_and_a_crash_resumes_from_the_newest(stack: Stack) -> None:
+    run = begin(stack, "periodic", "--interval", "1s")
+    with store_away(stack):
+        counts = [0]
+
+        def delayed(times: int) -> bool:
+            counts.append(len(run.lines("/count")))
+            return stack.types("periodic").count("snapshot.store-delayed") >= times
+
+        until(lambda: delayed(2), 60, saying="two captures were refused")
+        reached = counts[-2]
+        until(lambda: delayed(3), 60, saying="a third was taken after them and refused")
+        kill(stack, run)
+        again = begin(stack, "periodic")
+        assert len(again.lines("/count")) >= reached
+        waiting = [each for each in stack.json("get", "snapshots", "periodic") if each["status"] == "captured"]
+        assert again.container["restored_from"] == waiting[-1]["snapshot_id"]
+        assert len(waiting) <= 2
+        counted = again.until_lines("/count", counts[-1] + 3)
+        assert counted == [str(number) for number in range(1, len(counted) + 1)]
+        kill(stack, again)
+
+
 def test_a_stop_whose_worker_is_back_in_time_promises_nothing_before_it_has_its_snapshot(stack: Stack) -> None:
     run = begin(stack, "back")
     with worker_away(stack):

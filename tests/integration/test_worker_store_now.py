@@ -1,4 +1,4 @@
-"""Somebody knows that the store is back: a capture that waits for it is tried at once, and what became of that is reported."""
+"""A capture that waits for its store is tried at once when somebody asks for it, or when a newer one waits in its place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nodeworker.dump import Dumper
 from nodeworker.journal import DumpRecord
 from nodeworker.obey import Obedience
 from protocol.commands import StoreCommand
-from protocol.events import CommandFinished, Outcome, SnapshotStored, SnapshotStoreDelayed
+from protocol.events import CommandFinished, DumpFailed, Outcome, SnapshotStored, SnapshotStoreDelayed
 from protocol.ids import CommandId, NodeName
 
 pytestmark = [pytest.mark.timeout(30)]
@@ -123,3 +123,36 @@ async def test_a_worker_that_ends_meanwhile_says_nothing_of_the_try_and_the_next
     outage.begin().store(outage.journal.dumps()[0])
     await obedience(outage).obey(command("asked", record))
     assert [event.outcome for event in ends(outage)] == [Outcome.SUCCEEDED]
+
+
+async def test_a_newer_capture_of_the_id_takes_the_place_of_the_one_that_waits_but_not_of_a_last_one(
+    tmp_path: Path,
+) -> None:
+    outage = Outage(tmp_path, WOODFROG_STORE_PAUSE_LIMIT="1h", WOODFROG_STORE_ATTEMPTS="1")
+    outage.away()
+    records = [
+        outage.capture(1, final=True),
+        outage.capture(2, final=False),
+        outage.capture(3, final=False, name="other"),
+    ]
+    for record in records:
+        outage.storer.store(record)
+
+    async def waits(count: int) -> None:
+        async def so_many() -> bool:
+            return len(outage.storer.unstored) == count
+
+        await eventually(so_many, saying=f"{count} wait")
+
+    await waits(3)
+    newer = outage.capture(4, final=False)
+    outage.storer.store(newer)
+    await outage.storer.wait(records[1].snapshot_id)
+    (failed,) = outage.of(DumpFailed)
+    assert isinstance(failed, DumpFailed)
+    assert (failed.snapshot_id, failed.failure.code) == (records[1].snapshot_id, "capture-replaced")
+    await waits(3)
+    left = {record.snapshot_id for record in (records[0], records[2], newer)}
+    assert {path.name for path in outage.settings.spool.iterdir()} == left
+    await outage.end()
+    outage.journal.close()

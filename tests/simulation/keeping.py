@@ -82,7 +82,16 @@ class Kept:
     """Starts that have begun to run, or have ended."""
     dumps_asked_at: dict[int, datetime] = field(default_factory=dict)
     open_dumps: dict[str, int] = field(default_factory=dict)
+    delayed: set[str] = field(default_factory=set)
+    """Captures that their stores have refused: they hold up no other dump."""
     failed_in_a_row: dict[int, int] = field(default_factory=dict)
+
+    def note_delayed(self, event: SnapshotStoreDelayed) -> None:
+        if event.manifest_digest:
+            self.vouched[event.snapshot_id] = event.node
+        if event.snapshot_id not in self.delayed:
+            self.delayed.add(event.snapshot_id)
+            self.open_dumps = {name: of for name, of in self.open_dumps.items() if of != event.incarnation}
 
     def in_use(self, at: datetime, grace_seconds: float) -> set[str]:
         """Name what containers were told to go on from and may still be reading."""
@@ -169,8 +178,7 @@ class Keeping:
                 key.in_flight.pop(event.snapshot_id, None)
             case SnapshotStoreDelayed():
                 key.first_mention.setdefault(event.snapshot_id, (event.incarnation, position))
-                if event.manifest_digest:
-                    key.vouched[event.snapshot_id] = event.node
+                key.note_delayed(event)
             case SnapshotStored():
                 self._stored(key, event, at, position)
             case SnapshotSuperseded() | SnapshotInvalidated():
@@ -299,7 +307,8 @@ class Keeping:
     def _dump_issued(self, key: Kept, command: DumpCommand) -> None:
         number = command.incarnation
         if command.scheduled:
-            if number in key.open_dumps.values() or number in key.in_flight.values():
+            under_way = {of for one, of in key.in_flight.items() if one not in key.delayed}
+            if number in key.open_dumps.values() or number in under_way:
                 raise LawBrokenError(f"a second dump of one container at a time: {command}")
             if number != max(key.opened_at) or number not in key.begun:
                 raise LawBrokenError(f"a schedule asks for a dump of what does not run: {command}")

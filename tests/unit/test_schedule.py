@@ -14,7 +14,8 @@ from controlplane.domain.upkeep import KEYS_A_TICK
 from protocol.commands import DumpCommand
 from protocol.events import CommandIssued
 from protocol.facts import ContainerFacts
-from protocol.ids import CheckpointKey
+from protocol.ids import CheckpointKey, CommandId
+from protocol.requests import CommandAccepted
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -78,6 +79,43 @@ def test_no_second_dump_is_asked_for_while_one_is_asked_for_or_under_way() -> No
     assert pass_time(world, 300) == []
     world.stored(1, "s1")
     assert len(pass_time(world, 60)) == 1
+
+
+def test_a_capture_that_waits_for_its_store_holds_up_no_other_dump_and_is_no_failure() -> None:
+    world = running()
+    pass_time(world, 60)
+    for number in range(4):
+        command = asked(world)[-1]
+        world.dump(1, f"s{number}", final=False, command=command.command_id)
+        world.captured(1, f"s{number}")
+        world.delayed(1, f"s{number}")
+        if number:
+            world.dump_failed(1, f"s{number - 1}")  # the newer one has taken its place
+        while asked(world)[-1] == command:
+            world.later(1)
+        assert (asked(world)[-1].issued_at - command.issued_at).total_seconds() == 60
+    assert len(pass_time(world, 500)) == 0, "that one is asked for and not answered"
+
+
+def test_a_delay_that_is_told_again_for_another_reason_ends_no_later_command() -> None:
+    world = running()
+    world.dump(1, "s1", final=False)
+    world.captured(1, "s1")
+    world.delayed(1, "s1")
+    pass_time(world, 60)
+    command = asked(world)[-1].command_id
+    world.delayed(1, "s1")
+    assert world.key.incarnations[world.key.newest].dump_command == command
+
+
+def test_somebody_who_asks_while_a_capture_waits_gets_a_dump_of_his_own() -> None:
+    world = running(Policy())
+    world.checkpoint("k1")
+    world.dump(1, "s1", final=False, command="k1")
+    world.captured(1, "s1")
+    assert world.checkpoint("k2").answer == CommandAccepted(command_id=CommandId("k1")), "it is being stored"
+    world.delayed(1, "s1")
+    assert world.checkpoint("k2").answer == CommandAccepted(command_id=CommandId("k2"))
 
 
 def test_a_dump_that_somebody_asked_for_counts() -> None:
