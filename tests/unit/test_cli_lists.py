@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support.cli import woodfrog
 
+from controlplane.log.views import CONTRACT
 from protocol.ids import CheckpointKey
 from protocol.requests import View
 from woodfrog import listings, watching
@@ -81,6 +84,29 @@ def test_an_age_is_said_as_kubectl_says_it(ago: timedelta, said: str) -> None:
     assert age((NOON - ago).isoformat(), NOON) == said
     assert age((NOON - ago).replace(tzinfo=None).isoformat(), NOON) == said
     assert age(None, NOON) is None
+
+
+@pytest.mark.parametrize("form", ["wide", "json", "yaml"])
+@pytest.mark.usefixtures("log")
+def test_what_a_rehearsal_showed_is_listed_with_its_snapshot(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = (
+        {name: None for name, *_ in CONTRACT["checkpoint_history"].columns}
+        | snapshot("count")
+        | {"status": "failed", "rehearsal": "failed"}
+    )
+    row |= {"rehearsal_reason": "a file is gone", "rehearsal_seconds": 1.25}
+    monkeypatch.setattr(listings.ask, "view", lambda *_, **__: [row])
+    said = woodfrog("get", "snapshots", "-o", form).stdout
+    if form == "wide":
+        heads, cells = (re.split(r" {2,}", line.strip()) for line in said.splitlines())
+        told = {head.lower().replace(" ", "_"): cell for head, cell in zip(heads, cells, strict=True)}
+    else:
+        (told,) = yaml.safe_load(said)
+    assert (told["rehearsal"], told["rehearsal_reason"], str(told["rehearsal_seconds"])) == (
+        "failed",
+        "a file is gone",
+        "1.25",
+    )
 
 
 @pytest.mark.usefixtures("log")
