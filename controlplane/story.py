@@ -120,7 +120,7 @@ def _asked(command: Command) -> str:
             return f"to have snapshot {snapshot_id} ready for a container that is on its way"
 
 
-def _left(count: int, what: str = "") -> str:
+def _left(count: int | None, what: str = "") -> str:
     return f"; {count} {what}snapshot{'s' * (count != 1)} with captured work left behind" if count else ""
 
 

@@ -23,7 +23,7 @@ from nodeworker.journal import ContainerState, DumpRecord, DumpStep, FrozenRecor
 from nodeworker.settings import Settings
 from nodeworker.storing import Storer
 from protocol.events import DumpStage
-from protocol.failures import Failure, FailureError
+from protocol.failures import NODE_RESTARTED, Failure, FailureError
 from protocol.ids import ContainerId
 
 _log = structlog.get_logger(component="recovery")
@@ -95,7 +95,7 @@ def settle_dumps(
 def _lost(settings: Settings, record: DumpRecord, boot_id: str) -> Failure | None:
     """Say why nothing can be made of a dump that was cut off, or None if its capture is whole."""
     if record.boot_id != boot_id and not record.durable:
-        return Failure("node-restarted", "the node went down during the dump", "Take a new checkpoint.")
+        return Failure(NODE_RESTARTED, "the node went down during the dump", "Take a new checkpoint.")
     if record.step is not DumpStep.STARTED:
         try:
             Spool(settings.spool / record.snapshot_id).read_list()

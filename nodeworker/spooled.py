@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from nodeworker.capture.spool import Spool
 from nodeworker.copies import Copy
-from nodeworker.domain.problems import broken_copy, spool_lost
+from nodeworker.domain.problems import broken_copy, spool_corrupt, spool_lost
 from nodeworker.journal import DumpRecord, Journal
 from nodeworker.store.comparison import difference
 from nodeworker.store.listing import list_files
@@ -39,12 +39,12 @@ def vouch(spool: Spool, header: ManifestHeader) -> str:
 
 
 def check_of(spool: Spool, record: DumpRecord) -> Callable[[Manifest], None]:
-    """Return what refuses the manifest of a capture that was read for the store and is not what was vouched for, as ``spool-lost``.
+    """Return what refuses the manifest of a capture that was read for the store and is not what was vouched for, as ``spool-corrupt``.
 
     A capture that was not vouched for is taken as it is: nothing was read before that it could be compared with.
 
     Raises:
-        FailureError: ``spool-lost`` if the manifest in the spool is not the one that was reported.
+        FailureError: ``spool-corrupt`` if the manifest in the spool is not the one that was reported, ``spool-lost`` if it is gone.
         OSError: it cannot be read.
     """
     if not record.manifest_digest:
@@ -54,14 +54,14 @@ def check_of(spool: Spool, record: DumpRecord) -> Callable[[Manifest], None]:
     except FileNotFoundError as problem:
         raise spool_lost(f"the manifest of the capture in {spool.folder} is gone") from problem
     if blake3(data).hexdigest() != record.manifest_digest:
-        raise spool_lost(f"the manifest of the capture in {spool.folder} is not the one that was reported")
+        raise spool_corrupt(f"the manifest of the capture in {spool.folder} is not the one that was reported")
     vouched = check_manifest(data, record.key, record.snapshot_id, shown=f"in {spool.folder}")
 
     def check(found: Manifest) -> None:
         changed = difference(vouched, found)
         if changed is not None:
             waited = "it changed on the node's disk while it waited to be stored"
-            raise spool_lost(f"{changed} in {spool.folder} is not what was captured: {waited}")
+            raise spool_corrupt(f"{changed} in {spool.folder} is not what was captured: {waited}")
 
     return check
 

@@ -158,8 +158,8 @@ class ColdStartChosen(_KeyEvent, frozen=True, tag="incarnation.cold-start-chosen
     reason: str
     fresh: bool = False
     """Whether somebody asked for it; no later start goes back before it."""
-    left: int = 0
-    """How many snapshots with captured or stored work are left behind."""
+    left: int | None = None
+    """How many snapshots with captured or stored work are left behind; unknown in logs of before."""
 
 
 class RestoreFailed(_KeyEvent, frozen=True, tag="incarnation.restore-failed"):

@@ -47,6 +47,15 @@ VOLUME_CHANGED = "volume-changed"
 TOLD_CODES = frozenset({PRIVILEGES_EXCEED, VOLUME_CHANGED, "file-changed", "file-missing"})
 """Of restores that failed: those whose cause stands with the reason of the start that took place instead."""
 
+SPOOL_CORRUPT = "spool-corrupt"
+"""A capture changed on its node's disk before it was stored."""
+
+NODE_RESTARTED = "node-restarted"
+"""A node went down before what was captured there was safe from that."""
+
+NODE_FAULTS = frozenset({SPOOL_CORRUPT, NODE_RESTARTED})
+"""Codes of captures that were lost by a fault of their node: its power, memory or disk."""
+
 CAPTURE_REPLACED = "capture-replaced"
 """A capture was given up that waited for its store, because a newer one of its id waits in its place: nothing is lost."""
 

@@ -207,7 +207,7 @@ def _restore_chosen(draft: Draft, event: RestoreChosen, _at: datetime) -> None:
 
 
 def _cold_start_chosen(draft: Draft, event: ColdStartChosen, _at: datetime) -> None:
-    draft.start(event.incarnation, choice=Cold(event.reason, event.fresh, event.left))
+    draft.start(event.incarnation, choice=Cold(event.reason, event.fresh, event.left or 0))
 
 
 def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:

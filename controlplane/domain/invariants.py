@@ -26,7 +26,7 @@ from protocol.events import (
     RestoreFailed,
     RestoreStage,
 )
-from protocol.failures import PASSING_CODES
+from protocol.failures import NODE_FAULTS, PASSING_CODES
 from protocol.ids import NodeName, SnapshotId
 
 
@@ -41,7 +41,7 @@ class Rule(StrEnum):
     UNRESTORABLE = "valid-but-unrestorable"
     """A valid snapshot that CRIU could not restore, for no reason of the place."""
     LOST_CAPTURE = "lost-capture"
-    """The last capture of an ended container that was not stored."""
+    """The last capture of an ended container that was given up, for another reason than a fault of its node."""
     STUCK_START = "stuck-start"
     """A start that came to no decision. Found by the chaos run only."""
     WRONG_DATA = "wrong-data"
@@ -63,7 +63,7 @@ def violated(event: AnyEvent, key: KeyState, nodes: Mapping[NodeName, NodeState]
             return _violation(Rule.SILENT_COLD_START, event, left[-1].snapshot_id)
         case RestoreFailed(stage=RestoreStage.CRIU) if event.failure.code not in PASSING_CODES:
             return _violation(Rule.UNRESTORABLE, event, event.snapshot_id)
-        case DumpFailed(stage=DumpStage.STORE):
+        case DumpFailed(stage=DumpStage.STORE) if event.failure.code not in NODE_FAULTS:
             snapshot = key.snapshots.get(event.snapshot_id)
             return _violation(Rule.LOST_CAPTURE, event, event.snapshot_id) if snapshot and snapshot.final else None
         case ContainerStarted(restored_from=str() as snapshot_id) if _runs_elsewhere(event, key, nodes):

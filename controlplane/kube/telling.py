@@ -102,7 +102,7 @@ class Narrator:
                 return self._about(event, "Restored", "Restore", note, warning=bool(warnings or left))
             case ColdStartChosen(reason=reason, left=left_count, fresh=fresh):
                 note = f"starts from its image{f', {leaves(left_count)}' if left_count else ''}: {reason}"
-                return self._about(event, "ColdStarted", "Start", note, warning=left_count > 0 and not fresh)
+                return self._about(event, "ColdStarted", "Start", note, warning=bool(left_count) and not fresh)
             case SnapshotStored():
                 return self._checkpointed(event, at)
             case SnapshotRehearsed():

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nodeworker.domain.problems import spool_lost
+from nodeworker.domain.problems import spool_corrupt
 from protocol import wire
 from protocol.manifest import Entry
 
@@ -24,7 +24,7 @@ def beside(folder: Path) -> Path:
 
 
 class EntryFile(Collection[Entry]):
-    """The entries of a list, read from its file each time: ``spool-lost`` if it is not what was written."""
+    """The entries of a list, read from its file each time: ``spool-corrupt`` if they are not what was written."""
 
     def __init__(self, path: Path, count: int) -> None:
         self.path = path
@@ -50,7 +50,7 @@ class EntryFile(Collection[Entry]):
                 try:
                     yield wire.decode(line, Entry)
                 except wire.MalformedMessageError as problem:
-                    raise spool_lost(f"the list {self.path} of the capture is broken: {problem}") from problem
+                    raise spool_corrupt(f"the list {self.path} of the capture is broken: {problem}") from problem
 
     def __contains__(self, entry: object) -> bool:
         return any(each == entry for each in self)

@@ -19,7 +19,7 @@ from nodeworker.capture import filesystem
 from nodeworker.capture.bounds import Bounds, Tally
 from nodeworker.capture.entry_list import EntryFile, NumberedFiles
 from nodeworker.capture.trees import CapturedTree, copy_tree, list_tree
-from nodeworker.domain.problems import spool_lost
+from nodeworker.domain.problems import spool_corrupt, spool_lost
 from protocol import wire
 from protocol.failures import FailureError
 from protocol.manifest import DatabaseFile, Entry, HeldFile, Root, ThreadPlacement, TreeName
@@ -105,7 +105,7 @@ class Spool:
         """Read what :meth:`write_aside` wrote; a capture of before has none.
 
         Raises:
-            FailureError: ``spool-lost`` if it is not whole.
+            FailureError: ``spool-corrupt`` if it is not whole.
         """
         try:
             aside: Aside = wire.decode(self._aside.read_bytes(), Aside)
@@ -127,7 +127,7 @@ class Spool:
         """Read what :meth:`write_list` wrote.
 
         Raises:
-            FailureError: ``spool-lost`` if it is not there or not whole.
+            FailureError: ``spool-lost`` if it is not there, ``spool-corrupt`` if it is not whole.
         """
         try:
             listed: list[_ListedTree] = wire.decode(self._list.read_bytes(), list[_ListedTree])
@@ -136,6 +136,8 @@ class Spool:
             raise self._lost(problem) from problem
 
     def _lost(self, problem: Exception) -> FailureError:
+        if isinstance(problem, wire.MalformedMessageError):
+            return spool_corrupt(f"the capture in {self.folder} is broken: {problem}")
         return spool_lost(f"the capture in {self.folder} is gone: {problem}")
 
     def _read(self, tree: _ListedTree) -> CapturedTree:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from protocol.failures import SNAPSHOT_CORRUPT, SNAPSHOT_MISSING, Failure, FailureError
+from protocol.failures import SNAPSHOT_CORRUPT, SNAPSHOT_MISSING, SPOOL_CORRUPT, Failure, FailureError
 from protocol.wire import shortened
 
 DISK_FULL = "disk-full"
@@ -76,8 +76,13 @@ def broken_copy(cause: str) -> FailureError:
     )
 
 
+def spool_corrupt(cause: str) -> FailureError:
+    """A capture that was to be stored has changed on the node's disk; ``cause`` begins with a small letter."""
+    return FailureError(Failure(SPOOL_CORRUPT, cause, "Take a new checkpoint, and check the node's disk and memory."))
+
+
 def spool_lost(cause: str) -> FailureError:
-    """A capture that was to be stored, or restored here, is not what it was; ``cause`` begins with a small letter."""
+    """A capture that was to be stored is gone, or one that was to be restored here is not what it was; ``cause`` begins with a small letter."""
     return FailureError(
         Failure("spool-lost", cause, "Take a new checkpoint; see who removes files there, and check the node's disk.")
     )

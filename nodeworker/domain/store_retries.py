@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Final
 
 from nodeworker.domain.problems import DISK_FULL
+from protocol.failures import SPOOL_CORRUPT
 
-HOPELESS: Final = frozenset({"spool-lost", "capture-unfit"})
+HOPELESS: Final = frozenset({"spool-lost", SPOOL_CORRUPT, "capture-unfit"})
 """Failures that are the same at the next try."""
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import zstandard
 from blake3 import blake3
 
-from nodeworker.domain.problems import corrupt, spool_lost
+from nodeworker.domain.problems import corrupt, spool_corrupt
 from protocol.manifest import Chunk
 
 CHUNK_BYTES = 1 << 20
@@ -52,7 +52,7 @@ def read(descriptor: int, offset_bytes: int, length_bytes: int) -> tuple[memoryv
     """Read one chunk, at most :data:`CHUNK_BYTES`, and hash it: no digest if it is all zeros. The next read of the thread overwrites it.
 
     Raises:
-        FailureError: ``spool-lost`` if the file is shorter than it was when it was listed.
+        FailureError: ``spool-corrupt`` if the file is shorter than it was when it was listed.
         OSError: the file cannot be read.
     """
     buffer = _scratch.buffer
@@ -61,7 +61,7 @@ def read(descriptor: int, offset_bytes: int, length_bytes: int) -> tuple[memoryv
     while filled < length_bytes:
         count = os.preadv(descriptor, [view[filled:]], offset_bytes + filled)
         if count == 0:
-            raise spool_lost(f"a file of the capture became shorter: it ends at byte {offset_bytes + filled}")
+            raise spool_corrupt(f"a file of the capture became shorter: it ends at byte {offset_bytes + filled}")
         filled += count
     zero = (
         buffer == _ZEROS if length_bytes == CHUNK_BYTES else not any(view[:64]) and bytes(view) == _ZEROS[:length_bytes]

@@ -48,7 +48,7 @@ def list_files(header: ManifestHeader, trees: Sequence[TreeToStore]) -> Manifest
     """Read all files of a capture and make its manifest.
 
     Raises:
-        FailureError: ``capture-unfit``, or ``spool-lost`` if a file became shorter.
+        FailureError: ``capture-unfit``, or ``spool-corrupt`` if a file became shorter.
         OSError: a file cannot be read.
     """
     listing = _Listing()

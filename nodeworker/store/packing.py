@@ -83,7 +83,7 @@ class Packer:
 
         Raises:
             FailureError: ``disk-full`` from the store, ``snapshot-corrupt`` if it does not give back what it took, ``spool-lost`` if
-                a file is gone or became shorter.
+                a file is gone, ``spool-corrupt`` if one became shorter.
             OSError: a file cannot be read.
         """
         landing: list[int] = []

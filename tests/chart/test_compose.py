@@ -15,6 +15,8 @@ import yaml
 from support.chart import CHART, ROOT, one, render
 from support.servers import NATS_SERVER
 
+from controlplane.domain.invariants import Rule
+
 pytestmark = pytest.mark.timeout(30)
 
 COMPOSE = ROOT / "compose"
@@ -115,3 +117,21 @@ def test_compose_itself_takes_the_file(tmp_path: Path) -> None:
         ["docker", "compose", "-f", COMPOSE / "compose.yaml", "config", "--quiet"],
         check=True, capture_output=True, env={**os.environ, "HOME": str(tmp_path)}, timeout=20,
     )  # fmt: skip
+
+
+def test_a_broken_rule_raises_an_alert_that_names_it_and_the_runbook_says_what_to_do_about_each() -> None:
+    spec = one(render({"metrics": {"prometheusRule": {"enabled": True}}}), "PrometheusRule", "woodfrog")["spec"]
+    (alert,) = (
+        rule
+        for group in spec["groups"]
+        for rule in group["rules"]
+        if "woodfrog_invariant_violations_total" in rule["expr"]
+    )
+    assert alert["expr"].startswith("sum by (rule) (increase(")
+    assert "for" not in alert, "one is too many, and it does not last"
+    assert alert["labels"] == {"severity": "critical"}
+    assert "{{ $labels.rule }}" in alert["annotations"]["summary"], "the chart leaves Prometheus's own templates alone"
+    page, heading = re.findall(r"(docs/\S+\.md), \"(.+)\"", alert["annotations"]["description"])[0]
+    runbook = (ROOT / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    explained = set(re.findall(r"^\| `([\w-]+)` \|", runbook, re.MULTILINE))
+    assert explained == set(Rule) - {Rule.STUCK_START, Rule.WRONG_DATA}, "those two only the chaos run finds"

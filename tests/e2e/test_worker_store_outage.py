@@ -193,6 +193,8 @@ async def test_with_a_full_store_a_container_goes_on_on_its_node_and_a_broken_ca
         await eventually(
             valid, saying="the whole one is stored while its successor runs, the broken one never", seconds=60
         )
+        failures = await query(client, "failures", key=CheckpointKey("local", "default", "broken"))
+        assert [row["failure_code"] for row in failures][-1] == "spool-corrupt"
         await asyncio.to_thread(stopped, [second])
         await asyncio.to_thread(followed, node, "full", second)
 

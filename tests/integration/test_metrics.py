@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.servers import ControlPlaneProcess, NatsServer, wait_for
 from support.worker import Worker, snapshot_name
 
+from controlplane.domain.invariants import Rule
 from controlplane.web.metrics import Metrics
 from controlplane.web.pages import Health
 from nodeworker.disk import Disk
@@ -198,6 +199,8 @@ def test_what_alerts_look_at_is_there_before_the_first_time() -> None:
     registry = Metrics().registry
     for outcome in ("cold", "older", "fresh"):
         assert registry.get_sample_value("woodfrog_starts_leaving_work_total", {"outcome": outcome}) == 0
+    for rule in Rule:
+        assert registry.get_sample_value("woodfrog_invariant_violations_total", {"rule": rule}) == 0
 
 
 def described(registry: CollectorRegistry) -> dict[str, tuple[str, set[str]]]:
