@@ -56,7 +56,7 @@ from protocol.events import (
     StartDeferred,
     StartRefused,
 )
-from protocol.failures import QUOTA, Failure
+from protocol.failures import CAPTURE_REPLACED, QUOTA, Failure
 from protocol.ids import IncarnationNumber, SnapshotId
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -237,7 +237,7 @@ def explain(rows: Iterable[dict[str, Any]]) -> Explanation | None:
     chosen = choices[-1] if choices else None
     failures = [event.failure for event in own if isinstance(event, RestoreFailed)]
     failures += [event.failure for event in _failed_dumps(earlier, number)]
-    failures += [event.failure for event in own if isinstance(event, DumpFailed)][-1:]
+    failures += [event.failure for event in own if isinstance(event, DumpFailed) and _is_told(event)][-1:]
     return Explanation(
         incarnation=number,
         node=opened.event.node,
@@ -254,8 +254,14 @@ def explain(rows: Iterable[dict[str, Any]]) -> Explanation | None:
     )
 
 
+def _is_told(failed: DumpFailed) -> bool:
+    """Whether something was lost by it: a capture in whose place a newer one waits is no loss, and there may be hundreds."""
+    return failed.failure.code != CAPTURE_REPLACED
+
+
 def _failed_dumps(earlier: list[Event], number: IncarnationNumber) -> list[DumpFailed]:
-    return [event for event in earlier if isinstance(event, DumpFailed) and event.incarnation == number - 1]
+    failed = (event for event in earlier if isinstance(event, DumpFailed) and event.incarnation == number - 1)
+    return [event for event in failed if _is_told(event)]
 
 
 def _before(earlier: list[Event], number: IncarnationNumber) -> list[str]:
@@ -272,7 +278,7 @@ def _before(earlier: list[Event], number: IncarnationNumber) -> list[str]:
 def _way(own: Sequence[Event]) -> list[str]:
     """Tell the way from the question to the running container, or to where it is now."""
     sentences: list[str] = []
-    last_failed = next((event for event in reversed(own) if isinstance(event, DumpFailed)), None)
+    last_failed = next((event for event in reversed(own) if isinstance(event, DumpFailed) and _is_told(event)), None)
     for event in own:
         match event:
             case StartDeferred():

@@ -50,7 +50,7 @@ _IDLE_SECONDS: Final = 5.0
 _LOOK_BACK: Final = 2000
 """So many events before the end of the log are read first, to know what the next ones are about."""
 _OLDEST: Final = timedelta(minutes=10)
-_BETWEEN_SUCCESSES: Final = timedelta(minutes=1)
+_BETWEEN_SNAPSHOTS: Final = timedelta(minutes=1)
 _PAUSE_SECONDS: Final = 0.1
 """Between two Events: ten a second at most."""
 _TRIES: Final = 3
@@ -107,13 +107,8 @@ class Narrator:
                 return self._checkpointed(event, at)
             case SnapshotRehearsed():
                 return self._rehearsed(event)
-            case SnapshotStoreDelayed(failure=failure):
-                meanwhile = ", can be restored there" if event.manifest_digest else ""
-                where = f"snapshot {event.snapshot_id} lies on node {event.node} only{meanwhile}"
-                note = f"{where} and is tried again: {failure.cause}"
-                return self._about(
-                    event, "CheckpointNotStored", "Checkpoint", f"{note}. {failure.advice}", warning=True
-                )
+            case SnapshotStoreDelayed():
+                return self._delayed(event, at)
             case DumpFailed(failure=failure) if (
                 failure.code != CAPTURE_REPLACED
             ):  # the newer one has an Event of its own
@@ -136,14 +131,29 @@ class Narrator:
             return None
         return _Start(start.container.pod, start.container.pod_uid)
 
-    def _checkpointed(self, event: SnapshotStored, at: datetime) -> PodNote | None:
+    def _is_frequent(self, event: SnapshotStored | SnapshotStoreDelayed, at: datetime) -> bool:
+        """Whether the same was told of the pod a moment ago; else remember that it is told now."""
         start = self._start_of(event.key, event.incarnation)
         if start is None:
+            return False
+        name = f"{start.uid} {type(event).__name__}"
+        last = self._told.get(name)
+        if last is not None and timedelta(0) <= at - last < _BETWEEN_SNAPSHOTS:
+            return True
+        _keep(self._told, name, at)
+        return False
+
+    def _delayed(self, event: SnapshotStoreDelayed, at: datetime) -> PodNote | None:
+        if self._is_frequent(event, at):
             return None
-        last = self._told.get(start.uid)
-        if last is not None and timedelta(0) <= at - last < _BETWEEN_SUCCESSES:
+        meanwhile = ", can be restored there" if event.manifest_digest else ""
+        where = f"snapshot {event.snapshot_id} lies on node {event.node} only{meanwhile}"
+        note = f"{where} and is tried again: {event.failure.cause}. {event.failure.advice}"
+        return self._about(event, "CheckpointNotStored", "Checkpoint", note, warning=True)
+
+    def _checkpointed(self, event: SnapshotStored, at: datetime) -> PodNote | None:
+        if self._is_frequent(event, at):
             return None
-        _keep(self._told, start.uid, at)
         frozen = self._frozen.get(event.snapshot_id)
         pause = f", frozen for {frozen:.2f} s" if frozen is not None else ""
         note = f"snapshot {event.snapshot_id} is stored and verified: {_size(event.stored_bytes)}{pause}"

@@ -159,10 +159,12 @@ class World:
     def stored(self, number: int, snapshot: str, **other: Any) -> Decision:
         return self.report(stored_event(**self.about(number, snapshot), **other))
 
-    def dump_failed(self, number: int, snapshot: str, *, command: str | None = None) -> Decision:
+    def dump_failed(
+        self, number: int, snapshot: str, *, command: str | None = None, failure: Failure = BROKEN
+    ) -> Decision:
         command_id = CommandId(command) if command else None
         about = self.about(number, snapshot)
-        return self.report(DumpFailed(**about, stage=DumpStage.CAPTURE, failure=BROKEN, command_id=command_id))
+        return self.report(DumpFailed(**about, stage=DumpStage.CAPTURE, failure=failure, command_id=command_id))
 
     def restore_failed(
         self,

@@ -243,6 +243,24 @@ def test_a_capture_that_waits_for_its_store_is_told_until_it_is_stored() -> None
     assert not any("not stored since" in sentence for sentence in told.sentences)
 
 
+def test_captures_in_whose_place_a_newer_one_waited_are_no_part_of_the_answer() -> None:
+    replaced = DumpFailed(
+        key=KEY,
+        incarnation=number(1),
+        snapshot_id=OLDER,
+        node=NODE,
+        stage=DumpStage.STORE,
+        failure=replace(FULL, code="capture-replaced"),
+    )
+    told = explain(rows(opened(1), cold(1), *[replaced] * 50, stored(1, NEWER), opened(2)))
+    assert told is not None
+    assert not any("had failed" in sentence for sentence in told.sentences)
+    assert not told.advice
+    told = explain(rows(opened(1), cold(1), replaced))
+    assert told is not None
+    assert not any("failed" in sentence for sentence in told.sentences)
+
+
 def test_a_start_that_leaves_work_behind_says_so() -> None:
     left = ColdStartChosen(key=KEY, incarnation=number(1), reason="no snapshot is usable", left=2)
     told = explain(rows(opened(1), left))

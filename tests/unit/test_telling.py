@@ -65,6 +65,20 @@ def test_a_restore_names_the_snapshot_and_its_age() -> None:
     assert told_too.warning
 
 
+def test_captures_that_wait_are_told_once_a_minute_and_not_each_that_a_newer_one_replaces() -> None:
+    world = World("a")
+    world.run("c1", container=POD)
+    for count in range(7):
+        world.dump(1, f"s{count}", final=False)
+        world.captured(1, f"s{count}")
+        world.delayed(1, f"s{count}")
+        if count:
+            replaced = replace(BROKEN, code="capture-replaced")
+            world.dump_failed(1, f"s{count - 1}", failure=replaced)
+        world.now += timedelta(seconds=20)
+    assert [note.reason for note in told(world)] == ["ColdStarted", *["CheckpointNotStored"] * 3]
+
+
 def test_failures_are_warnings_with_an_advice() -> None:
     world = one_life()
     world.dump(1, "s2")
