@@ -1,7 +1,7 @@
 """``python -m controlplane``: migrate the database, then serve until SIGTERM or Ctrl-C.
 
 ``python -m controlplane migrate`` does the first alone, as a role that may, for control planes that may not.
-``move URL`` carries the log of another database, at that URL, over into an empty one (:mod:`controlplane.log.moving`);
+``move URL`` carries the log of another database, at that URL, over into an empty one (:mod:`controlplane.log.admin.transfer`);
 ``forget-audit`` deletes the stream AUDIT, for a log that begins anew on a broker that holds another log's.
 
 Exit codes: 0 told to stop, 1 died (the log says of what), 2 a setting is wrong.
@@ -20,15 +20,15 @@ import structlog
 
 from controlplane.app import ControlPlane
 from controlplane.bus.streams import forget_audit
-from controlplane.log.migrate import upgrade
-from controlplane.log.moving import move
+from controlplane.log.admin.migrate import upgrade
+from controlplane.log.admin.transfer import move
 from controlplane.settings import InvalidSettingError, Settings
-from process import logs
-from process.collection import collect_seldom
-from process.lifecycle import until_signalled
-from process.nats import connect
-from process.natstls import Trust
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
+from woodfrog.service import logs
+from woodfrog.service.gc_tuning import collect_seldom
+from woodfrog.service.lifecycle import until_signalled
+from woodfrog.service.nats import connect
+from woodfrog.service.natstls import Trust
 
 _log = structlog.get_logger(component="controlplane")
 

@@ -20,41 +20,41 @@ from typing import Final
 import structlog
 from nats.aio.client import Client
 
-from controlplane.bus.ingest import Ingest
-from controlplane.bus.pods import PodNews
-from controlplane.bus.presence import Presence
+from controlplane.bus.endpoints import Decisions, Queries
+from controlplane.bus.heartbeats import Heartbeats
+from controlplane.bus.pod_event_consumer import PodEventConsumer
 from controlplane.bus.relay import Relay
-from controlplane.bus.replicas import keep_replicated
-from controlplane.bus.services import Decisions, Queries
-from controlplane.bus.storage import Use, keep_within
+from controlplane.bus.report_consumer import ReportConsumer
+from controlplane.bus.report_reconciliation import ReportReconciliation
+from controlplane.bus.stream_replicas import keep_replicated
+from controlplane.bus.stream_storage import Use, keep_within
 from controlplane.bus.streams import REQUEST_SECONDS
-from controlplane.bus.vouching import Vouching
 from controlplane.cluster import Cluster
+from controlplane.core.loop import DecisionLoop
 from controlplane.domain.inputs import Policy
-from controlplane.heads import into_config_map, sign_heads
+from controlplane.election.candidate import Election
+from controlplane.election.holder import holder_identity
+from controlplane.election.lease import LeaseStore
+from controlplane.election.sql_lease import SqlLease
+from controlplane.head_signing import into_config_map, sign_heads
+from controlplane.http.api.assembly import open_api
+from controlplane.http.api.next_dumps import Live
+from controlplane.http.health_pages import Health, pages
+from controlplane.http.metrics import Metrics
 from controlplane.kube.api import KubernetesApi, kubernetes
 from controlplane.kube.authcallout import AuthCallout
 from controlplane.kube.lease import KubernetesLease
-from controlplane.kube.nodeworkers import NodeWorkers
-from controlplane.lead.election import Election
-from controlplane.lead.holder import myself
-from controlplane.lead.lease import LeaseStore
-from controlplane.lead.sql import SqlLease
+from controlplane.kube.token_review import NodeWorkers
 from controlplane.log.deadletters import DeadLetters
 from controlplane.log.eventlog import EventLog
 from controlplane.log.heads import HeadKey
 from controlplane.log.records import utc_now
-from controlplane.loop import DecisionLoop
 from controlplane.settings import Settings
-from controlplane.web.api.live import Live
-from controlplane.web.api.serve import open_api
-from controlplane.web.metrics import Metrics
-from controlplane.web.pages import Health, pages
-from process.datakeys import DataKeyError, Unwrapper
-from process.http import HttpServer, probes
-from process.nats import connect
-from protocol.failures import Failure, FailureError
-from protocol.ids import Epoch, NodeName
+from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.protocol.ids import Epoch, NodeName
+from woodfrog.service.data_keys import DataKeyError, Unwrapper
+from woodfrog.service.http import HttpServer, probes
+from woodfrog.service.nats import connect
 
 _log = structlog.get_logger(component="controlplane")
 
@@ -119,7 +119,7 @@ class ControlPlane:
             wanted_by_api = settings.api is not None and settings.api.kubernetes
             if settings.kubernetes or settings.lease == "kubernetes" or wanted_by_api:
                 api = await stack.enter_async_context(kubernetes())
-            election = Election(await _lease(settings, api, stack), myself(settings.instance))
+            election = Election(await _lease(settings, api, stack), holder_identity(settings.instance))
             client = await connect(
                 settings.nats_url,
                 name="woodfrog control plane",
@@ -184,12 +184,12 @@ class ControlPlane:
         cluster: Cluster | None,
     ) -> None:
         put_aside = self._metrics.counting(partial(letters.put_aside, epoch=epoch))
-        ingest = Ingest(client, loop, put_aside, details=self._settings.record_details)
+        ingest = ReportConsumer(client, loop, put_aside, details=self._settings.record_details)
         decisions = Decisions(
             client,
             loop,
             ingest.taken_in,
-            loop.stirrings,
+            loop.waiters,
             election.check,
             pods=None if cluster is None else cluster.placements,
             outside=[NodeName(node) for node in self._settings.outside_nodes],
@@ -209,9 +209,9 @@ class ControlPlane:
             cluster=self._settings.cluster,
             check_lease=election.check,
         )
-        vouching = Vouching(client, log, letters.hold, ingest.taken_in)
-        presence = Presence(
-            client, loop, loop.nodes, lost_seconds=self._settings.node_lost_seconds, vouch=vouching.vouch
+        reconciliation = ReportReconciliation(client, log, letters.hold, ingest.taken_in)
+        heartbeats = Heartbeats(
+            client, loop, loop.nodes, lost_seconds=self._settings.node_lost_seconds, vouch=reconciliation.vouch
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(loop.run())
@@ -229,8 +229,8 @@ class ControlPlane:
             )
             group.create_task(relay.run())
             group.create_task(ingest.run())
-            group.create_task(presence.run())
-            group.create_task(PodNews(client, loop, self._settings.cluster).run())
+            group.create_task(heartbeats.run())
+            group.create_task(PodEventConsumer(client, loop, self._settings.cluster).run())
             group.create_task(decisions.run())
             await ingest.ready.wait()
             await decisions.listening.wait()

@@ -1,6 +1,6 @@
 """Archiving as somebody asks for it: which segments are due, and whether a control plane can start without them.
 
-The log knows that a copy of the state is there; whether it can be read only its own code knows (:mod:`controlplane.statecopy`). It is
+The log knows that a copy of the state is there; whether it can be read only its own code knows (:mod:`controlplane.core.state_cache`). It is
 tried before anything is removed: a copy that cannot be read would be missed when it is too late, at the next start.
 """
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from controlplane import statecopy
-from controlplane.log.archive import SEGMENT_POSITIONS, Archive, Due
-from controlplane.log.filed import Segment
+from controlplane.core import state_cache
+from controlplane.log.archive.reader import Segment
+from controlplane.log.archive.writer import SEGMENT_POSITIONS, Archive, Due
 from controlplane.log.records import ArchiveError
-from protocol.failures import Failure
-from protocol.ids import Position
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import Position
 
 
 async def archive(
@@ -42,11 +42,11 @@ async def archive(
         if not due:
             return []
         last = Position(due[-1].last_position)
-        await opened.check_allowed(last, statecopy.form())
+        await opened.check_allowed(last, state_cache.fingerprint())
         await _check_copy(opened)
         if dry_run:
             return due
-        return await opened.archive(last, form=statecopy.form(), segment_positions=segment_positions)
+        return await opened.archive(last, form=state_cache.fingerprint(), segment_positions=segment_positions)
     except OSError as problem:
         raise ArchiveError(
             Failure(
@@ -61,10 +61,10 @@ async def archive(
 
 
 async def _check_copy(opened: Archive) -> None:
-    found = await opened.copy(statecopy.form())
+    found = await opened.copy(state_cache.fingerprint())
     assert found is not None
     try:
-        statecopy.decode(found[1])
+        state_cache.decode(found[1])
     except msgspec.DecodeError as problem:
         raise ArchiveError(
             Failure(

@@ -10,19 +10,19 @@ from datetime import datetime
 from nats.aio.client import Client
 
 from controlplane.bus.streams import REQUEST_SECONDS
+from controlplane.core.loop import DecisionLoop
 from controlplane.kube.api import KubernetesApi
-from controlplane.kube.caches import ignore_change
+from controlplane.kube.event_recorder import EventRecorder
 from controlplane.kube.jobs.actions import JobActions
-from controlplane.kube.jobs.giving_back import JOBS, give_back_until_done
+from controlplane.kube.jobs.limit_reset import JOBS, give_back_until_done
 from controlplane.kube.jobs.reconciler import JobReconciler
 from controlplane.kube.listwatch import ListWatch
+from controlplane.kube.node_conditions import ENDING
 from controlplane.kube.node_labels import NodeLabels
-from controlplane.kube.nodes import ENDING
+from controlplane.kube.object_cache import ignore_change
 from controlplane.kube.placement import Placements
-from controlplane.kube.telling import Teller
 from controlplane.kube.watcher import Watcher
 from controlplane.log.eventlog import EventLog
-from controlplane.loop import DecisionLoop
 from controlplane.settings import Settings
 
 
@@ -58,7 +58,7 @@ class Cluster:
             pod_changed=self._jobs.pod_changed if settings.preserve_jobs else ignore_change,
         )
         self._labels = NodeLabels(api, self._watcher.nodes.seen, loop.nodes, clock=clock)
-        self._teller = Teller(api, log, loop.committed, loop.key, instance=instance, clock=clock)
+        self._teller = EventRecorder(api, log, loop.committed, loop.key, instance=instance, clock=clock)
         self.placements = Placements(api, self._watcher.pods.find, self._watcher.pods_listed, runtime_classes=classes)
         """Where pods are."""
 

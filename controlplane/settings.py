@@ -10,13 +10,13 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from controlplane.domain.endings import RESTORE_TRIES
-from controlplane.policies import InvalidPolicyError, Policies, read_policies
-from controlplane.web.api.settings import ApiSettings, InvalidApiSettingError
-from process.http import Address, InvalidAddressError
-from process.natstls import InvalidTrustError, Trust
-from protocol.durations import InvalidAmountError, parse_bytes
-from protocol.ids import InvalidIdError, check_id
+from controlplane.core.policies import InvalidPolicyError, Policies, read_policies
+from controlplane.domain.start_outcomes import RESTORE_TRIES
+from controlplane.http.api.settings import ApiSettings, InvalidApiSettingError
+from woodfrog.protocol.durations import InvalidAmountError, parse_bytes
+from woodfrog.protocol.ids import InvalidIdError, check_id
+from woodfrog.service.http import Address, InvalidAddressError
+from woodfrog.service.natstls import InvalidTrustError, Trust
 
 _MOST: Final = 1000
 _MOST_REPORTS: Final = 10_000_000
@@ -41,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True):
     nats_seed_file: Path | None = None
     """``WOODFROG_NATS_SEED_FILE``: the nkey seed by which NATS knows this control plane; none if the URL says who it is."""
     nats_trust: Trust = Trust()
-    """``WOODFROG_NATS_CA_FILE`` and ``WOODFROG_NATS_INSECURE``: see :mod:`process.natstls`."""
+    """``WOODFROG_NATS_CA_FILE`` and ``WOODFROG_NATS_INSECURE``: see :mod:`woodfrog.service.natstls`."""
     data_key_file: Path | None = None
     """``WOODFROG_DATA_KEY_FILE``: private keys by which the keys of snapshots are unwrapped for who is to restore them."""
     nats_callout_dir: Path | None = None
@@ -94,7 +94,7 @@ class Settings(msgspec.Struct, frozen=True):
     """``WOODFROG_PROBE_ADDRESS``: where ``/healthz`` and ``/readyz`` are shown as well, by a server of their own."""
 
     api: ApiSettings | None = None
-    """``WOODFROG_API_ADDRESS`` and what begins like it: see :mod:`controlplane.web.api.settings`."""
+    """``WOODFROG_API_ADDRESS`` and what begins like it: see :mod:`controlplane.http.api.settings`."""
 
     policies: Policies = Policies()
     """``WOODFROG_POLICY_FILE``: what is kept, and how often containers are dumped; unset: everything, and never."""

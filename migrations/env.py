@@ -1,6 +1,6 @@
 """What alembic runs around the revisions.
 
-``controlplane.log.migrate`` hands over a connection that is in a writing transaction, so a migration is applied as a whole
+``controlplane.log.admin.migrate`` hands over a connection that is in a writing transaction, so a migration is applied as a whole
 or not at all, and two processes that start at once migrate once. The ``alembic`` command can be used too, with a
 configuration that names this folder and a database: ``alembic -c my.ini upgrade head``.
 """
@@ -12,9 +12,9 @@ import asyncio
 from alembic import context
 from sqlalchemy import Connection
 
-from controlplane.log.dictionary import describe, described
-from controlplane.log.engine import lock_out_migrations, make_ready, open_engine, writing
-from controlplane.log.migrate import COMPARISON
+from controlplane.log.admin.migrate import COMPARISON
+from controlplane.log.projections.data_dictionary import describe, described
+from controlplane.log.sql.engine import lock_out_migrations, make_ready, open_engine, writing
 
 
 def _migrate(connection: Connection) -> None:

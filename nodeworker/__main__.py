@@ -11,11 +11,11 @@ import sys
 
 import structlog
 
-from nodeworker.app import Worker
+from nodeworker.agent.app import Worker
 from nodeworker.settings import SettingsError, from_environment
-from process import logs
-from process.lifecycle import until_signalled
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
+from woodfrog.service import logs
+from woodfrog.service.lifecycle import until_signalled
 
 _log = structlog.get_logger(component="worker")
 

@@ -19,19 +19,19 @@ import msgspec
 
 from nodeworker.capture import filesystem, network, privileges
 from nodeworker.capture.container_paths import resolved
-from nodeworker.domain import environment as environments
+from nodeworker.domain import changed_environment as environments
+from nodeworker.domain import checkpoint_options, pod_annotations, spec_privileges
 from nodeworker.domain import mounts as mounted
-from nodeworker.domain import pod_annotations, spec_privileges, wishes
 from nodeworker.domain.cgroup_path import absolute_path
-from nodeworker.domain.gpu import GpuWish, wish
+from nodeworker.domain.checkpoint_options import CheckpointOptions, InvalidWishError
+from nodeworker.domain.dump_scheduling import GRACE_PERIOD
+from nodeworker.domain.gpu import GpuRequest, wish
 from nodeworker.domain.pod_annotations import PLAIN_IMAGE, CriContainer
-from nodeworker.domain.turns import GRACE_PERIOD
-from nodeworker.domain.wishes import InvalidWishError, Wishes
 from nodeworker.runtime import container, engines
-from protocol import wire
-from protocol.facts import ContainerFacts
-from protocol.failures import Failure, FailureError
-from protocol.manifest import CONFIG_DATA
+from woodfrog.protocol import wire
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.protocol.manifest import CONFIG_DATA
 
 _KUBERNETES_LABELS = ("io.kubernetes.docker.type", "io.kubernetes.pod.namespace")
 """With which cri-dockerd marks Docker's containers (core/docker_service.go, and the kubelet's labels)."""
@@ -83,7 +83,7 @@ class Bundle(msgspec.Struct, frozen=True):
     """The emptyDirs and anonymous volumes among the mounts, each once."""
     binds: dict[str, Path] = {}
     """Every bind mount: where it is, and what is mounted there."""
-    wishes: Wishes = Wishes()
+    options: CheckpointOptions = CheckpointOptions()
     sandbox: str = ""
     """The engine's id of the pod's sandbox."""
     cgroups_path: str = ""
@@ -92,7 +92,7 @@ class Bundle(msgspec.Struct, frozen=True):
     """Where mounts of type ``cgroup`` are."""
     grace_seconds: float | None = None
     """How long the pod's containers have after their stop signal, as its spec says; None where nobody tells."""
-    gpu: GpuWish = GpuWish()
+    gpu: GpuRequest = GpuRequest()
     environment: dict[str, str] = {}
     """The variables that its first process gets."""
     command: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class Bundle(msgspec.Struct, frozen=True):
         return {
             volume.key: volume.source
             for volume in self.volumes
-            if self.wishes.takes_volume(volume.name)
+            if self.options.takes_volume(volume.name)
             and not volume.read_only
             and volume.source.is_dir()
             and not filesystem.is_huge_pages(volume.source)
@@ -168,7 +168,7 @@ class Bundle(msgspec.Struct, frozen=True):
         """The directory of /dev/shm if it is wanted in snapshots; whatever is no tmpfs is not the engine's."""
         source = self.shm_source
         own = source is not None and source.is_dir() and filesystem.is_tmpfs(source)
-        return source if own and self.wishes.shm else None
+        return source if own and self.options.shm else None
 
     @property
     def shm_is_a_volume(self) -> bool:
@@ -193,7 +193,9 @@ def read(folder: str) -> Bundle:
         cri = pod_annotations.read(annotations, container_id)
         namespace = _namespace(cri, config, container_id)
         environment = container.environment(config)
-        wished = wishes.read({**wishes.from_environment(environment if cri is None else {}), **annotations})
+        wished = checkpoint_options.read(
+            {**checkpoint_options.from_environment(environment if cri is None else {}), **annotations}
+        )
         image, digest = (cri.image, None) if cri is not None else _image(config, annotations, folder)
         pod_uid = None if cri is None else cri.uid
         namespaces = {one.get("type"): one for one in (config.get("linux") or {}).get("namespaces") or []}
@@ -225,7 +227,7 @@ def read(folder: str) -> Bundle:
             binds={
                 mount["destination"].rstrip("/"): path / mount["source"] for mount in mounts if mounted.is_bind(mount)
             },
-            wishes=wished,
+            options=wished,
             sandbox=(cri.sandbox if cri is not None else None) or "",
             cgroups_path=str((config.get("linux") or {}).get("cgroupsPath") or ""),
             cgroup_mounts=tuple(mount["destination"] for mount in mounts if mount.get("type") == "cgroup"),

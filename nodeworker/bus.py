@@ -27,14 +27,14 @@ from nats.js.errors import APIError
 
 from nodeworker.domain.plane_clock import PlaneClock
 from nodeworker.journal import Journal
-from process.nats import NO_ROOM, connect
-from process.natstls import Trust
-from process.pauses import Pauses
-from protocol import subjects, wire
-from protocol.commands import Command
-from protocol.ids import CheckpointKey, NodeName
-from protocol.reports import Heartbeat, Vouched
-from protocol.requests import Resolution, ResolveRequest
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.ids import CheckpointKey, NodeName
+from woodfrog.protocol.reports import Heartbeat, Vouched
+from woodfrog.protocol.requests import Resolution, ResolveRequest
+from woodfrog.service.backoff import Backoff
+from woodfrog.service.nats import NO_ROOM, connect
+from woodfrog.service.natstls import Trust
 
 _log = structlog.get_logger(component="bus")
 
@@ -132,7 +132,7 @@ class Bus:
 
     async def _send_reports(self) -> None:
         """Send the outbox in order, each report again and again under its id until the broker confirms it."""
-        pauses = Pauses(_RETRY_SECONDS, _RETRY_LIMIT_SECONDS)
+        backoff = Backoff(_RETRY_SECONDS, _RETRY_LIMIT_SECONDS)
         while True:
             self._written.clear()
             if self._doubt:  # what was lost goes before what is new
@@ -154,11 +154,11 @@ class Bus:
                 except (nats.errors.Error, OSError) as problem:
                     await _log.awarning("a report waits", report_id=str(report.report_id), error=problem)
                     self.reports_refused = isinstance(problem, APIError) and problem.err_code in NO_ROOM
-                    await pauses.take()
+                    await backoff.sleep()
                     self._doubt = True
                     self._written.set()
                     break
-                pauses.reset()
+                backoff.reset()
                 self.reports_refused = False
                 await asyncio.to_thread(self._journal.confirm, place, confirmation.seq)
                 self._resent.discard(report.report_id)

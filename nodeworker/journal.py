@@ -23,14 +23,22 @@ from uuid import UUID
 
 import msgspec
 
-from protocol import wire
-from protocol.commands import Command
-from protocol.events import Outcome, ReportedEvent, Trigger
-from protocol.facts import ContainerFacts
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
-from protocol.manifest import EnvironmentMarks
-from protocol.reports import Report
+from woodfrog.protocol import wire
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.events import Outcome, ReportedEvent, Trigger
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import (
+    CheckpointKey,
+    CommandId,
+    ContainerId,
+    IncarnationNumber,
+    NodeName,
+    SnapshotId,
+    WorkerId,
+)
+from woodfrog.protocol.manifest import EnvironmentMarks
+from woodfrog.protocol.reports import Report
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS containers (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;

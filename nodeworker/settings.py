@@ -16,10 +16,10 @@ import msgspec
 
 from nodeworker.capture.bounds import DEFAULT_FILES, DEFAULT_SPARSE_BYTES, Bounds
 from nodeworker.domain.rehearsal import Policy
-from process.http import Address, InvalidAddressError
-from process.natstls import InvalidTrustError, Trust
-from protocol.durations import InvalidAmountError, parse_bytes, parse_seconds
-from protocol.ids import InvalidIdError, NodeName, check_id
+from woodfrog.protocol.durations import InvalidAmountError, parse_bytes, parse_seconds
+from woodfrog.protocol.ids import InvalidIdError, NodeName, check_id
+from woodfrog.service.http import Address, InvalidAddressError
+from woodfrog.service.natstls import InvalidTrustError, Trust
 
 _PLAIN_PATH = re.compile(r"[\w./+@:,=~-]+")
 
@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     nats_token_file: Path | None = None
     """The token of this pod's ServiceAccount, by which the control plane tells NATS which node this is."""
     nats_trust: Trust = Trust()
-    """``WOODFROG_NATS_CA_FILE`` and ``WOODFROG_NATS_INSECURE``: see :mod:`process.natstls`."""
+    """``WOODFROG_NATS_CA_FILE`` and ``WOODFROG_NATS_INSECURE``: see :mod:`woodfrog.service.natstls`."""
     store_url: str
     data_key_recipient_file: Path | None = None
     """``WOODFROG_DATA_KEY_RECIPIENT_FILE``: for whom the key of each snapshot is wrapped; none: snapshots have none of their own."""

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from process.printable import printable
+from woodfrog.service.printable import printable
 
 Column = tuple[str, Callable[[dict[str, Any]], Any]]
 """A heading and how to get its cell out of a row; ``None`` is shown as ``-``."""

@@ -15,9 +15,9 @@ from urllib.parse import quote
 import nats.js.api
 
 from controlplane.log.records import Recorded
-from protocol import wire
-from protocol.events import SCHEMA_VERSION, UnknownEvent, event_type
-from protocol.subjects import POSITION_HEADER, token
+from woodfrog.protocol import wire
+from woodfrog.protocol.events import SCHEMA_VERSION, UnknownEvent, event_type
+from woodfrog.protocol.subjects import POSITION_HEADER, token
 
 COMMANDS_SEQUENCE_HEADER: Final = "Woodfrog-Commands-Sequence"
 """The last sequence of COMMANDS when this event was published: how the relay, after a crash, tells a command that was sent

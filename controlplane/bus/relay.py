@@ -30,19 +30,19 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from controlplane.bus.audit import COMMANDS_SEQUENCE_HEADER, headers, payload
-from controlplane.bus.ending import end_if_cancelled
-from controlplane.bus.progress import Progress
 from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS, command_queue, ensure_streams
-from controlplane.lead.election import LeaseLapsedError
+from controlplane.core.watermark import Watermark
+from controlplane.election.candidate import LeaseLapsedError
 from controlplane.log.eventlog import EventLog
 from controlplane.log.records import LogUnavailableError, Recorded
-from process import faultpoints
-from process.pauses import Pauses
-from protocol import subjects, wire
-from protocol.commands import Command
-from protocol.events import CommandIssued, NodeRegistered
-from protocol.failures import Failure, FailureError
-from protocol.ids import CommandId, NodeName, Position
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.events import CommandIssued, NodeRegistered
+from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.protocol.ids import CommandId, NodeName, Position
+from woodfrog.service import faultpoints
+from woodfrog.service.backoff import Backoff
+from woodfrog.service.cancellation import end_if_cancelled
 
 _log = structlog.get_logger(component="relay")
 
@@ -77,7 +77,7 @@ class Relay:
         jetstream: JetStreamContext,
         log: EventLog,
         *,
-        committed: Progress,
+        committed: Watermark,
         open_commands: Mapping[CommandId, CommandIssued],
         nodes: Callable[[], Mapping[NodeName, object]],
         cluster: str,
@@ -85,7 +85,7 @@ class Relay:
     ) -> None:
         """``open_commands`` and ``nodes`` are live and never behind ``committed``.
 
-        ``check_lease`` raises :class:`~controlplane.lead.election.LeaseLapsedError`.
+        ``check_lease`` raises :class:`~controlplane.election.candidate.LeaseLapsedError`.
         """
         self._jetstream = jetstream
         self._log = log
@@ -102,19 +102,19 @@ class Relay:
         Raises:
             FailureError: AUDIT does not belong to this log.
         """
-        pauses = Pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+        backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 await ensure_streams(self._jetstream)
                 await self._find_queues()
                 cursor = await self._resume()
-                pauses.reset()
+                backoff.reset()
                 while True:
                     end_if_cancelled()
                     cursor = await self._publish_next(cursor)
             except (*BROKER_ERRORS, _OutOfStepError, LogUnavailableError, LeaseLapsedError) as problem:
-                await _log.awarning("the relay starts over", error=problem, pause_seconds=pauses.next_seconds)
-                await pauses.take()
+                await _log.awarning("the relay starts over", error=problem, pause_seconds=backoff.next_seconds)
+                await backoff.sleep()
 
     async def _resume(self) -> _Cursor:
         audit = (await self._jetstream.stream_info(subjects.AUDIT_STREAM)).state

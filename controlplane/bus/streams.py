@@ -30,8 +30,8 @@ from nats.js.api import (
 )
 from nats.js.errors import APIError, NotFoundError
 
-from protocol import subjects
-from protocol.ids import NodeName
+from woodfrog.protocol import subjects
+from woodfrog.protocol.ids import NodeName
 
 _log = structlog.get_logger(component="streams")
 

@@ -17,7 +17,7 @@ from enum import StrEnum
 
 from controlplane.domain.pods import ends_undumped, start_of
 from controlplane.domain.state import Incarnation, KeyState, NodeState, Snapshot, SnapshotStatus
-from protocol.ids import IncarnationNumber, NodeName
+from woodfrog.protocol.ids import IncarnationNumber, NodeName
 
 
 class Capture(StrEnum):

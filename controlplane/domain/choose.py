@@ -33,10 +33,10 @@ predecessor has not even begun to be dumped, what to do is said in :mod:`control
 *But never for ever.* The wait is bounded by a moment that is recorded when it begins, so that neither asking again
 nor a restart of the control plane prolongs it; and a dump on a node that is lost is not waited for at all.
 
-*Not into the same death, nor into the past.* See :mod:`controlplane.domain.endings`. A pin overrides both, and that a restore failed
+*Not into the same death, nor into the past.* See :mod:`controlplane.domain.start_outcomes`. A pin overrides both, and that a restore failed
 before.
 
-*Not behind a fresh start.* Somebody who asked for one wants the id to begin again: see :mod:`controlplane.domain.fresh`.
+*Not behind a fresh start.* Somebody who asked for one wants the id to begin again: see :mod:`controlplane.domain.fresh_starts`.
 
 *Never more than the new container allows.* CRIU restores privileges as they were dumped. What of them cannot be lowered to what
 the new container's spec allows speaks against the snapshot, as far as the log knows it; the worker looks at the rest.
@@ -50,10 +50,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from itertools import takewhile
 
-from controlplane.domain import fresh
-from controlplane.domain.endings import RESTORE_TRIES, SHORT_LIFE_SECONDS, short_lives
+from controlplane.domain import fresh_starts
 from controlplane.domain.handover import Asker, Wait, awaited, remark, running_before
 from controlplane.domain.privilege_policy import lowered
+from controlplane.domain.start_outcomes import RESTORE_TRIES, SHORT_LIFE_SECONDS, short_lives
 from controlplane.domain.state import (
     Cold,
     Incarnation,
@@ -64,8 +64,8 @@ from controlplane.domain.state import (
     SnapshotStatus,
     image_of,
 )
-from protocol.facts import at_start
-from protocol.ids import NodeName
+from woodfrog.protocol.facts import at_start
+from woodfrog.protocol.ids import NodeName
 
 _REASONS_SHOWN = 5
 
@@ -83,8 +83,8 @@ def choose(
     ``handover_seconds`` bounds a wait that begins now; a wait that has begun ends at the moment recorded then. A snapshot from
     which ``restore_tries`` containers in a row went on only to fail soon is passed over.
     """
-    if fresh.is_asked(key, asker.container):
-        return fresh.cold(key, key.newest_first())
+    if fresh_starts.is_asked(key, asker.container):
+        return fresh_starts.cold(key, key.newest_first())
     start = key.incarnations.get(asker.incarnation, Incarnation(number=asker.incarnation))
     until = start.wait_until or now + timedelta(seconds=handover_seconds)
     skipped: list[str] = []
@@ -110,12 +110,12 @@ def choose(
             less = lowered(snapshot.taken_from, asker.container) if asker.bounded else ""
             why = "; ".join(part for part in (chosen, less, _listed(skipped)) if part)
             newer = takewhile(lambda each: each is not snapshot, key.newest_first())  # noqa: B023 - used up at once
-            left = 0 if snapshot.pinned else len(fresh.left_behind(key, newer))
+            left = 0 if snapshot.pinned else len(fresh_starts.left_behind(key, newer))
             return Restore(snapshot.snapshot_id, why + also, left)
         skipped.append(f"{'pinned' if snapshot.pinned else 'newer'} {snapshot.snapshot_id} skipped: {obstacle}")
     if wait is not None:
         return wait
-    return Cold(_nothing_usable(skipped) + also, left=len(fresh.left_behind(key, key.snapshots.values())))
+    return Cold(_nothing_usable(skipped) + also, left=len(fresh_starts.left_behind(key, key.snapshots.values())))
 
 
 def _nothing_usable(skipped: list[str]) -> str:
@@ -160,7 +160,7 @@ def _held_against(key: KeyState, asker: Asker, snapshot: Snapshot, restore_tries
         return "it could not be restored on this node before"
     if snapshot.incarnation <= key.done_through > snapshot.retried_at:
         return f"incarnation {key.done_through} has done its work: it ended by itself, with exit code 0"
-    before_fresh_start = fresh.lies_behind(key, snapshot)
+    before_fresh_start = fresh_starts.lies_behind(key, snapshot)
     if before_fresh_start is not None:
         return before_fresh_start
     lives = short_lives(key, snapshot)

@@ -2,9 +2,9 @@
 
 The order is always the same: input, decide, append, evolve. Nothing is sent from here and nothing is changed, so a crash
 at any moment leaves either no trace of a decision or all of it. What is chosen is chosen in :mod:`controlplane.domain.choose`,
-and whether a report is believed is asked in :mod:`controlplane.domain.testimony`; what people wish is weighed in
-:mod:`controlplane.domain.wishes`, what time brings in :mod:`controlplane.domain.upkeep`, and what is seen of pods in
-:mod:`controlplane.domain.seen`; here is what follows from the rest.
+and whether a report is believed is asked in :mod:`controlplane.domain.report_validation`; what people wish is weighed in
+:mod:`controlplane.domain.user_requests`, what time brings in :mod:`controlplane.domain.maintenance`, and what is seen of pods in
+:mod:`controlplane.domain.observations`; here is what follows from the rest.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from controlplane.domain.choose import choose
-from controlplane.domain.clocks import is_news
-from controlplane.domain.course import Course, refuse
-from controlplane.domain.fresh import left_behind
+from controlplane.domain.clock_skew import is_news
+from controlplane.domain.decision_builder import DecisionBuilder, refuse
+from controlplane.domain.fresh_starts import left_behind
 from controlplane.domain.handover import Asker, Wait
 from controlplane.domain.inputs import (
     CheckpointAsked,
@@ -32,16 +32,16 @@ from controlplane.domain.inputs import (
     SnapshotAsked,
     Tick,
 )
+from controlplane.domain.maintenance import expired, upkeep
+from controlplane.domain.observations import job_acted, node_seen, pod_seen
 from controlplane.domain.placement import Placement, identified, misplaced, not_here, not_its_own
 from controlplane.domain.quotas import no_new_id
+from controlplane.domain.report_validation import is_duplicate, rejection_reason
 from controlplane.domain.retention import expiries
-from controlplane.domain.seen import job_acted, node_seen, pod_seen
 from controlplane.domain.state import Cold, Incarnation, KeyState, Restore, SnapshotStatus, State, namespace_of
 from controlplane.domain.stores import has_other_store, is_proof
-from controlplane.domain.testimony import objection, told_before
-from controlplane.domain.upkeep import expired, upkeep
-from controlplane.domain.wishes import checkpoint, decide_about, demand
-from protocol.events import (
+from controlplane.domain.user_requests import checkpoint, decide_about, demand
+from woodfrog.protocol.events import (
     ColdStartChosen,
     CommandFinished,
     DumpFailed,
@@ -59,11 +59,11 @@ from protocol.events import (
     StartDeferred,
     StartRefused,
 )
-from protocol.facts import ContainerFacts
-from protocol.failures import CONDEMNING_CODES, Failure
-from protocol.ids import CheckpointKey, CommandId, IncarnationNumber, InvalidIdError, NodeName, event_id
-from protocol.reports import Report
-from protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.failures import CONDEMNING_CODES, Failure
+from woodfrog.protocol.ids import CheckpointKey, CommandId, IncarnationNumber, InvalidIdError, NodeName, event_id
+from woodfrog.protocol.reports import Report
+from woodfrog.protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 
 def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decision:
@@ -94,15 +94,15 @@ def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decisio
 
 
 def _report(state: State, report: Report, now: datetime, policy: Policy) -> Decision:
-    problem = objection(state, report)
+    problem = rejection_reason(state, report)
     if problem is not None:
         return Decision(rejected=problem)
-    if told_before(state, report):
+    if is_duplicate(state, report):
         return Decision()
     event = report.event
     if isinstance(event, NodeRegistered):
         return Decision(events=(event,))
-    course = Course(state.keys.get(event.key, KeyState()), now)
+    course = DecisionBuilder(state.keys.get(event.key, KeyState()), now)
     course.record(event)
     match event:
         case SnapshotStored():
@@ -119,7 +119,9 @@ def _report(state: State, report: Report, now: datetime, policy: Policy) -> Deci
     return course.decision()
 
 
-def _finish_command(state: State, event: SnapshotStored | DumpFailed | SnapshotDeleted, course: Course) -> None:
+def _finish_command(
+    state: State, event: SnapshotStored | DumpFailed | SnapshotDeleted, course: DecisionBuilder
+) -> None:
     """End the command that asked for it, unless it has ended already: it has one end only."""
     command = state.commands.get(event.command_id) if event.command_id is not None else None
     if command is None or (command.key, command.incarnation) != (event.key, event.incarnation):
@@ -136,7 +138,7 @@ def _finish_command(state: State, event: SnapshotStored | DumpFailed | SnapshotD
     )
 
 
-def _condemn(state: State, event: RestoreFailed, course: Course) -> None:
+def _condemn(state: State, event: RestoreFailed, course: DecisionBuilder) -> None:
     """Invalidate the snapshot if the failure proves that the fault is in it, or a second node says the same.
 
     One node's failure may be the node's own; two nodes failing alike are no accident, and a third try would only cost
@@ -167,17 +169,19 @@ def _resolve(state: State, asked: ResolveAsked, now: datetime, policy: Policy) -
         return refuse("invalid-id", str(problem), "Correct it where the container is declared and create it again.")
     key = state.keys.get(request.key, KeyState())
     if asked.placement is None:
-        return _start(state, asked, request.container, Course(key, now), policy)
+        return _start(state, asked, request.container, DecisionBuilder(key, now), policy)
     pod = asked.placement.pod
     obstacle = misplaced(request, pod)
     if obstacle is None and pod is not None:
         obstacle = not_its_own(key, request, pod)
     if obstacle is not None or pod is None:
         return _not_here(asked, asked.placement, str(obstacle))
-    return _start(state, asked, identified(request.container, pod), Course(key, now), policy)
+    return _start(state, asked, identified(request.container, pod), DecisionBuilder(key, now), policy)
 
 
-def _start(state: State, asked: ResolveAsked, container: ContainerFacts, course: Course, policy: Policy) -> Decision:
+def _start(
+    state: State, asked: ResolveAsked, container: ContainerFacts, course: DecisionBuilder, policy: Policy
+) -> Decision:
     """Decide how ``container`` starts, once it is known that it may."""
     request, now = asked.request, course.now
     start = _start_of(course.key, request)

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from controlplane.domain.draft import Draft, shared, with_shared_privileges
 from controlplane.domain.state import SnapshotStatus
-from protocol.events import SnapshotStoreDelayed
-from protocol.facts import ContainerFacts
-from protocol.ids import IncarnationNumber
+from woodfrog.protocol.events import SnapshotStoreDelayed
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import IncarnationNumber
 
 
 def note_delayed(draft: Draft, event: SnapshotStoreDelayed, at: datetime) -> None:

@@ -24,7 +24,7 @@ from controlplane.domain.state import (
     Snapshot,
     SnapshotStatus,
 )
-from protocol.events import (
+from woodfrog.protocol.events import (
     DumpFailed,
     DumpStarted,
     SnapshotCaptured,
@@ -37,9 +37,9 @@ from protocol.events import (
     SnapshotSuperseded,
     SnapshotUnpinned,
 )
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import IncarnationNumber, SnapshotId
-from protocol.privileges import Privileges
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import IncarnationNumber, SnapshotId
+from woodfrog.protocol.privileges import Privileges
 
 SnapshotEvent = (
     DumpStarted

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from controlplane.domain import fresh
+from controlplane.domain import fresh_starts
 from controlplane.domain.delays import as_opened, note_delayed
 from controlplane.domain.draft import Draft, shared, with_shared_privileges
-from controlplane.domain.endings import is_done
 from controlplane.domain.pods import pods_after
+from controlplane.domain.start_outcomes import is_done
 from controlplane.domain.state import (
     REMEMBERED,
     Cold,
@@ -32,8 +32,8 @@ from controlplane.domain.state import (
     image_of,
     namespace_of,
 )
-from protocol.commands import DeleteCommand, DumpCommand
-from protocol.events import (
+from woodfrog.protocol.commands import DeleteCommand, DumpCommand
+from woodfrog.protocol.events import (
     AnyEvent,
     CheckpointForgotten,
     ColdStartChosen,
@@ -80,9 +80,9 @@ from protocol.events import (
     StartRefused,
     UnknownEvent,
 )
-from protocol.failures import PASSING_CODES, TOLD_CODES
-from protocol.ids import CheckpointKey, IncarnationNumber
-from protocol.pods import EndedBecause
+from woodfrog.protocol.failures import PASSING_CODES, TOLD_CODES
+from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber
+from woodfrog.protocol.pods import EndedBecause
 
 _FIRST_DELETE_PAUSE_SECONDS = 10.0
 _LONGEST_DELETE_PAUSE_SECONDS = 3600.0
@@ -244,7 +244,7 @@ def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
 def _has_started(draft: Draft, event: ContainerStarted | DumpStarted) -> None:
     draft.start(event.incarnation, started=True)
     draft.latest_start = max(draft.latest_start, event.incarnation)
-    fresh.note_started(draft, event.incarnation)
+    fresh_starts.note_started(draft, event.incarnation)
 
 
 def _container_started(draft: Draft, event: ContainerStarted, at: datetime) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from protocol.events import (
+from woodfrog.protocol.events import (
     CommandFinished,
     ContainerStarted,
     DumpFailed,
@@ -20,8 +20,8 @@ from protocol.events import (
     RestoreFailed,
     SnapshotStored,
 )
-from protocol.failures import Failure
-from protocol.reports import Report
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.reports import Report
 
 _WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}", re.ASCII)
 LONGEST_SENTENCE: Final = 500

@@ -25,8 +25,8 @@ import msgspec
 from controlplane.domain.ownership import stranger
 from controlplane.domain.pods import ending_until, ends_undumped, pod_of
 from controlplane.domain.state import Incarnation, KeyState, NodeState, Snapshot
-from protocol.facts import ContainerFacts, NodeFacts, at_start, misfit
-from protocol.ids import IncarnationNumber, NodeName
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts, at_start, misfit
+from woodfrog.protocol.ids import IncarnationNumber, NodeName
 
 
 class Asker(msgspec.Struct, frozen=True):

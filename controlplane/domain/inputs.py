@@ -1,26 +1,26 @@
 """What goes into a decision and what comes out: the one way in, as values.
 
 Every input has a ``source``, a name that is the same when the same input is delivered again and never the same
-otherwise: event ids are derived from it (:func:`protocol.ids.event_id`).
+otherwise: event ids are derived from it (:func:`woodfrog.protocol.ids.event_id`).
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from controlplane.domain.endings import RESTORE_TRIES
-from controlplane.domain.forgetting import Forgetting
+from controlplane.domain.id_expiry import IdExpiry
 from controlplane.domain.ownership import OwnershipPolicy
 from controlplane.domain.placement import Placement
 from controlplane.domain.privilege_policy import PrivilegePolicy
 from controlplane.domain.quotas import Quotas
 from controlplane.domain.retention import Retention
 from controlplane.domain.schedule import Schedule
-from protocol.events import Event, LogHeadSigned
-from protocol.ids import CheckpointKey, CommandId, NodeName, WorkerId
-from protocol.pods import PodEvent
-from protocol.reports import Heartbeat, Report
-from protocol.requests import (
+from controlplane.domain.start_outcomes import RESTORE_TRIES
+from woodfrog.protocol.events import Event, LogHeadSigned
+from woodfrog.protocol.ids import CheckpointKey, CommandId, NodeName, WorkerId
+from woodfrog.protocol.pods import PodEvent
+from woodfrog.protocol.reports import Heartbeat, Report
+from woodfrog.protocol.requests import (
     CheckpointRequest,
     CommandAccepted,
     Noted,
@@ -48,7 +48,7 @@ class Policy(msgspec.Struct, frozen=True):
     schedule: Schedule = Schedule()
     privileges: PrivilegePolicy = PrivilegePolicy()
     ownership: OwnershipPolicy = OwnershipPolicy()
-    forgetting: Forgetting = Forgetting()
+    forgetting: IdExpiry = IdExpiry()
     quotas: Quotas = Quotas()
 
 

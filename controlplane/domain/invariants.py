@@ -13,10 +13,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from controlplane.domain import evolve
-from controlplane.domain.fresh import left_behind
+from controlplane.domain.fresh_starts import left_behind
 from controlplane.domain.pods import pod_of
 from controlplane.domain.state import Incarnation, KeyState, NodeState, Restore, State
-from protocol.events import (
+from woodfrog.protocol.events import (
     AnyEvent,
     ColdStartChosen,
     ContainerStarted,
@@ -26,8 +26,8 @@ from protocol.events import (
     RestoreFailed,
     RestoreStage,
 )
-from protocol.failures import NODE_FAULTS, PASSING_CODES
-from protocol.ids import NodeName, SnapshotId
+from woodfrog.protocol.failures import NODE_FAULTS, PASSING_CODES
+from woodfrog.protocol.ids import NodeName, SnapshotId
 
 
 class Rule(StrEnum):

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from protocol.facts import ContainerFacts
-from protocol.ids import CheckpointKey
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import CheckpointKey
 
 
 class OwnershipPolicy(msgspec.Struct, frozen=True):

@@ -18,10 +18,10 @@ import msgspec
 from msgspec.structs import replace
 
 from controlplane.domain.state import KeyState
-from protocol.facts import ContainerFacts
-from protocol.failures import Failure
-from protocol.ids import NodeName
-from protocol.requests import ResolveRequest
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import NodeName
+from woodfrog.protocol.requests import ResolveRequest
 
 STATIC_OWNER: Final = "Node"
 """The kind of a static pod's owner."""

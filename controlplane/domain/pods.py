@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from controlplane.domain.state import REMEMBERED_PODS, Incarnation, KeyState, Pod
-from protocol.events import PodContainerEnded, PodFact, PodGone, PodScheduled, PodTerminating
-from protocol.ids import IncarnationNumber
+from woodfrog.protocol.events import PodContainerEnded, PodFact, PodGone, PodScheduled, PodTerminating
+from woodfrog.protocol.ids import IncarnationNumber
 
 MARGIN_SECONDS = 15.0
 """How long after its grace period a pod's dump may still begin: a kubelet and a worker under load are late."""

@@ -13,10 +13,10 @@ from typing import Final
 from controlplane.domain.choose import choose
 from controlplane.domain.handover import Asker
 from controlplane.domain.state import KeyState, Restore, State
-from protocol.commands import PrefetchCommand
-from protocol.events import CommandIssued
-from protocol.facts import ContainerFacts
-from protocol.ids import CheckpointKey, CommandId, IncarnationNumber, NodeName, event_id
+from woodfrog.protocol.commands import PrefetchCommand
+from woodfrog.protocol.events import CommandIssued
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import CheckpointKey, CommandId, IncarnationNumber, NodeName, event_id
 
 PREFETCH_SECONDS: Final = 120.0
 """After this the container has been created, or will not be."""

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from protocol.facts import ContainerFacts, excesses
-from protocol.ids import CheckpointKey
+from woodfrog.protocol.facts import ContainerFacts, excesses
+from woodfrog.protocol.ids import CheckpointKey
 
 
 class PrivilegePolicy(msgspec.Struct, frozen=True):

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import msgspec
 
 from controlplane.domain.state import KeyState, State, Usage, namespace_of
-from protocol.failures import QUOTA, Failure
-from protocol.ids import CheckpointKey
+from woodfrog.protocol.failures import QUOTA, Failure
+from woodfrog.protocol.ids import CheckpointKey
 
 
 class Quota(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from controlplane.domain.state import KeyState, Restore, Snapshot, SnapshotStatus
-from protocol.ids import CheckpointKey, SnapshotId
+from woodfrog.protocol.ids import CheckpointKey, SnapshotId
 
 _UNUSABLE = {SnapshotStatus.SUPERSEDED, SnapshotStatus.INVALIDATED}
 

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from controlplane.domain.state import Incarnation, KeyState, NodeState
-from protocol.ids import CheckpointKey, NodeName
+from woodfrog.protocol.ids import CheckpointKey, NodeName
 
 _LONGEST_BACKOFF_SECONDS = 3600.0
 _MOST_DOUBLINGS = 12

@@ -16,9 +16,17 @@ from enum import StrEnum
 
 import msgspec
 
-from protocol.commands import Command
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import (
+    CheckpointKey,
+    CommandId,
+    ContainerId,
+    IncarnationNumber,
+    NodeName,
+    SnapshotId,
+    WorkerId,
+)
 
 REMEMBERED = 8
 """How many snapshots that can never be chosen, ended incarnations and earlier lives of a worker are kept."""
@@ -136,7 +144,7 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     set_aside: frozenset[SnapshotId] = frozenset()
     """Snapshots that this start tried in vain."""
     too_much: Mapping[SnapshotId, str] = {}
-    """Of those that do not fit this container or its volumes, in what (``protocol.failures.TOLD_CODES``)."""
+    """Of those that do not fit this container or its volumes, in what (``woodfrog.protocol.failures.TOLD_CODES``)."""
     started: bool = False
     started_at: datetime | None = None
     ended: bool = False

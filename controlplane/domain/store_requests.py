@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from controlplane.domain.course import refuse
+from controlplane.domain.decision_builder import refuse
 from controlplane.domain.inputs import Decision, SnapshotAsked
 from controlplane.domain.state import Snapshot, State
-from protocol.commands import StoreCommand
-from protocol.events import CommandIssued, SnapshotRetried
-from protocol.ids import CheckpointKey, CommandId, event_id
-from protocol.requests import Noted
+from woodfrog.protocol.commands import StoreCommand
+from woodfrog.protocol.events import CommandIssued, SnapshotRetried
+from woodfrog.protocol.ids import CheckpointKey, CommandId, event_id
+from woodfrog.protocol.requests import Noted
 
 STORE_SECONDS = 600.0
 """How long one try may take until nobody waits for what becomes of it."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from controlplane.domain.state import NodeState, Snapshot, State
-from protocol.events import RestoreFailed
-from protocol.failures import SNAPSHOT_MISSING
-from protocol.ids import NodeName
-from protocol.reports import Heartbeat
+from woodfrog.protocol.events import RestoreFailed
+from woodfrog.protocol.failures import SNAPSHOT_MISSING
+from woodfrog.protocol.ids import NodeName
+from woodfrog.protocol.reports import Heartbeat
 
 
 def is_proof(state: State, snapshot: Snapshot, event: RestoreFailed) -> bool:

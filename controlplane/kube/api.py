@@ -20,9 +20,9 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 from kubernetes_asyncio.client.exceptions import ApiException
 from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
 
-from controlplane.kube.shapes import Status
-from protocol import wire
-from protocol.failures import Failure, FailureError
+from controlplane.kube.models import Status
+from woodfrog.protocol import wire
+from woodfrog.protocol.failures import Failure, FailureError
 
 REQUEST_SECONDS: Final = 5.0
 """The longest that one request may take."""

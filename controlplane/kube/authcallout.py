@@ -23,14 +23,14 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from controlplane.bus.answering import flushed
+from controlplane.bus.responder import flushed
 from controlplane.kube.api import KubernetesUnavailableError
-from controlplane.kube.nodeworkers import NodeWorker, NodeWorkers, RefusedError
-from process import natsjwt
-from process.nats import connect
-from process.natstls import Trust
-from process.nkeys import KeyPair, Owner
-from protocol import permissions
+from controlplane.kube.token_review import NodeWorker, NodeWorkers, RefusedError
+from woodfrog.protocol import permissions
+from woodfrog.service import natsjwt
+from woodfrog.service.nats import connect
+from woodfrog.service.natstls import Trust
+from woodfrog.service.nkeys import KeyPair, Owner
 
 _log = structlog.get_logger(component="authcallout")
 

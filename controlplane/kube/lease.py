@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
+from controlplane.election.candidate import DURATION_SECONDS
+from controlplane.election.lease import Lease, LeaseUnavailableError
 from controlplane.kube.api import ApiError, KubernetesApi
-from controlplane.kube.shapes import LeaseObject, LeaseSpec
-from controlplane.lead.election import DURATION_SECONDS
-from controlplane.lead.lease import Lease, LeaseUnavailableError
+from controlplane.kube.models import LeaseObject, LeaseSpec
 from controlplane.log.records import utc_now
 
 NAME: Final = "woodfrog-controlplane"
@@ -25,7 +25,7 @@ _SECONDS: Final = 3.0
 
 
 class KubernetesLease:
-    """A :class:`~controlplane.lead.lease.LeaseStore` in one namespace of one cluster."""
+    """A :class:`~controlplane.election.lease.LeaseStore` in one namespace of one cluster."""
 
     def __init__(self, api: KubernetesApi, namespace: str, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._api = api
@@ -35,7 +35,7 @@ class KubernetesLease:
         self._last = LeaseSpec()
 
     async def read(self) -> Lease:
-        """See :meth:`controlplane.lead.lease.LeaseStore.read`. A lease that was never written is held by nobody."""
+        """See :meth:`controlplane.election.lease.LeaseStore.read`. A lease that was never written is held by nobody."""
         try:
             found = await self._ask("GET", f"{self._folder}/{NAME}")
         except ApiError as problem:
@@ -46,7 +46,7 @@ class KubernetesLease:
         return self._read(found)
 
     async def replace(self, before: Lease, *, holder: str, duration_seconds: float) -> Lease | None:
-        """See :meth:`controlplane.lead.lease.LeaseStore.replace`."""
+        """See :meth:`controlplane.election.lease.LeaseStore.replace`."""
         body = self._object(before, holder, duration_seconds)
         try:
             if before.version:

@@ -22,8 +22,8 @@ import msgspec
 import structlog
 
 from controlplane.kube.api import ApiError, KubernetesApi
-from controlplane.kube.shapes import Change, Meta, Page, Status
-from protocol import wire
+from controlplane.kube.models import Change, Meta, Page, Status
+from woodfrog.protocol import wire
 
 _log = structlog.get_logger(component="watch")
 

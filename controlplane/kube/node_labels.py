@@ -21,9 +21,9 @@ import structlog
 
 from controlplane.domain.state import NodeState
 from controlplane.kube.api import ApiError, KubernetesApi
-from controlplane.kube.nodes import READY, NodeView
-from controlplane.kube.shapes import Node
-from protocol.ids import NodeName, WorkerId
+from controlplane.kube.models import Node
+from controlplane.kube.node_conditions import READY, NodeView
+from woodfrog.protocol.ids import NodeName, WorkerId
 
 _log = structlog.get_logger(component="node-labels")
 

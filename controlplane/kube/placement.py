@@ -21,11 +21,11 @@ from typing import Final
 
 from controlplane.domain.placement import STATIC_OWNER, PlacedPod, misplaced
 from controlplane.kube.api import ApiError, KubernetesApi
-from controlplane.kube.environment import checkpoint_ids, ids_elsewhere
-from controlplane.kube.shapes import Pod
-from protocol.failures import KUBERNETES_UNREACHABLE, Failure, FailureError
-from protocol.ids import NodeName
-from protocol.requests import ResolveRequest
+from controlplane.kube.env_expansion import checkpoint_ids, ids_elsewhere
+from controlplane.kube.models import Pod
+from woodfrog.protocol.failures import KUBERNETES_UNREACHABLE, Failure, FailureError
+from woodfrog.protocol.ids import NodeName
+from woodfrog.protocol.requests import ResolveRequest
 
 _MIRROR: Final = "kubernetes.io/config.mirror"
 _HASH: Final = "kubernetes.io/config.hash"

@@ -18,21 +18,21 @@ import structlog
 from msgspec.structs import replace
 from nats.js import JetStreamContext
 
-from controlplane.bus.intake import Intake, UndecidableError
 from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS, ensure_streams
+from controlplane.core.input_queue import InputQueue, UndecidableError
 from controlplane.domain.inputs import NodeSeen
-from controlplane.kube import pods
+from controlplane.kube import pod_diff
 from controlplane.kube.api import ApiError, KubernetesApi
-from controlplane.kube.caches import NodeCache, PodCache, PodChanged, ignore_change
-from controlplane.kube.causes import cause_of
+from controlplane.kube.eviction_causes import cause_of
 from controlplane.kube.listwatch import ListWatch
-from controlplane.kube.nodes import NodeView
-from controlplane.kube.pods import PodView
+from controlplane.kube.node_conditions import NodeView
+from controlplane.kube.object_cache import NodeCache, PodCache, PodChanged, ignore_change
+from controlplane.kube.pod_diff import PodView
 from controlplane.log.records import LogUnavailableError
-from process.pauses import Pauses
-from protocol import subjects, wire
-from protocol.ids import InvalidIdError, NodeName
-from protocol.pods import Happened, PodEvent, Terminating, Why
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.ids import InvalidIdError, NodeName
+from woodfrog.protocol.pods import Happened, PodEvent, Terminating, Why
+from woodfrog.service.backoff import Backoff
 
 _log = structlog.get_logger(component="watcher")
 
@@ -52,7 +52,7 @@ class Watcher:
         self,
         api: KubernetesApi,
         jetstream: JetStreamContext,
-        intake: Intake,
+        intake: InputQueue,
         *,
         cluster: str,
         runtime_classes: Collection[str],
@@ -89,7 +89,7 @@ class Watcher:
 
     async def _tell(self, seen: PodView, what: Happened) -> None:
         try:
-            event = pods.told(seen, what, cluster=self._cluster, at=self._clock())
+            event = pod_diff.told(seen, what, cluster=self._cluster, at=self._clock())
             event.keys()
         except InvalidIdError as problem:
             await _log.awarning("a pod's id may not be one", pod=f"{seen.namespace}/{seen.name}", error=str(problem))
@@ -150,7 +150,7 @@ class Watcher:
 
     async def _send(self, event: PodEvent) -> None:
         """Publish for as long as it takes: what is lost here nobody tells again."""
-        pauses = Pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+        backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 await self._jetstream.publish(
@@ -162,7 +162,7 @@ class Watcher:
                 )
             except BROKER_ERRORS as problem:
                 await _log.awarning("a pod's news waits for the broker", pod=event.pod, error=problem)
-                await pauses.take()
+                await backoff.sleep()
                 try:
                     await ensure_streams(self._jetstream)
                 except BROKER_ERRORS:

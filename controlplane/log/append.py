@@ -16,9 +16,9 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection, Dialect, bindparam, select, update
 
-from controlplane.log import chain, generations, projections, statements
+from controlplane.log import chain
+from controlplane.log.projections import fold, rebuild
 from controlplane.log.read import record_of
-from controlplane.log.recall import Recall
 from controlplane.log.records import (
     ArchivedEventError,
     EventConflictError,
@@ -29,11 +29,13 @@ from controlplane.log.records import (
 )
 from controlplane.log.schema import UtcTime, events, log_head, streams, utc_text
 from controlplane.log.schema import event_ids as taken_ids
+from controlplane.log.sql import statements
+from controlplane.log.sql.write_cache import WriteCache
 from controlplane.log.upcast import Upcasts
-from process import faultpoints
-from protocol import wire
-from protocol.events import SCHEMA_VERSION, event_type, stream_of
-from protocol.ids import Epoch, Position, Version
+from woodfrog.protocol import wire
+from woodfrog.protocol.events import SCHEMA_VERSION, event_type, stream_of
+from woodfrog.protocol.ids import Epoch, Position, Version
+from woodfrog.service import faultpoints
 
 _LOCK_HEAD: Final = select(log_head.c.position, log_head.c.epoch).with_for_update()
 _READ_EPOCH: Final = select(log_head.c.epoch)
@@ -94,7 +96,7 @@ def append(
     *,
     recorded_at: datetime,
     upcasts: Upcasts,
-    recall: Recall,
+    recall: WriteCache,
     looking: bool = True,
 ) -> list[Answer]:
     """Append batches in the writing transaction that ``connection`` is in, as if each had come alone, in their order.
@@ -105,7 +107,7 @@ def append(
     they are not asked for if nothing of the batch is new. If the transaction is rolled back, ``recall`` must forget.
 
     Not ``looking`` takes every event for a new one, as nearly all are; nothing may be ``expected`` then. One that is recorded already makes the database refuse
-    (:data:`~controlplane.log.engine.CONTRADICTIONS`), and the batches come again, this time looking.
+    (:data:`~controlplane.log.sql.engine.CONTRADICTIONS`), and the batches come again, this time looking.
     """
     ((position, epoch),) = statements.plain(connection.dialect, _LOCK_HEAD).run(connection)
     recall.begin(position, epoch)
@@ -115,9 +117,9 @@ def append(
     answers = [page.take(request) for request in requests]
     if page.recorded:
         writes = [page.write(connection.dialect)]
-        generation = generations.writable(connection)
+        generation = rebuild.writable(connection)
         if generation is not None:
-            writes += projections.project(connection, page.recorded, generation, recall)
+            writes += fold.project(connection, page.recorded, generation, recall)
         statements.write(connection, writes)
         statements.plain(connection.dialect, _MOVE_HEAD).run(
             connection, leading=epoch, new_position=page.recorded[-1].position

@@ -16,7 +16,7 @@ from blake3 import blake3
 from sqlalchemy import Connection, select
 
 from controlplane.log.schema import archived_heads, archived_segments, events, log_head, streams, utc_text
-from protocol.events import Event
+from woodfrog.protocol.events import Event
 
 FIRST = "0" * 64
 """What a stream's first event is chained to."""

@@ -17,12 +17,12 @@ import msgspec
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from controlplane.log.asides import dead_letters
-from controlplane.log.engine import open_engine, reading, writing
 from controlplane.log.records import StaleEpochError, utc_now
 from controlplane.log.schema import log_head, utc_text
-from process.printable import printable
-from protocol.ids import EVENT_NAMESPACE, Epoch
+from controlplane.log.side_tables import dead_letters
+from controlplane.log.sql.engine import open_engine, reading, writing
+from woodfrog.protocol.ids import EVENT_NAMESPACE, Epoch
+from woodfrog.service.printable import printable
 
 KEPT_PER_SUBJECT: Final = 1000
 _EXCERPT_BYTES: Final = 4096

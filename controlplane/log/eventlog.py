@@ -18,12 +18,13 @@ from uuid import UUID
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from controlplane.log import append, chain, comparison, copies, generations, heads, projections, read
+from controlplane.log import append, cached_states, chain, heads, read
 from controlplane.log.append import Answer, Request
-from controlplane.log.database import Database
-from controlplane.log.engine import CONTRADICTIONS, make_ready
-from controlplane.log.projections import Rows
-from controlplane.log.recall import Recall
+from controlplane.log.archive.tiered import TieredLog
+from controlplane.log.projections import fold
+from controlplane.log.projections import rebuild as generations
+from controlplane.log.projections import verify as comparison
+from controlplane.log.projections.fold import Rows
 from controlplane.log.records import (
     ArchivedRangeError,
     ArchiveUnusableError,
@@ -32,13 +33,15 @@ from controlplane.log.records import (
     Recorded,
     utc_now,
 )
+from controlplane.log.sql.database import Database
+from controlplane.log.sql.engine import CONTRADICTIONS, make_ready
+from controlplane.log.sql.write_cache import WriteCache
 from controlplane.log.upcast import UPCASTS, Upcasts
-from controlplane.log.whole import WholeLog
-from process import faultpoints
-from protocol.events import AnyEvent, LogHeadSigned
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, CommandId, Epoch, Position, Version
-from protocol.requests import View
+from woodfrog.protocol.events import AnyEvent, LogHeadSigned
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import CheckpointKey, CommandId, Epoch, Position, Version
+from woodfrog.protocol.requests import View
+from woodfrog.service import faultpoints
 
 _TOGETHER_EVENTS = 1000
 """A commit takes no further batch once it has this many events."""
@@ -59,14 +62,14 @@ class EventLog:
         self, database: Database, *, clock: Callable[[], datetime], upcasts: Upcasts, archive: Path | None = None
     ) -> None:
         self._database = database
-        self._whole = WholeLog(database, archive)
+        self._whole = TieredLog(database, archive)
         self._clock = clock
         self._upcasts = upcasts
         self._waiting: deque[tuple[Request, asyncio.Future[list[Recorded]]]] = deque()
         self._committing: asyncio.Task[None] | None = None
         self._grown = asyncio.Condition()
         self._heard_of = Position(0)
-        self._recall = Recall()
+        self._recall = WriteCache()
         self._refreshing: asyncio.Task[Failure | None] | None = None
 
     @property
@@ -91,7 +94,7 @@ class EventLog:
         :meth:`refreshed` waits for that.
 
         Raises:
-            LogSchemaError: if the database was not migrated (:func:`controlplane.log.migrate.upgrade`).
+            LogSchemaError: if the database was not migrated (:func:`controlplane.log.admin.migrate.upgrade`).
         """
         log = cls(Database(url), clock=clock, upcasts=upcasts, archive=archive)
         try:
@@ -288,11 +291,11 @@ class EventLog:
 
         def put(connection: Connection, number: int, data: bytes) -> None:
             append.check_lead(connection, epoch)
-            copies.put(connection, position, number, data)
+            cached_states.put(connection, position, number, data)
 
         def end(connection: Connection, count: int) -> None:
             append.check_lead(connection, epoch)
-            copies.end(connection, position, form, count)
+            cached_states.end(connection, position, form, count)
 
         count = 0
         rest = iter(parts)
@@ -303,7 +306,7 @@ class EventLog:
 
     async def load_state(self, form: str) -> tuple[Position, list[bytes]] | None:
         """Find the newest copy of the state of this ``form`` that was taken of this very log."""
-        return await self._database.read(lambda connection: copies.newest(connection, form))
+        return await self._database.read(lambda connection: cached_states.newest(connection, form))
 
     async def wait_for(self, position: Position, timeout: float) -> bool:  # noqa: ASYNC109 - a bound, not a cancellation
         """Wait until the log has reached ``position``; False if it has not within ``timeout`` seconds.
@@ -336,7 +339,7 @@ class EventLog:
         await self._whole.learn()
         while page := await self._filed(position):
             for record in page:
-                projections.fold(folded, record)
+                fold.fold(folded, record)
             position = page[-1].position
         return await self._database.read(
             lambda connection: comparison.differences(connection, self._upcasts, folded, position)

@@ -21,9 +21,9 @@ from sqlalchemy import Connection, select
 
 from controlplane.log.chain import Problem
 from controlplane.log.schema import archived_heads, archived_segments, events, log_head, streams, utc_text
-from protocol import wire
-from protocol.events import LogHeadSigned
-from protocol.failures import Failure, FailureError
+from woodfrog.protocol import wire
+from woodfrog.protocol.events import LogHeadSigned
+from woodfrog.protocol.failures import Failure, FailureError
 
 _CONTEXT: Final = "woodfrog.io 2026-11 event log: key of signed heads"
 _LEAST_SECRET: Final = 32

@@ -10,16 +10,16 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection, bindparam, func, select
 
-from controlplane.domain.believed import believed
-from controlplane.log import statements
+from controlplane.domain.event_time import believed
+from controlplane.log.projections.views import CONTRACT
 from controlplane.log.records import ArchivedRangeError, Metadata, Recorded, ViewFilterError
 from controlplane.log.schema import archived_heads, events, log_head, streams, utc_text
+from controlplane.log.sql import statements
 from controlplane.log.upcast import Upcasts
-from controlplane.log.views import CONTRACT
-from protocol.events import AnyEvent
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, CommandId, Position
-from protocol.requests import View, cursor_of
+from woodfrog.protocol.events import AnyEvent
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import CheckpointKey, CommandId, Position
+from woodfrog.protocol.requests import View, cursor_of
 
 _decode_metadata = msgspec.json.Decoder(Metadata).decode
 _READ_HEAD: Final = select(log_head.c.position)

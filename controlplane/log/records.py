@@ -11,9 +11,9 @@ from uuid import UUID
 
 import msgspec
 
-from protocol.events import AnyEvent, Event
-from protocol.failures import FailureError
-from protocol.ids import Epoch, Position, Version
+from woodfrog.protocol.events import AnyEvent, Event
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import Epoch, Position, Version
 
 
 def utc_now() -> datetime:

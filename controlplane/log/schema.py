@@ -1,7 +1,7 @@
 """The tables, as SQLAlchemy knows them.
 
 ``events``, ``streams`` and ``log_head`` are the log. The others are projections: they can be dropped and rebuilt from it, and
-nobody outside reads them, because the views (:mod:`controlplane.log.views`) are the public contract. The migrations are
+nobody outside reads them, because the views (:mod:`controlplane.log.projections.views`) are the public contract. The migrations are
 what creates the tables in a database; a test compares the two.
 
 ``events`` has no unique event id and no unique (stream, version) of its own: on PostgreSQL it is partitioned by position, where

@@ -16,9 +16,9 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, case, distinct, exists, func, literal, or_, select
 from sqlalchemy.sql import Select
 
-from controlplane.log.listing import Scope, position_at
+from controlplane.log.pages import Scope, position_at
+from controlplane.log.projections.views import CONTRACT
 from controlplane.log.read import plain
-from controlplane.log.views import CONTRACT
 
 IdState = Literal["running", "waiting", "starting", "ended"]
 """Of the newest container of an id: its processes run; its start is held back; it is being started; it is gone."""

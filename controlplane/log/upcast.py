@@ -11,9 +11,9 @@ from typing import Any, get_args
 
 import msgspec
 
-from protocol import wire
-from protocol.commands import Command
-from protocol.events import SCHEMA_VERSION, AnyEvent, CommandIssued, Event, UnknownEvent
+from woodfrog.protocol import wire
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.events import SCHEMA_VERSION, AnyEvent, CommandIssued, Event, UnknownEvent
 
 _KNOWN_TYPES = {kind.__struct_config__.tag for kind in get_args(Event)}
 _COMMAND_FIELDS = {kind.__struct_config__.tag: {"kind", *kind.__struct_fields__} for kind in get_args(Command)}

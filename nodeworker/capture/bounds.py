@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from nodeworker.capture.pinned import Pinned, names_in, opened_root
-from protocol.failures import Failure, FailureError
+from woodfrog.protocol.failures import Failure, FailureError
 
 DEFAULT_FILES: Final = 1_000_000
 DEFAULT_SPARSE_BYTES: Final = 1 << 40

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from nodeworker.capture.freezer import Freezer
+from nodeworker.capture.criu.freezer import Freezer
 
 _NAME: Final = "frozen"
 _STATES: Final = {1: "freezer.state", 2: "cgroup.freeze"}

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from nodeworker.capture.status import named
-from nodeworker.failure import refusal
+from nodeworker.errors import refusal
+from woodfrog.service.procfs import named
 
 _FIRST_EXECUTABLE: Final = re.compile(r"^[0-9a-f]+-[0-9a-f]+ .(.)x(.) ", re.MULTILINE)
 """Whether it is writable, and whether it is shared (proc_pid_maps(5))."""

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from nodeworker.capture.status import descriptors, named
-from nodeworker.failure import refusal
+from nodeworker.errors import refusal
+from woodfrog.service.procfs import descriptors, named
 
 _OF_A_PROCESS: Final = "POSIX"
 _PATH_FIELD: Final = 5

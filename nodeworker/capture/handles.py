@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from nodeworker.capture.status import descriptors, named
-from nodeworker.failure import refusal
+from nodeworker.errors import refusal
+from woodfrog.service.procfs import descriptors, named
 
 _PREFIX: Final = "anon_inode:"
 _REFUSED: Final = {

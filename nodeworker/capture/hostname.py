@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from nodeworker.capture import image_files
+from nodeworker.capture.criu import image_files
 from nodeworker.domain.uts_image import with_names
 
 _CLONE_NEWUTS: Final = 0x04000000

@@ -18,9 +18,9 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final
 
-from nodeworker.capture.status import descriptors
 from nodeworker.domain.criu_images.connections import Network
 from nodeworker.domain.criu_images.sockets import Address
+from woodfrog.service.procfs import descriptors
 
 HOST: Final = Path("/proc/1/ns/net")
 OURS: Final = Path("/proc/self/ns/net")

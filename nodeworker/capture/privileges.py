@@ -15,10 +15,10 @@ from typing import Final
 
 import msgspec
 
-from nodeworker.capture.status import status_fields
 from nodeworker.domain.capabilities import names_of
 from nodeworker.domain.spec_privileges import without_level
-from protocol.privileges import CAPABILITY_SETS, NO_FILTER, Privileges
+from woodfrog.protocol.privileges import CAPABILITY_SETS, NO_FILTER, Privileges
+from woodfrog.service.procfs import status_fields
 
 _FILES: Final = {"mount": "mnt", "network": "net"}
 _SETS: Final = {

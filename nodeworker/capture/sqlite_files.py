@@ -20,8 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from nodeworker.capture.status import descriptors, inside
-from protocol.manifest import DatabaseFile
+from woodfrog.protocol.manifest import DatabaseFile
+from woodfrog.service.procfs import descriptors, inside
 
 MOST_FILES: Final = 1000
 _MAGIC: Final = b"SQLite format 3\0"

@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from nodeworker.capture.status import inside
-from protocol.manifest import ThreadPlacement
+from woodfrog.protocol.manifest import ThreadPlacement
+from woodfrog.service.procfs import inside
 
 MOST_THREADS: Final = 10_000
 _NUMBERS: Final = {"x86_64": (252, 251), "aarch64": (31, 30)}

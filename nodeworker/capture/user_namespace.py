@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from nodeworker.capture.status import named
 from nodeworker.domain import criu_failures
-from nodeworker.failure import refusal
-from protocol.failures import Failure, FailureError
+from nodeworker.errors import refusal
+from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.service.procfs import named
 
 
 def let_in(images: Path) -> None:

@@ -22,14 +22,14 @@ from typing import Final
 import structlog
 
 from nodeworker.capture import filesystem
-from nodeworker.capture.image_files import ImageFiles
+from nodeworker.capture.criu.image_files import ImageFiles
 from nodeworker.capture.pinned import Pinned, opened_root
 from nodeworker.domain import volume_changes
 from nodeworker.domain.criu_images import MalformedImageError
 from nodeworker.domain.criu_images.held_files import Held, held_files, writers_first
-from nodeworker.domain.names import bytes_of, text_of
+from nodeworker.domain.filename_codec import bytes_of, text_of
 from nodeworker.domain.volume_changes import MOST_FILES, Now
-from protocol.manifest import HeldFile
+from woodfrog.protocol.manifest import HeldFile
 
 _log = structlog.get_logger(component="dump")
 _SHARED_WRITABLE: Final = re.compile(rb"^\S+ .w.s \S+ \S+ \d+ +(/.*)$", re.MULTILINE)

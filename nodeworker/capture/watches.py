@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from nodeworker.capture.status import descriptors, named
 from nodeworker.domain.criu_images.watches import Inode
-from nodeworker.failure import refusal
+from nodeworker.errors import refusal
+from woodfrog.service.procfs import descriptors, named
 
 _WATCHERS: Final = frozenset({"anon_inode:inotify", "anon_inode:[fanotify]"})
 _WATCH: Final = re.compile(r"^(?:inotify|fanotify) .*?ino:([0-9a-f]+) sdev:([0-9a-f]+)", re.MULTILINE)

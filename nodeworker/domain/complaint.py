@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from protocol.failures import Failure
+from woodfrog.protocol.failures import Failure
 
 _LONGEST_NAME: Final = 300
 

@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from nodeworker.domain.turns import GRACE_PERIOD
+from nodeworker.domain.dump_scheduling import GRACE_PERIOD
 
 HANDLER: Final = "cedana"
 ANNOTATIONS: Final = "woodfrog.io/*"

@@ -10,7 +10,7 @@ from typing import Final
 
 from nodeworker.domain.complaint import Rule
 from nodeworker.domain.criu_complaints import RULES, UNKNOWN
-from protocol.failures import Failure
+from woodfrog.protocol.failures import Failure
 
 _DETAIL_LINES: Final = 8
 

@@ -93,7 +93,7 @@ class CriuConfig:
 
     criu_version: str
     yard: str | None = None
-    """The directory of ``nodeworker.capture.cgroup_yard`` on a node with cgroup v2, ``None`` on one with v1."""
+    """The directory of ``nodeworker.capture.criu.cgroup_yard`` on a node with cgroup v2, ``None`` on one with v1."""
 
     @property
     def keeps_connections(self) -> bool:

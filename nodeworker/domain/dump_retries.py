@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from nodeworker.domain.problems import DISK_FULL
+from nodeworker.domain.common_failures import DISK_FULL
 
 PASSING: Final = frozenset(
     {

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from protocol.manifest import Entry, Manifest, Tree
+from woodfrog.protocol.manifest import Entry, Manifest, Tree
 
 _SET_USER_ID: Final = 0o4000
 _SET_GROUP_ID: Final = 0o2000

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import msgspec
 
-from protocol.facts import MIG_PREFIX, GpuFacts, NodeFacts, driver_order
-from protocol.failures import Failure, FailureError
+from woodfrog.protocol.facts import MIG_PREFIX, GpuFacts, NodeFacts, driver_order
+from woodfrog.protocol.failures import Failure, FailureError
 
 TOOL_DRIVER: Final = (550,)
 """The first driver that can checkpoint at all, by the tool ``cuda-checkpoint``."""
@@ -47,7 +47,7 @@ class CudaState(StrEnum):
     FAILED = "failed"
 
 
-class GpuWish(msgspec.Struct, frozen=True):
+class GpuRequest(msgspec.Struct, frozen=True):
     """What a live bundle says of the container's GPUs, before anybody has looked at the node."""
 
     nodes: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class GpuWish(msgspec.Struct, frozen=True):
         return bool(self.nodes or self.devices) or (self.visible or "void") not in {"void", "none"}
 
 
-def wish(config: Mapping[str, Any]) -> GpuWish:
+def wish(config: Mapping[str, Any]) -> GpuRequest:
     """Read what a config.json says of GPUs. The bundle's reader has checked the types of what it needs itself."""
     environment = dict(pair.partition("=")[::2] for pair in (config.get("process") or {}).get("env") or ())
     annotations: dict[str, str] = config.get("annotations") or {}
@@ -76,14 +76,14 @@ def wish(config: Mapping[str, Any]) -> GpuWish:
     ]
     mounts = [mount["destination"] for mount in config.get("mounts") or ()]
     named += [path.removeprefix(f"{_BY_MOUNTS}/") for path in mounts if path.startswith(f"{_BY_MOUNTS}/")]
-    return GpuWish(
+    return GpuRequest(
         nodes=tuple(sorted(device["path"] for device in devices if device["path"].startswith(DEVICE_NODES))),
         visible=environment.get(_VISIBLE) or None,
         devices=tuple(named),
     )
 
 
-def visible_gpus(wished: GpuWish, gpus: Sequence[GpuFacts]) -> tuple[str, ...] | None:
+def visible_gpus(wished: GpuRequest, gpus: Sequence[GpuFacts]) -> tuple[str, ...] | None:
     """Say which of the node's GPUs a container sees, in the node's order; ``None`` if that cannot be known.
 
     Device nodes say it best, for they are what the driver in the container opens.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from protocol.commands import Command
+from woodfrog.protocol.commands import Command
 
 
 class PlaneClock:

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from protocol.events import RehearsalOutcome
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import PASSING_CODES, Failure
+from woodfrog.protocol.events import RehearsalOutcome
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import PASSING_CODES, Failure
 
 _PLACE: Final = PASSING_CODES | {
     "criu-config",

@@ -1,8 +1,8 @@
-"""Why a restore was killed that did not come to an end, as the runtime says it (nodeworker/runtime/restoring.py)."""
+"""Why a restore was killed that did not come to an end, as the runtime says it (nodeworker/runtime/restore_process.py)."""
 
 from __future__ import annotations
 
-from protocol.failures import Failure
+from woodfrog.protocol.failures import Failure
 
 
 def killed(message: str) -> Failure | None:

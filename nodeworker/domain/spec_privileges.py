@@ -12,7 +12,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from protocol.privileges import CAPABILITY_SETS, NO_FILTER, Privileges
+from woodfrog.protocol.privileges import CAPABILITY_SETS, NO_FILTER, Privileges
 
 IsHosts = Callable[[str, str], bool]
 """Whether the namespace of a kind (as config.json calls it) at a path is the node's own."""

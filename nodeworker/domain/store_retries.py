@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from nodeworker.domain.problems import DISK_FULL
-from protocol.failures import SPOOL_CORRUPT
+from nodeworker.domain.common_failures import DISK_FULL
+from woodfrog.protocol.failures import SPOOL_CORRUPT
 
 HOPELESS: Final = frozenset({"spool-lost", SPOOL_CORRUPT, "capture-unfit"})
 """Failures that are the same at the next try."""

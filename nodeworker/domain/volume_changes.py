@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from nodeworker.domain.wishes import VOLUME_CHANGES
-from protocol.failures import VOLUME_CHANGED, Failure
-from protocol.manifest import HeldFile
+from nodeworker.domain.checkpoint_options import VOLUME_CHANGES
+from woodfrog.protocol.failures import VOLUME_CHANGED, Failure
+from woodfrog.protocol.manifest import HeldFile
 
 MOST_FILES: Final = 5000
 """That are recorded of one snapshot. Each costs a look while the container is frozen, and has a place in the manifest."""

@@ -19,9 +19,9 @@ from typing import Final
 from nodeworker.host import doctor, namespaces, releases, self_test
 from nodeworker.host.bundle import RELEASE
 from nodeworker.host.install import Options, install, read_record, uninstall, worker_pid
-from nodeworker.host.places import Places
-from process.printable import printable_output
-from protocol.failures import Failure, FailureError
+from nodeworker.host.paths import Places
+from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.service.printable import printable_output
 
 _HERE: Final = "--here"
 _HOST: Final = Path("/proc/1/root")

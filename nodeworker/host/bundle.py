@@ -29,9 +29,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from nodeworker.failure import refusal
+from nodeworker.errors import refusal
 from nodeworker.host import criu_bundle, sbom
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
 
 PROJECT: Final = Path(__file__).parents[2]
 CACHE: Final = PROJECT / "build/bundle"
@@ -40,8 +40,8 @@ LOCK: Final = PROJECT / "images/debian.lock"
 RELEASE: Final = "release"
 
 KINDS: Final = {
-    "node": ("protocol", "process", "nodeworker"),
-    "controlplane": ("protocol", "process", "nodeworker", "controlplane", "woodfrog", "migrations"),
+    "node": ("woodfrog/protocol", "woodfrog/service", "nodeworker"),
+    "controlplane": ("woodfrog", "nodeworker", "controlplane", "migrations"),
 }
 """Which of the project's packages each kind carries."""
 
@@ -85,7 +85,7 @@ exec "${{0%/*}}/python3" -I {module} "$@"
 _COMMANDS: Final = {
     "node": {"woodfrog-node": "-m nodeworker.host"},
     "controlplane": {
-        "woodfrog": "-m woodfrog.cli",
+        "woodfrog": "-m woodfrog.cli.main",
         "woodfrog-controlplane": "-m controlplane",
     },
 }
@@ -236,6 +236,8 @@ def _packages(cache: Path, debian: Path, kind: str) -> Path:
 def _app(tree: Path, kind: str) -> None:
     for name in KINDS[kind]:
         shutil.copytree(PROJECT / name, tree / "app" / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        for package in Path(name).parents[:-1]:
+            shutil.copy2(PROJECT / package / "__init__.py", tree / "app" / package)
     _compile(tree, tree / "app")
     for name, module in _COMMANDS[kind].items():
         _write_program(tree / "bin" / name, _MODULE.format(module=module))

@@ -23,7 +23,7 @@ from typing import Final
 
 from nodeworker.domain import containerd_config as text
 from nodeworker.host import cri
-from protocol.failures import Failure, FailureError
+from woodfrog.protocol.failures import Failure, FailureError
 
 SOCKETS: Final = (Path("/run/containerd/containerd.sock"), Path("/run/k3s/containerd/containerd.sock"))
 CONFIG: Final = Path("/etc/containerd/config.toml")

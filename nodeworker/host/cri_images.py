@@ -12,15 +12,15 @@ from typing import Final
 import msgspec
 
 from nodeworker.host import cri
-from protocol.facts import ContainerFacts
-from protocol.local import AskCreate
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.runtime_api import CreateRequest
 
 _CRIO: Final = Path("/run/crio/crio.sock")
 _SECONDS: Final = 2.0
 _LEVELS: Final = 6
 
 
-def known(facts: ContainerFacts, sandbox: str, ask: AskCreate, *, bounded: bool) -> ContainerFacts:
+def known(facts: ContainerFacts, sandbox: str, ask: CreateRequest, *, bounded: bool) -> ContainerFacts:
     """Add the image to the facts of a pod's container; leave its privileges out where restores are not ``bounded`` by them."""
     if not bounded:
         facts = msgspec.structs.replace(facts, privileges=None)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker.domain.containerd_config import HANDLER
-from nodeworker.host.places import Places
-from protocol.failures import Failure, FailureError
+from nodeworker.host.paths import Places
+from woodfrog.protocol.failures import Failure, FailureError
 
 _SECONDS: Final = 30
 _DROP_IN: Final = """\

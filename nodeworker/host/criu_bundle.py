@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nodeworker.failure import refusal
+from nodeworker.errors import refusal
 from nodeworker.host import self_test
 from nodeworker.host.sbom import DEBIAN_PACKAGES, DebianPackage
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
 
 PREFIX: Final = Path("/opt/woodfrog/criu")
 SETTING: Final = "WOODFROG_CRIU"

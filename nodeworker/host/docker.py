@@ -24,9 +24,9 @@ from typing import Final
 from nodeworker.domain import engine_config
 from nodeworker.domain.containerd_config import HANDLER
 from nodeworker.domain.engine_config import EngineConfigError
-from nodeworker.failure import refusal
+from nodeworker.errors import refusal
 from nodeworker.host.containerd import replace
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
 
 CONFIG: Final = Path("/etc/docker/daemon.json")
 _SOCKET: Final = "/run/docker.sock"

@@ -21,14 +21,14 @@ import msgspec
 import obstore
 from obstore.store import from_url
 
-from nodeworker.capture import criu as criu_tool
+from nodeworker.capture.criu import criu as criu_tool
 from nodeworker.domain import containerd_config as text
-from nodeworker.failure import refusal
+from nodeworker.errors import refusal
 from nodeworker.host import containerd, cri, facts, self_test
 from nodeworker.host.install import Options, read_record
-from nodeworker.store.objects import DirectoryObjects
-from process.natstls import CA_FILE, InvalidTrustError, Trust, greeting
-from protocol.failures import FailureError
+from nodeworker.store.object_store import DirectoryObjects
+from woodfrog.protocol.failures import FailureError
+from woodfrog.service.natstls import CA_FILE, InvalidTrustError, Trust, greeting
 
 OLDEST_KERNEL: Final = (5, 11)
 _SECONDS: Final = 10

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker.domain import criu_options
-from protocol.facts import NodeFacts
+from woodfrog.protocol.facts import NodeFacts
 
 _TOOL_SECONDS: Final = 20
 

@@ -30,10 +30,10 @@ import msgspec
 
 from nodeworker.domain import containerd_config as text
 from nodeworker.host import containerd, cri, crio, releases
-from nodeworker.host.places import Places
+from nodeworker.host.paths import Places
 from nodeworker.host.self_test import KEPT
 from nodeworker.runtime import install as runtime
-from protocol.failures import Failure, FailureError
+from woodfrog.protocol.failures import Failure, FailureError
 
 _CRIU_CACHE: Final = Path("/run/criu.kdat")
 _WORKER_END_SECONDS: Final = 60.0

@@ -14,7 +14,7 @@ from typing import Final
 
 from nodeworker.domain.containerd_config import HANDLER
 from nodeworker.domain.engine_config import podman_drop_in
-from nodeworker.failure import refusal
+from nodeworker.errors import refusal
 from nodeworker.host.containerd import replace
 
 DROP_IN: Final = Path("/etc/containers/containers.conf.d/50-woodfrog.conf")

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker.host.bundle import RELEASE
-from nodeworker.host.places import Places
-from protocol.failures import Failure, FailureError
+from nodeworker.host.paths import Places
+from woodfrog.protocol.failures import Failure, FailureError
 
 _LINKS: Final = ("python3", "criu", "woodfrog-node")
 _FRESH: Final = ".fresh-"

@@ -27,17 +27,17 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from nodeworker.capture import criu as criu_tool
-from nodeworker.capture.cgroup_yard import make_yard
-from nodeworker.capture.runc import Runc, RuncState
+from nodeworker.capture.criu import criu as criu_tool
+from nodeworker.capture.criu.cgroup_yard import make_yard
+from nodeworker.capture.criu.runc import Runc, RuncState
 from nodeworker.domain import criu_failures
 from nodeworker.domain.cgroup_path import absolute_path
 from nodeworker.domain.criu_options import CriuConfig
-from nodeworker.failure import failure_of, refusal
+from nodeworker.errors import failure_of, refusal
 from nodeworker.host.facts import cgroup_version
 from nodeworker.runtime.commandline import Call
 from nodeworker.runtime.container import State
-from protocol.failures import Failure, FailureError
+from woodfrog.protocol.failures import Failure, FailureError
 
 KEPT: Final = Path("/run/woodfrog-self-test")
 _PROGRAM: Final = """

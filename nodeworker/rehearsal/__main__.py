@@ -18,8 +18,8 @@ from typing import Final
 from nodeworker.domain.rehearsal import skipped
 from nodeworker.rehearsal.container import rehearse
 from nodeworker.rehearsal.task import RehearsalTask, Rehearsed
-from process import faultpoints, logs
-from protocol import wire
+from woodfrog.protocol import wire
+from woodfrog.service import faultpoints, logs
 
 _PR_SET_PDEATHSIG: Final = 1
 _NEWNS, _NEWUTS, _NEWIPC, _NEWPID, _NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x20000000, 0x40000000

@@ -1,6 +1,6 @@
 """One rehearsal from inside: the snapshot is put together as for a start, restored, looked at, and left to end with this process.
 
-It goes the way of a real restore (``nodeworker.restore`` and the runtime's ``create``): the same repairs of the images, the same
+It goes the way of a real restore (``nodeworker.restore.restore`` and the runtime's ``create``): the same repairs of the images, the same
 comparison with the spec, the same runc and CRIU with the same configuration, whose ``leave-stopped`` lets no process run.
 """
 
@@ -21,24 +21,26 @@ from typing import Any, Final
 
 import msgspec
 
-from nodeworker import bundle, connections, contents, privilege_check, volume_check
+from nodeworker import bundle
 from nodeworker.bundle import Bundle
-from nodeworker.capture import cgroup_v1, criu, hostname, image_files, user_namespace
-from nodeworker.capture.image_files import ImageFiles
-from nodeworker.capture.runc import Runc
-from nodeworker.capture.spool import Spool
+from nodeworker.capture import cgroup_v1, hostname, user_namespace
+from nodeworker.capture.criu import criu, image_files
+from nodeworker.capture.criu.image_files import ImageFiles
+from nodeworker.capture.criu.runc import Runc
+from nodeworker.capture.criu.spool import Spool
 from nodeworker.capture.trees import CapturedTree, ReadInto
 from nodeworker.domain import criu_complaints
 from nodeworker.domain.criu_images import MalformedImageError
 from nodeworker.domain.criu_images.tasks import read_tree
 from nodeworker.domain.criu_options import CriuConfig, parse_version
 from nodeworker.domain.rehearsal import RESTORABLE, Verdict, objection_to, rehearsal_spec, skipped, verdict_on
-from nodeworker.failure import failure_of, refusal
+from nodeworker.errors import failure_of, refusal
 from nodeworker.rehearsal import mounts
 from nodeworker.rehearsal.task import RehearsalTask
+from nodeworker.restore import connections, privilege_check, restore_files, volume_check
 from nodeworker.runtime.container import State
-from protocol.failures import Failure, FailureError
-from protocol.manifest import Entry, Tree, TreeName
+from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.protocol.manifest import Entry, Tree, TreeName
 
 _NAME: Final = "rehearsal"
 _MEMORY: Final = re.compile(r"pages-\d+\.img", re.ASCII)
@@ -82,12 +84,12 @@ def _prepare(task: RehearsalTask, live: Bundle, spec: Mapping[str, Any], scratch
     notes = scratch / "notes"
     notes.mkdir()
     put = {(tree.name, tree.volume): tree for tree in trees if tree.name not in _NOT_PUT}
-    contents.put(
+    restore_files.apply(
         tuple(Tree(tree.name, tuple(tree.entries), tree.root, tree.volume) for tree in put.values()),
         live,
         notes,
         lambda tree: _reader(put[tree.name, tree.volume]),
-        contents.Company(list, returning=False),
+        restore_files.PodPeers(list, returning=False),
     )
     images = scratch / "images"
     _copy_images(spool.images, images)

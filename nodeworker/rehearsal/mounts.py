@@ -19,8 +19,8 @@ from nodeworker.bundle import Bundle
 from nodeworker.capture import overlay
 from nodeworker.domain import mounts as mounted
 from nodeworker.domain.rehearsal import ADVICE, NOT_REHEARSED
-from nodeworker.failure import refusal
-from protocol.failures import FailureError
+from nodeworker.errors import refusal
+from woodfrog.protocol.failures import FailureError
 
 _MS_BIND, _MS_REC, _MS_SLAVE, _MS_SHARED = 0x1000, 0x4000, 0x80000, 0x100000
 _LONGEST_FILE_BYTES: Final = 64 << 20

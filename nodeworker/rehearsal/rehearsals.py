@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from nodeworker import bundle
-from nodeworker.capture.runc import Runc
+from nodeworker.capture.criu.runc import Runc
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.domain.rehearsal import (
     MARGIN_BYTES,
@@ -34,16 +34,16 @@ from nodeworker.domain.rehearsal import (
     objection_to,
     skipped,
 )
-from nodeworker.failure import failure_of
+from nodeworker.errors import failure_of
 from nodeworker.journal import ContainerRecord, DumpRecord, Journal
 from nodeworker.rehearsal.cgroup import RehearsalCgroup
 from nodeworker.rehearsal.task import RehearsalTask, Rehearsed, scratch_of
 from nodeworker.settings import Settings
-from protocol import wire
-from protocol.events import RehearsalOutcome, SnapshotRehearsed
-from protocol.facts import NodeFacts
-from protocol.failures import Failure, FailureError
-from protocol.ids import SnapshotId
+from woodfrog.protocol import wire
+from woodfrog.protocol.events import RehearsalOutcome, SnapshotRehearsed
+from woodfrog.protocol.facts import NodeFacts
+from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.protocol.ids import SnapshotId
 
 _log = structlog.get_logger(component="rehearsal")
 _MOST_KINDS: Final = 4096
@@ -117,7 +117,7 @@ class Rehearsals:
 
     def _due(self, container: ContainerRecord) -> str | None:
         """Return the kind of a container whose snapshot is to be rehearsed, else None."""
-        policy = bundle.read(container.bundle).wishes.rehearse or self._settings.rehearse
+        policy = bundle.read(container.bundle).options.rehearse or self._settings.rehearse
         if policy is Policy.OFF:
             return None
         spec = _spec(container)

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from nodeworker.domain.rehearsal import Verdict
-from protocol.privileges import Privileges
+from woodfrog.protocol.privileges import Privileges
 
 
 class RehearsalTask(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from nodeworker.runtime.lean import signal, suppress
+from nodeworker.runtime.minimal_stdlib import signal, suppress
 
 _RESET = (signal.SIGPIPE, signal.SIGXFSZ)
 

@@ -12,7 +12,7 @@ import os
 import time
 
 from nodeworker.runtime import children
-from nodeworker.runtime.lean import json, signal, suppress
+from nodeworker.runtime.minimal_stdlib import json, signal, suppress
 
 CRIU_CONFIG_ANNOTATION = "org.criu.config"
 _CLONE_NEWUTS = 0x04000000

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from nodeworker.runtime.container import Json, part, read_json
-from nodeworker.runtime.lean import json, suppress
+from nodeworker.runtime.minimal_stdlib import json, suppress
 
 _DOCKER_FILES = frozenset({"hostname", "hosts", "resolv.conf"})
 _ID_LENGTH = 64

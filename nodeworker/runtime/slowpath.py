@@ -1,7 +1,7 @@
 """What the runtime does for protected containers: create, start, kill and delete, with the worker's word on each.
 
 Starts once for every such call, in front of a container that waits, so it imports little and nothing that is installed:
-messages are plain dictionaries (``protocol.local`` is their contract), and runc is spawned without ``subprocess``.
+messages are plain dictionaries (``woodfrog.protocol.runtime_api`` is their contract), and runc is spawned without ``subprocess``.
 
 What must hold, whatever dies when: a ``create`` that fails or is interrupted leaves nothing behind; the marker is written
 before anything else is, so that the engine's ``delete --force`` after a killed ``create`` finds the rest; no signal is
@@ -15,12 +15,12 @@ import os
 import sys
 import time
 
-from nodeworker.runtime import children, nvidia, restoring, seccomp, stop_signal, worker
+from nodeworker.runtime import children, nvidia, restore_process, seccomp, stop_signal, worker_client
 from nodeworker.runtime import container as containers
 from nodeworker.runtime.commandline import Call
 from nodeworker.runtime.container import Marker
-from nodeworker.runtime.lean import json, signal, suppress
-from nodeworker.runtime.verb import Settings, Verb
+from nodeworker.runtime.invocation import Settings, Verb
+from nodeworker.runtime.minimal_stdlib import json, signal, suppress
 
 _TRIES = 20
 _CHILD_GRACE_SECONDS = 30.0
@@ -104,25 +104,25 @@ class Create(Verb):
             answer = self._insist({"ask": "restore-failed", "container_id": self.id, "message": problem})
         raise RefusedError("the Woodfrog worker named one snapshot after the other, and none could be restored")
 
-    def _insist(self, request: worker.Answer) -> worker.Answer:
+    def _insist(self, request: worker_client.Answer) -> worker_client.Answer:
         settings = self.settings
         try:
-            return worker.insist(
+            return worker_client.insist(
                 settings.socket,
                 request,
                 wait_seconds=settings.worker_wait_seconds,
                 answer_seconds=settings.answer_seconds,
             )
-        except worker.AbsentError as problem:
+        except worker_client.AbsentError as problem:
             raise RefusedError(
                 f"the Woodfrog worker of this node was not there within {settings.worker_wait_seconds:g} s ({problem}). "
                 "Starting cold could throw work away: start the worker, or take the variable "
                 f"{settings.variable} from the container"
             ) from problem
-        except worker.BrokenError as problem:
+        except worker_client.BrokenError as problem:
             raise RefusedError(f"the Woodfrog worker of this node gave no answer: {problem}. Read its log") from problem
 
-    def _cold(self, marker: Marker, bundle: str, spec: containers.Json, answer: worker.Answer) -> int:
+    def _cold(self, marker: Marker, bundle: str, spec: containers.Json, answer: worker_client.Answer) -> int:
         self._reset(bundle, spec)
         if answer.get("unprotected"):
             self.say("warning", str(answer.get("reason")))
@@ -134,7 +134,7 @@ class Create(Verb):
             marker.update(phase="created")
         return code
 
-    def _restore(self, marker: Marker, bundle: str, spec: containers.Json, answer: worker.Answer) -> str | None:
+    def _restore(self, marker: Marker, bundle: str, spec: containers.Json, answer: worker_client.Answer) -> str | None:
         """Restore; on failure clean up and say why it failed."""
         self._reset(bundle, spec)
         if nvidia.is_chained(self.settings.runc) and (problem := self._prepare(bundle)) is not None:
@@ -155,7 +155,7 @@ class Create(Verb):
         # CRIU sets no groups of a process that had none (criu/pie/restorer.c): it would have the engine's.
         os.setgroups([])
         limit = answer.get("limit_seconds")
-        code, killed = restoring.wait(
+        code, killed = restore_process.wait(
             self.begin_runc(arguments, marker), limit if isinstance(limit, int | float) else 0.0
         )
         self.child = 0
@@ -183,7 +183,7 @@ class Create(Verb):
         problem = killed or _last_error(log) or f"runc restore ended with exit code {code}"
         self._remove_container(log)
         if killed:
-            restoring.remove_leftovers(self.state().folder, _cgroup(spec))
+            restore_process.remove_leftovers(self.state().folder, _cgroup(spec))
         return problem
 
     def _reset(self, bundle: str, spec: containers.Json) -> None:
@@ -228,13 +228,13 @@ class Create(Verb):
     def _undo(self, marker: Marker, spec: containers.Json) -> None:
         interrupted = self.child
         if interrupted and marker.text("restored"):
-            restoring.kill(interrupted)
+            restore_process.kill(interrupted)
         elif interrupted:
             children.end(interrupted, _COLD_GRACE_SECONDS)
         if marker.phase != "asking":
             self._remove_container(os.path.join(self.folder, "undo.log"))
             if interrupted:
-                restoring.remove_leftovers(self.state().folder, _cgroup(spec))
+                restore_process.remove_leftovers(self.state().folder, _cgroup(spec))
         self.tell("deleted")
         _remove_logs(self.folder)
         marker.remove()
@@ -280,16 +280,16 @@ class Kill(Verb):
         if not stop_signal.is_meant(number, marker.text("bundle"), self.id):
             return self.runc_instead()
         try:
-            answer = worker.ask(
+            answer = worker_client.ask(
                 self.settings.socket,
                 {"ask": "stop", "container_id": self.id},
                 connect_seconds=_STOP_CONNECT_SECONDS,
                 answer_seconds=self.settings.answer_seconds,
             )
-        except worker.AbsentError as problem:
+        except worker_client.AbsentError as problem:
             reason = f"the Woodfrog worker of this node was not there ({problem})"
             self.note("stop")
-        except worker.BrokenError as problem:
+        except worker_client.BrokenError as problem:
             reason = str(problem)
         else:
             if answer.get("answer") == "stopped":
@@ -354,7 +354,7 @@ def _own_marker(verb: Verb) -> Marker | None:
     return marker
 
 
-def _failure_text(answer: worker.Answer) -> str:
+def _failure_text(answer: worker_client.Answer) -> str:
     failure = containers.part(answer, "failure")
     return f"{failure.get('cause', 'no cause given')} ({failure.get('code', 'unknown')}). {failure.get('advice', '')}".strip()
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from nodeworker.runtime import container, engines
-from nodeworker.runtime.lean import signal, suppress
+from nodeworker.runtime.minimal_stdlib import signal, suppress
 
 STOP_SIGNAL_ANNOTATION = "org.opencontainers.image.stopSignal"
 CRI_TYPE_ANNOTATION = "io.kubernetes.cri.container-type"

@@ -17,9 +17,9 @@ from typing import IO, Final
 
 import msgspec
 
-from nodeworker.domain.names import bytes_of
-from nodeworker.store.reading import Unpacker
-from protocol.manifest import HOLE, Entry, Manifest, Tree, TreeName
+from nodeworker.domain.filename_codec import bytes_of
+from nodeworker.store.pack_reader import Unpacker
+from woodfrog.protocol.manifest import HOLE, Entry, Manifest, Tree, TreeName
 
 _OPAQUE: Final = ".wh..wh..opq"
 """An empty file of this name hides what lies in its directory below (OCI image specification, layer.md)."""

@@ -21,8 +21,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore, from_url
 
-from nodeworker.domain.problems import corrupt, missing
-from protocol.failures import Failure, FailureError
+from nodeworker.domain.common_failures import corrupt, missing
+from woodfrog.protocol.failures import Failure, FailureError
 
 SCHEMES: Final = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 _CONNECT: Final = timedelta(seconds=5)

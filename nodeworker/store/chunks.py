@@ -17,8 +17,8 @@ from typing import NamedTuple
 import zstandard
 from blake3 import blake3
 
-from nodeworker.domain.problems import corrupt, spool_corrupt
-from protocol.manifest import Chunk
+from nodeworker.domain.common_failures import corrupt, spool_corrupt
+from woodfrog.protocol.manifest import Chunk
 
 CHUNK_BYTES = 1 << 20
 _LEVEL = 1

@@ -10,7 +10,7 @@ from itertools import zip_longest
 
 from msgspec.structs import replace
 
-from protocol.manifest import HOLE, Entry, Manifest, Tree
+from woodfrog.protocol.manifest import HOLE, Entry, Manifest, Tree
 
 
 def difference(vouched: Manifest, found: Manifest) -> str | None:

@@ -20,8 +20,8 @@ from typing import Final
 import structlog
 from blake3 import blake3
 
-from nodeworker.store.objects import DirectoryObjects, Objects
-from protocol.failures import SNAPSHOT_MISSING, Failure, FailureError
+from nodeworker.store.object_store import DirectoryObjects, Objects
+from woodfrog.protocol.failures import SNAPSHOT_MISSING, Failure, FailureError
 
 _log = structlog.get_logger(component="store")
 

@@ -23,21 +23,19 @@ from typing import Protocol
 import msgspec
 from blake3 import blake3
 
-from nodeworker.domain.problems import corrupt, format_unknown
+from nodeworker.domain.common_failures import corrupt, format_unknown
 from nodeworker.store.chunks import CHUNK_BYTES
+from nodeworker.store.encryption import SealedObjects
+from nodeworker.store.encryption_keys import KeyRing
 from nodeworker.store.identity import StoreIdentity
-from nodeworker.store.keys import KeyRing
-from nodeworker.store.objects import open_objects
-from nodeworker.store.packing import Packer, pack_name, prove
-from nodeworker.store.reading import Unpacker, fetch_files
-from nodeworker.store.sealing import SealedObjects
+from nodeworker.store.object_store import open_objects
+from nodeworker.store.pack_reader import Unpacker, fetch_files
+from nodeworker.store.pack_writer import Packer, pack_name, prove
 from nodeworker.store.validation import problem_of
-from process.datakeys import Recipient
-from process.faultpoints import reach
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import SNAPSHOT_MISSING, Failure, FailureError
-from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId, check_id
-from protocol.manifest import (
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import SNAPSHOT_MISSING, Failure, FailureError
+from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId, check_id
+from woodfrog.protocol.manifest import (
     HOLE,
     MANIFEST_VERSION,
     Chunk,
@@ -53,7 +51,9 @@ from protocol.manifest import (
     Tree,
     TreeName,
 )
-from protocol.wire import MalformedMessageError, decode, encode
+from woodfrog.protocol.wire import MalformedMessageError, decode, encode
+from woodfrog.service.data_keys import Recipient
+from woodfrog.service.faultpoints import reach
 
 MANIFEST_NAME = "manifest.json"
 LIMIT_MANIFEST_BYTES = 512 << 20
@@ -120,7 +120,7 @@ class Stored:
 class SnapshotStore:
     """Snapshots at one URL. Every method blocks: call it from a thread. One instance may be shared by threads.
 
-    A key or snapshot id that may not be one raises ``protocol.ids.InvalidIdError`` everywhere.
+    A key or snapshot id that may not be one raises ``woodfrog.protocol.ids.InvalidIdError`` everywhere.
     """
 
     def __init__(

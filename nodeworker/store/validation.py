@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from nodeworker.domain.names import bytes_of
-from protocol.ids import CheckpointKey, SnapshotId
-from protocol.manifest import (
+from nodeworker.domain.filename_codec import bytes_of
+from woodfrog.protocol.ids import CheckpointKey, SnapshotId
+from woodfrog.protocol.manifest import (
     CONFIG_DATA,
     HOLE,
     MANIFEST_VERSION,
@@ -26,7 +26,7 @@ from protocol.manifest import (
     TreeName,
     entry_path_problem,
 )
-from protocol.wire import shortened
+from woodfrog.protocol.wire import shortened
 
 LIMIT_FILE_BYTES = 16 << 40
 """ext4's largest file."""

@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.lone_runtime import eventually
 
-from protocol.ids import CheckpointKey
 from tests.bench.memory import write_memory
 from tests.bench.report import publish, row
 from tests.bench.rig import PYTHON, Measured, bench_node, settle
-from woodfrog import ask
-from woodfrog.state import Reach
+from woodfrog import client
+from woodfrog.dev_state import Reach
+from woodfrog.protocol.ids import CheckpointKey
 
 MEMORY_BYTES = 1 << 30
 KEY = CheckpointKey("local", "default", "memory")
@@ -80,7 +80,7 @@ class Turns:
         settle()
         before, known = self._stored(), len(self._gaps())
         began = time.perf_counter()
-        ask.checkpoint(Reach(self.node.nats.url, KEY.cluster), KEY, LIMIT_SECONDS)
+        client.checkpoint(Reach(self.node.nats.url, KEY.cluster), KEY, LIMIT_SECONDS)
         while self._stored() == before:
             time.sleep(0.005)
             assert time.perf_counter() < began + LIMIT_SECONDS, "the snapshot was not stored"

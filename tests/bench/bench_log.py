@@ -34,14 +34,15 @@ from uuid import UUID, uuid4
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from controlplane import statecopy
+from controlplane.core import state_cache
+from controlplane.core.loop import DecisionLoop
 from controlplane.domain.inputs import Policy, ResolveAsked
 from controlplane.log import EventLog, Metadata, NewEvent
-from controlplane.log.engine import open_engine, writing
-from controlplane.log.migrate import upgrade
-from controlplane.loop import DecisionLoop
-from process.collection import collect_seldom
-from protocol.events import (
+from controlplane.log.admin.migrate import upgrade
+from controlplane.log.sql.engine import open_engine, writing
+from tests.bench.report import DIRECTORY, Row, publish, row
+from tests.bench.timer import Rates, Timer
+from woodfrog.protocol.events import (
     ColdStartChosen,
     ContainerEnded,
     ContainerStarted,
@@ -54,8 +55,8 @@ from protocol.events import (
     SnapshotStored,
     Trigger,
 )
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import (
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import (
     CheckpointKey,
     ContainerId,
     IncarnationNumber,
@@ -64,9 +65,8 @@ from protocol.ids import (
     SnapshotId,
     WorkerId,
 )
-from protocol.requests import ResolveRequest
-from tests.bench.report import DIRECTORY, Row, publish, row
-from tests.bench.timer import Rates, Timer
+from woodfrog.protocol.requests import ResolveRequest
+from woodfrog.service.gc_tuning import collect_seldom
 
 START: Final = datetime(2026, 11, 23, 21, 0, tzinfo=UTC)
 IDS: Final = 50_000
@@ -249,7 +249,7 @@ async def large_log(url: str | None, events: int) -> str:
             for first in range(0, events, 1000):
                 await log.append([next(source) for _ in range(min(1000, events - first))], epoch=epoch)
             print(f"made the log of {events} events in {time.perf_counter() - begin:.0f} s", flush=True)
-        if (copied := await log.load_state(statecopy.form())) is None or copied[0] < await log.head() - 50_000:
+        if (copied := await log.load_state(state_cache.fingerprint())) is None or copied[0] < await log.head() - 50_000:
             loop = new_loop(log, epoch := await log.take_lead())
             await loop.load()
             await loop._copy_state()
@@ -309,14 +309,14 @@ async def replay(place: str) -> tuple[float, float, float]:
             break
     read = head / (time.perf_counter() - begin)
     loop = new_loop(log, await log.take_lead())
-    known = statecopy.form
-    statecopy.form = lambda: "none"  # type: ignore[assignment]
+    known = state_cache.fingerprint
+    state_cache.fingerprint = lambda: "none"  # type: ignore[assignment]
     try:
         begin, used = time.perf_counter(), time.process_time()
         await loop.load()
         return read, head / (time.perf_counter() - begin), head / (time.process_time() - used)
     finally:
-        statecopy.form = known  # type: ignore[assignment]
+        state_cache.fingerprint = known  # type: ignore[assignment]
         await log.close()
 
 

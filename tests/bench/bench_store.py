@@ -29,16 +29,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from nodeworker.capture.trees import list_tree
 from nodeworker.store import KeyRing, ManifestHeader, SnapshotStore
+from nodeworker.store.capture_manifest import list_files
 from nodeworker.store.comparison import difference
-from nodeworker.store.keys import StoreKey
-from nodeworker.store.listing import list_files
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
-from protocol.manifest import Manifest, TreeName
+from nodeworker.store.encryption_keys import StoreKey
 from tests.bench.memory import SEED, write_memory
 from tests.bench.report import publish, row
 from tests.bench.stopwatch import undo_when_ended
 from tests.support.buckets import BUCKET, s3_environment
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
+from woodfrog.protocol.manifest import Manifest, TreeName
 
 PAGES_BYTES = 1020 << 20
 KEY = CheckpointKey("bench", "default", "memory")

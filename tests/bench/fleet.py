@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from nats.aio.client import Client
 
-from protocol import subjects, wire
-from protocol.events import (
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.events import (
     ColdStartChosen,
     ContainerEnded,
     ContainerStarted,
@@ -42,17 +42,10 @@ from protocol.events import (
     event_type,
     stream_of,
 )
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import (
-    CheckpointKey,
-    ContainerId,
-    IncarnationNumber,
-    NodeName,
-    SnapshotId,
-    WorkerId,
-)
-from protocol.reports import Heartbeat, Report, Vouched
-from protocol.requests import Resolution, ResolveRequest, RestoreFrom
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+from woodfrog.protocol.reports import Heartbeat, Report, Vouched
+from woodfrog.protocol.requests import Resolution, ResolveRequest, RestoreFrom
 
 CLUSTER: Final = "scale"
 EVENTS_A_MOVE: Final = 7

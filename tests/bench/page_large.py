@@ -31,13 +31,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import aiohttp
 
 from controlplane.domain import Policy
+from controlplane.http.api.assembly import open_api
+from controlplane.http.api.next_dumps import Live
+from controlplane.http.api.settings import ApiSettings
 from controlplane.log import EventLog, Metadata, NewEvent
-from controlplane.log.migrate import upgrade
-from controlplane.web.api.live import Live
-from controlplane.web.api.serve import open_api
-from controlplane.web.api.settings import ApiSettings
-from process.http import Address
-from protocol.events import (
+from controlplane.log.admin.migrate import upgrade
+from tests.bench.fleet import CLUSTER, CONTAINER, FACTS, first_events, key_of, node_of
+from tests.bench.report import DIRECTORY
+from woodfrog.protocol.events import (
     ContainerEnded,
     DumpFailed,
     DumpStage,
@@ -47,10 +48,9 @@ from protocol.events import (
     SnapshotStored,
     Trigger,
 )
-from protocol.failures import Failure
-from protocol.ids import ContainerId, IncarnationNumber, SnapshotId
-from tests.bench.fleet import CLUSTER, CONTAINER, FACTS, first_events, key_of, node_of
-from tests.bench.report import DIRECTORY
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import ContainerId, IncarnationNumber, SnapshotId
+from woodfrog.service.http import Address
 
 IDS: Final = 40_000
 NODES: Final = 500

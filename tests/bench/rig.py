@@ -18,9 +18,9 @@ from support.lone_runtime import Container, eventually
 from support.node import Node, running_node
 
 from nodeworker.store import SnapshotStore
-from protocol.ids import CheckpointKey, SnapshotId
-from protocol.manifest import TreeName
 from tests.bench.stopwatch import run_timed, undo_when_ended
+from woodfrog.protocol.ids import CheckpointKey, SnapshotId
+from woodfrog.protocol.manifest import TreeName
 
 PYTHON = Path(sys.executable).resolve()
 BARE_FLAGS = ("--ext-unix-sk", "--file-locks")

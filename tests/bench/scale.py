@@ -32,12 +32,12 @@ from rich.console import Console
 from rich.table import Table
 
 from controlplane.log import EventLog, Metadata, NewEvent
-from controlplane.log.migrate import upgrade
-from protocol import subjects, wire
-from protocol.ids import event_id
+from controlplane.log.admin.migrate import upgrade
 from tests.bench.fleet import CLUSTER, HEARTBEAT_SECONDS, Told, first_events
 from tests.bench.report import DIRECTORY, Row, publish, row
-from woodfrog.broker import Broker
+from woodfrog.local.broker import Broker
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.ids import event_id
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 QUIET_SECONDS: Final = 10.0

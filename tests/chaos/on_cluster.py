@@ -22,7 +22,7 @@ import yaml
 from support.install import NAMESPACE, Installation
 from support.kube import BIN, Cluster, CommandFailedError, Object, running, until
 
-from protocol.events import AnyEvent, Event, KeyEvent
+from woodfrog.protocol.events import AnyEvent, Event, KeyEvent
 
 from .place import Ended, Live, Place
 from .programs import RECORD, VOLUME, Program

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 from support.stack import Run, Stack, running, until
 
-from protocol.events import AnyEvent, Event
+from woodfrog.protocol.events import AnyEvent, Event
 
 from .programs import RECORD, VOLUME, Program
 

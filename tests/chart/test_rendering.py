@@ -167,7 +167,7 @@ def test_a_log_is_moved_by_the_owner_on_the_node_where_it_lies_before_the_roles_
     assert {"name": "log", "hostPath": {"path": "/srv/log", "type": "DirectoryOrCreate"}} in pod["volumes"]
     (container,) = pod["containers"]
     assert container["command"][-1] == (
-        "python3 -m controlplane move sqlite+aiosqlite:////var/lib/woodfrog/log.db && python3 -m controlplane.log.roles --apply"
+        "python3 -m controlplane move sqlite+aiosqlite:////var/lib/woodfrog/log.db && python3 -m controlplane.log.admin.roles --apply"
     )
     assert container["env"][0]["valueFrom"]["secretKeyRef"]["name"] == "owner"
 

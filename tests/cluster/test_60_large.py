@@ -14,7 +14,7 @@ from support.kube import Cluster, Object, running, until
 from support.postgres_image import pack_postgres, remove_postgres, run_postgres
 from support.seed import SeedJob, broken_at
 
-from protocol import subjects
+from woodfrog.protocol import subjects
 
 pytestmark = pytest.mark.timeout(600)
 

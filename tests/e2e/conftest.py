@@ -17,7 +17,7 @@ from support.kubelet import Kubelet
 from support.node import Node, running_node
 from support.stack import Stack, running
 
-from process.nats import connect
+from woodfrog.service.nats import connect
 
 WORKLOADS = Path(__file__).parent / "workloads"
 

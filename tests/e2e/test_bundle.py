@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.criu, pytest.mark.timeout(300)]
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
-for name in ("protocol", "process", "nodeworker"):
+for name in ("woodfrog.protocol", "woodfrog.service", "nodeworker"):
     package = importlib.import_module(name)
     assert package.__file__.startswith(sys.argv[1]), package.__file__
     for module in pkgutil.walk_packages(package.__path__, f"{name}."):
@@ -81,7 +81,7 @@ def test_the_same_contents_are_the_same_release_and_others_are_not(built: Path, 
     shutil.copytree(built / "app", copy / "app", symlinks=True)
     release = bundle.digest(copy)
     assert bundle.digest(copy) == release
-    (copy / "app/nodeworker/app.py").write_text("")
+    (copy / "app/nodeworker/agent/app.py").write_text("")
     assert bundle.digest(copy) != release
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from support.lone_runtime import Container, LoneRuntime, eventually, runc_binary
 
-from nodeworker.capture.runc import RuncState
+from nodeworker.capture.criu.runc import RuncState
 from nodeworker.domain import criu_failures
 from nodeworker.host.facts import cgroup_version
-from protocol.local import AskRestoreFailed, CreateCold
+from woodfrog.protocol.runtime_api import CreateCold, RestoreFailedNotification
 
 pytestmark = [pytest.mark.criu, pytest.mark.timeout(120)]
 
@@ -278,7 +278,7 @@ def test_a_restore_that_leaves_its_processes_elsewhere_has_failed(runtime: LoneR
     runtime.path = runtime.write(runc=moving)
     failed: list[str] = []
 
-    def give_up(told: AskRestoreFailed) -> CreateCold:
+    def give_up(told: RestoreFailedNotification) -> CreateCold:
         failed.append(told.message)
         return second.cold()
 

@@ -14,8 +14,8 @@ from support.data_keys import write_pair
 from support.stack import Stack, running
 
 from nodeworker.store import KeyRing, SnapshotStore
-from protocol.failures import DATA_KEY_MISSING, FailureError
-from protocol.ids import CheckpointKey, SnapshotId
+from woodfrog.protocol.failures import DATA_KEY_MISSING, FailureError
+from woodfrog.protocol.ids import CheckpointKey, SnapshotId
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
 

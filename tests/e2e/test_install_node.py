@@ -18,7 +18,7 @@ from support.nodes import Machine
 from support.stack import Stack, until
 
 from nodeworker.host import containerd, install, releases
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = [pytest.mark.criu, pytest.mark.containerd, pytest.mark.timeout(300)]
 

@@ -19,8 +19,8 @@ from support.cri import Cri
 from support.kubelet import HOST_USERS, Kubelet, Pod
 from support.stack import Stack, until
 
-from nodeworker.capture.status import status_fields
 from nodeworker.host.facts import cgroup_version
+from woodfrog.service.procfs import status_fields
 
 pytestmark = [pytest.mark.criu, pytest.mark.containerd, pytest.mark.nats, pytest.mark.timeout(120)]
 

@@ -23,13 +23,14 @@ from support.node import Counting, Node, running_node
 from support.security_modules import needs_apparmor, needs_limits, profile
 from support.worker import query
 
-from nodeworker import bundle, privilege_check
-from nodeworker.capture import criu as criu_tool
+from nodeworker import bundle
+from nodeworker.capture.criu import criu as criu_tool
 from nodeworker.domain.criu_options import CriuVersion, parse_version
-from nodeworker.privilege_check import Checked
-from process.nats import connect
-from protocol.failures import PRIVILEGES_EXCEED, FailureError
-from protocol.ids import CheckpointKey
+from nodeworker.restore import privilege_check
+from nodeworker.restore.privilege_check import Checked
+from woodfrog.protocol.failures import PRIVILEGES_EXCEED, FailureError
+from woodfrog.protocol.ids import CheckpointKey
+from woodfrog.service.nats import connect
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.root, pytest.mark.timeout(180)]
 

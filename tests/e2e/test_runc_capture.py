@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from support.lone_runtime import COUNTER, Container, LoneRuntime, eventually
 
-from nodeworker.capture import criu
-from nodeworker.capture.freezer import Freezer
-from protocol.failures import FailureError
+from nodeworker.capture.criu import criu
+from nodeworker.capture.criu.freezer import Freezer
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = [pytest.mark.criu, pytest.mark.timeout(60)]
 

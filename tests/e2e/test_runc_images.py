@@ -14,8 +14,8 @@ import pytest
 from support.criu_images import messages, put
 from support.lone_runtime import Container, LoneRuntime, eventually
 
-from nodeworker.capture import image_files
-from nodeworker.capture.image_files import ImageFiles
+from nodeworker.capture.criu import image_files
+from nodeworker.capture.criu.image_files import ImageFiles
 from nodeworker.domain.capabilities import names_of
 from nodeworker.domain.criu_images import CannotLowerError, left_writable, lower, read_privileges
 from nodeworker.domain.criu_images.aliases import writable_aliases
@@ -24,7 +24,7 @@ from nodeworker.domain.criu_images.privileges import mount_namespaces
 from nodeworker.domain.criu_images.protobuf import Message, number_field
 from nodeworker.domain.criu_images.tasks import read_tree
 from nodeworker.domain.criu_options import parse_version
-from protocol.privileges import Privileges
+from woodfrog.protocol.privileges import Privileges
 
 pytestmark = [pytest.mark.criu, pytest.mark.timeout(120)]
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from support.lone_runtime import COUNTER, Container, LoneRuntime, eventually, runc_binary
 
-from protocol.failures import Failure
-from protocol.ids import SnapshotId
-from protocol.local import NotDumped, Refused, Stopped
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import SnapshotId
+from woodfrog.protocol.runtime_api import NotDumped, Refused, Stopped
 
 pytestmark = [pytest.mark.criu, pytest.mark.timeout(60)]
 

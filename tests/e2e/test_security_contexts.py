@@ -22,11 +22,11 @@ from support.moved import Moved, Spec
 from support.node import Counting, Node
 from support.security_modules import needs_apparmor, needs_limits, profile
 
-from nodeworker.capture import criu as criu_tool
 from nodeworker.capture import user_namespace
-from nodeworker.capture.status import status_fields
+from nodeworker.capture.criu import criu as criu_tool
 from nodeworker.host.facts import cgroup_version
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
+from woodfrog.service.procfs import status_fields
 
 pytestmark = [pytest.mark.criu, pytest.mark.timeout(120)]
 

@@ -19,7 +19,7 @@ from support.node import Counting, Node
 from support.worker import eventually as eventually_async
 from support.worker import query
 
-from protocol.ids import CheckpointKey
+from woodfrog.protocol.ids import CheckpointKey
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.root, pytest.mark.timeout(180)]
 

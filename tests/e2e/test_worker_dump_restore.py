@@ -19,9 +19,9 @@ from support.node import NUMBERS, Counting, Node
 from support.worker import ask, query
 from support.worker import eventually as eventually_async
 
-from protocol import subjects
-from protocol.ids import CheckpointKey
-from protocol.requests import CheckpointRequest, CommandAccepted, Refusal
+from woodfrog.protocol import subjects
+from woodfrog.protocol.ids import CheckpointKey
+from woodfrog.protocol.requests import CheckpointRequest, CommandAccepted, Refusal
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.root, pytest.mark.timeout(120)]
 

@@ -14,7 +14,7 @@ from support.lone_runtime import CALL_SECONDS, eventually
 from support.node import Counting, Node
 from support.worker import checkpoint
 
-from protocol.ids import CheckpointKey
+from woodfrog.protocol.ids import CheckpointKey
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.root, pytest.mark.timeout(120)]
 

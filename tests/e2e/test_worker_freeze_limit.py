@@ -13,7 +13,7 @@ from support.node import Counting, Node
 from support.worker import checkpoint, query
 from support.worker import eventually as eventually_async
 
-from protocol.ids import CheckpointKey
+from woodfrog.protocol.ids import CheckpointKey
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.root, pytest.mark.timeout(120)]
 

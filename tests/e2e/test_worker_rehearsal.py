@@ -14,7 +14,7 @@ from support.node import Counting, Node
 from support.worker import checkpoint, query
 from support.worker import eventually as until
 
-from protocol.ids import CheckpointKey
+from woodfrog.protocol.ids import CheckpointKey
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
 

@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from support.node import Counting, Node
 from support.worker import eventually, query
 
-from protocol.ids import CheckpointKey
+from woodfrog.protocol.ids import CheckpointKey
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.root, pytest.mark.timeout(180)]
 

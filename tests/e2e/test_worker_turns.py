@@ -20,11 +20,11 @@ from support.node import Counting, Node
 from support.worker import ask, query
 from support.worker import eventually as eventually_async
 
-from nodeworker.capture.freezer import Freezer
+from nodeworker.capture.criu.freezer import Freezer
 from nodeworker.journal import Journal
-from protocol import subjects
-from protocol.ids import CheckpointKey, NodeName, WorkerId
-from protocol.requests import CheckpointRequest, CommandAccepted, Refusal
+from woodfrog.protocol import subjects
+from woodfrog.protocol.ids import CheckpointKey, NodeName, WorkerId
+from woodfrog.protocol.requests import CheckpointRequest, CommandAccepted, Refusal
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.root, pytest.mark.timeout(120)]
 

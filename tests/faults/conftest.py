@@ -10,7 +10,7 @@ from nats.aio.client import Client
 from support.lives import PortlessWorker
 from support.servers import ControlPlaneProcess, NatsServer
 
-from process.nats import connect
+from woodfrog.service.nats import connect
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from support.proxy import Proxy
 from support.servers import ControlPlaneProcess, NatsServer
 from support.worker import ask, audit_follows_the_log, eventually, query, stored_messages
 
-from protocol import subjects, wire
-from protocol.requests import CheckpointRequest, CommandAccepted, Refusal
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.requests import CheckpointRequest, CommandAccepted, Refusal
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
 

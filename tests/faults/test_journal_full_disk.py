@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from nodeworker.journal import ContainerRecord, Journal
-from protocol.events import ContainerEnded
-from protocol.facts import ContainerFacts
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, WorkerId
+from woodfrog.protocol.events import ContainerEnded
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, WorkerId
 
 pytestmark = pytest.mark.root
 

@@ -18,10 +18,10 @@ from support.databases import Database, PostgresDatabase, PostgresServer, Sqlite
 from support.logstory import new, opened
 
 from controlplane.log import EventLog
+from controlplane.log.admin.migrate import upgrade
 from controlplane.log.chain import Verification
-from controlplane.log.migrate import upgrade
 from controlplane.log.records import Recorded
-from protocol.ids import Position
+from woodfrog.protocol.ids import Position
 
 BATCH = 5
 SPACE = UUID(int=0)

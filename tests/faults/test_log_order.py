@@ -20,9 +20,9 @@ from support.databases import OWNER, Database, PostgresDatabase, PostgresServer,
 from support.logstory import opened
 
 from controlplane.log import EventLog
-from controlplane.log.migrate import upgrade
-from process import faultpoints
-from protocol.ids import Epoch, Position
+from controlplane.log.admin.migrate import upgrade
+from woodfrog.protocol.ids import Epoch, Position
+from woodfrog.service import faultpoints
 
 WRITERS = 8
 STALLED, ROLLED_BACK = 0.02, 0.01

@@ -17,17 +17,17 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 from support.logstory import KEY, NODE_A, ONE, START, new
 from support.servers import NatsServer
 
-from controlplane.bus.progress import Progress
 from controlplane.bus.relay import Relay
 from controlplane.bus.streams import ensure_streams
+from controlplane.core.watermark import Watermark
 from controlplane.log import EventLog
-from controlplane.log.migrate import upgrade
+from controlplane.log.admin.migrate import upgrade
 from controlplane.log.records import NewEvent
-from process.nats import connect
-from protocol import subjects
-from protocol.commands import DumpCommand
-from protocol.events import CommandIssued, StartDeferred
-from protocol.ids import CommandId, ContainerId, Position
+from woodfrog.protocol import subjects
+from woodfrog.protocol.commands import DumpCommand
+from woodfrog.protocol.events import CommandIssued, StartDeferred
+from woodfrog.protocol.ids import CommandId, ContainerId, Position
+from woodfrog.service.nats import connect
 
 pytestmark = [pytest.mark.nats, pytest.mark.long, pytest.mark.timeout(400)]
 
@@ -59,7 +59,7 @@ async def until(what: Callable[[], Awaitable[bool]], seconds: float) -> None:
 
 async def _relay(database: str, url: str) -> None:
     log = await EventLog.open(database)
-    committed = Progress()
+    committed = Watermark()
     commands = {one.command.command_id: one for one in map(issued, range(0, EVENTS, COMMAND_EVERY))}
     await committed.set(Position(EVENTS))
     client = await connect(url, name="relay")
@@ -154,7 +154,7 @@ async def test_a_relay_killed_a_hundred_times_leaves_no_gap_and_no_repetition(
     broker.start()
     client = await connect(broker.url, name="test")
     lives = multiprocessing.get_context("forkserver")
-    lives.set_forkserver_preload(["controlplane.bus.relay", "controlplane.log", "process.nats"])
+    lives.set_forkserver_preload(["controlplane.bus.relay", "controlplane.log", "woodfrog.service.nats"])
     try:
         jetstream = client.jetstream(timeout=5)
         await ensure_streams(jetstream)

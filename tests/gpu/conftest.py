@@ -9,7 +9,7 @@ from support import real_gpu
 from support.node import Node, running_node
 from support.real_gpu import Results, libraries
 
-from nodeworker.capture.cuda_process import DriverProcess
+from nodeworker.capture.gpu.driver_process import DriverProcess
 
 _outcomes: dict[str, str] = {}
 

@@ -21,13 +21,13 @@ from support.real_gpu import WORKLOADS, OnGpu, Results, bare, compiled
 from support.worker import ask, query
 from support.worker import eventually as eventually_async
 
-from nodeworker.capture.cuda_process import DriverProcess
+from nodeworker.capture.gpu.driver_process import DriverProcess
 from nodeworker.domain.gpu import IPC_DRIVER
-from process.nats import connect
-from protocol import subjects
-from protocol.facts import driver_order
-from protocol.ids import CheckpointKey
-from protocol.requests import CheckpointRequest, CommandAccepted, Refusal
+from woodfrog.protocol import subjects
+from woodfrog.protocol.facts import driver_order
+from woodfrog.protocol.ids import CheckpointKey
+from woodfrog.protocol.requests import CheckpointRequest, CommandAccepted, Refusal
+from woodfrog.service.nats import connect
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 

@@ -22,9 +22,9 @@ from support.worker import (
     stored_messages,
 )
 
-from protocol import subjects, wire
-from protocol.commands import DumpCommand
-from protocol.requests import CheckpointRequest, RestoreFrom
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.commands import DumpCommand
+from woodfrog.protocol.requests import CheckpointRequest, RestoreFrom
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 

@@ -11,23 +11,23 @@ from uuid import uuid4
 
 import pytest
 
-import controlplane.loop
-from controlplane import statecopy
-from controlplane.bus.intake import Settled, UndecidableError
+import controlplane.core.loop
+from controlplane.core import state_cache
+from controlplane.core.input_queue import InputResult, UndecidableError
+from controlplane.core.loop import DecisionLoop
 from controlplane.domain import decide
 from controlplane.domain.evolve import evolve
 from controlplane.domain.inputs import Decision, Input, Policy, ReportReceived, ResolveAsked
 from controlplane.domain.state import State
+from controlplane.log.admin.migrate import upgrade
 from controlplane.log.eventlog import EventLog
-from controlplane.log.migrate import upgrade
 from controlplane.log.records import EventConflictError, LogUnavailableError, NewEvent, Recorded, StaleEpochError
-from controlplane.loop import DecisionLoop
-from protocol.events import AnyEvent, NodeRegistered
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, ContainerId, Epoch, NodeName, Position, Version, WorkerId
-from protocol.reports import Report
-from protocol.requests import ResolveRequest, StartCold
+from woodfrog.protocol.events import AnyEvent, NodeRegistered
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, Epoch, NodeName, Position, Version, WorkerId
+from woodfrog.protocol.reports import Report
+from woodfrog.protocol.requests import ResolveRequest, StartCold
 
 NODE, WORKER = NodeName("node-1"), WorkerId("w")
 AWAY = LogUnavailableError(Failure(code="log-unavailable", cause="the disk is away", advice="Bring it back."))
@@ -119,7 +119,7 @@ def start_of(name: str) -> ResolveAsked:
     return ResolveAsked(request, f"resolve/{uuid4()}")
 
 
-async def tell(loop: DecisionLoop, asked: Input) -> Settled:
+async def tell(loop: DecisionLoop, asked: Input) -> InputResult:
     return await (await loop.enqueue(asked, actor="test"))
 
 
@@ -184,11 +184,11 @@ async def test_an_input_that_brings_the_decision_down_fails_alone(
             raise ZeroDivisionError
         return decide(state, asked, now, policy)
 
-    monkeypatch.setattr(controlplane.loop, "decide", brittle)
+    monkeypatch.setattr(controlplane.core.loop, "decide", brittle)
     futures = [await loop.enqueue(start_of(name), actor="test") for name in ("a", "poison", "b")]
     before, poisoned, behind = await asyncio.gather(*futures, return_exceptions=True)
-    assert isinstance(before, Settled)
-    assert isinstance(behind, Settled)
+    assert isinstance(before, InputResult)
+    assert isinstance(behind, InputResult)
     assert isinstance(poisoned, UndecidableError)
 
 
@@ -198,8 +198,8 @@ async def test_an_id_already_recorded_with_another_payload_fails_alone(loop: Dec
     forged = ResolveAsked(start_of("second").request, first.source)
     futures = [await loop.enqueue(asked, actor="test") for asked in (start_of("a"), forged, start_of("b"))]
     before, conflicting, behind = await asyncio.gather(*futures, return_exceptions=True)
-    assert isinstance(before, Settled)
-    assert isinstance(behind, Settled)
+    assert isinstance(before, InputResult)
+    assert isinstance(behind, InputResult)
     assert isinstance(conflicting, UndecidableError)
 
 
@@ -270,7 +270,7 @@ async def test_no_report_overtakes_those_that_the_log_refused(loop: DecisionLoop
 async def test_no_report_that_waited_before_a_full_queue_overtakes_one_that_the_log_refused(
     log: FlakyLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controlplane.loop, "_LONGEST_QUEUE", 1)
+    monkeypatch.setattr(controlplane.core.loop, "_LONGEST_QUEUE", 1)
     loop = new_loop(log, await log.take_lead())
     first = await loop.enqueue(registered(WorkerId("first")), actor="test")
     async with asyncio.TaskGroup() as group:
@@ -308,7 +308,7 @@ async def test_no_report_of_a_batch_that_is_taken_apart_overtakes_one_that_the_l
 async def test_a_restart_goes_on_from_a_copy_of_the_state_and_the_events_since(
     log: FlakyLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controlplane.loop, "_COPY_AT_STOP_EVENTS", 1)
+    monkeypatch.setattr(controlplane.core.loop, "_COPY_AT_STOP_EVENTS", 1)
     first = new_loop(log, await log.take_lead())
     await first.load()
     task = asyncio.create_task(first.run())
@@ -317,13 +317,13 @@ async def test_a_restart_goes_on_from_a_copy_of_the_state_and_the_events_since(
         await tell(first, start_of(f"id-{number}"))
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    copied = await log.load_state(statecopy.form())
+    copied = await log.load_state(state_cache.fingerprint())
     assert copied is not None
     assert copied[0] == await log.head()
 
     first = new_loop(log, await log.take_lead())
     await first.load()
-    monkeypatch.setattr(controlplane.loop, "_COPY_AT_STOP_EVENTS", 1000)
+    monkeypatch.setattr(controlplane.core.loop, "_COPY_AT_STOP_EVENTS", 1000)
     task = asyncio.create_task(first.run())
     await tell(first, start_of("after"))
     task.cancel()
@@ -340,7 +340,7 @@ async def test_a_restart_goes_on_from_a_copy_of_the_state_and_the_events_since(
     again = new_loop(log, await log.take_lead())
     await again.load()
     assert read_from[0] == copied[0]
-    monkeypatch.setattr(statecopy, "form", lambda: "another")
+    monkeypatch.setattr(state_cache, "fingerprint", lambda: "another")
     from_zero = new_loop(log, await log.take_lead())
     await from_zero.load()
     assert Position(0) in read_from
@@ -352,7 +352,7 @@ async def test_a_restart_goes_on_from_a_copy_of_the_state_and_the_events_since(
 async def test_a_copy_of_the_state_is_taken_while_decisions_go_on(
     log: FlakyLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controlplane.loop, "_COPY_EVENTS", 20)
+    monkeypatch.setattr(controlplane.core.loop, "_COPY_EVENTS", 20)
     loop = new_loop(log, await log.take_lead())
     await loop.load()
     task = asyncio.create_task(loop.run())
@@ -361,7 +361,7 @@ async def test_a_copy_of_the_state_is_taken_while_decisions_go_on(
         await tell(loop, start_of(f"id-{number}"))
     assert loop._copying is not None
     await asyncio.wait({loop._copying})
-    copied = await log.load_state(statecopy.form())
+    copied = await log.load_state(state_cache.fingerprint())
     assert copied is not None
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -369,7 +369,7 @@ async def test_a_copy_of_the_state_is_taken_while_decisions_go_on(
     position, told = await log.tell(Position(0), int(copied[0]))
     for event, at in told:
         evolve(state, event, at)
-    assert (position, state) == (copied[0], statecopy.decode(copied[1]).state)
+    assert (position, state) == (copied[0], state_cache.decode(copied[1]).state)
 
 
 async def test_whoever_lost_the_lead_leaves_no_copy_of_its_state(log: FlakyLog) -> None:
@@ -381,7 +381,7 @@ async def test_whoever_lost_the_lead_leaves_no_copy_of_its_state(log: FlakyLog) 
     await asyncio.gather(task, return_exceptions=True)
     await log.take_lead()
     await loop._copy_state()
-    assert await log.load_state(statecopy.form()) is None
+    assert await log.load_state(state_cache.fingerprint()) is None
 
 
 def new_loop(log: EventLog, epoch: Epoch) -> DecisionLoop:

@@ -11,9 +11,9 @@ from support.databases import PostgresDatabase, PostgresServer, in_thread
 from support.servers import ControlPlaneProcess
 from support.worker import Worker, snapshot_name
 
-from controlplane.log.migrate import upgrade
-from controlplane.log.roles import CONTROLLER, READER, apply
-from protocol.requests import RestoreFrom, StartCold
+from controlplane.log.admin.migrate import upgrade
+from controlplane.log.admin.roles import CONTROLLER, READER, apply
+from woodfrog.protocol.requests import RestoreFrom, StartCold
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
 

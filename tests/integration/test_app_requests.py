@@ -11,11 +11,11 @@ from nats.aio.client import Client
 from support.servers import ControlPlaneProcess
 from support.worker import KEY, Worker, ask, audit_follows_the_log, checkpoint, eventually, query, snapshot_name
 
-from protocol import subjects, wire
-from protocol.commands import DumpCommand
-from protocol.events import Event
-from protocol.ids import CheckpointKey, CommandId, NodeName
-from protocol.requests import (
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.commands import DumpCommand
+from woodfrog.protocol.events import Event
+from woodfrog.protocol.ids import CheckpointKey, CommandId, NodeName
+from woodfrog.protocol.requests import (
     CheckpointRequest,
     CommandAccepted,
     QueryRequest,

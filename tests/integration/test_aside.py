@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeworker.capture.trees import Aside, CapturedTree, apply_tree, copy_tree, put_back, settle
-from protocol.failures import FailureError
-from protocol.manifest import Entry, Tree
+from nodeworker.capture.trees import Aside, CapturedTree, apply_tree, copy_tree, discard, rollback
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.manifest import Entry, Tree
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(10)]
 
@@ -53,7 +53,7 @@ class Volume:
 
 
 def copy_tree_of(root: Path, spool: Path) -> CapturedTree:
-    from protocol.manifest import TreeName  # noqa: PLC0415
+    from woodfrog.protocol.manifest import TreeName  # noqa: PLC0415
 
     return copy_tree(TreeName.VOLUME, root, spool, shared=True, volume="work")
 
@@ -85,7 +85,7 @@ def test_the_snapshot_wins_where_it_has_a_path_and_the_rest_stays(volume: Volume
     assert (volume.root / "turned" / "inside").read_text() == "old"
     assert (volume.root / "dir" / "other-name").samefile(volume.root / "both")
     assert (volume.root / "both").stat().st_mtime_ns == (volume.base / "old" / "both").stat().st_mtime_ns
-    settle(volume.notes)
+    discard(volume.notes)
     assert not (volume.root / ".woodfrog-aside").exists()
     assert not volume.notes.exists()
 
@@ -93,7 +93,7 @@ def test_the_snapshot_wins_where_it_has_a_path_and_the_rest_stays(volume: Volume
 def test_taken_back_every_file_is_the_one_that_was_there(volume: Volume) -> None:
     volume.put()
     assert state(volume.root) != volume.before
-    put_back(volume.notes)
+    rollback(volume.notes)
     assert state(volume.root) == volume.before
 
 
@@ -111,10 +111,10 @@ def test_what_stopped_half_way_is_taken_back_and_may_be_taken_back_twice(volume:
     with pytest.raises(OSError, match="the store is gone"):
         volume.put(read_into)
     notes = volume.notes.read_bytes()
-    put_back(volume.notes)
+    rollback(volume.notes)
     assert state(volume.root) == volume.before
     volume.notes.write_bytes(notes)
-    put_back(volume.notes)
+    rollback(volume.notes)
     assert state(volume.root) == volume.before
 
 
@@ -123,7 +123,7 @@ def test_a_step_that_was_noted_and_not_taken_is_no_harm(volume: Volume) -> None:
         f'{{"did":"in","path":"{volume.root}"}}\n'
         '{"did":"moved","path":"both","number":7}\n{"did":"made","path":"never/was"}\n{"did":"moved","path":"dir/deep/fi'
     )
-    put_back(volume.notes)
+    rollback(volume.notes)
     assert state(volume.root) == volume.before
 
 
@@ -142,7 +142,7 @@ def test_what_was_kept_aside_and_forgotten_is_in_no_capture_and_gives_way(volume
     assert not [entry.path for entry in taken.entries if "aside" in entry.path]
     volume.notes.unlink()
     volume.put()
-    put_back(volume.notes)
+    rollback(volume.notes)
     assert (volume.root / "both").read_text() == "old"
     assert not (volume.root / ".woodfrog-aside").exists()
 
@@ -154,7 +154,7 @@ def test_steps_through_a_directory_that_became_a_link_lead_nowhere(volume: Volum
     shutil.rmtree(volume.root / "dir")
     (volume.root / "dir").symlink_to(outside)
     before = state(outside)
-    put_back(volume.notes)
+    rollback(volume.notes)
     assert state(outside) == before
 
 
@@ -192,5 +192,5 @@ def test_a_snapshots_own_entry_of_the_kept_name_is_refused_or_harmless(volume: V
     )
     with pytest.raises((OSError, FailureError)), closing(Aside(volume.root, volume.notes, None)) as aside:
         apply_tree(hostile, volume.root, volume.read_into, aside)
-    put_back(volume.notes)
+    rollback(volume.notes)
     assert state(volume.root) == volume.before

@@ -28,19 +28,19 @@ from controlplane.app import let_nodes_in
 from controlplane.bus.streams import ensure_streams
 from controlplane.kube.api import KubernetesUnavailableError, kubernetes
 from controlplane.kube.authcallout import AuthCallout
-from controlplane.kube.nodeworkers import AUDIENCE, NodeWorkers, RefusedError
+from controlplane.kube.token_review import AUDIENCE, NodeWorkers, RefusedError
 from controlplane.settings import Settings
 from nodeworker.bus import Bus
 from nodeworker.journal import Journal
-from process.nats import connect
-from protocol import subjects
-from protocol.commands import Command
-from protocol.events import NodeRegistered
-from protocol.failures import FailureError
-from protocol.ids import NodeName, WorkerId
-from protocol.reports import Heartbeat
 from woodfrog.isolation import CALLOUT, CONTROL, ISSUER, OPERATOR, Isolation
 from woodfrog.isolation.derived import DerivedKeys
+from woodfrog.protocol import subjects
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.events import NodeRegistered
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import NodeName, WorkerId
+from woodfrog.protocol.reports import Heartbeat
+from woodfrog.service.nats import connect
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 

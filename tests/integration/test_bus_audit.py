@@ -14,9 +14,9 @@ from nats.js.errors import BadRequestError, ServerError
 from support.servers import ControlPlaneProcess
 from support.worker import KEY, Worker, audit_follows_the_log, snapshot_name
 
-from protocol import subjects
-from protocol.events import ContainerEnded
-from protocol.ids import ContainerId, IncarnationNumber
+from woodfrog.protocol import subjects
+from woodfrog.protocol.events import ContainerEnded
+from woodfrog.protocol.ids import ContainerId, IncarnationNumber
 
 pytestmark = pytest.mark.nats
 

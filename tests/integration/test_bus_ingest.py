@@ -13,11 +13,11 @@ from nats.aio.client import Client
 from support.servers import ControlPlaneProcess
 from support.worker import KEY, Worker, eventually, query, snapshot_name, swallow_next
 
-from controlplane.bus.ingest import RefusedReportError, read_report
-from protocol import subjects, wire
-from protocol.events import ContainerEnded
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, WorkerId
-from protocol.reports import Report
+from controlplane.bus.report_consumer import RefusedReportError, read_report
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.events import ContainerEnded
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, WorkerId
+from woodfrog.protocol.reports import Report
 
 pytestmark = pytest.mark.nats
 

@@ -10,8 +10,8 @@ import pytest
 from support.servers import NatsServer
 
 from controlplane.bus.streams import command_queue, ensure_streams
-from protocol import subjects
-from protocol.ids import NodeName
+from woodfrog.protocol import subjects
+from woodfrog.protocol.ids import NodeName
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
 

@@ -12,10 +12,10 @@ from support.servers import ControlPlaneProcess
 from support.worker import KEY, eventually, query, swallow_next
 from support.world import NOON
 
-from controlplane.bus.pods import RefusedPodEventError, read_pod_event
-from protocol import subjects, wire
-from protocol.ids import NodeName
-from protocol.pods import Happened, PodEvent, ProtectedContainer, Scheduled, Terminating, Why
+from controlplane.bus.pod_event_consumer import RefusedPodEventError, read_pod_event
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.ids import NodeName
+from woodfrog.protocol.pods import Happened, PodEvent, ProtectedContainer, Scheduled, Terminating, Why
 
 NEWS = PodEvent(
     version=1,

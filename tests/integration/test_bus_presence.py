@@ -13,8 +13,8 @@ from nats.aio.client import Client
 from support.servers import ControlPlaneProcess, NatsServer
 from support.worker import KEY, Worker, ask, audit_follows_the_log, checkpoint, eventually, query, snapshot_name
 
-from protocol import subjects
-from protocol.requests import CheckpointRequest, CommandAccepted, Refusal, RestoreFrom, WaitFor
+from woodfrog.protocol import subjects
+from woodfrog.protocol.requests import CheckpointRequest, CommandAccepted, Refusal, RestoreFrom, WaitFor
 
 pytestmark = pytest.mark.nats
 

@@ -12,23 +12,23 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import APIError
 from support.servers import NatsServer
 
-from controlplane.bus import pull
-from controlplane.bus.pull import Pull
+from controlplane.bus import pull_consumer
+from controlplane.bus.pull_consumer import PullConsumer
 
 pytestmark = pytest.mark.nats
 
 
 @pytest.fixture
-async def drawing(client: Client) -> AsyncIterator[Pull]:
+async def drawing(client: Client) -> AsyncIterator[PullConsumer]:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="S", subjects=["s"])
     await jetstream.add_consumer("S", ConsumerConfig(durable_name="d", ack_policy=AckPolicy.EXPLICIT))
-    opened = await Pull(client, "S", "d", batch=3).open()
+    opened = await PullConsumer(client, "S", "d", batch=3).open()
     yield opened
     await opened.close()
 
 
-async def drawn(drawing: Pull, count: int) -> list[bytes]:
+async def drawn(drawing: PullConsumer, count: int) -> list[bytes]:
     found: list[bytes] = []
     while len(found) < count:
         messages = await drawing.take()
@@ -39,15 +39,15 @@ async def drawn(drawing: Pull, count: int) -> list[bytes]:
 
 
 async def test_the_first_message_is_handed_out_before_there_is_a_second(
-    client: Client, drawing: Pull, monkeypatch: pytest.MonkeyPatch
+    client: Client, drawing: PullConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pull, "_EXPIRES_SECONDS", 600.0)  # the test's own time is up before that
+    monkeypatch.setattr(pull_consumer, "_EXPIRES_SECONDS", 600.0)  # the test's own time is up before that
     for number in range(8):
         await client.jetstream().publish("s", b"%d" % number)
         assert await drawn(drawing, 1) == [b"%d" % number]
 
 
-async def test_more_than_a_batch_comes_in_order_and_once(client: Client, drawing: Pull) -> None:
+async def test_more_than_a_batch_comes_in_order_and_once(client: Client, drawing: PullConsumer) -> None:
     for number in range(10):
         await client.jetstream().publish("s", b"%d" % number)
     assert await drawn(drawing, 10) == [b"%d" % number for number in range(10)]
@@ -56,9 +56,9 @@ async def test_more_than_a_batch_comes_in_order_and_once(client: Client, drawing
 
 
 async def test_what_comes_after_a_request_has_run_out_is_drawn_by_the_next(
-    client: Client, drawing: Pull, monkeypatch: pytest.MonkeyPatch
+    client: Client, drawing: PullConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pull, "_EXPIRES_SECONDS", 1.0)
+    monkeypatch.setattr(pull_consumer, "_EXPIRES_SECONDS", 1.0)
     running_out = asyncio.get_running_loop().time() + 1.5
     while asyncio.get_running_loop().time() < running_out:
         assert await drawing.take() == [], "the broker says now and then that there is nothing"
@@ -66,7 +66,7 @@ async def test_what_comes_after_a_request_has_run_out_is_drawn_by_the_next(
     assert await drawn(drawing, 1) == [b"late"]
 
 
-async def test_messages_before_an_end_are_handed_out_first(client: Client, drawing: Pull) -> None:
+async def test_messages_before_an_end_are_handed_out_first(client: Client, drawing: PullConsumer) -> None:
     assert await drawing.take() == []
     await client.jetstream().publish("s", b"last")
     await client.jetstream().delete_consumer("S", "d")
@@ -75,7 +75,7 @@ async def test_messages_before_an_end_are_handed_out_first(client: Client, drawi
         await drawn(drawing, 1)
 
 
-async def test_a_broker_that_is_away_is_noticed(client: Client, drawing: Pull, nats_server: NatsServer) -> None:
+async def test_a_broker_that_is_away_is_noticed(client: Client, drawing: PullConsumer, nats_server: NatsServer) -> None:
     assert await drawing.take() == []
     nats_server.kill()
     with pytest.raises((nats.errors.Error, TimeoutError)):

@@ -14,10 +14,10 @@ from support.worker import FACTS, KEY, Worker, eventually, query, snapshot_name
 
 from nodeworker.bus import Bus
 from nodeworker.journal import Journal
-from protocol import subjects
-from protocol.commands import Command
-from protocol.events import NodeRegistered, ReportedEvent
-from protocol.reports import Heartbeat
+from woodfrog.protocol import subjects
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.events import NodeRegistered, ReportedEvent
+from woodfrog.protocol.reports import Heartbeat
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 

@@ -15,9 +15,9 @@ from support.logstory import KEY, opened, story
 from support.servers import ControlPlaneProcess, NatsServer
 
 from controlplane.log import EventLog
-from controlplane.log.migrate import upgrade
-from woodfrog import ask
-from woodfrog.state import Reach
+from controlplane.log.admin.migrate import upgrade
+from woodfrog import client
+from woodfrog.dev_state import Reach
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 
@@ -36,14 +36,14 @@ async def test_a_log_that_no_message_carries_is_listed_in_pages(
     await log.close()
     make_control_plane(WOODFROG_DATABASE_URL=url).start()
     reach = Reach(nats_server.url, "local")
-    rows = await asyncio.to_thread(ask.view, reach, "events")
+    rows = await asyncio.to_thread(client.view, reach, "events")
     positions = [row["position"] for row in rows]
     assert positions == list(range(positions[0], positions[-1] + 1))
     assert positions[0] == 1
     assert positions[-1] >= head
-    newest = await asyncio.to_thread(ask.view, reach, "events", limit=7)
+    newest = await asyncio.to_thread(client.view, reach, "events", limit=7)
     assert [row["position"] for row in newest] == positions[-7:]
-    own = await asyncio.to_thread(ask.view, reach, "events", KEY)
+    own = await asyncio.to_thread(client.view, reach, "events", KEY)
     assert len(own) == sum(row["stream"] == f"checkpoint/{KEY}" for row in rows)
 
     def said(*words: str) -> str:

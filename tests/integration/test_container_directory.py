@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from protocol.failures import FailureError
-from woodfrog.overlay import ContainerDirectory, orphans
+from woodfrog.local.overlay import ContainerDirectory, orphans
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = pytest.mark.root
 
@@ -73,7 +73,7 @@ def test_the_directory_of_a_killed_owner_is_found_once_and_can_be_removed(contai
             sys.executable,
             "-c",
             (
-                "import sys, time; from pathlib import Path; from woodfrog.overlay import ContainerDirectory\n"
+                "import sys, time; from pathlib import Path; from woodfrog.local.overlay import ContainerDirectory\n"
                 "held = ContainerDirectory.create(Path(sys.argv[1]), Path(sys.argv[2])); print('made', flush=True)\n"
                 "time.sleep(60)"
             ),

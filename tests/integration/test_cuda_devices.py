@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from nodeworker.capture.cuda_devices import renew
-from protocol.failures import FailureError
+from nodeworker.capture.gpu.devices import renew
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = pytest.mark.root
 

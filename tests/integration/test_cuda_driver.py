@@ -16,21 +16,21 @@ from support.cuda_contract import CASES, Case
 from support.gpu import A, B, FakeGpus, built, counting, state_of
 from support.lone_runtime import eventually
 
-from nodeworker.capture import cuda_driver
-from nodeworker.capture.cuda import Cuda, GpuPlan, with_gpus
-from nodeworker.capture.cuda_driver import DriverError, ToolDriver, open_driver
-from nodeworker.capture.cuda_process import DriverProcess
-from nodeworker.capture.freezer import Freezer
+from nodeworker.capture.criu.freezer import Freezer
+from nodeworker.capture.gpu import driver as cuda_driver
+from nodeworker.capture.gpu.cuda import Cuda, GpuPlan, with_gpus
+from nodeworker.capture.gpu.driver import DriverError, ToolDriver, open_driver
+from nodeworker.capture.gpu.driver_process import DriverProcess
 from nodeworker.domain.gpu import CudaState
-from protocol.facts import ContainerFacts, GpuFacts, NodeFacts
-from protocol.failures import FailureError
+from woodfrog.protocol.facts import ContainerFacts, GpuFacts, NodeFacts
+from woodfrog.protocol.failures import FailureError
 
 TOOL = """#!{python}
 # As cuda-checkpoint of driver 555 and newer.
 import os, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from nodeworker.capture.cuda_driver import CtypesDriver, DriverError
+from nodeworker.capture.gpu.driver import CtypesDriver, DriverError
 import ctypes
 words = sys.argv[1:]
 if "--help" in words:
@@ -168,7 +168,7 @@ def test_a_driver_that_hangs_is_given_up_in_time_and_replaced(gpus: FakeGpus, pr
 
 def test_the_process_ends_with_whoever_started_it(gpus: FakeGpus) -> None:
     program = (
-        "import sys; from nodeworker.capture.cuda_process import DriverProcess; from pathlib import Path\n"
+        "import sys; from nodeworker.capture.gpu.driver_process import DriverProcess; from pathlib import Path\n"
         "d = DriverProcess(Path(sys.argv[1])); d.inventory(); print(d._process.pid, flush=True); sys.stdin.read()"
     )
     owner = subprocess.Popen(

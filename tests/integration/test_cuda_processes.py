@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from support.lone_runtime import eventually
 
-from nodeworker.capture.cuda_processes import free_host_bytes, hooked_mounts, lanes_of, traces_of
-from nodeworker.capture.freezer import Freezer
+from nodeworker.capture.criu.freezer import Freezer
+from nodeworker.capture.gpu.processes import free_host_bytes, hooked_mounts, lanes_of, traces_of
 from nodeworker.domain.gpu import JOB_VARIABLE
 
 MIB = 1 << 20

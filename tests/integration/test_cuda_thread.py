@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from support.lone_runtime import eventually
 
-from nodeworker.capture.cuda_thread import running_alone
-from protocol.failures import FailureError
+from nodeworker.capture.gpu.thread import running_alone
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = pytest.mark.root
 
@@ -86,7 +86,7 @@ def test_signals_wait_for_the_process_to_go_on(process: subprocess.Popen[str]) -
 def test_the_thread_stands_again_when_we_die_in_between(process: subprocess.Popen[str]) -> None:
     tid = stopped(process)
     program = (
-        "import os, sys; from nodeworker.capture.cuda_thread import running_alone\n"
+        "import os, sys; from nodeworker.capture.gpu.thread import running_alone\n"
         "with running_alone(int(sys.argv[1])):\n    print('runs', flush=True); sys.stdin.read()"
     )
     root = Path(__file__).parents[2]
@@ -120,7 +120,7 @@ def test_a_process_that_does_not_stand_is_refused(
     process: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert process.stdout is not None
-    monkeypatch.setattr("nodeworker.capture.cuda_thread._STOP_SECONDS", 0.1)
+    monkeypatch.setattr("nodeworker.capture.gpu.thread._STOP_SECONDS", 0.1)
     with pytest.raises(FailureError, match="does not stand still"), running_alone(int(process.stdout.readline())):
         pass
 
@@ -148,6 +148,6 @@ def test_a_thread_that_another_traces_is_refused_in_words(process: subprocess.Po
 
 
 def _seize(tid: int) -> None:
-    from nodeworker.capture import cuda_thread  # noqa: PLC0415 -- its inner part: a thread that runs is no case for the outer
+    from nodeworker.capture.gpu import thread  # noqa: PLC0415 -- its inner part: a thread that runs is no case for the outer
 
-    cuda_thread._order(cuda_thread._SEIZE, tid)
+    thread._order(thread._SEIZE, tid)

@@ -15,14 +15,14 @@ from support.databases import SqliteFile
 from support.kubeapi import Request, serving
 from support.logstory import KEY, opened, story
 
+from controlplane.http.api import server, tail
+from controlplane.http.api.settings import ApiSettings, InvalidApiSettingError
+from controlplane.http.api.tokens import InvalidTokensError, read_tokens
 from controlplane.log import EventLog
-from controlplane.log.migrate import upgrade
+from controlplane.log.admin.migrate import upgrade
 from controlplane.log.records import LogUnavailableError
-from controlplane.web.api import server, tail
-from controlplane.web.api.settings import ApiSettings, InvalidApiSettingError
-from controlplane.web.api.tokens import InvalidTokensError, read_tokens
-from protocol.failures import Failure
-from protocol.ids import Epoch
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import Epoch
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Connection
 from support.databases import SqliteFile
 
-from controlplane.log.migrate import upgrade
-from controlplane.web.api.reader import Reader
+from controlplane.http.api.database import Reader
+from controlplane.log.admin.migrate import upgrade
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeworker.capture import image_files
-from nodeworker.capture.image_files import ImageFiles
+from nodeworker.capture.criu import image_files
+from nodeworker.capture.criu.image_files import ImageFiles
 from nodeworker.domain.criu_images import MalformedImageError
 
 

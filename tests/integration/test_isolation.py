@@ -32,14 +32,15 @@ from support.worker import CONTAINER, FACTS, KEY, Worker, ask, eventually, query
 from controlplane.bus.streams import command_queue, ensure_streams
 from nodeworker.bus import Bus
 from nodeworker.journal import Journal
-from protocol import subjects, wire
-from protocol.commands import Command, DumpCommand
-from protocol.events import ContainerStarted, NodeRegistered
-from protocol.facts import ContainerFacts
-from protocol.failures import FailureError
-from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, WorkerId
-from protocol.reports import Heartbeat
-from protocol.requests import (
+from woodfrog.isolation import Isolation
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.commands import Command, DumpCommand
+from woodfrog.protocol.events import ContainerStarted, NodeRegistered
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, WorkerId
+from woodfrog.protocol.reports import Heartbeat
+from woodfrog.protocol.requests import (
     CheckpointRequest,
     CommandAccepted,
     QueryRequest,
@@ -49,7 +50,6 @@ from protocol.requests import (
     RestoreFrom,
     StartCold,
 )
-from woodfrog.isolation import Isolation
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 

@@ -17,10 +17,10 @@ from support.played_http import cluster_over_http
 from support.servers import ControlPlaneProcess
 from support.worker import FACTS, Worker, ask, eventually, query
 
-from protocol import subjects
-from protocol.facts import ContainerFacts
-from protocol.ids import CheckpointKey, ContainerId
-from protocol.requests import Refusal, ResolveRequest, RestoreFrom, StartCold, WaitFor
+from woodfrog.protocol import subjects
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import CheckpointKey, ContainerId
+from woodfrog.protocol.requests import Refusal, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 

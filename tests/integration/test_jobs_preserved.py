@@ -10,8 +10,8 @@ from support.played_cluster import NOON, Object, condition
 
 from controlplane.kube.api import ApiError
 from controlplane.kube.jobs.actions import JobActions
-from controlplane.kube.jobs.giving_back import give_back
-from protocol.events import event_type
+from controlplane.kube.jobs.limit_reset import give_back
+from woodfrog.protocol.events import event_type
 
 
 @virtually

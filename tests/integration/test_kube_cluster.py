@@ -21,16 +21,16 @@ from support.worker import FACTS, Worker, ask, eventually, query
 
 from controlplane.kube.api import ApiError, kubernetes
 from controlplane.kube.jobs.actions import JobActions
-from controlplane.kube.jobs.giving_back import give_back
 from controlplane.kube.jobs.ledger import Ledger, Seen, read_ledger
+from controlplane.kube.jobs.limit_reset import give_back
 from controlplane.kube.jobs.models import Job, JobPod
 from controlplane.kube.jobs.replacement import replacement
-from controlplane.kube.pods import PodView
+from controlplane.kube.pod_diff import PodView
 from controlplane.log.records import utc_now
-from protocol import subjects
-from protocol.facts import ContainerFacts
-from protocol.ids import CheckpointKey, ContainerId
-from protocol.requests import Refusal, ResolveRequest, RestoreFrom, StartCold, WaitFor
+from woodfrog.protocol import subjects
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import CheckpointKey, ContainerId
+from woodfrog.protocol.requests import Refusal, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 pytestmark = [pytest.mark.cluster, pytest.mark.nats, pytest.mark.timeout(180)]
 

@@ -13,13 +13,13 @@ import pytest
 from support.kubeapi import Leases, Request, bookmark, line, listing, serving, status
 from support.pods import pod
 
+from controlplane.election.candidate import Election, LeadLostError
+from controlplane.election.lease import LeaseUnavailableError
 from controlplane.kube.api import ApiError, KubernetesApi
 from controlplane.kube.lease import KubernetesLease
 from controlplane.kube.listwatch import ListWatch
-from controlplane.kube.shapes import Pod
-from controlplane.lead.election import Election, LeadLostError
-from controlplane.lead.lease import LeaseUnavailableError
-from protocol import wire
+from controlplane.kube.models import Pod
+from woodfrog.protocol import wire
 
 PATH = "/api/v1/pods"
 

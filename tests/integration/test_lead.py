@@ -23,9 +23,9 @@ from support.worker import (
     stored_messages,
 )
 
-from protocol import subjects, wire
-from protocol.commands import DumpCommand
-from protocol.requests import QueryRequest, Refusal, Rows
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.commands import DumpCommand
+from woodfrog.protocol.requests import QueryRequest, Refusal, Rows
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
 

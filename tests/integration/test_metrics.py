@@ -22,15 +22,15 @@ from support.servers import ControlPlaneProcess, NatsServer, wait_for
 from support.worker import Worker, snapshot_name
 
 from controlplane.domain.invariants import Rule
-from controlplane.web.metrics import Metrics
-from controlplane.web.pages import Health
-from nodeworker.disk import Disk
-from nodeworker.fetch_gate import FetchGate
+from controlplane.http.health_pages import Health
+from controlplane.http.metrics import Metrics
+from nodeworker.agent.metrics import Metrics as WorkerMetrics
+from nodeworker.disk.reservations import Disk
 from nodeworker.journal import Journal
-from nodeworker.metrics import Metrics as WorkerMetrics
-from protocol.events import DumpFailed, DumpStage, RestoreFailed, RestoreStage
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, IncarnationNumber, NodeName, SnapshotId, WorkerId
+from nodeworker.restore.fetch_gate import FetchGate
+from woodfrog.protocol.events import DumpFailed, DumpStage, RestoreFailed, RestoreStage
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber, NodeName, SnapshotId, WorkerId
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(60)]
 

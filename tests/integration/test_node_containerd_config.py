@@ -13,7 +13,7 @@ import pytest
 from nodeworker.domain import containerd_config as text
 from nodeworker.host import containerd
 from nodeworker.host.containerd import Containerd
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = [pytest.mark.containerd, pytest.mark.timeout(60)]
 

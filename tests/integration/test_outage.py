@@ -19,16 +19,16 @@ from support.worker import FACTS, KEY, Worker, audit_follows_the_log, checkpoint
 
 from controlplane.kube.api import kubernetes
 from controlplane.kube.authcallout import AuthCallout
-from controlplane.kube.nodeworkers import NodeWorkers
+from controlplane.kube.token_review import NodeWorkers
 from nodeworker.bus import Bus
 from nodeworker.journal import Journal
-from process.nats import connect
-from protocol.commands import Command
-from protocol.events import NodeRegistered
-from protocol.ids import NodeName, WorkerId
-from protocol.reports import Heartbeat
-from protocol.requests import RestoreFrom
 from woodfrog.isolation import CALLOUT
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.events import NodeRegistered
+from woodfrog.protocol.ids import NodeName, WorkerId
+from woodfrog.protocol.reports import Heartbeat
+from woodfrog.protocol.requests import RestoreFrom
+from woodfrog.service.nats import connect
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(180)]
 

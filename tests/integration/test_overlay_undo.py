@@ -12,8 +12,8 @@ import pytest
 
 from nodeworker.capture.overlay import find_overlay, undo
 from nodeworker.capture.trees import apply_tree
-from protocol.failures import FailureError
-from protocol.manifest import Entry, Tree, TreeName
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.manifest import Entry, Tree, TreeName
 
 pytestmark = pytest.mark.root
 

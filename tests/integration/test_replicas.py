@@ -15,8 +15,8 @@ from nats.aio.client import Client
 from support.servers import NATS_SERVER, ControlPlaneProcess
 from support.worker import Worker, audit_follows_the_log, eventually
 
-from process.nats import connect
-from protocol import subjects
+from woodfrog.protocol import subjects
+from woodfrog.service.nats import connect
 
 _STREAMS = (subjects.REPORTS_STREAM, subjects.PODS_STREAM, subjects.COMMANDS_STREAM, subjects.AUDIT_STREAM)
 

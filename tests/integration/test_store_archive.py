@@ -13,11 +13,11 @@ import pytest
 from support.snapshots import HEADER, KEY, MIB, SNAPSHOT, Place, contents, mixed, noise, refusal
 
 from nodeworker.capture.trees import CapturedTree
-from nodeworker.domain.names import text_of
+from nodeworker.domain.filename_codec import text_of
 from nodeworker.store.archive import ArchiveWriter
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.manifest import Entry, Manifest, TreeName
-from woodfrog.snapshots import described
+from woodfrog.cli.snapshot_contents import described
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.manifest import Entry, Manifest, TreeName
 
 pytestmark = pytest.mark.timeout(60)
 

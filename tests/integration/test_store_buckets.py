@@ -17,7 +17,7 @@ from support.snapshots import HEADER, KEY, SNAPSHOT, Place, contents, mixed
 from nodeworker.store import SnapshotStore, buckets
 from nodeworker.store.buckets import open_bucket
 from nodeworker.store.identity import MARK
-from protocol.failures import CONDEMNING_CODES, FailureError
+from woodfrog.protocol.failures import CONDEMNING_CODES, FailureError
 
 pytestmark = pytest.mark.timeout(120)
 

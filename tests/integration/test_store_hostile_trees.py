@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nodeworker.capture.trees import apply_tree, copy_tree, root_of
-from protocol.failures import FailureError
-from protocol.manifest import Entry, Root, Tree, TreeName
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.manifest import Entry, Root, Tree, TreeName
 
 PAYLOAD = b"payload"
 

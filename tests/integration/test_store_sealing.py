@@ -14,12 +14,12 @@ from support.buckets import BUCKET, s3_server
 from support.snapshots import HEADER, KEY, MIB, SNAPSHOT, Place, contents, mixed, noise, refusal
 
 from nodeworker.store import KeyRing, ManifestHeader, SnapshotStore
+from nodeworker.store.encryption import SEGMENT_BYTES, SealedObjects
+from nodeworker.store.encryption_keys import StoreKey
 from nodeworker.store.identity import MARK
-from nodeworker.store.keys import StoreKey
-from nodeworker.store.objects import DirectoryObjects
-from nodeworker.store.sealing import SEGMENT_BYTES, SealedObjects
-from protocol.failures import CONDEMNING_CODES
-from protocol.ids import CheckpointKey
+from nodeworker.store.object_store import DirectoryObjects
+from woodfrog.protocol.failures import CONDEMNING_CODES
+from woodfrog.protocol.ids import CheckpointKey
 
 pytestmark = pytest.mark.timeout(120)
 

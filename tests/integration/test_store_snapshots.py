@@ -21,14 +21,14 @@ from support.snapshots import HEADER, KEY, MIB, SNAPSHOT, Place, contents, mixed
 from nodeworker.capture.trees import CapturedTree
 from nodeworker.store import SnapshotStore, Stored, tree_of
 from nodeworker.store.buckets import BucketObjects
+from nodeworker.store.encryption import SealedObjects
+from nodeworker.store.encryption_keys import KeyRing
 from nodeworker.store.identity import MARK
-from nodeworker.store.keys import KeyRing
-from nodeworker.store.objects import DirectoryObjects
-from nodeworker.store.sealing import SealedObjects
-from protocol.facts import NodeFacts
-from protocol.failures import CONDEMNING_CODES, FailureError
-from protocol.ids import CheckpointKey, InvalidIdError, SnapshotId
-from protocol.manifest import HOLE, MANIFEST_VERSION, Entry, TreeName
+from nodeworker.store.object_store import DirectoryObjects
+from woodfrog.protocol.facts import NodeFacts
+from woodfrog.protocol.failures import CONDEMNING_CODES, FailureError
+from woodfrog.protocol.ids import CheckpointKey, InvalidIdError, SnapshotId
+from woodfrog.protocol.manifest import HOLE, MANIFEST_VERSION, Entry, TreeName
 
 
 @pytest.fixture
@@ -434,8 +434,8 @@ def _put_elsewhere(place: Place, fault: str) -> int:
         "from pathlib import Path\n"
         "from nodeworker.capture.trees import list_tree\n"
         "from nodeworker.store import ManifestHeader, SnapshotStore\n"
-        "from protocol.facts import ContainerFacts, NodeFacts\n"
-        "from protocol.ids import CheckpointKey\n"
+        "from woodfrog.protocol.facts import ContainerFacts, NodeFacts\n"
+        "from woodfrog.protocol.ids import CheckpointKey\n"
         "url, images, snapshot = sys.argv[1:]\n"
         "key = CheckpointKey('local', 'default', 'a.b')\n"
         "header = ManifestHeader(snapshot, key, 3, datetime.now(UTC), NodeFacts(), ContainerFacts())\n"
@@ -467,7 +467,7 @@ def test_a_process_killed_after_the_manifest_leaves_a_valid_snapshot(place: Plac
 
 def test_a_fault_after_the_packs_leaves_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     mixed(place)
-    monkeypatch.setattr("process.faultpoints._actions", {"store.after-packs": "raise"})
+    monkeypatch.setattr("woodfrog.service.faultpoints._actions", {"store.after-packs": "raise"})
     with pytest.raises(RuntimeError, match="fault point"):
         place.put()
     assert not place.folder.exists()

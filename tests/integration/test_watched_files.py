@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nodeworker.capture import watches
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(30)]
 

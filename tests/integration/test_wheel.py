@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
-import controlplane, migrations, nodeworker.runtime.install as install
-from controlplane.log import migrate
+import controlplane, nodeworker.runtime.install as install
+from controlplane.log.admin import migrate
 
 place = Path(sys.argv[1])
-for module in (controlplane, migrations, install):
+for module in (controlplane, install):
     assert Path(module.__file__).is_relative_to(place), module.__file__
 asyncio.run(migrate.upgrade(f"sqlite+aiosqlite:///{place}/log.db"))
 runtime = install.write_runtime(
@@ -39,8 +39,9 @@ def test_the_wheel_migrates_a_database_and_writes_a_runtime_without_the_clone(tm
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
         entry_points = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "woodfrog = woodfrog.cli:main" in archive.read(entry_points).decode()
-        assert not [name for name in archive.namelist() if name.startswith("tests/")]
+        assert "woodfrog = woodfrog.cli.main:main" in archive.read(entry_points).decode()
+        tops = {name.split("/")[0] for name in archive.namelist()}
+        assert {name for name in tops if not name.endswith(".dist-info")} == {"controlplane", "nodeworker", "woodfrog"}
     subprocess.run(
         [sys.executable, "-c", PROGRAM, tmp_path],
         cwd="/", env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True, timeout=60,

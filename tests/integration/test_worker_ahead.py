@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nodeworker import ahead
-from nodeworker.ahead import Ahead
-from protocol.ids import ContainerId
-from protocol.local import AskCreate, CreateCold, LocalAnswer
+from nodeworker.restore import speculative_create
+from nodeworker.restore.speculative_create import SpeculativeCreates
+from woodfrog.protocol.ids import ContainerId
+from woodfrog.protocol.runtime_api import CreateCold, CreateRequest, LocalAnswer
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -26,13 +26,13 @@ class Desk:
         (folder / "bundle").mkdir()
         config = {"process": {"env": ["CEDANA_CHECKPOINT=first", "CEDANA_CHECKPOINT=job"]}}
         (folder / "bundle" / "config.json").write_text(json.dumps(config))
-        self.ask = AskCreate(C1, str(folder / "bundle"), str(folder / "runc"), "job")
-        self.begun: list[AskCreate] = []
+        self.ask = CreateRequest(C1, str(folder / "bundle"), str(folder / "runc"), "job")
+        self.begun: list[CreateRequest] = []
         self.forgotten: list[ContainerId] = []
         self.is_known = False
-        self.ahead = Ahead(self._create, known=lambda _: self.is_known, forget=self._forget)
+        self.ahead = SpeculativeCreates(self._create, known=lambda _: self.is_known, forget=self._forget)
 
-    async def _create(self, ask: AskCreate, asked: asyncio.Event) -> LocalAnswer:
+    async def _create(self, ask: CreateRequest, asked: asyncio.Event) -> LocalAnswer:
         self.begun.append(ask)
         await asked.wait()
         return COLD
@@ -84,7 +84,7 @@ async def test_an_announcement_that_comes_late_or_again_changes_nothing(desk: De
 async def test_a_create_that_asks_something_else_than_was_announced_gets_its_own_answer(desk: Desk) -> None:
     desk.announce()
     await desk.settle()
-    other = AskCreate(C1, desk.ask.bundle, "/elsewhere", "job")
+    other = CreateRequest(C1, desk.ask.bundle, "/elsewhere", "job")
     assert await desk.ahead.create(other) == COLD
     assert desk.begun == [desk.ask, other]
 
@@ -99,7 +99,7 @@ async def test_what_the_runtime_will_leave_to_runc_is_not_begun(desk: Desk) -> N
 
 
 async def test_a_create_that_never_asks_is_forgotten(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "_ASK_SECONDS", 0.05)
+    monkeypatch.setattr(speculative_create, "_ASK_SECONDS", 0.05)
     desk.announce()
     await desk.settle()
     await desk.settle()

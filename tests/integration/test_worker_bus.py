@@ -16,13 +16,13 @@ from support.worker import eventually
 
 from nodeworker.bus import Bus
 from nodeworker.journal import Journal
-from protocol import subjects, wire
-from protocol.commands import Command, DumpCommand
-from protocol.events import ContainerEnded
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, WorkerId
-from protocol.reports import Heartbeat, Report
-from protocol.requests import ResolveRequest, StartCold
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.commands import Command, DumpCommand
+from woodfrog.protocol.events import ContainerEnded
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, WorkerId
+from woodfrog.protocol.reports import Heartbeat, Report
+from woodfrog.protocol.requests import ResolveRequest, StartCold
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(40)]
 

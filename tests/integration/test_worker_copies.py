@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nodeworker import copies as module
-from nodeworker.capture.spool import Spool
-from nodeworker.copies import Copies
-from protocol.ids import CheckpointKey, SnapshotId
+from nodeworker.capture.criu.spool import Spool
+from nodeworker.disk import snapshot_cache as module
+from nodeworker.disk.snapshot_cache import SnapshotCache
+from woodfrog.protocol.ids import CheckpointKey, SnapshotId
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -24,8 +24,8 @@ class Place:
         self.copies = self.make()
         self.made = 0
 
-    def make(self, *, limit_bytes: int = 1000 * KIB, limit_seconds: float = 60) -> Copies:
-        return Copies(self.folder / "copies", limit_bytes=limit_bytes, limit_seconds=limit_seconds)
+    def make(self, *, limit_bytes: int = 1000 * KIB, limit_seconds: float = 60) -> SnapshotCache:
+        return SnapshotCache(self.folder / "copies", limit_bytes=limit_bytes, limit_seconds=limit_seconds)
 
     def keep(self, checkpoint_id: str, kib: int = 100) -> str:
         """Take over a capture of an id; answers the name of its snapshot."""

@@ -15,29 +15,37 @@ import pytest
 from support.data_keys import write_pair
 
 from nodeworker.bus import Bus
-from nodeworker.capture.cuda import Cuda
-from nodeworker.capture.runc import Runc
-from nodeworker.capture.spool import Spool
+from nodeworker.capture.criu.runc import Runc
+from nodeworker.capture.criu.spool import Spool
+from nodeworker.capture.gpu.cuda import Cuda
 from nodeworker.capture.trees import list_tree
-from nodeworker.copies import Copies
+from nodeworker.disk.snapshot_cache import SnapshotCache
+from nodeworker.disk.spooled_captures import SpooledCaptures
 from nodeworker.domain.criu_options import CriuConfig
-from nodeworker.fetching import Fetcher
-from nodeworker.gpu_return import GpuReturn
 from nodeworker.journal import ContainerState, Journal
-from nodeworker.restore import Restorer
+from nodeworker.restore.fetch import Fetcher
+from nodeworker.restore.gpu_restore import GpuRestore
+from nodeworker.restore.restore import Restorer
 from nodeworker.settings import Settings, from_environment
-from nodeworker.spooled import Spooled
-from nodeworker.store.keys import KeyRing, StoreKey
-from nodeworker.store.sealing import SealedObjects
+from nodeworker.store.encryption import SealedObjects
+from nodeworker.store.encryption_keys import KeyRing, StoreKey
 from nodeworker.store.snapshots import ManifestHeader, SnapshotStore
-from process.datakeys import Recipient, Unwrapper, purpose, to_text
-from protocol.events import ContainerEnded, ContainerStarted, RestoreFailed, RestoreStage
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import DATA_KEY_MISSING, KUBERNETES_UNREACHABLE, PASSING_CODES, Failure
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId, WorkerId
-from protocol.local import AskCreate, AskProved, AskRestoreFailed, CreateCold, CreateRestored, Done, Refused
-from protocol.manifest import EnvironmentMarks, TreeName
-from protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
+from woodfrog.protocol.events import ContainerEnded, ContainerStarted, RestoreFailed, RestoreStage
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import DATA_KEY_MISSING, KUBERNETES_UNREACHABLE, PASSING_CODES, Failure
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId, WorkerId
+from woodfrog.protocol.manifest import EnvironmentMarks, TreeName
+from woodfrog.protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
+from woodfrog.protocol.runtime_api import (
+    CreateCold,
+    CreateRequest,
+    CreateRestored,
+    Done,
+    ProofRequest,
+    Refused,
+    RestoreFailedNotification,
+)
+from woodfrog.service.data_keys import Recipient, Unwrapper, purpose, to_text
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -89,18 +97,18 @@ def store(settings: Settings, journal: Journal) -> SnapshotStore:
 
 
 @pytest.fixture
-def copies(settings: Settings) -> Copies:
-    return Copies(settings.copies, limit_bytes=1 << 30, limit_seconds=3600)
+def copies(settings: Settings) -> SnapshotCache:
+    return SnapshotCache(settings.copies, limit_bytes=1 << 30, limit_seconds=3600)
 
 
 @pytest.fixture
 def restorer(
-    settings: Settings, journal: Journal, store: SnapshotStore, copies: Copies
+    settings: Settings, journal: Journal, store: SnapshotStore, copies: SnapshotCache
 ) -> Callable[[SayingBus], Restorer]:
     def make(bus: SayingBus) -> Restorer:
-        fetcher = Fetcher(store, copies, Spooled(settings.spool, journal))
+        fetcher = Fetcher(store, copies, SpooledCaptures(settings.spool, journal))
         runc = Runc(Path("/bin/runc"), Path("/bin/criu"))
-        gpus = GpuReturn(journal, runc, cast("Cuda", None), FACTS)  # a node that has none
+        gpus = GpuRestore(journal, runc, cast("Cuda", None), FACTS)  # a node that has none
         return Restorer(
             settings, journal, cast("Bus", bus), fetcher, runc, gpus,
             worker_id=WorkerId("life-1"), facts=FACTS, criu_config=CriuConfig("4.2.1"),
@@ -110,11 +118,11 @@ def restorer(
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> AskCreate:
+def ask(tmp_path: Path) -> CreateRequest:
     (tmp_path / "bundle" / "rootfs").mkdir(parents=True)
     config: dict[str, Any] = {"root": {"path": "rootfs"}, "mounts": [{"destination": "/proc", "type": "proc"}]}
     (tmp_path / "bundle" / "config.json").write_text(json.dumps(config))
-    return AskCreate(ContainerId("c1"), str(tmp_path / "bundle"), "/run/runc", "job")
+    return CreateRequest(ContainerId("c1"), str(tmp_path / "bundle"), "/run/runc", "job")
 
 
 @pytest.fixture
@@ -135,7 +143,7 @@ def events(journal: Journal) -> list[Any]:
 
 
 async def test_a_cold_start_gets_its_configuration_and_a_record(
-    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
 ) -> None:
     bus = SayingBus(COLD)
     made = restorer(bus)
@@ -153,7 +161,7 @@ async def test_a_cold_start_gets_its_configuration_and_a_record(
 
 
 async def test_a_start_waits_as_long_as_it_is_told_to(
-    restorer: Callable[[SayingBus], Restorer], ask: AskCreate
+    restorer: Callable[[SayingBus], Restorer], ask: CreateRequest
 ) -> None:
     wait = WaitFor(incarnation=ONE, waiting_for="the last dump", until=datetime.now(UTC) + timedelta(seconds=60))
     bus = SayingBus(wait, wait, COLD)
@@ -162,7 +170,7 @@ async def test_a_start_waits_as_long_as_it_is_told_to(
 
 
 async def test_a_snapshot_is_fetched_and_verified_before_the_answer(
-    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate, stored: RestoreFrom
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest, stored: RestoreFrom
 ) -> None:
     made = restorer(SayingBus(stored))
     answer = await made.create(ask)
@@ -179,7 +187,11 @@ async def test_a_snapshot_is_fetched_and_verified_before_the_answer(
 
 
 async def test_a_corrupt_snapshot_is_told_and_the_next_best_way_is_taken(
-    restorer: Callable[[SayingBus], Restorer], settings: Settings, journal: Journal, ask: AskCreate, stored: RestoreFrom
+    restorer: Callable[[SayingBus], Restorer],
+    settings: Settings,
+    journal: Journal,
+    ask: CreateRequest,
+    stored: RestoreFrom,
 ) -> None:
     def shorten() -> None:
         for path in (settings.state_dir / "store").rglob("*"):
@@ -195,7 +207,7 @@ async def test_a_corrupt_snapshot_is_told_and_the_next_best_way_is_taken(
 
 
 @pytest.fixture
-def copied(tmp_path: Path, stored: RestoreFrom, store: SnapshotStore, copies: Copies) -> Path:
+def copied(tmp_path: Path, stored: RestoreFrom, store: SnapshotStore, copies: SnapshotCache) -> Path:
     """The folder of a copy on this node."""
     identity = (KEY, stored.snapshot_id)
     copies.take_over(
@@ -212,7 +224,7 @@ def damage(path: Path) -> None:
 
 
 async def test_a_copy_on_the_node_restores_what_the_store_has_lost(
-    restorer: Callable[[SayingBus], Restorer], settings: Settings, ask: AskCreate, stored: RestoreFrom, copied: Path
+    restorer: Callable[[SayingBus], Restorer], settings: Settings, ask: CreateRequest, stored: RestoreFrom, copied: Path
 ) -> None:
     await asyncio.to_thread(shutil.rmtree, settings.state_dir / "store")
     made = restorer(SayingBus(stored))
@@ -220,7 +232,7 @@ async def test_a_copy_on_the_node_restores_what_the_store_has_lost(
     assert isinstance(answer, CreateRestored)
     assert answer.unproved
     assert await asyncio.to_thread((Path(answer.image_path) / "pages-1.img").read_bytes) == b"memory"
-    assert await made.proved(AskProved(ask.container_id)) == Done()
+    assert await made.proved(ProofRequest(ask.container_id)) == Done()
     await made.started(ask.container_id)
     await made.close()
     assert await asyncio.to_thread((copied / "images" / "pages-1.img").exists), "it is there for the next start"
@@ -230,7 +242,7 @@ async def test_a_copy_on_the_node_restores_what_the_store_has_lost(
 async def test_what_criu_interprets_is_proved_before_it_is_handed_on(
     restorer: Callable[[SayingBus], Restorer],
     journal: Journal,
-    ask: AskCreate,
+    ask: CreateRequest,
     stored: RestoreFrom,
     copied: Path,
     name: str,
@@ -244,15 +256,15 @@ async def test_what_criu_interprets_is_proved_before_it_is_handed_on(
 
 
 async def test_memory_that_proves_broken_is_refused_and_then_taken_from_the_store(
-    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate, stored: RestoreFrom, copied: Path
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest, stored: RestoreFrom, copied: Path
 ) -> None:
     await asyncio.to_thread(damage, copied / "images" / "pages-1.img")
     made = restorer(SayingBus(stored))
     assert isinstance(await made.create(ask), CreateRestored)
-    refused = await made.proved(AskProved(ask.container_id))
+    refused = await made.proved(ProofRequest(ask.container_id))
     assert isinstance(refused, Refused)
     assert refused.failure.code == "local-copy-broken"
-    answer = await made.restore_failed(AskRestoreFailed(ask.container_id, refused.failure.cause))
+    answer = await made.restore_failed(RestoreFailedNotification(ask.container_id, refused.failure.cause))
     assert isinstance(answer, CreateRestored)
     assert not answer.unproved
     assert await asyncio.to_thread((Path(answer.image_path) / "pages-1.img").read_bytes) == b"memory"
@@ -260,18 +272,20 @@ async def test_memory_that_proves_broken_is_refused_and_then_taken_from_the_stor
 
 
 async def test_nobody_may_run_whose_proof_went_down_with_the_worker(
-    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate, stored: RestoreFrom, copied: Path
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest, stored: RestoreFrom, copied: Path
 ) -> None:
     assert isinstance(await restorer(SayingBus(stored)).create(ask), CreateRestored)
     heir = restorer(SayingBus(stored))
-    refused = await heir.proved(AskProved(ask.container_id))
+    refused = await heir.proved(ProofRequest(ask.container_id))
     assert isinstance(refused, Refused)
-    assert isinstance(await heir.restore_failed(AskRestoreFailed(ask.container_id, "unproved")), CreateRestored)
+    assert isinstance(
+        await heir.restore_failed(RestoreFailedNotification(ask.container_id, "unproved")), CreateRestored
+    )
     assert events(journal) == [], "the snapshot is not to blame"
 
 
 async def test_a_silent_control_plane_ends_in_a_refusal_that_says_so(
-    restorer: Callable[[SayingBus], Restorer], ask: AskCreate
+    restorer: Callable[[SayingBus], Restorer], ask: CreateRequest
 ) -> None:
     answer = await restorer(SayingBus()).create(ask)
     assert isinstance(answer, Refused)
@@ -280,7 +294,7 @@ async def test_a_silent_control_plane_ends_in_a_refusal_that_says_so(
 
 
 async def test_an_endless_wait_ends_in_a_refusal_that_says_for_what(
-    restorer: Callable[[SayingBus], Restorer], ask: AskCreate
+    restorer: Callable[[SayingBus], Restorer], ask: CreateRequest
 ) -> None:
     wait = WaitFor(incarnation=ONE, waiting_for="the last dump", until=datetime.now(UTC) + timedelta(seconds=60))
     answer = await restorer(SayingBus(wait)).create(ask)
@@ -288,7 +302,7 @@ async def test_an_endless_wait_ends_in_a_refusal_that_says_for_what(
     assert "the last dump" in answer.failure.cause
 
 
-def with_variables(ask: AskCreate, **variables: str) -> AskCreate:
+def with_variables(ask: CreateRequest, **variables: str) -> CreateRequest:
     file = Path(ask.bundle) / "config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {"process": {"env": [f"{name}={value}" for name, value in variables.items()]}}))
@@ -299,7 +313,7 @@ async def test_a_process_that_goes_on_with_an_old_variable_is_told_of_in_every_l
     restorer: Callable[[SayingBus], Restorer],
     journal: Journal,
     store: SnapshotStore,
-    ask: AskCreate,
+    ask: CreateRequest,
     stored: RestoreFrom,
 ) -> None:
     made = restorer(SayingBus(COLD))
@@ -337,7 +351,7 @@ def stored_with(store: SnapshotStore, stored: RestoreFrom, marks: EnvironmentMar
 
 
 async def test_a_refusal_of_the_control_plane_is_passed_on_and_leaves_no_record(
-    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
 ) -> None:
     failure = Failure("superseded", "a newer one runs", "Stop this one.")
     assert await restorer(SayingBus(Refusal(failure=failure))).create(ask) == Refused(failure)
@@ -345,7 +359,7 @@ async def test_a_refusal_of_the_control_plane_is_passed_on_and_leaves_no_record(
 
 
 async def test_a_start_is_asked_for_again_while_nobody_can_say_where_the_pod_is(
-    restorer: Callable[[SayingBus], Restorer], ask: AskCreate
+    restorer: Callable[[SayingBus], Restorer], ask: CreateRequest
 ) -> None:
     away = Refusal(failure=Failure(KUBERNETES_UNREACHABLE, "the API does not answer", "Look at it."))
     bus = SayingBus(away, away, COLD)
@@ -357,7 +371,7 @@ async def test_a_start_is_asked_for_again_while_nobody_can_say_where_the_pod_is(
 
 
 async def test_a_start_beyond_the_quota_runs_without_protection(
-    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
 ) -> None:
     full = Refusal(failure=Failure("quota", "the namespace has 10 ids, of 10 that it may have", "Let some go."))
     answer = await restorer(SayingBus(full)).create(ask)
@@ -368,9 +382,9 @@ async def test_a_start_beyond_the_quota_runs_without_protection(
 
 @pytest.mark.parametrize("bad", ["", "..", "a/b", "x" * 300, "tab\there", "line\nbreak", "-dash", "dot."])
 async def test_an_id_that_may_not_be_one_is_refused_with_the_rule(
-    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate, bad: str
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest, bad: str
 ) -> None:
-    answer = await restorer(SayingBus(COLD)).create(AskCreate(ask.container_id, ask.bundle, ask.runc_root, bad))
+    answer = await restorer(SayingBus(COLD)).create(CreateRequest(ask.container_id, ask.bundle, ask.runc_root, bad))
     assert isinstance(answer, Refused)
     assert answer.failure.code == "invalid-id"
     assert "an id is 1 to 253 letters" in answer.failure.cause
@@ -379,15 +393,15 @@ async def test_an_id_that_may_not_be_one_is_refused_with_the_rule(
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "../c1", "a/b"])
 async def test_a_container_id_never_becomes_a_path_elsewhere(
-    restorer: Callable[[SayingBus], Restorer], ask: AskCreate, bad: str
+    restorer: Callable[[SayingBus], Restorer], ask: CreateRequest, bad: str
 ) -> None:
-    answer = await restorer(SayingBus(COLD)).create(AskCreate(ContainerId(bad), ask.bundle, ask.runc_root, "job"))
+    answer = await restorer(SayingBus(COLD)).create(CreateRequest(ContainerId(bad), ask.bundle, ask.runc_root, "job"))
     assert isinstance(answer, Refused)
     assert answer.failure.code == "invalid-container-id"
 
 
 async def test_a_name_that_the_engine_uses_again_ends_the_container_before(
-    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
 ) -> None:
     made = restorer(SayingBus(COLD))
     await made.create(ask)
@@ -399,7 +413,7 @@ async def test_a_name_that_the_engine_uses_again_ends_the_container_before(
 
 
 async def test_an_end_is_told_once_with_its_exit_code(
-    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
 ) -> None:
     made = restorer(SayingBus(COLD))
     await made.create(ask)
@@ -411,12 +425,12 @@ async def test_an_end_is_told_once_with_its_exit_code(
 
 
 async def test_a_pod_that_is_gone_while_its_container_is_restored_is_refused_and_no_snapshot_blamed(
-    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: AskCreate, stored: RestoreFrom
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest, stored: RestoreFrom
 ) -> None:
     made = restorer(SayingBus(stored))
     assert isinstance(await made.create(ask), CreateRestored)
     said = "runc run failed: Requested network namespace /proc/256213/ns/net does not exist"
-    refused = await made.restore_failed(AskRestoreFailed(ask.container_id, said))
+    refused = await made.restore_failed(RestoreFailedNotification(ask.container_id, said))
     assert isinstance(refused, Refused)
     assert refused.failure.code == "sandbox-gone"
     assert events(journal) == []
@@ -435,7 +449,7 @@ async def test_a_snapshot_with_a_key_of_its_own_is_restored_with_the_key_that_co
     restorer: Callable[[SayingBus], Restorer],
     store: SnapshotStore,
     stored: RestoreFrom,
-    ask: AskCreate,
+    ask: CreateRequest,
 ) -> None:
     wrapped = store.locked(KEY, stored.snapshot_id)
     key = to_text(unwrapper.unwrap(wrapped, purpose(KEY, stored.snapshot_id)))
@@ -451,7 +465,7 @@ async def test_without_its_key_a_snapshot_is_left_for_later_and_the_start_goes_o
     restorer: Callable[[SayingBus], Restorer],
     stored: RestoreFrom,
     journal: Journal,
-    ask: AskCreate,
+    ask: CreateRequest,
 ) -> None:
     answer = await restorer(SayingBus(stored, stored, COLD)).create(ask)
     assert isinstance(answer, CreateCold)
@@ -464,7 +478,7 @@ async def test_a_decision_that_has_changed_when_the_key_is_asked_for_is_asked_fo
     restorer: Callable[[SayingBus], Restorer],
     stored: RestoreFrom,
     journal: Journal,
-    ask: AskCreate,
+    ask: CreateRequest,
 ) -> None:
     assert isinstance(await restorer(SayingBus(stored, COLD, COLD)).create(ask), CreateCold)
     assert not [event for event in events(journal) if isinstance(event, RestoreFailed)]

@@ -11,20 +11,20 @@ from typing import Any, cast
 
 import pytest
 
-from nodeworker.capture.spool import Spool
+from nodeworker.agent.command_executor import CommandExecutor
+from nodeworker.capture.criu.spool import Spool
 from nodeworker.capture.trees import list_tree
-from nodeworker.copies import Copies
-from nodeworker.dump import Dumper
+from nodeworker.disk.snapshot_cache import SnapshotCache
+from nodeworker.dump.dump import Dumper
+from nodeworker.dump.uploader import SnapshotUploader
 from nodeworker.journal import Journal
-from nodeworker.obey import Obedience
 from nodeworker.store.snapshots import ManifestHeader, SnapshotStore
-from nodeworker.storing import Storer
-from process import faultpoints
-from protocol.commands import DeleteCommand
-from protocol.events import CommandFinished, Outcome, SnapshotDeleted
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import CheckpointKey, CommandId, IncarnationNumber, NodeName, SnapshotId, WorkerId
-from protocol.manifest import TreeName
+from woodfrog.protocol.commands import DeleteCommand
+from woodfrog.protocol.events import CommandFinished, Outcome, SnapshotDeleted
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, CommandId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+from woodfrog.protocol.manifest import TreeName
+from woodfrog.service import faultpoints
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -53,13 +53,13 @@ def store(tmp_path: Path) -> SnapshotStore:
     return store
 
 
-def copies_of(store: SnapshotStore) -> Copies:
-    return Copies(store.folder.parent / "copies", limit_bytes=1 << 30, limit_seconds=60)
+def copies_of(store: SnapshotStore) -> SnapshotCache:
+    return SnapshotCache(store.folder.parent / "copies", limit_bytes=1 << 30, limit_seconds=60)
 
 
-def obedience(journal: Journal, store: SnapshotStore, copies: Copies | None = None) -> Obedience:
-    none = Copies(Path("/nowhere"), limit_bytes=0, limit_seconds=1)
-    return Obedience(journal, cast("Dumper", None), cast("Storer", None), store, copies or none)
+def executor(journal: Journal, store: SnapshotStore, copies: SnapshotCache | None = None) -> CommandExecutor:
+    none = SnapshotCache(Path("/nowhere"), limit_bytes=0, limit_seconds=1)
+    return CommandExecutor(journal, cast("Dumper", None), cast("SnapshotUploader", None), store, copies or none)
 
 
 def command(name: str = "delete-1", *, seconds: float = 60) -> DeleteCommand:
@@ -78,7 +78,7 @@ def folders(tmp_path: Path) -> set[str]:
 
 
 async def test_the_snapshot_is_gone_and_no_other(tmp_path: Path, journal: Journal, store: SnapshotStore) -> None:
-    await obedience(journal, store).obey(command())
+    await executor(journal, store).obey(command())
     assert folders(tmp_path) == {OTHER}
     (event,) = told(journal)
     assert event == SnapshotDeleted(
@@ -87,7 +87,7 @@ async def test_the_snapshot_is_gone_and_no_other(tmp_path: Path, journal: Journa
 
 
 async def test_a_command_that_comes_again_is_not_obeyed_again(journal: Journal, store: SnapshotStore) -> None:
-    obeying = obedience(journal, store)
+    obeying = executor(journal, store)
     await obeying.obey(command())
     await obeying.obey(command())
     deleted, again = told(journal)
@@ -101,12 +101,12 @@ async def test_what_an_earlier_life_or_another_worker_deleted_counts_as_deleted(
 ) -> None:
     await asyncio.to_thread(journal.take_command, command())
     await asyncio.to_thread(store.discard, KEY, NAME)
-    await obedience(journal, store).obey(command())
+    await executor(journal, store).obey(command())
     assert [type(event) for event in told(journal)] == [SnapshotDeleted]
 
 
 async def test_after_the_deadline_nothing_is_deleted(tmp_path: Path, journal: Journal, store: SnapshotStore) -> None:
-    await obedience(journal, store).obey(command(seconds=-1))
+    await executor(journal, store).obey(command(seconds=-1))
     (event,) = told(journal)
     assert event.failure.code == "command-expired"
     assert folders(tmp_path) == {NAME, OTHER}
@@ -119,7 +119,7 @@ async def test_a_store_that_refuses_is_told_and_nothing_counts_as_deleted(
         raise PermissionError(1, os.strerror(1))
 
     monkeypatch.setattr(store, "discard", refuse)
-    await obedience(journal, store).obey(command())
+    await executor(journal, store).obey(command())
     (event,) = told(journal)
     assert (event.outcome, event.failure.code) == (Outcome.FAILED, "store-refused")
 
@@ -135,19 +135,19 @@ async def test_a_worker_that_dies_on_the_way_deletes_in_its_next_life(
     with monkeypatch.context() as patched:
         patched.setattr(faultpoints, "reach", die)
         with pytest.raises(RuntimeError, match="killed"):
-            await obedience(journal, store).obey(command())
+            await executor(journal, store).obey(command())
     assert told(journal) == []
-    await obedience(journal, store).obey(command())
+    await executor(journal, store).obey(command())
     assert [type(event) for event in told(journal)] == [SnapshotDeleted]
     assert folders(tmp_path) == {OTHER}
 
 
 async def test_the_copy_on_this_node_goes_with_it(tmp_path: Path, journal: Journal, store: SnapshotStore) -> None:
-    copies = Copies(tmp_path / "copies", limit_bytes=1 << 30, limit_seconds=60)
+    copies = SnapshotCache(tmp_path / "copies", limit_bytes=1 << 30, limit_seconds=60)
     spool = Spool(tmp_path / "spool")
     spool.make()
     (spool.images / "inventory.img").write_bytes(b"images")
     copies.take_over(spool, KEY, NAME, lambda: b"the manifest")
     (copy,) = copies.folder.glob(f"**/{NAME}")
-    await obedience(journal, store, copies).obey(command())
+    await executor(journal, store, copies).obey(command())
     assert not copy.exists()

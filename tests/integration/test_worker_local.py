@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from nodeworker.local import Answerer, LocalServer
-from protocol.ids import ContainerId
-from protocol.local import AskContainers, AskCreate, Containers, Done, LocalAnswer, LocalAsk
+from nodeworker.agent.local_server import Answerer, LocalServer
+from woodfrog.protocol.ids import ContainerId
+from woodfrog.protocol.runtime_api import Containers, CreateRequest, Done, ListContainersRequest, LocalAnswer, LocalAsk
 
 pytestmark = pytest.mark.timeout(10)
 
@@ -52,7 +52,7 @@ async def say(path: Path, line: bytes) -> dict[str, Any]:
 
 
 async def nobody(ask: LocalAsk) -> LocalAnswer:
-    return Containers(()) if isinstance(ask, AskContainers) else Done()
+    return Containers(()) if isinstance(ask, ListContainersRequest) else Done()
 
 
 async def test_only_root_may_connect(path: Path) -> None:
@@ -79,7 +79,7 @@ async def test_a_request_that_cannot_be_read_is_refused_with_a_reason(path: Path
 
 async def test_a_fault_in_the_worker_is_told_and_the_next_request_is_answered(path: Path) -> None:
     async def broken(ask: LocalAsk) -> LocalAnswer:
-        if ask == AskContainers():
+        if ask == ListContainersRequest():
             raise RuntimeError("a fault")
         return Done()
 
@@ -132,7 +132,7 @@ async def test_a_create_ends_with_whoever_asked_for_it_and_a_stop_does_not(path:
         try:
             await go.wait()
         finally:
-            ended.append("cancelled" if isinstance(ask, AskCreate) and not go.is_set() else "done")
+            ended.append("cancelled" if isinstance(ask, CreateRequest) and not go.is_set() else "done")
         return Done()
 
     async def void(container_id: ContainerId) -> None:

@@ -10,18 +10,18 @@ from typing import cast
 
 import pytest
 
+from nodeworker.agent.command_executor import CommandExecutor
 from nodeworker.capture.trees import copy_tree, list_tree
-from nodeworker.copies import Copies
-from nodeworker.dump import Dumper
+from nodeworker.disk.snapshot_cache import SnapshotCache
+from nodeworker.dump.dump import Dumper
+from nodeworker.dump.uploader import SnapshotUploader
 from nodeworker.journal import Journal
-from nodeworker.obey import Obedience
 from nodeworker.store.snapshots import ManifestHeader, SnapshotStore
-from nodeworker.storing import Storer
-from protocol.commands import PrefetchCommand
-from protocol.events import CommandFinished, Outcome
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import CheckpointKey, CommandId, IncarnationNumber, NodeName, SnapshotId, WorkerId
-from protocol.manifest import Entry, TreeName
+from woodfrog.protocol.commands import PrefetchCommand
+from woodfrog.protocol.events import CommandFinished, Outcome
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, CommandId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+from woodfrog.protocol.manifest import Entry, TreeName
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -67,8 +67,8 @@ def command(digest: str, *, seconds: float = 60) -> PrefetchCommand:
     )
 
 
-def obedience(journal: Journal, store: SnapshotStore, copies: Copies) -> Obedience:
-    return Obedience(journal, cast("Dumper", None), cast("Storer", None), store, copies)
+def executor(journal: Journal, store: SnapshotStore, copies: SnapshotCache) -> CommandExecutor:
+    return CommandExecutor(journal, cast("Dumper", None), cast("SnapshotUploader", None), store, copies)
 
 
 def ends(journal: Journal) -> list[tuple[Outcome, str]]:
@@ -76,14 +76,14 @@ def ends(journal: Journal) -> list[tuple[Outcome, str]]:
     return [(event.outcome, event.failure.code if event.failure else "") for event in finished]
 
 
-def kept(tmp_path: Path, limit_bytes: int = 1 << 30) -> Copies:
-    return Copies(tmp_path / "copies", limit_bytes=limit_bytes, limit_seconds=60)
+def kept(tmp_path: Path, limit_bytes: int = 1 << 30) -> SnapshotCache:
+    return SnapshotCache(tmp_path / "copies", limit_bytes=limit_bytes, limit_seconds=60)
 
 
 async def test_memory_and_files_lie_ready_and_the_store_is_needed_no_more(
     tmp_path: Path, journal: Journal, store: SnapshotStore, digest: str
 ) -> None:
-    await obedience(journal, store, kept(tmp_path)).obey(command(digest))
+    await executor(journal, store, kept(tmp_path)).obey(command(digest))
     assert ends(journal) == [(Outcome.SUCCEEDED, "")]
     shutil.rmtree(tmp_path / "store")
     copy = kept(tmp_path).find(KEY, NAME, digest)
@@ -103,7 +103,7 @@ async def test_memory_and_files_lie_ready_and_the_store_is_needed_no_more(
 
 async def test_told_twice_it_fetches_once(tmp_path: Path, journal: Journal, store: SnapshotStore, digest: str) -> None:
     copies = kept(tmp_path)
-    await obedience(journal, store, copies).obey(command(digest))
+    await executor(journal, store, copies).obey(command(digest))
     (copy,) = copies.folder.glob("*/*/*/*")
     before = copy.stat().st_ino
     assert copies.fill(KEY, NAME, digest, store, whole=True) is not None
@@ -117,7 +117,7 @@ async def test_told_twice_it_fetches_once(tmp_path: Path, journal: Journal, stor
 async def test_what_is_not_wanted_or_too_large_or_too_late_is_told_and_leaves_nothing(
     tmp_path: Path, journal: Journal, store: SnapshotStore, digest: str, limit_bytes: int, seconds: float, code: str
 ) -> None:
-    await obedience(journal, store, kept(tmp_path, limit_bytes)).obey(command(digest, seconds=seconds))
+    await executor(journal, store, kept(tmp_path, limit_bytes)).obey(command(digest, seconds=seconds))
     assert ends(journal) == [(Outcome.FAILED, code)]
     assert list((tmp_path / "copies").glob("*/*/*/*")) == []
 
@@ -127,6 +127,6 @@ async def test_a_snapshot_that_the_store_has_lost_is_told_and_leaves_nothing(
 ) -> None:
     for pack in (tmp_path / "store").rglob("*.pack"):
         pack.unlink()
-    await obedience(journal, store, kept(tmp_path)).obey(command(digest))
+    await executor(journal, store, kept(tmp_path)).obey(command(digest))
     assert ends(journal) == [(Outcome.FAILED, "snapshot-missing")]
     assert list((tmp_path / "copies").glob("*/*/*/*")) == []

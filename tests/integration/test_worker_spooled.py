@@ -10,15 +10,15 @@ import msgspec
 import pytest
 from support.outage import Outage
 
-from nodeworker.capture.spool import Spool
-from nodeworker.copies import Copies
-from nodeworker.fetching import Fetched, Fetcher
+from nodeworker.capture.criu.spool import Spool
+from nodeworker.disk.snapshot_cache import SnapshotCache
+from nodeworker.disk.spooled_captures import SpooledCaptures
 from nodeworker.journal import DumpRecord
-from nodeworker.spooled import Spooled
-from protocol.events import DumpFailed, DumpStage, SnapshotStored, SnapshotStoreDelayed
-from protocol.failures import FailureError
-from protocol.manifest import TreeName
-from protocol.requests import RestoreFrom
+from nodeworker.restore.fetch import Fetched, Fetcher
+from woodfrog.protocol.events import DumpFailed, DumpStage, SnapshotStored, SnapshotStoreDelayed
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.manifest import TreeName
+from woodfrog.protocol.requests import RestoreFrom
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
@@ -44,7 +44,7 @@ async def waiting(outage: Outage, tmp_path: Path) -> DumpRecord:
     (layer / "link").symlink_to("file")
     outage.away()
     record = outage.capture(1, final=True, layer=layer)
-    outage.storer.store(record)
+    outage.uploader.store(record)
     await outage.refused(2)
     return record
 
@@ -65,8 +65,8 @@ def choice(outage: Outage, record: DumpRecord) -> RestoreFrom:
 
 
 def fetcher(outage: Outage) -> Fetcher:
-    none = Copies(outage.settings.copies, limit_bytes=0, limit_seconds=1)
-    return Fetcher(outage.store, none, Spooled(outage.settings.spool, outage.journal))
+    none = SnapshotCache(outage.settings.copies, limit_bytes=0, limit_seconds=1)
+    return Fetcher(outage.store, none, SpooledCaptures(outage.settings.spool, outage.journal))
 
 
 def fetch(outage: Outage, record: DumpRecord, into: Path) -> Fetched:
@@ -100,7 +100,7 @@ async def test_it_is_restored_although_it_is_stored_and_gone_from_the_spool_mean
     (fetched.images / "new").write_bytes(b"as a restore does")
     (fetched.images / "new").rename(fetched.images / "inventory.img")
     outage.back()
-    await outage.storer.wait(record.snapshot_id)
+    await outage.uploader.wait(record.snapshot_id)
     assert not list(outage.settings.spool.iterdir())
     outage.away()
     files = layer_of(fetched, tmp_path / "layer-back")
@@ -117,7 +117,7 @@ async def test_it_is_restored_although_it_is_stored_and_gone_from_the_spool_mean
 async def test_one_that_was_stored_before_it_was_fetched_is_asked_about_again(outage: Outage, tmp_path: Path) -> None:
     record = await waiting(outage, tmp_path)
     outage.back()
-    await outage.storer.wait(record.snapshot_id)
+    await outage.uploader.wait(record.snapshot_id)
     with pytest.raises(FailureError) as problem:
         fetch(outage, record, tmp_path / "fetched")
     assert code_of(problem) == "local-copy-broken", "which is not reported"

@@ -13,13 +13,13 @@ import pytest
 from support.outage import Outage
 from support.worker import eventually
 
-from nodeworker.copies import Copies
-from nodeworker.dump import Dumper
+from nodeworker.agent.command_executor import CommandExecutor
+from nodeworker.disk.snapshot_cache import SnapshotCache
+from nodeworker.dump.dump import Dumper
 from nodeworker.journal import DumpRecord
-from nodeworker.obey import Obedience
-from protocol.commands import StoreCommand
-from protocol.events import CommandFinished, DumpFailed, Outcome, SnapshotStored, SnapshotStoreDelayed
-from protocol.ids import CommandId, NodeName
+from woodfrog.protocol.commands import StoreCommand
+from woodfrog.protocol.events import CommandFinished, DumpFailed, Outcome, SnapshotStored, SnapshotStoreDelayed
+from woodfrog.protocol.ids import CommandId, NodeName
 
 pytestmark = [pytest.mark.timeout(30)]
 
@@ -34,12 +34,12 @@ def outage(tmp_path: Path) -> Iterator[Outage]:
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodeworker.storing._RETRY_SECONDS", 3600.0)
+    monkeypatch.setattr("nodeworker.dump.uploader._RETRY_SECONDS", 3600.0)
 
 
-def obedience(outage: Outage) -> Obedience:
-    none = Copies(outage.settings.copies, limit_bytes=0, limit_seconds=1)
-    return Obedience(outage.journal, cast("Dumper", None), outage.storer, outage.store, none)
+def executor(outage: Outage) -> CommandExecutor:
+    none = SnapshotCache(outage.settings.copies, limit_bytes=0, limit_seconds=1)
+    return CommandExecutor(outage.journal, cast("Dumper", None), outage.storer, outage.store, none)
 
 
 def command(name: str, record: DumpRecord, *, seconds: float = 60) -> StoreCommand:
@@ -69,7 +69,7 @@ def ends(outage: Outage) -> list[CommandFinished]:
 
 async def test_it_is_tried_at_once_as_often_as_is_asked_and_every_try_says_how_it_ended(outage: Outage) -> None:
     record = await waiting(outage)
-    obeying = obedience(outage)
+    obeying = executor(outage)
     await obeying.obey(command("still-away", record))
     (refused,) = ends(outage)
     assert refused.outcome is Outcome.FAILED
@@ -87,7 +87,7 @@ async def test_it_is_tried_at_once_as_often_as_is_asked_and_every_try_says_how_i
 
 async def test_what_waits_no_more_needs_no_try_and_what_comes_too_late_makes_none(outage: Outage) -> None:
     record = await waiting(outage)
-    obeying = obedience(outage)
+    obeying = executor(outage)
     outage.back()
     await obeying.obey(command("late", record, seconds=-1))
     (late,) = ends(outage)
@@ -102,7 +102,7 @@ async def test_what_waits_no_more_needs_no_try_and_what_comes_too_late_makes_non
 
 async def test_a_worker_that_ends_meanwhile_says_nothing_of_the_try_and_the_next_one_does(outage: Outage) -> None:
     record = await waiting(outage)
-    obeying = obedience(outage)
+    obeying = executor(outage)
     began, over = threading.Event(), threading.Event()
 
     def hanging(*_given: object) -> None:
@@ -121,7 +121,7 @@ async def test_a_worker_that_ends_meanwhile_says_nothing_of_the_try_and_the_next
     assert not ends(outage)
     outage.back()
     outage.begin().store(outage.journal.dumps()[0])
-    await obedience(outage).obey(command("asked", record))
+    await executor(outage).obey(command("asked", record))
     assert [event.outcome for event in ends(outage)] == [Outcome.SUCCEEDED]
 
 

@@ -18,7 +18,7 @@ from matrix.entries import ENTRIES
 from matrix.nodes import two_nodes
 from matrix.programs import PROGRAMS
 
-from process import logs
+from woodfrog.service import logs
 
 AT_ONCE = 3
 """Programs that run beside each other: each waits most of the time."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 from support.stack import Stack, until
 
-from woodfrog.dev import CLUSTER, NAMESPACE, lay_runtime
-from woodfrog.state import StateDirectory
+from woodfrog.dev_state import StateDirectory
+from woodfrog.local.dev import CLUSTER, NAMESPACE, lay_runtime
 
 SECOND = "second"
 

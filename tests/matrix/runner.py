@@ -18,10 +18,10 @@ import msgspec
 from matrix.program import Program
 from support.stack import Run, Stack, until
 
-from protocol.ids import CheckpointKey
-from woodfrog import ask
-from woodfrog.dev import NAMESPACE
-from woodfrog.state import StateDirectory
+from woodfrog import client
+from woodfrog.dev_state import StateDirectory
+from woodfrog.local.dev import NAMESPACE
+from woodfrog.protocol.ids import CheckpointKey
 
 WORKLOADS: Final = Path(__file__).parent / "workloads"
 _READY_SECONDS: Final = 300
@@ -225,7 +225,7 @@ class Life:
     def _history(self) -> list[dict[str, Any]]:
         reach = StateDirectory(self._nodes[0].state).described().reach
         key = CheckpointKey.checked(reach.cluster, NAMESPACE, self._program.name)
-        return ask.view(reach, "events", key, seconds=_ASK_SECONDS)
+        return client.view(reach, "events", key, seconds=_ASK_SECONDS)
 
     def _events(self, kind: str, run: Run) -> list[dict[str, Any]]:
         """Return what the log has of this kind since this container's start."""

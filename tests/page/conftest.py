@@ -16,8 +16,8 @@ from support.databases import SqliteFile
 from support.logstory import START, story
 
 from controlplane.log import EventLog, NewEvent
-from controlplane.log.migrate import upgrade
-from protocol.ids import Epoch
+from controlplane.log.admin.migrate import upgrade
+from woodfrog.protocol.ids import Epoch
 
 
 class Shown(NamedTuple):

@@ -14,10 +14,10 @@ from support.api import DEFAULT
 from support.logstory import KEY, NODE_A, opened
 
 from controlplane.log import Metadata, NewEvent
-from protocol.events import ContainerStarted, DumpFailed, DumpStage, IncarnationOpened, PodTerminating
-from protocol.facts import ContainerFacts
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId
+from woodfrog.protocol.events import ContainerStarted, DumpFailed, DumpStage, IncarnationOpened, PodTerminating
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId
 
 pytestmark = pytest.mark.timeout(120)
 

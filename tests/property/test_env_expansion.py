@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.kube.environment import VALUE_CHARS, checkpoint_ids, expand
-from controlplane.kube.shapes import Pod
+from controlplane.kube.env_expansion import VALUE_CHARS, checkpoint_ids, expand
+from controlplane.kube.models import Pod
 from nodeworker.runtime import container
-from protocol import wire
+from woodfrog.protocol import wire
 
 KNOWN = {"VAR_A": "A", "VAR_B": "B", "VAR_C": "C", "VAR_REF": "$(VAR_A)", "VAR_EMPTY": ""}
 KUBELETS = {

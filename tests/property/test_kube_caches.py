@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from support.pods import CLASSES, pod, status_of
 from support.world import NOON
 
-from controlplane.kube.caches import NodeCache, PodCache
-from controlplane.kube.nodes import NodeView
-from controlplane.kube.pods import PodView, told
-from protocol.pods import Gone, Happened, NodeGone, NodeNotReady, PodEvent, Terminating
+from controlplane.kube.node_conditions import NodeView
+from controlplane.kube.object_cache import NodeCache, PodCache
+from controlplane.kube.pod_diff import PodView, told
+from woodfrog.protocol.pods import Gone, Happened, NodeGone, NodeNotReady, PodEvent, Terminating
 
 DELETED = {"deletionTimestamp": "2026-11-23T12:00:30Z", "deletionGracePeriodSeconds": 30}
 PODS = ["u1", "u2", "u3"]

@@ -12,12 +12,12 @@ from support.logstory import KEY, NODE_A, NODE_B, ONE, START, WORKER_A, new, sto
 
 from controlplane.domain.evolve import evolve
 from controlplane.domain.state import Restore, SnapshotStatus, State
-from controlplane.log import projections
-from controlplane.log.projections import Rows, fold
+from controlplane.log.projections import fold as projections
+from controlplane.log.projections.fold import Rows, fold
 from controlplane.log.records import NewEvent, Recorded
 from controlplane.log.schema import commands, incarnations, nodes, snapshots
-from protocol.commands import DeleteCommand
-from protocol.events import (
+from woodfrog.protocol.commands import DeleteCommand
+from woodfrog.protocol.events import (
     CommandFinished,
     CommandIssued,
     NodeLost,
@@ -30,8 +30,8 @@ from protocol.events import (
     SnapshotUnpinned,
     stream_of,
 )
-from protocol.facts import NodeFacts
-from protocol.ids import CommandId, Position, Version, WorkerId
+from woodfrog.protocol.facts import NodeFacts
+from woodfrog.protocol.ids import CommandId, Position, Version, WorkerId
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.logstory import NODE_A, START, WORKER_A, new, story
 
-from controlplane import statecopy
+from controlplane.core import state_cache
+from controlplane.core.state_cache import Folded
 from controlplane.domain.evolve import Replay, evolve
 from controlplane.domain.state import State, count_usage
 from controlplane.log.records import NewEvent
-from controlplane.statecopy import Folded
-from protocol.events import NodeLost, NodeRegistered, SnapshotStored
-from protocol.facts import NodeFacts
-from protocol.ids import SnapshotId, WorkerId
+from woodfrog.protocol.events import NodeLost, NodeRegistered, SnapshotStored
+from woodfrog.protocol.facts import NodeFacts
+from woodfrog.protocol.ids import SnapshotId, WorkerId
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -45,7 +45,7 @@ def test_a_copy_and_the_events_since_give_what_folding_from_the_start_gives(
     last = 0
     for position in [*sorted(copied_at), len(order)]:
         fold(gone_on, order[last:position])
-        gone_on = statecopy.decode(list(statecopy.encode(gone_on)))
+        gone_on = state_cache.decode(list(state_cache.encode(gone_on)))
         last = position
     assert gone_on == fold(empty(), order)
 
@@ -82,10 +82,10 @@ def test_a_replay_in_one_go_ends_in_the_values_that_folding_along_gives(
 
 def test_a_copy_is_what_the_state_was_when_it_was_taken() -> None:
     folded = fold(empty(), TOLD[:10])
-    parts = statecopy.encode(folded.copy())
+    parts = state_cache.encode(folded.copy())
     first = next(parts)
     fold(folded, TOLD[10:])
-    assert statecopy.decode([first, *parts]) == fold(empty(), TOLD[:10])
+    assert state_cache.decode([first, *parts]) == fold(empty(), TOLD[:10])
 
 
 def test_the_keys_of_a_large_state_come_in_parts() -> None:
@@ -96,9 +96,9 @@ def test_the_keys_of_a_large_state_come_in_parts() -> None:
         other = type(key)("local", "default", f"key-{number}")
         folded.state.keys[other] = value
         count_usage(folded.state.usage, other, None, value)
-    parts = list(statecopy.encode(folded))
+    parts = list(state_cache.encode(folded))
     assert len(parts) == 4
-    assert statecopy.decode(parts) == folded
+    assert state_cache.decode(parts) == folded
 
 
 def test_snapshots_that_were_taken_on_equal_nodes_hold_their_facts_once() -> None:
@@ -108,7 +108,7 @@ def test_snapshots_that_were_taken_on_equal_nodes_hold_their_facts_once() -> Non
         facts = NodeFacts(cpu_features=tuple(f"feature_{feature}" for feature in range(3)))
         stored = replace(told[0], snapshot_id=SnapshotId(f"snapshot-{number}"), taken_on=facts)
         evolve(folded.state, stored, START)
-    for state in (folded.state, statecopy.decode(list(statecopy.encode(folded))).state):
+    for state in (folded.state, state_cache.decode(list(state_cache.encode(folded))).state):
         (key,) = state.keys.values()
         first, second = key.snapshots.values()
         assert first.taken_on is second.taken_on

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from support.world import BROKEN, CORRUPT, World
 
 from controlplane.domain import Keep, KeyState, Policy, Restore, Retention, SnapshotAsked, SnapshotStatus, State, evolve
-from protocol.commands import DeleteCommand
-from protocol.events import CommandIssued, Event, RestoreChosen, SnapshotDeleted, SnapshotExpired
-from protocol.ids import SnapshotId
-from protocol.requests import SnapshotRequest
+from woodfrog.protocol.commands import DeleteCommand
+from woodfrog.protocol.events import CommandIssued, Event, RestoreChosen, SnapshotDeleted, SnapshotExpired
+from woodfrog.protocol.ids import SnapshotId
+from woodfrog.protocol.requests import SnapshotRequest
 
 pytestmark = pytest.mark.timeout(120)
 

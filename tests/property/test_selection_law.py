@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.world import BROKEN, CORRUPT, World, stored_event
 
 from controlplane.domain import Decision, State, evolve
-from protocol.events import (
+from woodfrog.protocol.events import (
     ColdStartChosen,
     CommandFinished,
     CommandIssued,
@@ -39,8 +39,8 @@ from protocol.events import (
     SnapshotSuperseded,
     StartDeferred,
 )
-from protocol.facts import ContainerFacts
-from protocol.requests import Refusal, RestoreFrom, StartCold, WaitFor
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.requests import Refusal, RestoreFrom, StartCold, WaitFor
 
 NODES = "ab"
 SNAPSHOTS = [f"s{number}" for number in range(8)]

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nodeworker.capture.trees import CapturedTree, apply_tree, copy_tree
-from nodeworker.domain.names import bytes_of, text_of
+from nodeworker.domain.filename_codec import bytes_of, text_of
 from nodeworker.store import ManifestHeader, SnapshotStore, tree_of
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
-from protocol.manifest import TreeName
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
+from woodfrog.protocol.manifest import TreeName
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 

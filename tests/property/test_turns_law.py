@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeworker.domain.turns import Waiting, next_turns
-from protocol.ids import ContainerId
+from nodeworker.domain.dump_scheduling import Waiting, next_turns
+from woodfrog.protocol.ids import ContainerId
 
 pytestmark = pytest.mark.timeout(60)
 

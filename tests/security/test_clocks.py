@@ -15,22 +15,23 @@ import pytest
 from support.world import ANY_CONTAINER, ANY_NODE, KEY, World, stored_event
 
 from controlplane.bus.clock_offsets import ClockOffsets
+from controlplane.core.history import state_at
+from controlplane.core.loop import DecisionLoop
 from controlplane.domain import Keep, NodeHeard, Policy, ReportReceived, ResolveAsked, Retention, SnapshotStatus, evolve
-from controlplane.domain.believed import LONGEST_DELAY, believed
+from controlplane.domain.event_time import LONGEST_DELAY, believed
+from controlplane.log.admin.migrate import upgrade
 from controlplane.log.eventlog import EventLog
-from controlplane.log.migrate import upgrade
-from controlplane.loop import DecisionLoop
-from controlplane.replay import state_at
+from nodeworker.agent.command_executor import CommandExecutor
 from nodeworker.bus import Bus
-from nodeworker.copies import Copies
-from nodeworker.dump import Dumper
+from nodeworker.disk.snapshot_cache import SnapshotCache
+from nodeworker.dump.dump import Dumper
+from nodeworker.dump.uploader import SnapshotUploader
 from nodeworker.journal import Journal
-from nodeworker.obey import Obedience
 from nodeworker.store import SnapshotStore
-from nodeworker.storing import Storer
-from protocol import wire
-from protocol.commands import Command, DeleteCommand
-from protocol.events import (
+from woodfrog.cli import controlplane_doctor
+from woodfrog.protocol import wire
+from woodfrog.protocol.commands import Command, DeleteCommand
+from woodfrog.protocol.events import (
     CommandFinished,
     CommandIssued,
     ContainerStarted,
@@ -43,11 +44,10 @@ from protocol.events import (
     SnapshotExpired,
     Trigger,
 )
-from protocol.failures import Failure
-from protocol.ids import CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
-from protocol.reports import Heartbeat, Report, Vouched
-from protocol.requests import Resolution, ResolveRequest
-from woodfrog import controlplane_doctor
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+from woodfrog.protocol.reports import Heartbeat, Report, Vouched
+from woodfrog.protocol.requests import Resolution, ResolveRequest
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -208,10 +208,10 @@ async def test_a_command_has_the_time_that_it_was_given_whatever_the_nodes_clock
         await bus._ask_for_vouchers(for_time=True)
     command = await bus._by_our_clock(deletion(now() + skew))
     assert abs((command.deadline - now()).total_seconds() - 300) < 5
-    none = Copies(Path("/nowhere"), limit_bytes=0, limit_seconds=1)
+    none = SnapshotCache(Path("/nowhere"), limit_bytes=0, limit_seconds=1)
     store = SnapshotStore(f"file://{tmp_path}/store")
-    obedience = Obedience(journal, cast("Dumper", None), cast("Storer", None), store, none)
-    await obedience.obey(command)
+    executor = CommandExecutor(journal, cast("Dumper", None), cast("SnapshotUploader", None), store, none)
+    await executor.obey(command)
     ((_, report),) = journal.outbox()
     assert isinstance(report.event, SnapshotDeleted)
 
@@ -236,9 +236,11 @@ async def test_the_time_is_asked_for_again_before_a_command_is_void_because_anot
 async def test_a_command_gains_no_time_by_being_delivered_again(journal: Journal, tmp_path: Path) -> None:
     first: Command = deletion(now() - timedelta(minutes=10))
     journal.take_command(first)  # by a life that ended then
-    none = Copies(Path("/nowhere"), limit_bytes=0, limit_seconds=1)
+    none = SnapshotCache(Path("/nowhere"), limit_bytes=0, limit_seconds=1)
     store = SnapshotStore(f"file://{tmp_path}/store")
-    await Obedience(journal, cast("Dumper", None), cast("Storer", None), store, none).obey(deletion(now()))
+    await CommandExecutor(journal, cast("Dumper", None), cast("SnapshotUploader", None), store, none).obey(
+        deletion(now())
+    )
     ((_, report),) = journal.outbox()
     assert isinstance(report.event, CommandFinished)
     assert report.event.failure is not None

@@ -17,13 +17,13 @@ from support.worker import KEY as ID
 
 from nodeworker.settings import SettingsError, from_environment
 from nodeworker.store import KeyRing, SnapshotStore
-from nodeworker.store.keys import StoreKey
-from process.datakeys import WRAPPED_BYTES, DataKeyError, Recipient, Unwrapper, from_text, purpose, to_text
-from process.nats import connect
-from protocol import subjects
-from protocol.failures import CONDEMNING_CODES, DATA_KEY_MISSING, PASSING_CODES, FailureError
-from protocol.ids import ContainerId, SnapshotId
-from protocol.requests import Resolution, ResolveRequest, RestoreFrom
+from nodeworker.store.encryption_keys import StoreKey
+from woodfrog.protocol import subjects
+from woodfrog.protocol.failures import CONDEMNING_CODES, DATA_KEY_MISSING, PASSING_CODES, FailureError
+from woodfrog.protocol.ids import ContainerId, SnapshotId
+from woodfrog.protocol.requests import Resolution, ResolveRequest, RestoreFrom
+from woodfrog.service.data_keys import WRAPPED_BYTES, DataKeyError, Recipient, Unwrapper, from_text, purpose, to_text
+from woodfrog.service.nats import connect
 
 pytestmark = pytest.mark.timeout(120)
 

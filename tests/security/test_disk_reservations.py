@@ -12,18 +12,18 @@ from typing import cast
 import pytest
 from support.snapshots import KEY, SNAPSHOT, Place
 
-from nodeworker import disk as disk_room
-from nodeworker.copies import Copies
-from nodeworker.disk import Disk, occupied_bytes
-from nodeworker.dump import Dumper
-from nodeworker.fetch_gate import FetchGate
+from nodeworker.agent.command_executor import CommandExecutor
+from nodeworker.disk import reservations as disk_room
+from nodeworker.disk.reservations import Disk, occupied_bytes
+from nodeworker.disk.snapshot_cache import SnapshotCache
+from nodeworker.dump.dump import Dumper
+from nodeworker.dump.uploader import SnapshotUploader
 from nodeworker.journal import Journal
-from nodeworker.obey import Obedience
+from nodeworker.restore.fetch_gate import FetchGate
 from nodeworker.store.snapshots import SnapshotStore
-from nodeworker.storing import Storer
-from protocol.commands import DeleteCommand
-from protocol.failures import FailureError
-from protocol.ids import CommandId, IncarnationNumber, NodeName
+from woodfrog.protocol.commands import DeleteCommand
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import CommandId, IncarnationNumber, NodeName
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -98,7 +98,7 @@ def test_a_hundred_prefetches_at_once_do_not_fill_the_disk(tmp_path: Path) -> No
     place.write("pages-1.img", os.urandom(MIB))
     digest = place.put().manifest_digest
     disk = Disk()
-    copies = Copies(tmp_path / "copies", limit_bytes=1 << 30, limit_seconds=60, disk=disk)
+    copies = SnapshotCache(tmp_path / "copies", limit_bytes=1 << 30, limit_seconds=60, disk=disk)
     with pytest.raises(FailureError) as caught:
         copies.fill(KEY, SNAPSHOT, digest, place.store, whole=True)
     assert caught.value.failure.code == "disk-full"
@@ -173,16 +173,16 @@ async def test_a_flood_of_deletions_takes_few_threads(monkeypatch: pytest.Monkey
         await gone.wait()
         running[0] -= 1
 
-    monkeypatch.setattr("nodeworker.obey.in_daemon_thread", counted)
+    monkeypatch.setattr("nodeworker.agent.command_executor.in_daemon_thread", counted)
     journal = SimpleNamespace(take_command=lambda _command: None)
-    obedience = Obedience(
+    executor = CommandExecutor(
         cast("Journal", journal),
         cast("Dumper", None),
-        cast("Storer", None),
+        cast("SnapshotUploader", None),
         cast("SnapshotStore", None),
-        cast("Copies", None),
+        cast("SnapshotCache", None),
     )
-    tasks = [asyncio.create_task(obedience.obey(deletion(number))) for number in range(40)]
+    tasks = [asyncio.create_task(executor.obey(deletion(number))) for number in range(40)]
     await full.wait()
     await asyncio.sleep(0.2)  # in which a ninth would begin
     assert running[0] == 8

@@ -16,7 +16,7 @@ import pytest
 from nodeworker.capture.bounds import Bounds, Tally, measure
 from nodeworker.capture.pinned import Pinned
 from nodeworker.capture.trees import CapturedTree, copy_tree
-from protocol.manifest import TreeName
+from woodfrog.protocol.manifest import TreeName
 
 SECRET = b"OF THE NODE " * 1000
 RACE_SECONDS = 2.0

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from nodeworker import bundle, contents
+from nodeworker import bundle
 from nodeworker.capture.trees import ReadInto
 from nodeworker.domain.mounts import is_engines_shm, is_read_only
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import FailureError
-from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
-from protocol.manifest import MANIFEST_VERSION, Entry, EntryKind, Manifest, Root, Tree, TreeName
+from nodeworker.restore import restore_files
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
+from woodfrog.protocol.manifest import MANIFEST_VERSION, Entry, EntryKind, Manifest, Root, Tree, TreeName
 
 POD = "0b7c"
 SANDBOX = "5a4d"
@@ -85,7 +86,9 @@ def reader(_: Tree) -> Iterator[ReadInto]:
 
 def put(manifest: Manifest, into: bundle.Bundle, base: Path) -> tuple[str, ...]:
     (base / "notes").mkdir(exist_ok=True)
-    return contents.put(manifest.trees, into, base / "notes", reader, contents.Company(list, returning=False))
+    return restore_files.apply(
+        manifest.trees, into, base / "notes", reader, restore_files.PodPeers(list, returning=False)
+    )
 
 
 def state(folder: Path) -> list[tuple[str, int, bytes]]:

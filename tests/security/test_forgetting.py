@@ -11,15 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.world import KEY, World
 
+from controlplane.core.policies import InvalidPolicyError, read_policies
 from controlplane.domain import Keep, Policy, Retention, SnapshotStatus, State, evolve
 from controlplane.domain.evolve import Replay
-from controlplane.domain.forgetting import Forgetting
+from controlplane.domain.id_expiry import IdExpiry
 from controlplane.domain.quotas import Quota, Quotas
 from controlplane.domain.state import Usage, count_usage
-from controlplane.kube.telling import Narrator
-from controlplane.policies import InvalidPolicyError, read_policies
-from protocol.commands import DeleteCommand
-from protocol.events import (
+from controlplane.kube.event_recorder import EventFormatter
+from woodfrog.protocol.commands import DeleteCommand
+from woodfrog.protocol.events import (
     CheckpointForgotten,
     CommandIssued,
     ContainerEnded,
@@ -27,16 +27,16 @@ from protocol.events import (
     SnapshotDeleted,
     StartRefused,
 )
-from protocol.facts import ContainerFacts
-from protocol.ids import CheckpointKey, SnapshotId
-from protocol.requests import CommandAccepted, Refusal, StartCold
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import CheckpointKey, SnapshotId
+from woodfrog.protocol.requests import CommandAccepted, Refusal, StartCold
 
 pytestmark = pytest.mark.timeout(60)
 
 DAY = 86400.0
 MONTH = Policy(
     retention=Retention(default=Keep(last=1, seconds=60), grace_seconds=10),
-    forgetting=Forgetting(default_seconds=30 * DAY),
+    forgetting=IdExpiry(default_seconds=30 * DAY),
 )
 
 
@@ -202,7 +202,7 @@ def test_a_new_id_beyond_the_quota_gets_no_protection_and_no_memory_and_its_pod_
     assert key_of("three", KEY.namespace) not in world.state.keys
     (event,) = decision.events
     assert isinstance(event, StartRefused)
-    note = Narrator(world.state.keys.get).note(event, world.now)
+    note = EventFormatter(world.state.keys.get).note(event, world.now)
     assert note is not None
     assert (note.pod, note.uid, note.reason, note.warning) == ("three-0", "u3", "Unprotected", True)
     assert "2 checkpoint ids, of 2" in note.note

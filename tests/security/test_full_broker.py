@@ -17,20 +17,20 @@ from nats.js.errors import APIError
 from support.servers import ControlPlaneProcess, NatsServer
 from support.worker import KEY, Worker, eventually, query, snapshot_name
 
-from controlplane.bus import storage
-from controlplane.bus.storage import Use, keep_within
+from controlplane.bus import stream_storage
+from controlplane.bus.stream_storage import Use, keep_within
 from controlplane.bus.streams import ensure_streams
-from controlplane.web.pages import Health
+from controlplane.http.health_pages import Health
 from nodeworker.bus import Bus
 from nodeworker.journal import Journal
-from process.nats import NO_ROOM, connect
-from protocol import subjects, wire
-from protocol.commands import Command
-from protocol.events import ContainerEnded
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, WorkerId
-from protocol.reports import Heartbeat
-from protocol.requests import ResolveRequest, StartCold
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.events import ContainerEnded
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, WorkerId
+from woodfrog.protocol.reports import Heartbeat
+from woodfrog.protocol.requests import ResolveRequest, StartCold
+from woodfrog.service.nats import NO_ROOM, connect
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(180)]
 
@@ -60,7 +60,7 @@ async def kept_within(jetstream: JetStreamContext, storage_bytes: int | None) ->
 
 
 async def limits(jetstream: JetStreamContext) -> dict[str, int]:
-    return {stream: (await jetstream.stream_info(stream)).config.max_bytes or 0 for stream in storage._SHARES}
+    return {stream: (await jetstream.stream_info(stream)).config.max_bytes or 0 for stream in stream_storage._SHARES}
 
 
 async def fill(jetstream: JetStreamContext, stream: str, subject: str) -> APIError:
@@ -86,11 +86,11 @@ async def test_an_installation_whose_broker_an_audit_without_limit_has_filled_go
             assert seen[0].scarce is not None
         await jetstream.publish(subjects.reports(NODE), b"{}", stream=subjects.REPORTS_STREAM)
         await jetstream.publish(subjects.commands(NODE), b"{}", stream=subjects.COMMANDS_STREAM)
-        assert (await storage.look(jetstream, 4 << 20)).scarce is None
+        assert (await stream_storage.look(jetstream, 4 << 20)).scarce is None
 
 
 async def _given(jetstream: JetStreamContext, total: int) -> bool:
-    return await limits(jetstream) == {stream: int(total * share) for stream, share in storage._SHARES.items()}
+    return await limits(jetstream) == {stream: int(total * share) for stream, share in stream_storage._SHARES.items()}
 
 
 async def test_no_stream_can_take_what_is_another_ones(small_broker: NatsServer) -> None:
@@ -107,7 +107,7 @@ async def test_no_stream_can_take_what_is_another_ones(small_broker: NatsServer)
         ):
             for _ in range(80):
                 await jetstream.publish(subject, b"x" * 60_000, stream=stream)
-        use = await storage.look(jetstream, 4 << 20)
+        use = await stream_storage.look(jetstream, 4 << 20)
         assert use.scarce is None
         assert all(held <= limit for held, limit in use.streams.values())
 
@@ -127,8 +127,8 @@ async def test_what_an_operator_has_set_is_left_and_what_we_set_follows_the_sett
         pods = (await jetstream.stream_info(subjects.PODS_STREAM)).config
         await jetstream.update_stream(pods.evolve(max_bytes=77_777))
         for total in (2 << 20, 3 << 20):
-            await storage.limit_streams(jetstream, total)
-            expected = {stream: int(total * share) for stream, share in storage._SHARES.items()}
+            await stream_storage.limit_streams(jetstream, total)
+            expected = {stream: int(total * share) for stream, share in stream_storage._SHARES.items()}
             assert await limits(jetstream) == expected | {subjects.PODS_STREAM: 77_777}
 
 

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from support.snapshots import Place
 
-from nodeworker.capture.applying import apply_tree
+from nodeworker.capture.trees.tree_writer import apply_tree
 from nodeworker.domain.gained_files import of_restore
-from protocol.manifest import Entry, Manifest, Tree, TreeName
+from woodfrog.protocol.manifest import Entry, Manifest, Tree, TreeName
 
 pytestmark = pytest.mark.timeout(60)
 

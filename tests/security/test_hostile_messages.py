@@ -13,23 +13,23 @@ from uuid import UUID
 import pytest
 from support import examples
 
-from controlplane.bus.ingest import RefusedReportError, read_report
-from controlplane.bus.pods import RefusedPodEventError, read_pod_event
-from controlplane.bus.presence import read_heartbeat
-from controlplane.kube import nodeworkers
-from controlplane.kube.environment import checkpoint_ids
-from controlplane.kube.shapes import Pod
+from controlplane.bus.heartbeats import read_heartbeat
+from controlplane.bus.pod_event_consumer import RefusedPodEventError, read_pod_event
+from controlplane.bus.report_consumer import RefusedReportError, read_report
+from controlplane.kube import token_review
+from controlplane.kube.env_expansion import checkpoint_ids
+from controlplane.kube.models import Pod
 from nodeworker import bundle
 from nodeworker.runtime import container
 from nodeworker.store.snapshots import check_manifest
-from process import natsjwt
-from protocol import subjects, wire
-from protocol.events import ContainerStarted
-from protocol.failures import FailureError
-from protocol.ids import CheckpointKey, NodeName, SnapshotId, WorkerId
-from protocol.local import LocalAsk
-from protocol.reports import Report
-from protocol.requests import ResolveRequest
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.events import ContainerStarted
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import CheckpointKey, NodeName, SnapshotId, WorkerId
+from woodfrog.protocol.reports import Report
+from woodfrog.protocol.requests import ResolveRequest
+from woodfrog.protocol.runtime_api import LocalAsk
+from woodfrog.service import natsjwt
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -63,8 +63,8 @@ def test_a_message_that_cannot_be_read_is_refused_by_everybody_who_reads_message
 @pytest.mark.parametrize("data", [HOSTILE["a byte that is not UTF-8"], b"[" * 9000], ids=["text", "brackets"])
 def test_a_token_that_cannot_be_read_is_refused(data: bytes) -> None:
     part = base64.urlsafe_b64encode(data).decode().rstrip("=")
-    with pytest.raises(nodeworkers.RefusedError):
-        nodeworkers._claimed(f"e30.{part}.e30")
+    with pytest.raises(token_review.RefusedError):
+        token_review._claimed(f"e30.{part}.e30")
     with pytest.raises(natsjwt.InvalidClaimError):
         natsjwt.read_request(f"{part}.{part}.e30".encode(), now_seconds=0)
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from process import http
-from process.http import Address, HttpServer, Page, probes
+from woodfrog.service import http
+from woodfrog.service.http import Address, HttpServer, Page, probes
 
 pytestmark = pytest.mark.timeout(60)
 

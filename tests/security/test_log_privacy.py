@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from controlplane.log import roles
+from controlplane.log.admin import roles
+from controlplane.log.admin.migrate import upgrade
 from controlplane.log.eventlog import EventLog
-from controlplane.log.files import keep_files_private, keep_private
-from controlplane.log.migrate import upgrade
+from controlplane.log.file_permissions import keep_files_private, keep_private
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -14,8 +14,8 @@ from nodeworker.capture.bounds import Bounds, Tally, measure
 from nodeworker.capture.trees import copy_tree
 from nodeworker.store import SnapshotStore
 from nodeworker.store.snapshots import check_manifest
-from protocol.failures import CONDEMNING_CODES, FailureError
-from protocol.manifest import TreeName
+from woodfrog.protocol.failures import CONDEMNING_CODES, FailureError
+from woodfrog.protocol.manifest import TreeName
 
 pytestmark = pytest.mark.timeout(120)
 

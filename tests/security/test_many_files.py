@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from nodeworker.capture.bounds import Bounds, Tally, measure
-from nodeworker.capture.spool import Spool
+from nodeworker.capture.criu.spool import Spool
 from nodeworker.capture.trees import copy_tree
-from protocol.failures import FailureError
-from protocol.manifest import TreeName
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.manifest import TreeName
 
 MIB = 1 << 20
 

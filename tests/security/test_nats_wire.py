@@ -24,14 +24,14 @@ from controlplane.bus.streams import ensure_streams
 from controlplane.settings import Settings
 from nodeworker.host import doctor
 from nodeworker.host.install import Options
-from nodeworker.host.places import Places
-from process import nats as connecting
-from process import natstls
-from process.nats import connect
-from process.natstls import CA_FILE, INSECURE, InsecureConnectionError, InvalidTrustError, Trust
-from process.nkeys import KeyPair
-from protocol import subjects
-from protocol.ids import NodeName
+from nodeworker.host.paths import Places
+from woodfrog.protocol import subjects
+from woodfrog.protocol.ids import NodeName
+from woodfrog.service import nats as connecting
+from woodfrog.service import natstls
+from woodfrog.service.nats import connect
+from woodfrog.service.natstls import CA_FILE, INSECURE, InsecureConnectionError, InvalidTrustError, Trust
+from woodfrog.service.nkeys import KeyPair
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
 

@@ -12,18 +12,18 @@ from support.kubeapi import Request, serving, status
 from support.pods import CLASSES, Object, pod, read, seen, with_env
 from support.world import ANY_NODE, KEY, World, stored_event
 
-from controlplane.bus.refusals import RefusalBudget
+from controlplane.bus.refusal_limit import RefusalBudget
 from controlplane.domain import PodSeen, ResolveAsked, SnapshotStatus
 from controlplane.domain.placement import PlacedPod, Placement, misplaced
 from controlplane.kube.api import KubernetesApi
-from controlplane.kube.caches import PodCache
+from controlplane.kube.object_cache import PodCache
 from controlplane.kube.placement import Placements, placed
-from protocol.events import Event
-from protocol.facts import ContainerFacts
-from protocol.failures import KUBERNETES_UNREACHABLE, FailureError
-from protocol.ids import CheckpointKey, ContainerId, NodeName, SnapshotId, WorkerId
-from protocol.pods import CheckpointWanted, Owner, PodEvent, ProtectedContainer, Scheduled, Terminating, Why
-from protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom
+from woodfrog.protocol.events import Event
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.failures import KUBERNETES_UNREACHABLE, FailureError
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, NodeName, SnapshotId, WorkerId
+from woodfrog.protocol.pods import CheckpointWanted, Owner, PodEvent, ProtectedContainer, Scheduled, Terminating, Why
+from woodfrog.protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -17,27 +17,27 @@ from nats.aio.msg import Msg
 from support.servers import NatsServer
 from support.world import ANY_CONTAINER, ANY_NODE, KEY
 
-from controlplane.bus import services
-from controlplane.bus.answering import Answering
-from controlplane.bus.intake import Intake
-from controlplane.bus.places import Places
-from controlplane.bus.progress import Progress
-from controlplane.bus.services import Decisions
-from controlplane.bus.stirrings import Stirrings
-from controlplane.bus.storage import limit_streams
+from controlplane.bus import endpoints
+from controlplane.bus.endpoints import Decisions
+from controlplane.bus.request_slots import RequestSlots
+from controlplane.bus.responder import Responder
+from controlplane.bus.stream_storage import limit_streams
 from controlplane.bus.streams import ensure_streams
+from controlplane.core.input_queue import InputQueue
+from controlplane.core.key_waiters import KeyWaiters
+from controlplane.core.watermark import Watermark
 from controlplane.settings import InvalidSettingError, Settings
-from protocol import subjects, wire
-from protocol.failures import NODE_BUSY, REPEATED_CODES, FailureError
-from protocol.ids import ContainerId, NodeName, WorkerId
-from protocol.requests import Refusal, ResolveRequest, Rows
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.failures import NODE_BUSY, REPEATED_CODES, FailureError
+from woodfrog.protocol.ids import ContainerId, NodeName, WorkerId
+from woodfrog.protocol.requests import Refusal, ResolveRequest, Rows
 
 pytestmark = pytest.mark.timeout(30)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=300))
 def test_whoever_has_less_than_an_equal_part_always_gets_a_place(steps: list[tuple[str, bool]]) -> None:
-    places, most, of_one = Places(12, 8), 12, 8
+    places, most, of_one = RequestSlots(12, 8), 12, 8
     taken = dict.fromkeys("abc", 0)
     for asker, comes in steps:
         if comes:
@@ -52,7 +52,7 @@ def test_whoever_has_less_than_an_equal_part_always_gets_a_place(steps: list[tup
 
 
 def test_people_are_not_bound_to_the_places_of_a_node() -> None:
-    places = Places(10, 2)
+    places = RequestSlots(10, 2)
     assert [places.enter("") for _ in range(10)] == [True] * 10
     assert [places.enter("node-1") for _ in range(3)] == [True, True, False]
     assert places.turned_away == 1
@@ -98,7 +98,7 @@ async def test_one_node_that_asks_without_end_keeps_no_other_from_being_answered
             await go_on.wait()
         return Rows(rows=[])
 
-    answering = Answering(cast("Client", broker), {subjects.RESOLVE_ALL: answer}, questions_per_node=4)
+    answering = Responder(cast("Client", broker), {subjects.RESOLVE_ALL: answer}, questions_per_node=4)
     task = asyncio.create_task(answering.run())
     await answering.listening.wait()
     for _ in range(100):
@@ -117,8 +117,8 @@ async def test_one_node_that_asks_without_end_keeps_no_other_from_being_answered
 
 async def test_one_node_waits_for_its_reports_with_a_part_of_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever names a sequence that is just ahead would else hold a question for seconds, and as many as it likes."""
-    monkeypatch.setattr(services, "_CATCH_UP_SECONDS", 5.0)
-    taken_in = Progress(5)
+    monkeypatch.setattr(endpoints, "_CATCH_UP_SECONDS", 5.0)
+    taken_in = Watermark(5)
 
     class JetStream:
         async def stream_info(self, _stream: str) -> Any:
@@ -126,7 +126,7 @@ async def test_one_node_waits_for_its_reports_with_a_part_of_its_places(monkeypa
 
     client = SimpleNamespace(jetstream=lambda timeout: JetStream())
     decisions = Decisions(
-        cast("Client", client), cast("Intake", None), taken_in, Stirrings(), lambda: None, questions_per_node=8
+        cast("Client", client), cast("InputQueue", None), taken_in, KeyWaiters(), lambda: None, questions_per_node=8
     )
 
     def asks(node: str) -> ResolveRequest:

@@ -13,10 +13,10 @@ import pytest
 from support.kubeapi import Request, serving, status
 
 from controlplane.domain.state import NodeState
+from controlplane.kube.node_conditions import NodeView
 from controlplane.kube.node_labels import GRACE_SECONDS, NodeLabels
-from controlplane.kube.nodes import NodeView
-from protocol.ids import NodeName, WorkerId
-from woodfrog import release
+from woodfrog.cli import helm_hooks
+from woodfrog.protocol.ids import NodeName, WorkerId
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -145,11 +145,11 @@ async def test_uninstalling_takes_the_labels_away_before_the_workers_end(monkeyp
     async def api() -> AsyncIterator[None]:
         yield None
 
-    monkeypatch.setattr(release, "_api", api)
-    monkeypatch.setattr(release.client, "CoreV1Api", lambda _: Api())
-    monkeypatch.setattr(release.client, "AppsV1Api", lambda _: Api())
+    monkeypatch.setattr(helm_hooks, "_api", api)
+    monkeypatch.setattr(helm_hooks.client, "CoreV1Api", lambda _: Api())
+    monkeypatch.setattr(helm_hooks.client, "AppsV1Api", lambda _: Api())
     asked = SimpleNamespace(namespace="n", selector="s", daemonset="workers", limit_seconds=5.0, tolerate_failed=False)
-    assert await release._stop_nodes(asked) == 0  # type: ignore[arg-type]
+    assert await helm_hooks._stop_nodes(asked) == 0  # type: ignore[arg-type]
     assert done == ["unlabel a", "unlabel b", "delete workers"]
 
 

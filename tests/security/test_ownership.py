@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.world import ANY_NODE, KEY, World
 
+from controlplane.core.policies import InvalidPolicyError, read_policies
 from controlplane.domain import Policy, ResolveAsked
 from controlplane.domain.ownership import OwnershipPolicy, stranger
 from controlplane.domain.placement import PlacedPod, Placement
-from controlplane.policies import InvalidPolicyError, read_policies
-from nodeworker.domain import environment
-from protocol.facts import ContainerFacts
-from protocol.ids import CheckpointKey, ContainerId, NodeName, WorkerId
-from protocol.manifest import EnvironmentMarks
-from protocol.requests import ResolveRequest, RestoreFrom, StartCold
+from nodeworker.domain import changed_environment
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, NodeName, WorkerId
+from woodfrog.protocol.manifest import EnvironmentMarks
+from woodfrog.protocol.requests import ResolveRequest, RestoreFrom, StartCold
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -107,28 +107,32 @@ ENV = {
 
 
 def test_a_rotated_secret_in_a_variable_is_named_and_its_value_is_nowhere() -> None:
-    marks = environment.marks(ENV, ["db-0-xk2", None], SALT)
+    marks = changed_environment.marks(ENV, ["db-0-xk2", None], SALT)
     assert set(marks.digests) == {"DB_PASSWORD", "MODE"}
     assert "old" not in str(marks)
-    assert environment.changed(marks, ENV, ["db-0-xk2"]) == []
-    names = environment.changed(marks, ENV | {"DB_PASSWORD": "new", "MORE": "x", "WEB_SERVICE_HOST": "9"}, ["db-0-zz9"])
+    assert changed_environment.changed(marks, ENV, ["db-0-xk2"]) == []
+    names = changed_environment.changed(
+        marks, ENV | {"DB_PASSWORD": "new", "MORE": "x", "WEB_SERVICE_HOST": "9"}, ["db-0-zz9"]
+    )
     assert names == ["DB_PASSWORD"]
-    assert environment.warning(names) == ("DB_PASSWORD changed since the snapshot; the process has the old value",)
-    assert environment.warning([]) == ()
-    many = environment.warning([f"V{number}" for number in range(9)])
+    assert changed_environment.warning(names) == (
+        "DB_PASSWORD changed since the snapshot; the process has the old value",
+    )
+    assert changed_environment.warning([]) == ()
+    many = changed_environment.warning([f"V{number}" for number in range(9)])
     assert many == (
         "V0, V1, V2, V3, V4 and 4 more variables changed since the snapshot; the process has the old values",
     )
 
 
 def test_equal_values_look_different_in_two_snapshots() -> None:
-    one, other = (environment.marks(ENV, [], bytes([number]) * 16) for number in (1, 2))
+    one, other = (changed_environment.marks(ENV, [], bytes([number]) * 16) for number in (1, 2))
     assert one.digests["MODE"] != other.digests["MODE"]
-    assert one.digests["MODE"] != environment.marks({"MODE2": "fast"}, [], SALT).digests["MODE2"]
+    assert one.digests["MODE"] != changed_environment.marks({"MODE2": "fast"}, [], SALT).digests["MODE2"]
 
 
 @pytest.mark.parametrize("salt", ["", "zz", "00" * 100_000])
 def test_marks_that_somebody_else_wrote_harm_nothing(salt: str) -> None:
     hostile = EnvironmentMarks(salt, {"MODE": "\x1b[2J", "\x1b]0;owned": "x"})
-    for said in environment.warning(environment.changed(hostile, ENV | {"\x1b[1m": "x"}, [])):
+    for said in changed_environment.warning(changed_environment.changed(hostile, ENV | {"\x1b[1m": "x"}, [])):
         assert said.isprintable()

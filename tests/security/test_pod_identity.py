@@ -12,7 +12,7 @@ from nodeworker import bundle
 from nodeworker.bundle import Bundle
 from nodeworker.domain import pod_annotations
 from nodeworker.host import containerd, cri, doctor
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -10,17 +10,17 @@ import msgspec
 import pytest
 from support.criu_images import CONFINED, PLAIN, edit, load, messages, put
 
-from nodeworker import privilege_check
 from nodeworker.bundle import Bundle
 from nodeworker.capture.afterwards import Afterwards
-from nodeworker.capture.image_files import ImageFiles
+from nodeworker.capture.criu.image_files import ImageFiles
 from nodeworker.domain.criu_images import mounted_places, read_privileges
 from nodeworker.domain.criu_images.protobuf import Message, data_field, number_field
 from nodeworker.domain.criu_options import CriuVersion
-from nodeworker.privilege_check import Checked
-from protocol.facts import ContainerFacts
-from protocol.failures import PRIVILEGES_EXCEED, FailureError
-from protocol.privileges import Privileges
+from nodeworker.restore import privilege_check
+from nodeworker.restore.privilege_check import Checked
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.failures import PRIVILEGES_EXCEED, FailureError
+from woodfrog.protocol.privileges import Privileges
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -8,11 +8,11 @@ from support.world import ANY_CONTAINER, KEY, World
 
 from controlplane.domain import Policy, SnapshotStatus
 from controlplane.domain.privilege_policy import PrivilegePolicy
-from protocol.events import RestoreStage
-from protocol.facts import ContainerFacts
-from protocol.failures import PRIVILEGES_EXCEED, Failure
-from protocol.privileges import Privileges
-from protocol.requests import RestoreFrom, StartCold
+from woodfrog.protocol.events import RestoreStage
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.failures import PRIVILEGES_EXCEED, Failure
+from woodfrog.protocol.privileges import Privileges
+from woodfrog.protocol.requests import RestoreFrom, StartCold
 
 pytestmark = pytest.mark.timeout(10)
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.domain import Asker, Incarnation, KeyState, Restore, Snapshot, SnapshotStatus, choose
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import IncarnationNumber, NodeName, SnapshotId
-from protocol.privileges import CAPABILITY_SETS, Privileges, ceiling, excess, gains, lower
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import IncarnationNumber, NodeName, SnapshotId
+from woodfrog.protocol.privileges import CAPABILITY_SETS, Privileges, ceiling, excess, gains, lower
 
 pytestmark = [pytest.mark.timeout(120)]
 

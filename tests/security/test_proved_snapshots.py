@@ -6,8 +6,8 @@ import pytest
 from support.world import World
 
 from controlplane.domain import Keep, Policy, Retention, SnapshotStatus
-from protocol.ids import SnapshotId
-from protocol.requests import RestoreFrom
+from woodfrog.protocol.ids import SnapshotId
+from woodfrog.protocol.requests import RestoreFrom
 
 pytestmark = pytest.mark.timeout(20)
 

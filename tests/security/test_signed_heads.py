@@ -15,19 +15,19 @@ from msgspec.structs import replace
 from support.logstory import story
 from typer.testing import CliRunner
 
+from controlplane.core.loop import DecisionLoop
 from controlplane.domain import Policy
-from controlplane.heads import CONFIG_MAP, into_config_map, sign_heads
+from controlplane.head_signing import CONFIG_MAP, into_config_map, sign_heads
 from controlplane.kube.api import ApiError
+from controlplane.log.admin.migrate import upgrade
 from controlplane.log.eventlog import EventLog
 from controlplane.log.heads import HeadKey, is_signed
-from controlplane.log.migrate import upgrade
 from controlplane.log.records import NewEvent
-from controlplane.loop import DecisionLoop
-from protocol import subjects, wire
-from protocol.events import LogHeadSigned
-from protocol.failures import FailureError
-from protocol.ids import Position
-from woodfrog import cli
+from woodfrog.cli import main
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.events import LogHeadSigned
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import Position
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -148,7 +148,7 @@ async def test_heads_are_signed_into_the_log_and_published(log: EventLog) -> Non
 
 def verify(folder: Path, *words: str) -> tuple[int, str]:
     url = f"sqlite:///{folder}/log.db"
-    result = CliRunner().invoke(cli.app, ["log", "verify", "--database-url", url, *words])
+    result = CliRunner().invoke(main.app, ["log", "verify", "--database-url", url, *words])
     return result.exit_code, result.stdout + result.stderr
 
 

@@ -14,25 +14,25 @@ from support.snapshots import HEADER, KEY, SNAPSHOT, refusal
 from support.world import World, types
 
 from controlplane.domain import SnapshotStatus
+from nodeworker.agent.command_executor import CommandExecutor
+from nodeworker.agent.store_watch import StoreWatch
 from nodeworker.capture.trees import list_tree
-from nodeworker.copies import Copies
-from nodeworker.dump import Dumper
-from nodeworker.fetching import Fetcher
+from nodeworker.disk.snapshot_cache import SnapshotCache
+from nodeworker.disk.spooled_captures import SpooledCaptures
+from nodeworker.dump.dump import Dumper
+from nodeworker.dump.uploader import SnapshotUploader
 from nodeworker.journal import Journal
-from nodeworker.obey import Obedience
-from nodeworker.spooled import Spooled
+from nodeworker.restore.fetch import Fetcher
 from nodeworker.store import SnapshotStore, Stored
 from nodeworker.store.identity import MARK
-from nodeworker.store_watch import StoreWatch
-from nodeworker.storing import Storer
-from protocol.commands import DeleteCommand
-from protocol.events import CommandFinished, CommandIssued, NodeRegistered, RestoreStage
-from protocol.facts import NodeFacts
-from protocol.failures import CONDEMNING_CODES, Failure
-from protocol.ids import CommandId, IncarnationNumber, NodeName, SnapshotId, WorkerId
-from protocol.manifest import TreeName
-from protocol.reports import Heartbeat
-from protocol.requests import RestoreFrom, StartCold
+from woodfrog.protocol.commands import DeleteCommand
+from woodfrog.protocol.events import CommandFinished, CommandIssued, NodeRegistered, RestoreStage
+from woodfrog.protocol.facts import NodeFacts
+from woodfrog.protocol.failures import CONDEMNING_CODES, Failure
+from woodfrog.protocol.ids import CommandId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+from woodfrog.protocol.manifest import TreeName
+from woodfrog.protocol.reports import Heartbeat
+from woodfrog.protocol.requests import RestoreFrom, StartCold
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -180,13 +180,13 @@ def choice(stored: Stored) -> RestoreFrom:
     return RestoreFrom(incarnation=ONE, snapshot_id=SNAPSHOT, manifest_digest=stored.manifest_digest, reason="")
 
 
-def no_spool(state: Path) -> Spooled:
-    return Spooled(state / "spool", cast("Journal", None))
+def no_spool(state: Path) -> SpooledCaptures:
+    return SpooledCaptures(state / "spool", cast("Journal", None))
 
 
 def fetched(store: SnapshotStore, stored: Stored, into: Path) -> tuple[Failure, str | None]:
     """What a worker would report of a fetch that fails."""
-    fetcher = Fetcher(store, Copies(into / "copies", limit_bytes=0, limit_seconds=1), no_spool(into))
+    fetcher = Fetcher(store, SnapshotCache(into / "copies", limit_bytes=0, limit_seconds=1), no_spool(into))
     failure = refusal(lambda: fetcher.fetch(KEY, choice(stored), into / "fetched")).failure
     return fetcher.confirm(KEY, choice(stored), failure)
 
@@ -253,7 +253,9 @@ def test_what_was_removed_from_the_store_that_held_it_is_reported_with_the_store
 def test_what_is_there_again_by_the_second_look_proves_nothing(place: Place, images: Path) -> None:
     store = place.store()
     stored = put(store, images)
-    fetcher = Fetcher(store, Copies(place.state / "copies", limit_bytes=0, limit_seconds=1), no_spool(place.state))
+    fetcher = Fetcher(
+        store, SnapshotCache(place.state / "copies", limit_bytes=0, limit_seconds=1), no_spool(place.state)
+    )
     assert fetcher.confirm(KEY, choice(stored), MISSING) == (MISSING, None)
 
 
@@ -278,7 +280,7 @@ def test_two_nodes_with_a_directory_each_lose_nothing(tmp_path: Path, images: Pa
 
 
 async def test_a_file_system_that_is_mounted_late_is_noticed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodeworker.store_watch._EVERY_SECONDS", 0.01)
+    monkeypatch.setattr("nodeworker.agent.store_watch._EVERY_SECONDS", 0.01)
     known = await asyncio.to_thread(place.store().identity.read)
     place.unmount()
     store = await asyncio.to_thread(lambda: SnapshotStore(place.mount.as_uri(), remembered=place.state / "nowhere"))
@@ -310,11 +312,11 @@ async def test_nothing_is_called_deleted_in_a_store_that_is_not_there_or_another
     stored = await asyncio.to_thread(lambda: put(place.store(), images))
     if not mounted:
         place.unmount()
-    none = Copies(Path("/nowhere"), limit_bytes=0, limit_seconds=1)
-    obedience = Obedience(journal, cast("Dumper", None), cast("Storer", None), place.store(), none)
+    none = SnapshotCache(Path("/nowhere"), limit_bytes=0, limit_seconds=1)
+    executor = CommandExecutor(journal, cast("Dumper", None), cast("SnapshotUploader", None), place.store(), none)
     now = datetime.now(UTC)
     deadline = now + timedelta(seconds=60)
-    await obedience.obey(
+    await executor.obey(
         DeleteCommand(
             CommandId("d"), NodeName("node-1"), KEY, ONE, SNAPSHOT, now, deadline, store=store or stored.store
         )

@@ -11,7 +11,7 @@ import pytest
 from support.chart import Manifest, RefusedError, one, pods, render
 from support.chart_lookup import Cluster, cluster
 
-from process.datakeys import Recipient, Unwrapper
+from woodfrog.service.data_keys import Recipient, Unwrapper
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -12,10 +12,10 @@ from support.snapshots import KEY, SNAPSHOT, Place
 
 from nodeworker.host import doctor
 from nodeworker.host.install import Options
-from nodeworker.store import exclusive, sealing
-from nodeworker.store.objects import DirectoryObjects
-from nodeworker.store.sealing import SealedObjects
-from protocol.ids import SnapshotId
+from nodeworker.store import encryption, exclusive_create
+from nodeworker.store.encryption import SealedObjects
+from nodeworker.store.object_store import DirectoryObjects
+from woodfrog.protocol.ids import SnapshotId
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -29,7 +29,7 @@ def no_links(patch: pytest.MonkeyPatch) -> None:
 
 def neither_links_nor_renames(patch: pytest.MonkeyPatch) -> None:
     no_links(patch)
-    patch.setattr(exclusive, "_renamed", lambda partial, name: False)
+    patch.setattr(exclusive_create, "_renamed", lambda partial, name: False)
 
 
 def links(_: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_doctor_says_what_a_store_refuses(tmp_path: Path, monkeypatch: pytest.Mo
     def refused(partial: Path, name: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("nodeworker.store.objects.give_name", refused)
+    monkeypatch.setattr("nodeworker.store.object_store.give_name", refused)
     found = doctor._store(cast("Options", None), {"WOODFROG_STORE_URL": tmp_path.as_uri(), "WOODFROG_STATE_DIR": "/s"})
     assert found.state == "failed"
     assert "Read-only" in found.found
@@ -83,7 +83,7 @@ def test_doctor_says_what_a_store_refuses(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_worker_remembers_few_folders_and_still_removes_what_was_in_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sealing, "_MOST_LISTED", 3)
+    monkeypatch.setattr(encryption, "_MOST_LISTED", 3)
     place = Place(tmp_path)
     place.write("a", b"content")
     objects = cast("SealedObjects", place.store._objects)

@@ -11,12 +11,12 @@ import pytest
 from support.outage import BEGAN, BOOT, Outage
 from support.world import World
 
-from nodeworker.capture.runc import Runc
+from nodeworker.agent.recovery import settle_dumps
+from nodeworker.capture.criu.runc import Runc
 from nodeworker.domain.store_retries import goes_on
-from nodeworker.recovery import settle_dumps
-from protocol.events import DumpFailed, SnapshotStored, SnapshotStoreDelayed
-from protocol.failures import Failure
-from protocol.requests import RestoreFrom, StartCold, WaitFor
+from woodfrog.protocol.events import DumpFailed, SnapshotStored, SnapshotStoreDelayed
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.requests import RestoreFrom, StartCold, WaitFor
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -31,37 +31,37 @@ def outage(tmp_path: Path) -> Iterator[Outage]:
 async def test_a_final_capture_is_tried_until_it_is_stored_and_its_wait_is_reported_once(outage: Outage) -> None:
     outage.away()
     record = outage.capture(1, final=True)
-    outage.storer.store(record)
+    outage.uploader.store(record)
     await outage.refused(8)
     assert not outage.of(DumpFailed)
-    assert len(outage.storer.unstored) <= 1
+    assert len(outage.uploader.unstored) <= 1
     (delayed,) = outage.of(SnapshotStoreDelayed)
     assert isinstance(delayed, SnapshotStoreDelayed)
     assert delayed.failure.code == "store-unreachable"
     outage.back()
-    await outage.storer.wait(record.snapshot_id)
+    await outage.uploader.wait(record.snapshot_id)
     assert [event.snapshot_id for event in outage.of(SnapshotStored) if isinstance(event, SnapshotStored)] == [
         record.snapshot_id
     ]
-    assert len(outage.storer.unstored) == 0
+    assert len(outage.uploader.unstored) == 0
     assert outage.journal.dumps() == []
 
 
 async def test_the_next_worker_goes_on_trying_even_after_the_machine_was_started_again(outage: Outage) -> None:
     outage.away()
     record = outage.capture(1, final=True, boot="an earlier boot")
-    outage.storer.store(record)
+    outage.uploader.store(record)
     await outage.refused(3)
     await outage.end()
-    storer = outage.begin()
-    whole = settle_dumps(outage.settings, outage.journal, storer, cast("Runc", None), boot_id=BOOT, frozen={})
+    uploader = outage.begin()
+    whole = settle_dumps(outage.settings, outage.journal, uploader, cast("Runc", None), boot_id=BOOT, frozen={})
     assert [one.snapshot_id for one in whole] == [record.snapshot_id]
     for one in whole:
-        storer.store(one)
+        uploader.store(one)
     await outage.refused(3)
     assert len(outage.of(SnapshotStoreDelayed)) == 1, "the reason is the same, and since when it waits"
     outage.back()
-    await storer.wait(record.snapshot_id)
+    await uploader.wait(record.snapshot_id)
     assert len(outage.of(SnapshotStored)) == 1
 
 
@@ -69,13 +69,13 @@ async def test_the_newest_of_an_id_waits_and_an_older_one_does_not(outage: Outag
     outage.away()
     older, newer = outage.capture(1, final=False), outage.capture(2, final=False)
     for record in (older, newer):
-        outage.storer.store(record)
-    await outage.storer.wait(older.snapshot_id)
+        outage.uploader.store(record)
+    await outage.uploader.wait(older.snapshot_id)
     (failed,) = outage.of(DumpFailed)
     assert isinstance(failed, DumpFailed)
     assert failed.snapshot_id == older.snapshot_id
     outage.back()
-    await outage.storer.wait(newer.snapshot_id)
+    await outage.uploader.wait(newer.snapshot_id)
     assert len(outage.of(SnapshotStored)) == 1
 
 
@@ -88,31 +88,31 @@ async def test_on_a_crowded_disk_the_oldest_goes_whose_container_runs_on_and_nev
         outage.capture(3, final=False, name="runs-too"),
     ]
     for record in records:
-        outage.storer.unstored.wait(record)
-    assert outage.storer.unstored.give_way()
+        outage.uploader.unstored.wait(record)
+    assert outage.uploader.unstored.give_way()
     assert [event.snapshot_id for event in outage.of(DumpFailed) if isinstance(event, DumpFailed)] == [
         records[1].snapshot_id
     ]
-    assert not outage.storer.unstored.resume(records[1])
-    assert outage.storer.unstored.give_way()
-    assert not outage.storer.unstored.give_way()
-    assert outage.storer.unstored.resume(records[0])
+    assert not outage.uploader.unstored.resume(records[1])
+    assert outage.uploader.unstored.give_way()
+    assert not outage.uploader.unstored.give_way()
+    assert outage.uploader.unstored.resume(records[0])
     assert [path.name for path in outage.settings.spool.iterdir()] == [records[0].snapshot_id]
     outage.journal.close()
 
 
 async def test_a_disk_below_the_floor_makes_room_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outage = Outage(tmp_path)
-    monkeypatch.setattr(outage.storer.unstored, "_is_crowded", lambda: True)
+    monkeypatch.setattr(outage.uploader.unstored, "_is_crowded", lambda: True)
     outage.away()
     final, other = outage.capture(1, final=True, name="ended"), outage.capture(2, final=False, name="runs")
-    outage.storer.store(other)
-    await outage.storer.wait(other.snapshot_id)
+    outage.uploader.store(other)
+    await outage.uploader.wait(other.snapshot_id)
     assert [event.failure.code for event in outage.of(DumpFailed) if isinstance(event, DumpFailed)] == ["spool-crowded"]
-    outage.storer.store(final)
+    outage.uploader.store(final)
     await outage.refused(4)
     outage.back()
-    await outage.storer.wait(final.snapshot_id)
+    await outage.uploader.wait(final.snapshot_id)
     assert len(outage.of(SnapshotStored)) == 1
     outage.journal.close()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nodeworker.host import bundle, releases, sbom
-from nodeworker.host.places import Places
+from nodeworker.host.paths import Places
 from nodeworker.host.sbom import DebianPackage
 
 pytestmark = pytest.mark.timeout(60)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from nodeworker.host import doctor
-from process.printable import PrintableStream, printable, printable_output
-from protocol.failures import Failure, FailureError
-from protocol.requests import View
-from woodfrog import cli, listings
+from woodfrog.cli import get_commands, main
+from woodfrog.dev_state import Reach
 from woodfrog.output import Form, put, put_json
-from woodfrog.state import Reach
+from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.protocol.requests import View
+from woodfrog.service.printable import PrintableStream, printable, printable_output
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -33,7 +33,7 @@ def harmless(text: str) -> bool:
 
 
 def run(*words: str) -> str:
-    result = CliRunner().invoke(cli.app, list(words))
+    result = CliRunner().invoke(main.app, list(words))
     return result.stdout + result.stderr
 
 
@@ -89,8 +89,8 @@ def hostile_log(monkeypatch: pytest.MonkeyPatch) -> None:
     def view(_reach: Reach, name: View, _key: object = None, **_how: object) -> list[dict[str, Any]]:
         return rows.get(name, [])
 
-    monkeypatch.setattr(listings, "reach_of", lambda _: Reach("nats://nowhere", ""))
-    monkeypatch.setattr(listings.ask, "view", view)
+    monkeypatch.setattr(get_commands, "reach_of", lambda _: Reach("nats://nowhere", ""))
+    monkeypatch.setattr(get_commands.client, "view", view)
 
 
 @pytest.mark.parametrize("words", [("get", "snapshots"), ("get", "nodes"), ("get", "commands")], ids=" ".join)
@@ -106,7 +106,7 @@ def test_failures_are_harmless_and_one_line(
 ) -> None:
 
     monkeypatch.setattr(
-        listings,
+        get_commands,
         "reach_of",
         lambda _: (_ for _ in ()).throw(FailureError(Failure("x", f"cause {EVIL}\nforged", EVIL, EVIL))),
     )
@@ -125,7 +125,7 @@ def test_a_nodes_doctor_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_installed_command_is_covered_as_a_whole() -> None:
     code = (
-        "import sys; from woodfrog import cli\n"
+        "import sys; from woodfrog.cli import main as cli\n"
         "cli.ps = None\n"
         "@cli.app.command('hostile')\n"
         f"def hostile() -> None: sys.stdout.write({EVIL!r}); sys.stderr.write({EVIL!r}); print({EVIL!r})\n"

@@ -14,25 +14,25 @@ from support.world import KEY, World, stored_event
 
 from controlplane.domain import ResolveAsked, SnapshotStatus
 from nodeworker.bus import Bus
-from nodeworker.capture.cuda import Cuda
-from nodeworker.capture.runc import Runc
+from nodeworker.capture.criu.runc import Runc
+from nodeworker.capture.gpu.cuda import Cuda
 from nodeworker.capture.trees import list_tree
-from nodeworker.copies import Copies
+from nodeworker.disk.snapshot_cache import SnapshotCache
+from nodeworker.disk.spooled_captures import SpooledCaptures
 from nodeworker.domain.criu_options import CriuConfig
-from nodeworker.fetching import Fetcher
-from nodeworker.gpu_return import GpuReturn
 from nodeworker.journal import Journal
-from nodeworker.restore import Restorer
+from nodeworker.restore.fetch import Fetcher
+from nodeworker.restore.gpu_restore import GpuRestore
+from nodeworker.restore.restore import Restorer
 from nodeworker.settings import from_environment
-from nodeworker.spooled import Spooled
 from nodeworker.store import SnapshotStore
 from nodeworker.store.snapshots import ManifestHeader
-from protocol.events import DumpStarted, ReportedEvent, RestoreFailed, Trigger
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import ContainerId, IncarnationNumber, SnapshotId, WorkerId
-from protocol.local import AskCreate, CreateCold, CreateRestored, LocalAnswer
-from protocol.manifest import TreeName
-from protocol.requests import Resolution, ResolveRequest
+from woodfrog.protocol.events import DumpStarted, ReportedEvent, RestoreFailed, Trigger
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import ContainerId, IncarnationNumber, SnapshotId, WorkerId
+from woodfrog.protocol.manifest import TreeName
+from woodfrog.protocol.requests import Resolution, ResolveRequest
+from woodfrog.protocol.runtime_api import CreateCold, CreateRequest, CreateRestored, LocalAnswer
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -60,11 +60,11 @@ class Worker:
         self.tells_its_store = tells_its_store
         world.register(name, self.facts if tells_its_store else FACTS)
         runc = Runc(Path("/bin/runc"), Path("/bin/criu"))
-        copies = Copies(self.settings.copies, limit_bytes=0, limit_seconds=1)
+        copies = SnapshotCache(self.settings.copies, limit_bytes=0, limit_seconds=1)
         self.restorer = Restorer(
             self.settings, self.journal, cast("Bus", self),
-            Fetcher(self.store, copies, Spooled(self.settings.spool, self.journal)), runc,
-            GpuReturn(self.journal, runc, cast("Cuda", None), FACTS),
+            Fetcher(self.store, copies, SpooledCaptures(self.settings.spool, self.journal)), runc,
+            GpuRestore(self.journal, runc, cast("Cuda", None), FACTS),
             worker_id=WorkerId(f"worker-{name}"), facts=FACTS, criu_config=CriuConfig("4.2.1"),
         )  # fmt: skip
 
@@ -91,7 +91,7 @@ class Worker:
         await asyncio.to_thread((bundle / "rootfs").mkdir, parents=True)
         config: dict[str, Any] = {"root": {"path": "rootfs"}, "mounts": [{"destination": "/proc", "type": "proc"}]}
         await asyncio.to_thread((bundle / "config.json").write_text, json.dumps(config))
-        return await self.restorer.create(AskCreate(ContainerId(container), str(bundle), "/run/runc", KEY.id))
+        return await self.restorer.create(CreateRequest(ContainerId(container), str(bundle), "/run/runc", KEY.id))
 
 
 def dumped(base: Path, worker: Worker) -> None:

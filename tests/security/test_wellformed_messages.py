@@ -12,15 +12,23 @@ import pytest
 from support.examples import example
 from support.world import stored_event
 
-from controlplane.bus import reading
-from controlplane.bus.ingest import RefusedReportError, read_report
-from protocol import requests, subjects, wire
-from protocol.events import ContainerStarted, DumpFailed, DumpStage, NodeRegistered, ReportedEvent
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import Failure, FailureError
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, InvalidIdError, NodeName, SnapshotId, WorkerId
-from protocol.reports import Report
-from protocol.requests import NEWEST_VERSION, ResolveRequest
+from controlplane.bus import message_validation
+from controlplane.bus.report_consumer import RefusedReportError, read_report
+from woodfrog.protocol import requests, subjects, wire
+from woodfrog.protocol.events import ContainerStarted, DumpFailed, DumpStage, NodeRegistered, ReportedEvent
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.protocol.ids import (
+    CheckpointKey,
+    ContainerId,
+    IncarnationNumber,
+    InvalidIdError,
+    NodeName,
+    SnapshotId,
+    WorkerId,
+)
+from woodfrog.protocol.reports import Report
+from woodfrog.protocol.requests import NEWEST_VERSION, ResolveRequest
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -108,9 +116,9 @@ def question(**changes: Any) -> bytes:
     ],
 )
 def test_a_question_with_names_that_are_none_is_refused(bad: dict[str, Any]) -> None:
-    assert reading.resolve_request(question()).container.pod == "train-1"
+    assert message_validation.resolve_request(question()).container.pod == "train-1"
     with pytest.raises((wire.MalformedMessageError, InvalidIdError)):
-        reading.resolve_request(question(**bad))
+        message_validation.resolve_request(question(**bad))
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
@@ -118,12 +126,12 @@ def test_a_request_that_says_more_than_is_known_is_answered_and_one_of_another_v
     """A DaemonSet that is upgraded before the control plane goes on starting containers."""
     known = example(kind)
     plain = json.loads(wire.encode(known)) | {"version": NEWEST_VERSION, "from_the_future": True}
-    read = reading.request(json.dumps(plain).encode(), kind)
+    read = message_validation.request(json.dumps(plain).encode(), kind)
     assert {name: getattr(read, name) for name in read.__struct_fields__ if name != "version"} == {
         name: getattr(known, name) for name in known.__struct_fields__ if name != "version"
     }
     with pytest.raises(FailureError, match="request-too-new"):
-        reading.request(json.dumps(plain | {"version": NEWEST_VERSION + 1}).encode(), kind)
+        message_validation.request(json.dumps(plain | {"version": NEWEST_VERSION + 1}).encode(), kind)
 
 
 def test_a_request_of_today_says_nothing_that_a_control_plane_of_before_does_not_know() -> None:

@@ -12,9 +12,9 @@ from support.world import KEY, World
 
 from controlplane.domain import PodSeen
 from controlplane.domain.free_text import ELSEWHERE, LONGEST_SENTENCE, MOST_WARNINGS, for_the_log, word_of
-from controlplane.log import roles
-from protocol import wire
-from protocol.events import (
+from controlplane.log.admin import roles
+from woodfrog.protocol import wire
+from woodfrog.protocol.events import (
     CommandFinished,
     ContainerStarted,
     DumpFailed,
@@ -24,10 +24,18 @@ from protocol.events import (
     RestoreFailed,
     RestoreStage,
 )
-from protocol.failures import Failure
-from protocol.ids import CommandId, ContainerId, IncarnationNumber, InvalidIdError, NodeName, SnapshotId, WorkerId
-from protocol.pods import Ended, EndedBecause, PodEvent, ProtectedContainer
-from protocol.reports import Report
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import (
+    CommandId,
+    ContainerId,
+    IncarnationNumber,
+    InvalidIdError,
+    NodeName,
+    SnapshotId,
+    WorkerId,
+)
+from woodfrog.protocol.pods import Ended, EndedBecause, PodEvent, ProtectedContainer
+from woodfrog.protocol.reports import Report
 
 pytestmark = pytest.mark.timeout(30)
 

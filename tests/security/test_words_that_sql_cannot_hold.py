@@ -13,16 +13,16 @@ import msgspec
 import pytest
 from support.databases import PostgresServer
 
-from controlplane.bus.ingest import RefusedReportError, read_report
-from controlplane.bus.intake import Settled, UndecidableError
+from controlplane.bus.report_consumer import RefusedReportError, read_report
+from controlplane.core.input_queue import InputResult, UndecidableError
+from controlplane.core.loop import DecisionLoop
 from controlplane.domain.inputs import Policy, ReportReceived, ResolveAsked
-from controlplane.kube import pods
+from controlplane.kube import pod_diff
+from controlplane.log.admin.migrate import upgrade
 from controlplane.log.eventlog import EventLog
-from controlplane.log.migrate import upgrade
 from controlplane.log.records import LogUnavailableError, StaleEpochError
-from controlplane.loop import DecisionLoop
-from protocol import subjects, wire
-from protocol.events import (
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.events import (
     ContainerStarted,
     DumpFailed,
     DumpStage,
@@ -32,11 +32,19 @@ from protocol.events import (
     SnapshotCaptured,
     Trigger,
 )
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, Position, SnapshotId, WorkerId
-from protocol.reports import Report
-from protocol.requests import ResolveRequest, StartCold
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import (
+    CheckpointKey,
+    ContainerId,
+    IncarnationNumber,
+    NodeName,
+    Position,
+    SnapshotId,
+    WorkerId,
+)
+from woodfrog.protocol.reports import Report
+from woodfrog.protocol.requests import ResolveRequest, StartCold
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -78,7 +86,7 @@ def registered(**facts: object) -> NodeRegistered:
     return NodeRegistered(node=NODE, worker_id=WORKER, boot_id="boot", facts=NodeFacts(**facts))  # type: ignore[arg-type]
 
 
-async def told(loop: DecisionLoop, event: ReportedEvent, **changes: object) -> Settled | str:
+async def told(loop: DecisionLoop, event: ReportedEvent, **changes: object) -> InputResult | str:
     """What becomes of a report, from its bytes on: what it was refused for, or what the log made of it."""
     report = msgspec.structs.replace(Report(uuid4(), NODE, WORKER, datetime.now(UTC), event), **changes)
     try:
@@ -137,7 +145,7 @@ async def test_what_sql_cannot_hold_is_refused_and_the_next_report_is_taken_in(
     await told(loop, dump_started())
     await told(loop, event)
     settled = await told(loop, registered(kernel_release="6.2"))
-    assert isinstance(settled, Settled)
+    assert isinstance(settled, InputResult)
     assert settled.rejected is None
 
 
@@ -150,11 +158,11 @@ async def test_reports_that_wait_with_one_that_sql_cannot_hold_are_recorded(loop
         told(loop, registered()), told(loop, captured), told(loop, msgspec.structs.replace(captured, raw_bytes=7))
     )
     assert isinstance(outcomes[1], str)
-    assert [type(outcome) for outcome in (outcomes[0], outcomes[2])] == [Settled, Settled]
+    assert [type(outcome) for outcome in (outcomes[0], outcomes[2])] == [InputResult, InputResult]
     last = (await log.read(Position(0), 100))[-1].event
     assert isinstance(last, SnapshotCaptured)
     assert last.raw_bytes == 7
 
 
 def test_a_termination_message_with_a_nul_is_read_without_it() -> None:
-    assert pods._text("killed\0by me") == "killed\ufffdby me"
+    assert pod_diff._text("killed\0by me") == "killed\ufffdby me"

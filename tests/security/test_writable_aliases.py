@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from support.criu_images import PLAIN, load, messages, put
 
-from nodeworker import bundle, privilege_check
+from nodeworker import bundle
 from nodeworker.domain.criu_images.protobuf import Message, data_field, number_field
-from protocol.failures import FailureError
-from protocol.privileges import Privileges
+from nodeworker.restore import privilege_check
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.privileges import Privileges
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import msgspec
 
 from controlplane.domain import State, evolve
-from protocol.commands import Command
-from protocol.events import Event
-from protocol.reports import Report
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.events import Event
+from woodfrog.protocol.reports import Report
 
 _read = msgspec.json.Decoder(Event).decode  # one decoder for all: a union's is dear to make
 

@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from controlplane.domain.state import Usage, count_usage
-from protocol.ids import NodeName
+from woodfrog.protocol.ids import NodeName
 
 from .fabric import LawBrokenError
 from .node import Node, clock_of

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from controlplane.domain import Policy
-from protocol.commands import DeleteCommand, DumpCommand
-from protocol.events import (
+from woodfrog.protocol.commands import DeleteCommand, DumpCommand
+from woodfrog.protocol.events import (
     ColdStartChosen,
     CommandFinished,
     CommandIssued,
@@ -34,8 +34,8 @@ from protocol.events import (
     SnapshotSuperseded,
     SnapshotUnpinned,
 )
-from protocol.facts import ContainerFacts
-from protocol.ids import CheckpointKey
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import CheckpointKey
 
 from .fabric import LawBrokenError
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from controlplane.domain import Decision, Input, ResolveAsked, SnapshotAsked, State, evolve
 from controlplane.domain.placement import PlacedPod
-from protocol.commands import DeleteCommand, DumpCommand
-from protocol.events import (
+from woodfrog.protocol.commands import DeleteCommand, DumpCommand
+from woodfrog.protocol.events import (
     ColdStartChosen,
     CommandFinished,
     CommandIssued,
@@ -41,11 +41,11 @@ from protocol.events import (
     SnapshotUnpinned,
     StartDeferred,
 )
-from protocol.facts import ContainerFacts, NodeFacts, misfit
-from protocol.failures import CONDEMNING_CODES, PASSING_CODES, SNAPSHOT_MISSING
-from protocol.ids import CheckpointKey, IncarnationNumber, NodeName
-from protocol.reports import Report
-from protocol.requests import Noted, Refusal, RestoreFrom, StartCold, WaitFor
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts, misfit
+from woodfrog.protocol.failures import CONDEMNING_CODES, PASSING_CODES, SNAPSHOT_MISSING
+from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber, NodeName
+from woodfrog.protocol.reports import Report
+from woodfrog.protocol.requests import Noted, Refusal, RestoreFrom, StartCold, WaitFor
 
 from .fabric import LawBrokenError
 from .keeping import Keeping

@@ -13,11 +13,11 @@ from uuid import UUID
 
 from controlplane.domain import Decision
 from controlplane.domain.placement import PlacedPod, Placement
-from protocol.events import ContainerStarted, DumpStarted, SnapshotCaptured, SnapshotStored, Trigger
-from protocol.facts import ContainerFacts
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId
-from protocol.reports import Report
-from protocol.requests import ResolveRequest
+from woodfrog.protocol.events import ContainerStarted, DumpStarted, SnapshotCaptured, SnapshotStored, Trigger
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId
+from woodfrog.protocol.reports import Report
+from woodfrog.protocol.requests import ResolveRequest
 
 from .fabric import Broker
 from .laws import Snapshot, Truth

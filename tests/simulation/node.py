@@ -16,8 +16,8 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from protocol.commands import Command, DeleteCommand, DumpCommand
-from protocol.events import (
+from woodfrog.protocol.commands import Command, DeleteCommand, DumpCommand
+from woodfrog.protocol.events import (
     CommandFinished,
     ContainerEnded,
     ContainerStarted,
@@ -35,11 +35,19 @@ from protocol.events import (
     SnapshotStoreDelayed,
     Trigger,
 )
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
-from protocol.reports import Heartbeat, Report
-from protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import (
+    CheckpointKey,
+    CommandId,
+    ContainerId,
+    IncarnationNumber,
+    NodeName,
+    SnapshotId,
+    WorkerId,
+)
+from woodfrog.protocol.reports import Heartbeat, Report
+from woodfrog.protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 from .fabric import LawBrokenError
 from .laws import Snapshot, Truth, local_digest

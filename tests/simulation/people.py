@@ -7,8 +7,8 @@ from random import Random
 from controlplane.domain import Policy
 from controlplane.domain.retention import Keep, Retention
 from controlplane.domain.schedule import Schedule
-from protocol.ids import CheckpointKey, SnapshotId
-from protocol.requests import SnapshotRequest
+from woodfrog.protocol.ids import CheckpointKey, SnapshotId
+from woodfrog.protocol.requests import SnapshotRequest
 
 HANDOVER_SECONDS = 20.0
 

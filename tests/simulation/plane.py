@@ -1,4 +1,4 @@
-"""The control plane of the simulation: the real decisions in a loop that does what :mod:`controlplane.loop` does.
+"""The control plane of the simulation: the real decisions in a loop that does what :mod:`controlplane.core.loop` does.
 
 Batches are decided against a provisional state, appended at once, and only then answered and acknowledged. It can be killed
 between any two of these, find its disk away, and find that somebody else leads.
@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from controlplane.domain import Decision, Input, NodeSilent, Policy, ReportReceived, Tick, decide, evolve
-from controlplane.domain.believed import believed
-from protocol import wire
-from protocol.events import Event
+from controlplane.domain.event_time import believed
+from woodfrog.protocol import wire
+from woodfrog.protocol.events import Event
 
 from .fabric import Broker, LawBrokenError, Log, LogAwayError, Record
 

@@ -19,10 +19,10 @@ from random import Random
 import msgspec
 
 from controlplane.domain import CheckpointAsked, Decision, NodeHeard, ResolveAsked, SnapshotAsked
-from protocol.events import CommandIssued
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import CheckpointKey, CommandId
-from protocol.requests import CheckpointRequest
+from woodfrog.protocol.events import CommandIssued
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, CommandId
+from woodfrog.protocol.requests import CheckpointRequest
 
 from .fabric import Broker, LawBrokenError, Log, LogAwayError, StaleLeadError
 from .healing import heal

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from controlplane.domain import Policy
+from controlplane.http.api.assembly import open_api
+from controlplane.http.api.next_dumps import Live
+from controlplane.http.api.settings import ApiSettings
 from controlplane.kube.api import KubernetesApi
 from controlplane.log import EventLog
-from controlplane.web.api.live import Live
-from controlplane.web.api.serve import open_api
-from controlplane.web.api.settings import ApiSettings
-from process.http import Address
+from woodfrog.service.http import Address
 
 EVERYTHING = "e" * 32
 DEFAULT = "d" * 32

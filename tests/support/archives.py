@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from controlplane.core.loop import DecisionLoop
 from controlplane.domain.inputs import Policy
 from controlplane.log import EventLog
-from controlplane.loop import DecisionLoop
 from support.databases import Database
 
 SEGMENT_EVENTS = 10

@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from process.natstls import Trust
 from support.chart import ROOT, Values, one, render
 from support.servers import NATS_SERVER, wait_for
+from woodfrog.service.natstls import Trust
 
 
 class ChartedNats:

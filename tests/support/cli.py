@@ -6,8 +6,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
-from woodfrog.cli import app
-from woodfrog.state import Description, StateDirectory
+from woodfrog.cli.main import app
+from woodfrog.dev_state import Description, StateDirectory
 
 
 def described(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from nodeworker.capture.cuda_driver import Driver, DriverError
+from nodeworker.capture.gpu.driver import Driver, DriverError
 from nodeworker.domain.gpu import CudaState
 
 Case = Callable[[Driver, int, Sequence[str]], None]

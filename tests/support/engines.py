@@ -16,7 +16,7 @@ from nodeworker.domain.engine_config import podman_drop_in
 from support import images, pages
 from support.containerd import Containerd
 from support.stack import Stack, until
-from woodfrog.overlay import make_network
+from woodfrog.local.overlay import make_network
 
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done"
 """Counts on standard output, which the engine keeps."""

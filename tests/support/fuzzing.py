@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
 
 CORPUS = Path(__file__).parents[1] / "security/fuzz/corpus"
 SECONDS = float(os.environ.get("WOODFROG_FUZZ_SECONDS", "2"))

@@ -11,11 +11,11 @@ from typing import get_args
 
 from msgspec.structs import replace
 
-from protocol import wire
-from protocol.commands import Command
-from protocol.events import SCHEMA_VERSION, CommandIssued, Event, event_type
-from protocol.pods import POD_EVENT_VERSION, Happened, PodEvent, kind_of
 from support.examples import example
+from woodfrog.protocol import wire
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.events import SCHEMA_VERSION, CommandIssued, Event, event_type
+from woodfrog.protocol.pods import POD_EVENT_VERSION, Happened, PodEvent, kind_of
 
 FOLDER = Path(__file__).parents[1] / "golden"
 

@@ -16,12 +16,12 @@ from nats.aio.client import Client
 
 from controlplane.app import let_nodes_in
 from controlplane.settings import Settings
-from process.nats import connect
-from protocol import subjects
-from protocol.ids import NodeName
 from support.servers import NATS_SERVER, START_SECONDS, wait_for
 from support.tokens import NAMESPACE, SERVICE_ACCOUNT, TokenApi
 from woodfrog.isolation import CALLOUT, CONTROL, OPERATOR, Isolation
+from woodfrog.protocol import subjects
+from woodfrog.protocol.ids import NodeName
+from woodfrog.service.nats import connect
 
 Mode = Literal["keys", "tokens"]
 """How the server knows a node: by a key in its configuration, or by a token that it asks the control plane about."""
@@ -112,7 +112,7 @@ class IsolatedServer:
         return self.isolation.seed_file(OPERATOR)
 
     def credentials(self, node: str) -> dict[str, Path]:
-        """What a node proves itself by, as arguments of :func:`process.nats.connect`."""
+        """What a node proves itself by, as arguments of :func:`woodfrog.service.nats.connect`."""
         if self.mode == "tokens":
             return {"token_file": self.token_file(node)}
         return {"seed_file": self.isolation.seed_file(subjects.token(node))}

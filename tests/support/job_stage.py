@@ -11,15 +11,20 @@ from typing import Any
 
 import yaml
 
-from controlplane.bus.intake import Settled
+from controlplane.core.input_queue import InputResult
 from controlplane.domain import Input, Policy, State, decide, evolve
-from controlplane.kube.caches import PodCache
-from controlplane.kube.environment import checkpoint_ids
+from controlplane.kube.env_expansion import checkpoint_ids
 from controlplane.kube.jobs.actions import JobActions
 from controlplane.kube.jobs.reconciler import JobReconciler
-from controlplane.kube.shapes import Pod
-from protocol import wire
-from protocol.events import (
+from controlplane.kube.models import Pod
+from controlplane.kube.object_cache import PodCache
+from support.job_controller import JobController
+from support.played_cluster import NOON, Object, PlayedCluster
+from support.seed import MANIFEST
+from support.virtual_time import in_virtual_time
+from support.world import stored_event
+from woodfrog.protocol import wire
+from woodfrog.protocol.events import (
     ContainerEnded,
     ContainerStarted,
     DumpFailed,
@@ -32,14 +37,9 @@ from protocol.events import (
     SnapshotCaptured,
     Trigger,
 )
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
-from support.job_controller import JobController
-from support.played_cluster import NOON, Object, PlayedCluster
-from support.seed import MANIFEST
-from support.virtual_time import in_virtual_time
-from support.world import stored_event
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
 
 CLASSES = ("cedana",)
 LEDGER = "woodfrog.io/job-retries"
@@ -65,7 +65,7 @@ def indexed_job(completions: int, **spec: Any) -> Object:
 
 
 class WorkerReports:
-    """What node workers say, folded as the control plane folds it. Satisfies :class:`controlplane.bus.intake.Intake`."""
+    """What node workers say, folded as the control plane folds it. Satisfies :class:`controlplane.core.input_queue.InputQueue`."""
 
     def __init__(self) -> None:
         self.state = State()
@@ -121,13 +121,13 @@ class WorkerReports:
             about = {"key": key, "incarnation": self._start(key, pod), "node": NodeName("a")}
             self._say(ContainerEnded(**about, container_id=ContainerId(pod["metadata"]["uid"]), exit_code=137))
 
-    async def enqueue(self, given: Input, *, actor: str) -> asyncio.Future[Settled]:
+    async def enqueue(self, given: Input, *, actor: str) -> asyncio.Future[InputResult]:
         """Decide, as the input loop does."""
         for event in decide(self.state, given, NOON, Policy()).events:
             self.recorded.append(event)
             self._say(event)
-        done: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
-        done.set_result(Settled())
+        done: asyncio.Future[InputResult] = asyncio.get_running_loop().create_future()
+        done.set_result(InputResult())
         return done
 
     def lost(self, node: str = "a") -> None:

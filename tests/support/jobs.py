@@ -8,8 +8,8 @@ from typing import Any
 from controlplane.domain.captures import Capture
 from controlplane.kube.jobs.ledger import Account, Ids, Ledger, Seen, account
 from controlplane.kube.jobs.models import INDEX, LEDGER, TRACKING, Job
-from protocol import wire
 from support.pods import pod, seen
+from woodfrog.protocol import wire
 
 Object = dict[str, Any]
 OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "train", "uid": "j1", "controller": True}

@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 
 from controlplane.log.deadletters import DeadLetter, DeadLetters
 from controlplane.log.records import Metadata, NewEvent
-from protocol.commands import DumpCommand
-from protocol.events import (
+from woodfrog.protocol.commands import DumpCommand
+from woodfrog.protocol.events import (
     ColdStartChosen,
     CommandFinished,
     CommandIssued,
@@ -33,9 +33,9 @@ from protocol.events import (
     StartDeferred,
     Trigger,
 )
-from protocol.facts import ContainerFacts, GpuFacts, NodeFacts
-from protocol.failures import Failure
-from protocol.ids import (
+from woodfrog.protocol.facts import ContainerFacts, GpuFacts, NodeFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import (
     CheckpointKey,
     CommandId,
     ContainerId,

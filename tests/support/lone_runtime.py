@@ -16,18 +16,26 @@ from typing import Any
 from uuid import uuid4
 
 from nodeworker.capture import cgroup_v1
-from nodeworker.capture import criu as criu_tool
-from nodeworker.capture.cgroup_yard import make_yard
-from nodeworker.capture.runc import Runc, RuncState
+from nodeworker.capture.criu import criu as criu_tool
+from nodeworker.capture.criu.cgroup_yard import make_yard
+from nodeworker.capture.criu.runc import Runc, RuncState
 from nodeworker.domain.cgroup_path import absolute_path
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.host import facts
 from nodeworker.host.criu_bundle import find_criu
 from nodeworker.runtime.install import write_runtime
-from protocol import wire
-from protocol.ids import SnapshotId
-from protocol.local import CreateCold, CreateRestored, Done, LocalAnswer, LocalAsk, TellDeleted, TellStarted
 from support.time_scale import scaled
+from woodfrog.protocol import wire
+from woodfrog.protocol.ids import SnapshotId
+from woodfrog.protocol.runtime_api import (
+    CreateCold,
+    CreateRestored,
+    DeletedNotification,
+    Done,
+    LocalAnswer,
+    LocalAsk,
+    StartedNotification,
+)
 
 CALL_SECONDS = 30
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.02; done"
@@ -86,7 +94,7 @@ class FakeWorker:
                     continue
                 ask: Any = wire.decode(line, LocalAsk)
                 self.asked.append(ask)
-                if isinstance(ask, TellStarted | TellDeleted):
+                if isinstance(ask, StartedNotification | DeletedNotification):
                     answer: LocalAnswer | None = Done()
                 else:
                     answer = self._replies[ask.__struct_config__.tag](ask)

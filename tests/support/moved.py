@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from nodeworker.capture.status import status_fields
-from protocol.failures import Failure
-from protocol.local import Refused
 from support.lone_runtime import Container, LoneRuntime, eventually
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.runtime_api import Refused
+from woodfrog.service.procfs import status_fields
 
 Spec = dict[str, Any]
 Change = Callable[[Spec], None]

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from protocol.local import CreateCold
 from support.lone_runtime import Container, LoneRuntime, eventually
 from support.servers import ControlPlaneProcess, NatsServer
 from support.time_scale import scaled
+from woodfrog.protocol.runtime_api import CreateCold
 
 NUMBERS = "i=0; while :; do i=$((i+1)); echo $i >>/numbers; sleep 0.02; done"
 """Counts into a file of its own: after a restore no number may be missing or there twice."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nodeworker.host import bundle, cri
 from nodeworker.host.install import Options
-from nodeworker.host.places import Places
+from nodeworker.host.paths import Places
 from support.containerd import CONFIG, Containerd
 from support.time_scale import scaled
 

@@ -1,4 +1,4 @@
-"""One worker's storer, whose store is a directory that can be away, and captures for it."""
+"""One worker's uploader, whose store is a directory that can be away, and captures for it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 from nodeworker import settings as worker_settings
 from nodeworker.capture.bounds import Bounds
-from nodeworker.capture.runc import Runc
-from nodeworker.capture.spool import Spool
-from nodeworker.copies import Copies
+from nodeworker.capture.criu.runc import Runc
+from nodeworker.capture.criu.spool import Spool
+from nodeworker.disk.snapshot_cache import SnapshotCache
+from nodeworker.dump.uploader import SnapshotUploader
 from nodeworker.journal import DumpRecord, DumpStep, Journal
 from nodeworker.rehearsal.rehearsals import Rehearsals
 from nodeworker.settings import Settings
 from nodeworker.store.snapshots import SnapshotStore
-from nodeworker.storing import Storer
-from protocol.events import ReportedEvent, Trigger
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
 from support.worker import eventually
+from woodfrog.protocol.events import ReportedEvent, Trigger
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
 
 BEGAN = datetime(2026, 11, 29, 12, 3, tzinfo=UTC)
 BOOT = "this boot"
@@ -42,16 +42,16 @@ class Outage:
         self.journal = Journal(base / "journal", node=NodeName("a"), worker_id=WorkerId("w"))
         self.events: list[ReportedEvent] = []
         self.journal.on_events = self.events.extend
-        self.storer = self.begin()
+        self.uploader = self.begin()
 
-    def begin(self) -> Storer:
+    def begin(self) -> SnapshotUploader:
         """The next worker's."""
         self.store = store = SnapshotStore(self.settings.store_url)
-        copies = Copies(self.settings.copies, limit_bytes=0, limit_seconds=1)
+        copies = SnapshotCache(self.settings.copies, limit_bytes=0, limit_seconds=1)
         facts, runc = NodeFacts("x86_64"), Runc(Path("runc"), Path("criu"))
         rehearsals = Rehearsals(self.settings, self.journal, runc, facts=facts, criu_config=None)
-        self.storer = Storer(self.settings, self.journal, store, copies, facts, rehearsals)
-        return self.storer
+        self.uploader = SnapshotUploader(self.settings, self.journal, store, copies, facts, rehearsals)
+        return self.uploader
 
     def away(self) -> None:
         """Let the store's place be something else."""
@@ -91,13 +91,13 @@ class Outage:
     async def refused(self, times: int) -> None:
         """Wait until storing was tried so often."""
         tried: list[bool] = []
-        real = self.storer._tried
+        real = self.uploader._tried
 
         async def counted(record: DumpRecord) -> Exception | None:
             tried.append(True)
             return await real(record)
 
-        self.storer._tried = counted  # type: ignore[method-assign]
+        self.uploader._tried = counted  # type: ignore[method-assign]
 
         async def often() -> bool:
             return len(tried) >= times
@@ -108,4 +108,4 @@ class Outage:
         return [event for event in self.events if isinstance(event, kind)]
 
     async def end(self) -> None:
-        await self.storer.close()
+        await self.uploader.close()

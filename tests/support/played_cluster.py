@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from controlplane.kube.api import ApiError, KubernetesApi
-from protocol import wire
+from woodfrog.protocol import wire
 
 Object = dict[str, Any]
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

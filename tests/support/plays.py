@@ -14,12 +14,12 @@ import uuid
 
 from kubernetes_asyncio import client, config
 
-from controlplane.kube.environment import checkpoint_ids
-from controlplane.kube.shapes import Pod
-from protocol import wire
+from controlplane.kube.env_expansion import checkpoint_ids
+from controlplane.kube.models import Pod
 from support.kube import Cluster, Object, running
 from support.played import EXAMPLES, JOB_NAME, admitted, armada_pods, example, job_pods, jobset_jobs, vcjob_pods
 from support.seed import LOG
+from woodfrog.protocol import wire
 
 HOST = "kubernetes.io/hostname"
 

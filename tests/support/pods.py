@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from controlplane.kube.pods import PodView, view
-from controlplane.kube.shapes import Node, Pod
-from protocol import wire
+from controlplane.kube.models import Node, Pod
+from controlplane.kube.pod_diff import PodView, view
+from woodfrog.protocol import wire
 
 Object = dict[str, Any]
 CLASSES = ("cedana",)

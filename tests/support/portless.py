@@ -17,11 +17,10 @@ from typing import Any
 
 import msgspec
 
+from nodeworker.agent.command_executor import CommandExecutor
 from nodeworker.bus import Bus
 from nodeworker.journal import ContainerRecord, ContainerState, DumpRecord, DumpStep, Journal
-from nodeworker.obey import Obedience
-from process.lifecycle import until_signalled
-from protocol.events import (
+from woodfrog.protocol.events import (
     ContainerStarted,
     DumpFailed,
     DumpStage,
@@ -31,18 +30,27 @@ from protocol.events import (
     SnapshotStored,
     Trigger,
 )
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId, new_snapshot_id
-from protocol.reports import Heartbeat
-from protocol.requests import Refusal, ResolveRequest, WaitFor
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import (
+    CheckpointKey,
+    ContainerId,
+    IncarnationNumber,
+    NodeName,
+    SnapshotId,
+    WorkerId,
+    new_snapshot_id,
+)
+from woodfrog.protocol.reports import Heartbeat
+from woodfrog.protocol.requests import Refusal, ResolveRequest, WaitFor
+from woodfrog.service.lifecycle import until_signalled
 
 FACTS = NodeFacts(architecture="x86_64")
 RESTARTED = Failure("worker-restarted", "the worker was restarted during the dump", "Ask again.")
 
 
 class FakePort:
-    """Dumper and storer in one: takes its time, counts, and keeps the journal as the real ones do."""
+    """Dumper and uploader in one: takes its time, counts, and keeps the journal as the real ones do."""
 
     def __init__(self, journal: Journal, node: NodeName, effects: Path) -> None:
         self._journal = journal
@@ -134,7 +142,7 @@ async def live(folder: Path, node: NodeName, url: str, containers: int) -> None:
     journal = Journal(folder / f"{node}.journal", node=node, worker_id=worker_id)
     bus = Bus(url, node, journal, heartbeat=lambda: Heartbeat(node, worker_id, "boot", FACTS))
     port: Any = FakePort(journal, node, effects)
-    obedience = Obedience(journal, port, port, port, port)
+    executor = CommandExecutor(journal, port, port, port, port)
     journal.report(NodeRegistered(node=node, worker_id=worker_id, boot_id="boot", facts=FACTS))
     for record in port.settle():
         port.store(record)
@@ -163,7 +171,7 @@ async def live(folder: Path, node: NodeName, url: str, containers: int) -> None:
             await start(number)
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(bus.run(obedience.obey))
+        group.create_task(bus.run(executor.obey))
         group.create_task(start_all())
 
 

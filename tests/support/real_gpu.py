@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from nodeworker.capture.cuda_driver import CUDA_LIBRARY, find_library
-from nodeworker.capture.cuda_process import DriverProcess
+from nodeworker.capture.gpu.driver import CUDA_LIBRARY, find_library
+from nodeworker.capture.gpu.driver_process import DriverProcess
 from support.gpu_report import Steps, fixed_seconds, table
 from support.lone_runtime import eventually
 from support.node import Counting, Node

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from nodeworker.capture.status import status_fields
+from woodfrog.service.procfs import status_fields
 
 CAP_SYS_RESOURCE: Final = 24
 MAY: Final = bool(int(status_fields(os.getpid())["CapEff"], 16) >> CAP_SYS_RESOURCE & 1)

@@ -13,10 +13,10 @@ from blake3 import blake3
 
 from nodeworker.capture.trees import CapturedTree, list_tree
 from nodeworker.store import ManifestHeader, SnapshotStore, Stored
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import FailureError
-from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
-from protocol.manifest import Manifest, TreeName
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
+from woodfrog.protocol.manifest import Manifest, TreeName
 
 KEY = CheckpointKey("local", "default", "a.b")
 SNAPSHOT = SnapshotId("20261123T214501Z-5f3a9c1e")

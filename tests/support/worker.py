@@ -14,8 +14,9 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.js.api import RawStreamMsg
 
-from protocol import subjects, wire
-from protocol.events import (
+from support.time_scale import scaled
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.events import (
     ContainerStarted,
     DumpStarted,
     NodeRegistered,
@@ -24,10 +25,18 @@ from protocol.events import (
     SnapshotStored,
     Trigger,
 )
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
-from protocol.reports import Heartbeat, Report
-from protocol.requests import (
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import (
+    CheckpointKey,
+    CommandId,
+    ContainerId,
+    IncarnationNumber,
+    NodeName,
+    SnapshotId,
+    WorkerId,
+)
+from woodfrog.protocol.reports import Heartbeat, Report
+from woodfrog.protocol.requests import (
     CheckpointRequest,
     CommandAccepted,
     QueryRequest,
@@ -37,7 +46,6 @@ from protocol.requests import (
     Rows,
     View,
 )
-from support.time_scale import scaled
 
 FACTS = NodeFacts(architecture="x86_64", page_size_bytes=4096)
 CONTAINER = ContainerFacts(image="docker.io/library/job:1")

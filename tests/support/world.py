@@ -22,7 +22,7 @@ from controlplane.domain import (
     decide,
     evolve,
 )
-from protocol.events import (
+from woodfrog.protocol.events import (
     ContainerEnded,
     ContainerStarted,
     DumpFailed,
@@ -39,11 +39,19 @@ from protocol.events import (
     SnapshotStoreDelayed,
     Trigger,
 )
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
-from protocol.reports import Heartbeat, Report
-from protocol.requests import CheckpointRequest, ResolveRequest, SnapshotRequest
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import (
+    CheckpointKey,
+    CommandId,
+    ContainerId,
+    IncarnationNumber,
+    NodeName,
+    SnapshotId,
+    WorkerId,
+)
+from woodfrog.protocol.reports import Heartbeat, Report
+from woodfrog.protocol.requests import CheckpointRequest, ResolveRequest, SnapshotRequest
 
 KEY = CheckpointKey("lab", "default", "trainer")
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

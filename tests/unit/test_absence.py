@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from nodeworker import absence
+from nodeworker.agent import absence
 from nodeworker.runtime.commandline import Call
-from nodeworker.runtime.verb import Settings, Verb
-from protocol.ids import ContainerId
+from nodeworker.runtime.invocation import Settings, Verb
+from woodfrog.protocol.ids import ContainerId
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -9,9 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from nodeworker.store.comparison import difference
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
-from protocol.manifest import HOLE, Chunk, Entry, HeldFile, Manifest, Pack, Tree, TreeName
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
+from woodfrog.protocol.manifest import HOLE, Chunk, Entry, HeldFile, Manifest, Pack, Tree, TreeName
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -8,10 +8,10 @@ from support.world import KEY, World
 from controlplane.domain import Policy, evolve
 from controlplane.domain.captures import Capture, capture_of, together
 from controlplane.domain.state import KeyState, SnapshotStatus
-from protocol.events import PodTerminating, SnapshotInvalidated
-from protocol.facts import ContainerFacts
-from protocol.ids import IncarnationNumber, SnapshotId
-from protocol.pods import Why
+from woodfrog.protocol.events import PodTerminating, SnapshotInvalidated
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import IncarnationNumber, SnapshotId
+from woodfrog.protocol.pods import Why
 
 FIRST = ContainerFacts(pod="train-1", pod_uid="u1")
 SECOND = ContainerFacts(pod="train-2", pod_uid="u2")

@@ -12,7 +12,7 @@ from chaos.programs import Program, gap
 from chaos.report import render
 
 from controlplane.domain.invariants import Rule
-from protocol.events import AnyEvent
+from woodfrog.protocol.events import AnyEvent
 
 pytestmark = pytest.mark.timeout(20)
 

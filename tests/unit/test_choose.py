@@ -20,8 +20,8 @@ from controlplane.domain import (
     Wait,
     choose,
 )
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import IncarnationNumber, NodeName, SnapshotId, WorkerId
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import IncarnationNumber, NodeName, SnapshotId, WorkerId
 
 pytestmark = pytest.mark.timeout(5)
 

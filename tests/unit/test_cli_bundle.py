@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from woodfrog.bundle import (
+from woodfrog.local.oci_bundle import (
     BadInputError,
     BindMount,
     ContainerSpec,

@@ -15,12 +15,12 @@ import pytest
 import yaml
 from support.cli import woodfrog
 
-from controlplane.log.views import CONTRACT
-from protocol.ids import CheckpointKey
-from protocol.requests import View
-from woodfrog import listings, watching
-from woodfrog.ids import age, joined
-from woodfrog.reach import Reach
+from controlplane.log.projections.views import CONTRACT
+from woodfrog.cli import get_commands, watch
+from woodfrog.cli.context import Reach
+from woodfrog.cli.id_rows import age, joined
+from woodfrog.protocol.ids import CheckpointKey
+from woodfrog.protocol.requests import View
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -59,8 +59,8 @@ def log(monkeypatch: pytest.MonkeyPatch) -> None:
         rows = {"restore_history": STARTS, "latest_snapshots": LATEST}.get(name, [snapshot("a"), snapshot("b", "team")])
         return [row for row in rows if key is None or (row["namespace"], row["id"]) == (key.namespace, key.id)][-limit:]
 
-    monkeypatch.setattr(listings, "reach_of", lambda _: Reach("nats://nowhere", "local"))
-    monkeypatch.setattr(listings.ask, "view", view)
+    monkeypatch.setattr(get_commands, "reach_of", lambda _: Reach("nats://nowhere", "local"))
+    monkeypatch.setattr(get_commands.client, "view", view)
 
 
 def test_an_id_is_what_its_newest_container_is_and_what_the_next_one_resumes_from() -> None:
@@ -95,7 +95,7 @@ def test_what_a_rehearsal_showed_is_listed_with_its_snapshot(form: str, monkeypa
         | {"status": "failed", "rehearsal": "failed"}
     )
     row |= {"rehearsal_reason": "a file is gone", "rehearsal_seconds": 1.25}
-    monkeypatch.setattr(listings.ask, "view", lambda *_, **__: [row])
+    monkeypatch.setattr(get_commands.client, "view", lambda *_, **__: [row])
     said = woodfrog("get", "snapshots", "-o", form).stdout
     if form == "wide":
         heads, cells = (re.split(r" {2,}", line.strip()) for line in said.splitlines())
@@ -144,15 +144,15 @@ def test_what_contradicts_itself_is_refused_by_name(words: tuple[str, ...], name
 @pytest.mark.usefixtures("log")
 def test_watching_shows_everything_once_and_then_what_is_new_or_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = [False, False, True]
-    monkeypatch.setattr(watching, "_is_deaf", lambda: turns.pop(0))
-    monkeypatch.setattr(watching, "_SECONDS", 0)
+    monkeypatch.setattr(watch, "_is_deaf", lambda: turns.pop(0))
+    monkeypatch.setattr(watch, "_SECONDS", 0)
     ended = start("train", 1, "team", ended_at="2026-11-30T11:59:00Z", exit_code=0)
     reads = [STARTS, STARTS, [*STARTS[:1], ended, *STARTS[2:], start("later", 1)]]
 
     def rows(_reach: Reach, view: View, _which: object, _limit: int) -> list[dict[str, Any]]:
         return reads.pop(0) if view == "restore_history" else LATEST
 
-    monkeypatch.setattr(listings, "_rows", rows)
+    monkeypatch.setattr(get_commands, "_rows", rows)
     said = [json.loads(line) for line in woodfrog("get", "ids", "-w", "-o", "json").stdout.splitlines()]
     assert [row["id"] for row in said] == ["archived", "count", "held", "new", "train", "later", "train"]
     assert said[-1]["state"] == "ended"

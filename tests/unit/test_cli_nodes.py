@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from protocol.requests import View
-from woodfrog import cli, listings
-from woodfrog.reach import Reach
+from woodfrog.cli import get_commands, main
+from woodfrog.cli.context import Reach
+from woodfrog.protocol.requests import View
 
 pytestmark = pytest.mark.timeout(10)
 
@@ -36,13 +36,13 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         assert name == "nodes"
         return known
 
-    monkeypatch.setattr(listings, "reach_of", lambda _: Reach("nats://nowhere", ""))
-    monkeypatch.setattr(listings.ask, "view", view)
+    monkeypatch.setattr(get_commands, "reach_of", lambda _: Reach("nats://nowhere", ""))
+    monkeypatch.setattr(get_commands.client, "view", view)
     return known
 
 
 def test_a_table_has_a_line_for_each_node_with_its_gpus() -> None:
-    heading, gpu, cpu, old = CliRunner().invoke(cli.app, ["get", "nodes"]).stdout.splitlines()
+    heading, gpu, cpu, old = CliRunner().invoke(main.app, ["get", "nodes"]).stdout.splitlines()
     assert heading.split("   ")[-1] == "GPU DRIVER"
     assert [word.strip() for word in gpu.split("   ") if word.strip()][-4:] == [
         "2",
@@ -55,5 +55,5 @@ def test_a_table_has_a_line_for_each_node_with_its_gpus() -> None:
 
 
 def test_json_has_every_gpu() -> None:
-    found = json.loads(CliRunner().invoke(cli.app, ["get", "nodes", "-o", "json"]).stdout)
+    found = json.loads(CliRunner().invoke(main.app, ["get", "nodes", "-o", "json"]).stdout)
     assert [gpu["uuid"] for gpu in found[0]["gpus"]] == ["GPU-1", "GPU-2"]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from support.cli import described, woodfrog
 
-from woodfrog.bundle import BadInputError, check_annotations, parse_annotation, parse_memory
-from woodfrog.command_errors import EXIT_CODES, command_error
-from woodfrog.runtime import runtime_failed
-from woodfrog.sessions import parse_signal
+from woodfrog.cli.session_commands import parse_signal
+from woodfrog.local.command_errors import EXIT_CODES, command_error
+from woodfrog.local.oci_bundle import BadInputError, check_annotations, parse_annotation, parse_memory
+from woodfrog.local.oci_runtime import runtime_failed
 
 pytestmark = pytest.mark.timeout(10)
 

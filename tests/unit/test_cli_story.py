@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 from support.golden import today
 
-from controlplane.story import describe, explain, moment, size
-from protocol.events import (
+from controlplane.describe import describe, explain, moment, size
+from woodfrog.protocol.events import (
     ColdStartChosen,
     ContainerEnded,
     ContainerStarted,
@@ -28,10 +28,10 @@ from protocol.events import (
     StartDeferred,
     event_type,
 )
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId
-from protocol.wire import encode
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId
+from woodfrog.protocol.wire import encode
 
 TODAY = today()
 

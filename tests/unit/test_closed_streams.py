@@ -11,8 +11,8 @@ pytestmark = pytest.mark.timeout(20)
 
 PROGRAM = """
 import os, sys
-from woodfrog import streams
-streams.reopen()
+from woodfrog.cli import closed_streams
+closed_streams.reopen()
 print("said", flush=True)
 sys.stderr.write("said")
 sys.stdin.read()

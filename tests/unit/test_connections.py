@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from nodeworker import connections
 from nodeworker.capture import network, watches
-from nodeworker.capture.spool import Spool
+from nodeworker.capture.criu.spool import Spool
 from nodeworker.domain.criu_images import form
 from nodeworker.domain.criu_images.watches import paths_image
 from nodeworker.domain.criu_options import CriuConfig
-from protocol.failures import Failure, FailureError
+from nodeworker.dump import connections as dumped
+from nodeworker.restore import connections
+from woodfrog.protocol.failures import Failure, FailureError
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -116,7 +117,7 @@ class Dump:
         subprocess.run([script], env={"CRTOOLS_SCRIPT_ACTION": "post-dump"}, check=True)
 
     def run(self) -> str:
-        return connections.dump(self.plan, self.spool, self._checkpoint, lambda: "files")
+        return dumped.dump(self.plan, self.spool, self._checkpoint, lambda: "files")
 
 
 def test_a_dump_that_fails_because_of_a_connection_is_made_once_more_without(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from protocol.ids import ContainerId
-from woodfrog import container_log
-from woodfrog.container_log import ContainerLog, id_of, prune
+from woodfrog.local import container_log
+from woodfrog.local.container_log import ContainerLog, id_of, prune
+from woodfrog.protocol.ids import ContainerId
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from woodfrog.controlplane_doctor import database
+from woodfrog.cli.controlplane_doctor import database
 
 
 @pytest.mark.parametrize(

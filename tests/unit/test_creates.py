@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from nodeworker.creates import Creates
+from nodeworker.restore.pending_creates import PendingCreates
 from nodeworker.threads import to_the_end, to_the_end_unless
-from protocol.ids import ContainerId
-from protocol.local import Done, LocalAnswer
+from woodfrog.protocol.ids import ContainerId
+from woodfrog.protocol.runtime_api import Done, LocalAnswer
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -18,7 +18,7 @@ ONE = ContainerId("one")
 
 
 async def test_a_create_that_is_cancelled_has_ended_when_that_returns() -> None:
-    creates, ended = Creates(), []
+    creates, ended = PendingCreates(), []
 
     async def work() -> LocalAnswer:
         try:
@@ -39,7 +39,7 @@ async def test_a_create_that_is_cancelled_has_ended_when_that_returns() -> None:
 
 
 async def test_one_that_is_asked_for_again_takes_the_place_of_the_first() -> None:
-    creates = Creates()
+    creates = PendingCreates()
     first = asyncio.create_task(creates.carry_out(ONE, asyncio.sleep(60, Done())))
     await asyncio.sleep(0.01)
     assert await creates.carry_out(ONE, asyncio.sleep(0, Done())) == Done()

@@ -8,7 +8,7 @@ import pytest
 
 from nodeworker.host import criu_bundle
 from nodeworker.host.criu_bundle import Source, find_criu, sources
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeworker.capture import criu
+from nodeworker.capture.criu import criu
 from nodeworker.domain import criu_complaints, criu_failures, failure_page
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = pytest.mark.timeout(5)
 

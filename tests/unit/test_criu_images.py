@@ -9,7 +9,7 @@ from support.criu_images import CONFINED, PLAIN, SPECIMENS, edit, load, messages
 
 from nodeworker.domain.criu_images import MalformedImageError, read_privileges
 from nodeworker.domain.criu_images.protobuf import Message, data_field, number_field
-from protocol.privileges import NO_FILTER, SOME_FILTER
+from woodfrog.protocol.privileges import NO_FILTER, SOME_FILTER
 
 pytestmark = pytest.mark.timeout(20)
 

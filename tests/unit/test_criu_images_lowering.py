@@ -11,7 +11,7 @@ from support.criu_images import CONFINED, PLAIN, SPECIMENS, edit, load, messages
 from nodeworker.domain.capabilities import NAMES, kept, names_of
 from nodeworker.domain.criu_images import CannotLowerError, left_writable, lower, mounted_places, read_privileges
 from nodeworker.domain.criu_images.protobuf import Message, number_field
-from protocol.privileges import CAPABILITY_SETS, Privileges, ceiling, excess
+from woodfrog.protocol.privileges import CAPABILITY_SETS, Privileges, ceiling, excess
 
 pytestmark = pytest.mark.timeout(30)
 

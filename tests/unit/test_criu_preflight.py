@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from nodeworker.capture import criu, handles, vfork
-from nodeworker.capture.freezer import Freezer
+from nodeworker.capture import handles
+from nodeworker.capture.criu import criu, vfork
+from nodeworker.capture.criu.freezer import Freezer
 from nodeworker.host import facts
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -17,8 +17,8 @@ from controlplane.domain import (
     decide,
     evolve,
 )
-from protocol.commands import CheckCommand, DumpCommand
-from protocol.events import (
+from woodfrog.protocol.commands import CheckCommand, DumpCommand
+from woodfrog.protocol.events import (
     CommandFinished,
     CommandIssued,
     ContainerStarted,
@@ -32,10 +32,10 @@ from protocol.events import (
     SnapshotInvalidated,
     SnapshotSuperseded,
 )
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, CommandId, IncarnationNumber, NodeName, WorkerId
-from protocol.requests import (
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import CheckpointKey, CommandId, IncarnationNumber, NodeName, WorkerId
+from woodfrog.protocol.requests import (
     CheckpointRequest,
     CommandAccepted,
     Refusal,

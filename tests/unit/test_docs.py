@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from woodfrog.cli import app
+from woodfrog.cli.main import app
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -19,24 +19,8 @@ ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 MODULE = re.compile(r"`((?:[\w-]+/)+[\w.-]*|[\w-]+\.py)`")
 COMMON = {"--state-dir", "--output", "--namespace", "--database-url"}
-ROOMS = (
-    "",
-    "controlplane",
-    "controlplane/bus",
-    "controlplane/domain",
-    "controlplane/kube",
-    "controlplane/log",
-    "controlplane/web",
-    "controlplane/web/api",
-    "nodeworker",
-    "nodeworker/capture",
-    "nodeworker/domain",
-    "nodeworker/host",
-    "nodeworker/runtime",
-    "nodeworker/store",
-    "protocol",
-    "woodfrog",
-)
+PACKAGES = ("controlplane", "nodeworker", "woodfrog", "migrations")
+SOURCE = re.compile(rf"`((?:{'|'.join(PACKAGES)}|tests|setup)/[\w/.-]+\.(?:py|in|conf))(?:::\w+)?`")
 
 
 def pages() -> list[Path]:
@@ -73,8 +57,21 @@ def test_every_verb_and_every_option_is_on_the_page_of_the_command_line() -> Non
 
 def test_every_room_on_the_page_of_the_house_is_there() -> None:
     named = set(MODULE.findall((ROOT / "docs/explanation/house.md").read_text()))
-    assert len(named) > 30
-    assert sorted(name for name in named if not any((ROOT / room / name).exists() for room in ROOMS)) == []
+    rooms = [ROOT, *(path.parent for package in PACKAGES for path in (ROOT / package).rglob("__init__.py"))]
+    assert len(named) > 60
+    assert sorted(name for name in named if not any((room / name).exists() for room in rooms)) == []
+
+
+def test_every_package_is_on_the_page_of_the_house() -> None:
+    page = (ROOT / "docs/explanation/house.md").read_text()
+    rooms = {str(path.parent.relative_to(ROOT)) for top in PACKAGES[:3] for path in (ROOT / top).glob("*/__init__.py")}
+    assert sorted(room for room in rooms if f"`{room}`" not in page and room.replace("/", ".") not in page) == []
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_source_file_that_a_page_names_is_there(page: Path) -> None:
+    if page.parent.name != "decisions" and page.name != "CHANGELOG.md":  # those say what was
+        assert [name for name in SOURCE.findall(page.read_text()) if not (ROOT / name).exists()] == []
 
 
 def test_every_decision_is_in_the_index_under_its_title() -> None:
@@ -93,7 +90,7 @@ def test_every_page_is_in_the_index_of_the_documentation() -> None:
 
 def test_every_event_on_a_pod_has_a_row_in_troubleshooting() -> None:
     reasons = re.findall(
-        r'"(\w+)", "(?:Restore|Start|Checkpoint|Rehearse)"', (ROOT / "controlplane/kube/telling.py").read_text()
+        r'"(\w+)", "(?:Restore|Start|Checkpoint|Rehearse)"', (ROOT / "controlplane/kube/event_recorder.py").read_text()
     )
     page = (ROOT / "docs/how-to/troubleshoot.md").read_text()
     assert len(reasons) >= 8

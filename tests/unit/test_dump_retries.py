@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from nodeworker.domain.dump_retries import pause_seconds
-from nodeworker.stops import Tries
-from protocol.failures import Failure
+from nodeworker.dump.grace_period import Tries
+from woodfrog.protocol.failures import Failure
 
 pytestmark = pytest.mark.timeout(5)
 

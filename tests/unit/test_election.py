@@ -11,8 +11,8 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from controlplane.lead import Election, LeadLostError, Lease, LeaseLapsedError, LeaseUnavailableError
-from controlplane.lead.holder import is_dead, myself
+from controlplane.election import Election, LeadLostError, Lease, LeaseLapsedError, LeaseUnavailableError
+from controlplane.election.holder import holder_identity, is_dead
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -200,22 +200,22 @@ async def test_of_many_candidates_one_leads() -> None:
 
 
 def holder_of_child(script: str) -> str:
-    code = f"from controlplane.lead.holder import myself; print(myself('child'), flush=True); {script}"
+    code = f"from controlplane.election.holder import holder_identity; print(holder_identity('child'), flush=True); {script}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_a_process_that_ended_is_dead_and_one_that_runs_is_not() -> None:
-    assert not is_dead(myself())
+    assert not is_dead(holder_identity())
     assert is_dead(holder_of_child("pass"))
 
 
 def test_a_pid_given_to_another_process_does_not_keep_its_former_owner_alive() -> None:
-    parts = myself().split("/")
+    parts = holder_identity().split("/")
     assert is_dead("/".join([*parts[:4], "1", parts[5]]))
 
 
 def test_a_process_that_was_not_waited_for_is_dead() -> None:
-    code = "from controlplane.lead.holder import myself; print(myself('child'), flush=True)"
+    code = "from controlplane.election.holder import holder_identity; print(holder_identity('child'), flush=True)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         holder = child.stdout.readline().strip()

@@ -6,11 +6,11 @@ import pytest
 from support.world import KEY, World
 
 from controlplane.domain.inputs import SnapshotAsked
-from protocol.events import PodContainerEnded
-from protocol.failures import Failure
-from protocol.ids import IncarnationNumber, SnapshotId
-from protocol.pods import EndedBecause
-from protocol.requests import RestoreFrom, SnapshotRequest, StartCold
+from woodfrog.protocol.events import PodContainerEnded
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import IncarnationNumber, SnapshotId
+from woodfrog.protocol.pods import EndedBecause
+from woodfrog.protocol.requests import RestoreFrom, SnapshotRequest, StartCold
 
 pytestmark = pytest.mark.timeout(5)
 

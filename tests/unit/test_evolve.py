@@ -7,7 +7,7 @@ from support.world import ANY_NODE, BROKEN, KEY, NOON, World, stored_event
 
 from controlplane.domain import SnapshotStatus, State, evolve
 from controlplane.domain.state import REMEMBERED
-from protocol.events import (
+from woodfrog.protocol.events import (
     DumpFailed,
     DumpStage,
     NodeLost,
@@ -16,7 +16,7 @@ from protocol.events import (
     SnapshotSuperseded,
     StartDeferred,
 )
-from protocol.ids import IncarnationNumber, NodeName, SnapshotId, WorkerId
+from woodfrog.protocol.ids import IncarnationNumber, NodeName, SnapshotId, WorkerId
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -15,11 +15,11 @@ import yaml
 from support.played import EXAMPLES, admitted, armada_pods, example, job_pods, jobset_jobs, vcjob_pods
 from support.plays import PLAYS
 
-from controlplane.kube.environment import checkpoint_ids, expand
-from controlplane.kube.shapes import Pod
+from controlplane.kube.env_expansion import checkpoint_ids, expand
+from controlplane.kube.models import Pod
 from nodeworker.runtime.container import variable
-from protocol import wire
-from protocol.ids import check_id
+from woodfrog.protocol import wire
+from woodfrog.protocol.ids import check_id
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nodeworker.capture import exec_gate
-from nodeworker.capture.freezer import Freezer
+from nodeworker.capture.criu.freezer import Freezer
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from nodeworker.capture.executable_memory import refuse_shared
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from nodeworker.storing import Storer
-from protocol.events import DumpStage
-from protocol.failures import Failure
-from protocol.ids import ContainerId, SnapshotId
+from nodeworker.dump.uploader import SnapshotUploader
+from woodfrog.protocol.events import DumpStage
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import ContainerId, SnapshotId
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -59,6 +59,6 @@ def test_a_freeze_that_came_after_a_capture_is_not_forgotten_with_it(
         failed=lambda *_: None,
     )
     record: Any = SimpleNamespace(snapshot_id=SnapshotId("s-1"), container_id=ContainerId("one"), key="key")
-    Storer.fail(of, record, stage, Failure("a-code", "a cause", ""))
+    SnapshotUploader.fail(of, record, stage, Failure("a-code", "a cause", ""))
     assert journal.thawed == thawed
     assert journal.finished == [record]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(60)
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/reference/failures.md"
-PACKAGES = ("protocol", "process", "controlplane", "nodeworker", "woodfrog")
+PACKAGES = ("controlplane", "nodeworker", "woodfrog")
 TOLD_OF_COMMANDS = {"command-failed", "command-expired"}
 """Put together from the status of a command."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nodeworker.capture.file_locks import refuse_lost
-from protocol.failures import FailureError
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from nodeworker import stops
-from nodeworker.dump import Dumper
+from nodeworker.dump import grace_period
+from nodeworker.dump.dump import Dumper
+from nodeworker.dump.dump_queue import DumpQueue
 from nodeworker.journal import ContainerRecord
-from nodeworker.turns import Turns
-from protocol.events import DumpStage
-from protocol.facts import ContainerFacts
-from protocol.failures import Failure, FailureError
-from protocol.ids import CheckpointKey, ContainerId, SnapshotId
+from woodfrog.protocol.events import DumpStage
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, SnapshotId
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -41,18 +41,18 @@ class Node:
         self.failed: list[tuple[object, DumpStage, Failure]] = []
         self.dumper = Dumper.__new__(Dumper)
         inside: Any = self.dumper
-        inside._turns = Turns(1)
+        inside._turns = DumpQueue(1)
         inside._journal = SimpleNamespace(
             container=lambda _container_id: known,
             finish_dump=lambda record, failure, event: self.failed.append((record, event, failure)),
         )
         inside._settings = SimpleNamespace(stop_limit_seconds=limit_seconds)
-        inside._storer = SimpleNamespace(failed=lambda _record, stage, _failure: stage)
-        self.turns: Turns = inside._turns
+        inside._uploader = SimpleNamespace(failed=lambda _record, stage, _failure: stage)
+        self.turns: DumpQueue = inside._turns
 
     async def try_again(self) -> SnapshotId:
         came = datetime.now(UTC)
-        tries = stops.Tries(came, came + timedelta(seconds=30))
+        tries = grace_period.Tries(came, came + timedelta(seconds=30))
         tries.pause_seconds(TRACED)
         tries.record = "the record"  # type: ignore[assignment]
         return await self.dumper._final(RUNNING, tries, came, came + timedelta(seconds=30))
@@ -83,6 +83,6 @@ async def test_and_where_a_dump_that_began_meanwhile_takes_too_long() -> None:
     busy.cancel()
 
 
-async def _hold(turns: Turns, wait: Callable[[], Any]) -> None:
+async def _hold(turns: DumpQueue, wait: Callable[[], Any]) -> None:
     async with turns.turn(ONE, final=False, deadline=datetime.now(UTC)):
         await wait()

@@ -6,10 +6,10 @@ import pytest
 from support.world import KEY, World
 
 from controlplane.domain import Cold, Restore
-from protocol.events import SnapshotRetried
-from protocol.facts import ContainerFacts
-from protocol.ids import IncarnationNumber, SnapshotId
-from protocol.requests import RestoreFrom, StartCold
+from woodfrog.protocol.events import SnapshotRetried
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import IncarnationNumber, SnapshotId
+from woodfrog.protocol.requests import RestoreFrom, StartCold
 
 pytestmark = pytest.mark.timeout(5)
 

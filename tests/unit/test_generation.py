@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from support.criu_images import PLAIN, load
 
-from nodeworker import generation
 from nodeworker.capture import overlay
-from nodeworker.capture.image_files import ImageFiles
+from nodeworker.capture.criu.image_files import ImageFiles
 from nodeworker.domain.criu_images.held_files import held_files
+from nodeworker.restore import generation
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -9,8 +9,8 @@ from support.golden import FOLDER, path_of, today
 
 from controlplane.domain import State, evolve
 from controlplane.log.upcast import UPCASTS
-from protocol import wire
-from protocol.events import SCHEMA_VERSION, Event, UnknownEvent, event_type
+from woodfrog.protocol import wire
+from woodfrog.protocol.events import SCHEMA_VERSION, Event, UnknownEvent, event_type
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from nodeworker.domain.gpu import GpuWish, visible_gpus, wish
-from protocol.facts import ContainerFacts, GpuFacts, NodeFacts, misfit, pair_gpus
+from nodeworker.domain.gpu import GpuRequest, visible_gpus, wish
+from woodfrog.protocol.facts import ContainerFacts, GpuFacts, NodeFacts, misfit, pair_gpus
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -67,7 +67,7 @@ def test_a_bundle_says_which_gpus_the_container_sees(said: dict[str, Any], seen:
 
 def test_a_bundle_without_gpus_wishes_none() -> None:
     assert not wish({"process": {}, "linux": None})
-    assert GpuWish(nodes=("/dev/nvidiactl",))
+    assert GpuRequest(nodes=("/dev/nvidiactl",))
 
 
 @pytest.mark.parametrize(

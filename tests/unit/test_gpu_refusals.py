@@ -16,8 +16,8 @@ from nodeworker.domain.gpu import (
     refuse_before_lock,
     refuse_without_means,
 )
-from protocol.facts import GpuFacts, NodeFacts
-from protocol.failures import FailureError
+from woodfrog.protocol.facts import GpuFacts, NodeFacts
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = pytest.mark.timeout(5)
 

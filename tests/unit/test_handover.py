@@ -9,9 +9,9 @@ import pytest
 from support.world import KEY, World, types
 
 from controlplane.domain import NodeSeen, PodSeen, Policy
-from controlplane.domain.emptying import SETTLING
-from protocol.commands import DumpCommand, PrefetchCommand
-from protocol.events import (
+from controlplane.domain.drain import SETTLING
+from woodfrog.protocol.commands import DumpCommand, PrefetchCommand
+from woodfrog.protocol.events import (
     CommandFinished,
     CommandIssued,
     ContainerStarted,
@@ -21,9 +21,9 @@ from protocol.events import (
     PodTerminating,
     event_type,
 )
-from protocol.facts import ContainerFacts
-from protocol.ids import CommandId, IncarnationNumber, NodeName
-from protocol.pods import (
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import CommandId, IncarnationNumber, NodeName
+from woodfrog.protocol.pods import (
     CheckpointWanted,
     Ended,
     EndedBecause,
@@ -35,7 +35,7 @@ from protocol.pods import (
     Terminating,
     Why,
 )
-from protocol.requests import RestoreFrom, WaitFor
+from woodfrog.protocol.requests import RestoreFrom, WaitFor
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -8,12 +8,12 @@ from typing import cast
 import pytest
 from nats.aio.client import Client
 
-from controlplane.bus.intake import Intake
-from controlplane.bus.places import Places
-from controlplane.bus.progress import Progress
-from controlplane.bus.services import Decisions
-from controlplane.bus.stirrings import Stirrings
-from protocol.ids import NodeName
+from controlplane.bus.endpoints import Decisions
+from controlplane.bus.request_slots import RequestSlots
+from controlplane.core.input_queue import InputQueue
+from controlplane.core.key_waiters import KeyWaiters
+from controlplane.core.watermark import Watermark
+from woodfrog.protocol.ids import NodeName
 
 NODE = NodeName("a")
 
@@ -26,7 +26,7 @@ class _Unconnected:
 @pytest.fixture
 def decisions() -> Decisions:
     return Decisions(
-        cast("Client", _Unconnected()), cast("Intake", None), Progress(), Stirrings(), check_lease=lambda: None
+        cast("Client", _Unconnected()), cast("InputQueue", None), Watermark(), KeyWaiters(), check_lease=lambda: None
     )
 
 
@@ -44,7 +44,7 @@ async def test_what_happens_ends_the_wait_and_so_does_time(decisions: Decisions)
 async def test_whoever_comes_beyond_those_that_are_held_is_answered_at_once(
     decisions: Decisions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decisions, "_held", Places(1, 1))
+    monkeypatch.setattr(decisions, "_held", RequestSlots(1, 1))
     stirred = asyncio.Event()
     held = asyncio.create_task(decisions._worth_another_look(stirred, soon(), NODE))
     await asyncio.sleep(0)

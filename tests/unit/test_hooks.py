@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from nodeworker.capture import container_file, thread_placement
-from nodeworker.capture.runc import Runc, RuncState
-from nodeworker.domain import hooks, wishes
+from nodeworker.capture.criu.runc import Runc, RuncState
+from nodeworker.capture.hooks import Hooks
+from nodeworker.domain import checkpoint_options, hooks
+from nodeworker.domain.checkpoint_options import InvalidWishError
 from nodeworker.domain.hooks import Hook, HookKind
-from nodeworker.domain.wishes import InvalidWishError
-from nodeworker.hooks import Hooks
-from protocol.manifest import ThreadPlacement
+from woodfrog.protocol.manifest import ThreadPlacement
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -41,14 +41,14 @@ def test_a_hook_is_a_command_a_signal_or_a_file(text: str, hook: Hook) -> None:
 )  # fmt: skip
 def test_anything_else_is_refused_where_it_is_declared(text: str) -> None:
     with pytest.raises(InvalidWishError, match=r"woodfrog\.io/after-restore"):
-        wishes.read({"woodfrog.io/after-restore": text})
+        checkpoint_options.read({"woodfrog.io/after-restore": text})
 
 
 def test_a_hook_has_ten_seconds_and_may_have_up_to_a_minute() -> None:
-    assert wishes.read({}).hook_limit_seconds == 10
-    assert wishes.read({"woodfrog.io/hook-limit": "1m"}).hook_limit_seconds == 60
+    assert checkpoint_options.read({}).hook_limit_seconds == 10
+    assert checkpoint_options.read({"woodfrog.io/hook-limit": "1m"}).hook_limit_seconds == 60
     with pytest.raises(InvalidWishError):
-        wishes.read({"woodfrog.io/hook-limit": "2m"})
+        checkpoint_options.read({"woodfrog.io/hook-limit": "2m"})
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from process import http
-from process.http import Address, HttpServer, InvalidAddressError, Page
-from process.metrics import OTHER, BoundedLabel
+from woodfrog.service import http
+from woodfrog.service.http import Address, HttpServer, InvalidAddressError, Page
+from woodfrog.service.metrics import OTHER, BoundedLabel
 
 
 async def fine() -> Page:

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from nodeworker.capture.interrupted import interruption, is_killed
-from nodeworker.capture.runc import Runc
+from nodeworker.capture.criu.interrupted import interruption, is_killed
+from nodeworker.capture.criu.runc import Runc
 from nodeworker.domain.dump_retries import PASSING
-from protocol.failures import Failure, FailureError
+from woodfrog.protocol.failures import Failure, FailureError
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -8,9 +8,16 @@ from support.world import KEY, World
 
 from controlplane.domain import KeyState
 from controlplane.domain.invariants import Rule, found_in, violated
-from protocol.events import ColdStartChosen, ContainerStarted, DumpFailed, DumpStage, RestoreFailed, RestoreStage
-from protocol.failures import Failure
-from protocol.ids import ContainerId, IncarnationNumber, NodeName, SnapshotId
+from woodfrog.protocol.events import (
+    ColdStartChosen,
+    ContainerStarted,
+    DumpFailed,
+    DumpStage,
+    RestoreFailed,
+    RestoreStage,
+)
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import ContainerId, IncarnationNumber, NodeName, SnapshotId
 
 pytestmark = pytest.mark.timeout(10)
 

@@ -8,7 +8,7 @@ from support.pods import pod, seen
 
 from controlplane.kube.jobs.failure_policy import action_for
 from controlplane.kube.jobs.models import protected
-from controlplane.kube.pods import PodView
+from controlplane.kube.pod_diff import PodView
 
 pytestmark = pytest.mark.timeout(10)
 

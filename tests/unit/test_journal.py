@@ -13,19 +13,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from nodeworker.journal import (
-    ContainerRecord,
-    ContainerState,
-    DumpRecord,
-    DumpStep,
-    FrozenRecord,
-    Journal,
+from nodeworker.journal import ContainerRecord, ContainerState, DumpRecord, DumpStep, FrozenRecord, Journal
+from woodfrog.protocol.commands import DumpCommand
+from woodfrog.protocol.events import ContainerEnded, DumpFailed, DumpStage, DumpStarted, Outcome, Trigger
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import (
+    CheckpointKey,
+    CommandId,
+    ContainerId,
+    IncarnationNumber,
+    NodeName,
+    SnapshotId,
+    WorkerId,
 )
-from protocol.commands import DumpCommand
-from protocol.events import ContainerEnded, DumpFailed, DumpStage, DumpStarted, Outcome, Trigger
-from protocol.facts import ContainerFacts
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, CommandId, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
 
 pytestmark = pytest.mark.timeout(20)
 

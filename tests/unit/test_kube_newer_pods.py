@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from support.pods import pod, read, seen
 
-from controlplane.kube.environment import checkpoint_ids
-from controlplane.kube.pods import happened
-from protocol.pods import Ended, EndedBecause, Scheduled, Terminating, Why
+from controlplane.kube.env_expansion import checkpoint_ids
+from controlplane.kube.pod_diff import happened
+from woodfrog.protocol.pods import Ended, EndedBecause, Scheduled, Terminating, Why
 
 pytestmark = pytest.mark.timeout(5)
 

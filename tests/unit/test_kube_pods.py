@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from support.pods import CLASSES, node, pod, read, read_node, seen, status_of, with_env
 
-from controlplane.kube import nodes
-from controlplane.kube.causes import cause_in
-from controlplane.kube.environment import checkpoint_ids, expand
-from controlplane.kube.pods import happened, told, view
-from controlplane.kube.shapes import Event, Involved
-from protocol.pods import CheckpointWanted, Ended, EndedBecause, Gone, Owner, Scheduled, Terminating, Why
+from controlplane.kube import node_conditions
+from controlplane.kube.env_expansion import checkpoint_ids, expand
+from controlplane.kube.eviction_causes import cause_in
+from controlplane.kube.models import Event, Involved
+from controlplane.kube.pod_diff import happened, told, view
+from woodfrog.protocol.pods import CheckpointWanted, Ended, EndedBecause, Gone, Owner, Scheduled, Terminating, Why
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -235,13 +235,13 @@ class TestWhatHappened:
 class TestNodes:
     @pytest.mark.parametrize("taint", ["node.kubernetes.io/out-of-service", "ToBeDeletedByClusterAutoscaler"])
     def test_a_taint_announces_the_end(self, taint: str) -> None:
-        assert nodes.view(read_node(node("a", "other", taint))).ending == taint
+        assert node_conditions.view(read_node(node("a", "other", taint))).ending == taint
 
     def test_a_node_without_one_does_not_end(self) -> None:
-        found = nodes.view(read_node(node("a", "node.kubernetes.io/not-ready", ready="Unknown")))
+        found = node_conditions.view(read_node(node("a", "node.kubernetes.io/not-ready", ready="Unknown")))
         assert (found.ending, found.cordoned) == (None, False)
         assert found.not_ready == "Kubelet: posting"
 
     def test_the_list_is_a_setting(self) -> None:
-        assert nodes.view(read_node(node("a", "our/notice")), ["our/notice"]).ending == "our/notice"
-        assert nodes.view(read_node(node("a", "ToBeDeletedByClusterAutoscaler")), []).ending is None
+        assert node_conditions.view(read_node(node("a", "our/notice")), ["our/notice"]).ending == "our/notice"
+        assert node_conditions.view(read_node(node("a", "ToBeDeletedByClusterAutoscaler")), []).ending is None

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from protocol.failures import FailureError
-from protocol.ids import CheckpointKey
-from woodfrog import overlay
-from woodfrog.interrupts import deferred, interruptible
-from woodfrog.layers import LONGEST, MOST, MOST_BYTES, Layer, Layers, overdue
+from woodfrog.local import overlay
+from woodfrog.local.interrupts import deferred, interruptible
+from woodfrog.local.kept_layers import LONGEST, MOST, MOST_BYTES, Layer, Layers, overdue
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import CheckpointKey
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from process.lifecycle import until_signalled
+from woodfrog.service.lifecycle import until_signalled
 
 pytestmark = pytest.mark.timeout(5)
 

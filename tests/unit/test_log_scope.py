@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import Connection, MetaData, Text, create_engine, event
 
-from controlplane.log import listing
-from controlplane.log.listing import Scope
-from controlplane.log.views import CONTRACT
+from controlplane.log import pages
+from controlplane.log.pages import Scope
+from controlplane.log.projections.views import CONTRACT
 
 STREAMS = {
     "checkpoint/lab/team-a/job": "incarnation.opened",
@@ -55,8 +55,8 @@ def put(connection: Connection, position: int, stream: str, kind: str) -> None:
 def test_a_namespace_is_all_of_its_streams_and_no_other(connection: Connection) -> None:
     mine = Scope("lab", frozenset({"team-a"}))
     shown = {"checkpoint/lab/team-a/job", "checkpoint/lab/team-a/0"}
-    assert {row["stream"] for row in listing.events(connection, mine, [], None, None, 10).rows} == shown
-    assert {row["stream"] for row in listing.events_after(connection, mine, [], None, 0, 10)[1]} == shown
+    assert {row["stream"] for row in pages.events(connection, mine, [], None, None, 10).rows} == shown
+    assert {row["stream"] for row in pages.events_after(connection, mine, [], None, 0, 10)[1]} == shown
 
 
 def test_of_nodes_the_newest_registrations_are_read_and_the_newest_of_the_rest(connection: Connection) -> None:
@@ -65,7 +65,7 @@ def test_of_nodes_the_newest_registrations_are_read_and_the_newest_of_the_rest(c
         put(connection, position + 10, stream, kind)
 
     def found(until: int) -> list[tuple[int, str]]:
-        return [(row["position"], row["stream"]) for row in listing.of_nodes(connection, until, 1)]
+        return [(row["position"], row["stream"]) for row in pages.of_nodes(connection, until, 1)]
 
     assert found(10) == [(5, "node/worker-1")]
     assert found(13) == [(5, "node/worker-1"), (11, "node/a"), (12, "node/a"), (13, "node/b")]

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from controlplane.log.upcast import UPCASTS, UnreadableEventError, Upcasts
-from protocol.events import SCHEMA_VERSION, ColdStartChosen, ContainerEnded
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName
+from woodfrog.protocol.events import SCHEMA_VERSION, ColdStartChosen, ContainerEnded
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName
 
 pytestmark = pytest.mark.timeout(5)
 

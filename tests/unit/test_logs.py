@@ -9,7 +9,7 @@ import pytest
 import structlog
 from nats.js.errors import ServerError
 
-from process import logs
+from woodfrog.service import logs
 
 
 @pytest.fixture(autouse=True)

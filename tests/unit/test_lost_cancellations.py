@@ -12,8 +12,8 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from controlplane.bus.replicas import keep_replicated
-from controlplane.bus.storage import keep_within
+from controlplane.bus.stream_replicas import keep_replicated
+from controlplane.bus.stream_storage import keep_within
 
 pytestmark = pytest.mark.timeout(10)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from woodfrog.manifest_rules import RUNTIME_CLASS, findings
+from woodfrog.cli.manifest_rules import RUNTIME_CLASS, findings
 
 pytestmark = pytest.mark.timeout(10)
 

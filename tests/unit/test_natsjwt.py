@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from process import natsjwt
-from process.nkeys import InvalidPublicKeyError, KeyPair, Owner, public_bytes, signed_by
+from woodfrog.service import natsjwt
+from woodfrog.service.nkeys import InvalidPublicKeyError, KeyPair, Owner, public_bytes, signed_by
 
 pytestmark = pytest.mark.timeout(10)
 

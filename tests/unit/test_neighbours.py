@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from nodeworker.domain.neighbours import stays
-from protocol.manifest import Entry
+from nodeworker.domain.merge_rule import stays
+from woodfrog.protocol.manifest import Entry
 
 pytestmark = pytest.mark.timeout(5)
 

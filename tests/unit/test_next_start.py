@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from woodfrog.next_start import after_capture, after_refusal, is_settled
+from woodfrog.local.next_start import after_capture, after_refusal, is_settled
 
 pytestmark = pytest.mark.timeout(5)
 

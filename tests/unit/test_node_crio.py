@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nodeworker.host import crio
-from nodeworker.host.places import Places
-from protocol.failures import FailureError
+from nodeworker.host.paths import Places
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = pytest.mark.timeout(20)
 

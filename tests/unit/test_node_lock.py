@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from nodeworker.host.install import _alone
-from nodeworker.host.places import Places
+from nodeworker.host.paths import Places
 
 
 def test_whoever_waited_for_a_lock_that_is_taken_away_holds_the_one_that_all_others_find(tmp_path: Path) -> None:

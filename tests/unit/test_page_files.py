@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.web.assets import page_files
+from controlplane.http.assets import page_files
 
-PAGE = Path(__file__).parents[2] / "controlplane/web/page"
+PAGE = Path(__file__).parents[2] / "controlplane/http/page"
 OWN = [path for path in sorted(PAGE.rglob("*")) if path.is_file() and "vendor" not in path.parts]
 VENDORED = {
     "LICENSE.uplot": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",

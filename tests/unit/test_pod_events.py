@@ -12,8 +12,17 @@ from msgspec.structs import replace
 from support.examples import example
 from support.golden import FOLDER
 
-from protocol import wire
-from protocol.pods import POD_EVENT_VERSION, Ended, EndedBecause, Happened, PodEvent, ProtectedContainer, Why, kind_of
+from woodfrog.protocol import wire
+from woodfrog.protocol.pods import (
+    POD_EVENT_VERSION,
+    Ended,
+    EndedBecause,
+    Happened,
+    PodEvent,
+    ProtectedContainer,
+    Why,
+    kind_of,
+)
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from woodfrog.podshape import bare_copy, refusal_to_move, replaces
+from woodfrog.cli.pod_eligibility import bare_copy, refusal_to_move, replaces
 
 pytestmark = pytest.mark.timeout(5)
 

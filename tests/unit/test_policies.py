@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.core.policies import InvalidPolicyError, Policies, read_policies
 from controlplane.domain import Keep
 from controlplane.domain.state import Incarnation
-from controlplane.policies import InvalidPolicyError, Policies, read_policies
 from controlplane.settings import InvalidSettingError, Settings
-from protocol.facts import ContainerFacts
-from protocol.ids import CheckpointKey, IncarnationNumber
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from nodeworker import preflight
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.domain.hooks import Hook, HookKind
-from nodeworker.failure import refusal
+from nodeworker.dump import preflight
+from nodeworker.dump.preflight import Preflight
+from nodeworker.errors import refusal
 from nodeworker.journal import ContainerRecord, ContainerState
-from nodeworker.preflight import Preflight
-from protocol.facts import ContainerFacts
-from protocol.failures import FailureError
-from protocol.ids import CheckpointKey, ContainerId
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import CheckpointKey, ContainerId
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -44,7 +44,7 @@ class Program:
             before_dump=hook, hook_limit_seconds=1.0, freeze_limit_seconds=None, volumes_limit_bytes=1 << 30
         )
         self.live: Any = SimpleNamespace(
-            wishes=wishes, joins_user_namespace=False, idmapped=(), travelling_shm=None, travelling={}, outside={},
+            options=wishes, joins_user_namespace=False, idmapped=(), travelling_shm=None, travelling={}, outside={},
             bound=(), configs={}, facts=ContainerFacts(),
         )  # fmt: skip
         config = folder / "containers/one/criu.conf"

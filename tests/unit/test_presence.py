@@ -11,12 +11,12 @@ from uuid import UUID, uuid4
 
 from nats.aio.client import Client
 
-from controlplane.bus.intake import Intake
-from controlplane.bus.presence import Presence
-from protocol import subjects, wire
-from protocol.facts import NodeFacts
-from protocol.ids import NodeName, WorkerId
-from protocol.reports import Heartbeat, Vouched
+from controlplane.bus.heartbeats import Heartbeats
+from controlplane.core.input_queue import InputQueue
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.facts import NodeFacts
+from woodfrog.protocol.ids import NodeName, WorkerId
+from woodfrog.protocol.reports import Heartbeat, Vouched
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NODE = NodeName("a")
@@ -54,8 +54,8 @@ async def test_questions_that_come_while_others_are_answered_are_answered_togeth
         await go_on.wait()
         return Vouched(tuple(set(reports) - {lost}), (lost,))
 
-    presence = Presence(
-        cast("Client", client), cast("Intake", None), dict, lost_seconds=15.0, wall_clock=lambda: NOON, vouch=vouch
+    presence = Heartbeats(
+        cast("Client", client), cast("InputQueue", None), dict, lost_seconds=15.0, wall_clock=lambda: NOON, vouch=vouch
     )
     running = asyncio.create_task(presence.run())
     await asyncio.sleep(0)

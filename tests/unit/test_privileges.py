@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from protocol.privileges import Privileges, ceiling, excess, gains, lower
+from woodfrog.protocol.privileges import Privileges, ceiling, excess, gains, lower
 
 DOCKER = ("CAP_CHOWN", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from protocol.facts import ContainerFacts, NodeFacts, misfit
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts, misfit
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from protocol.ids import CheckpointKey, InvalidIdError, check_id, event_id, new_snapshot_id
+from woodfrog.protocol.ids import CheckpointKey, InvalidIdError, check_id, event_id, new_snapshot_id
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from support.examples import example
 
-from protocol import events, local, manifest, reports, requests, subjects, wire
-from protocol.commands import Command
-from protocol.failures import Failure, FailureError
-from protocol.ids import CheckpointKey, NodeName
+from woodfrog.protocol import events, manifest, reports, requests, runtime_api, subjects, wire
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.protocol.ids import CheckpointKey, NodeName
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -20,7 +20,7 @@ EVENTS = get_args(events.Event)
 REPORTED = get_args(events.ReportedEvent)
 REQUESTS = (requests.ResolveRequest, requests.CheckpointRequest, requests.SnapshotRequest, requests.QueryRequest)
 COMMANDS = get_args(Command)
-STRICT = (*COMMANDS, *get_args(local.LocalAsk))
+STRICT = (*COMMANDS, *get_args(runtime_api.LocalAsk))
 
 
 def with_an_unknown_field(message: Any) -> bytes:
@@ -77,8 +77,8 @@ def test_no_two_events_have_the_same_type() -> None:
     + [(kind, requests.CommandAccepted | requests.Refusal) for kind in (requests.CommandAccepted, requests.Refusal)]
     + [(kind, requests.Noted | requests.Refusal) for kind in (requests.Noted, requests.Refusal)]
     + [(kind, requests.Rows | requests.Refusal) for kind in (requests.Rows, requests.Refusal)]
-    + [(kind, local.LocalAsk) for kind in get_args(local.LocalAsk)]
-    + [(kind, local.LocalAnswer) for kind in get_args(local.LocalAnswer)],
+    + [(kind, runtime_api.LocalAsk) for kind in get_args(runtime_api.LocalAsk)]
+    + [(kind, runtime_api.LocalAnswer) for kind in get_args(runtime_api.LocalAnswer)],
     ids=lambda kind: getattr(kind, "__name__", "among its like"),
 )
 def test_every_other_message_survives_the_wire_among_its_like(kind: Any, union: Any) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol import wire
-from protocol.requests import ResolveRequest
+from woodfrog.protocol import wire
+from woodfrog.protocol.requests import ResolveRequest
 
 pytestmark = pytest.mark.timeout(20)
 

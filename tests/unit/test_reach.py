@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from protocol.failures import FailureError
-from woodfrog.reach import LABELS, reach_of
-from woodfrog.state import Description, StateDirectory
+from woodfrog.cli.context import LABELS, reach_of
+from woodfrog.dev_state import Description, StateDirectory
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -15,9 +15,9 @@ from nodeworker.domain.rehearsal import (
     skipped,
     verdict_on,
 )
-from protocol.events import RehearsalOutcome
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import PASSING_CODES, Failure
+from woodfrog.protocol.events import RehearsalOutcome
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import PASSING_CODES, Failure
 
 pytestmark = pytest.mark.timeout(10)
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from nodeworker.domain.rehearsal import RESTORABLE, Verdict, verdict_on
+from nodeworker.dump.uploader import SnapshotUploader
 from nodeworker.rehearsal import cgroup
 from nodeworker.rehearsal.cgroup import RehearsalCgroup
 from nodeworker.rehearsal.rehearsals import Rehearsals
 from nodeworker.rehearsal.task import Rehearsed
-from nodeworker.storing import Storer
-from protocol import wire
-from protocol.failures import Failure
+from woodfrog.protocol import wire
+from woodfrog.protocol.failures import Failure
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -125,5 +125,5 @@ async def test_a_rehearsal_that_breaks_keeps_no_capture_from_the_store(problem: 
 
     of: Any = SimpleNamespace(rehearsals=SimpleNamespace(failure=fail), _store_capture=store)
     record: Any = SimpleNamespace(snapshot_id="s-1")
-    await Storer._rehearse_and_store(of, record)
+    await SnapshotUploader._rehearse_and_store(of, record)
     assert stored == [record]

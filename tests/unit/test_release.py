@@ -14,9 +14,16 @@ import pytest
 from support.played_cluster import PlayedCluster
 
 from controlplane.kube.jobs.models import LEDGER
-from woodfrog import release
-from woodfrog.release import _complaint, _node_of, _Pod, _remaining_installations, _remaining_workers, _until_none
-from woodfrog.state import Reach
+from woodfrog.cli import helm_hooks
+from woodfrog.cli.helm_hooks import (
+    _complaint,
+    _node_of,
+    _Pod,
+    _remaining_installations,
+    _remaining_workers,
+    _until_none,
+)
+from woodfrog.dev_state import Reach
 
 DONE, NOT = True, False
 
@@ -52,7 +59,7 @@ async def wait(cluster: Any, *, tolerate_failed: bool = False) -> int:
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(release, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(helm_hooks, "_LOOK_SECONDS", 0.01)
 
 
 async def test_it_ends_when_every_node_is_done(capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,16 +135,16 @@ async def test_the_numbers_of_jobs_are_put_back_once_the_control_plane_is_gone(
     async def api() -> AsyncIterator[None]:
         yield
 
-    monkeypatch.setattr(release, "_api", api)
-    monkeypatch.setattr(release, "_Cluster", lambda *_: Pods())
-    monkeypatch.setattr(release, "KubernetesApi", lambda _: cluster)
+    monkeypatch.setattr(helm_hooks, "_api", api)
+    monkeypatch.setattr(helm_hooks, "_Cluster", lambda *_: Pods())
+    monkeypatch.setattr(helm_hooks, "KubernetesApi", lambda _: cluster)
     asked = Namespace(namespace="woodfrog-system", selector="x=y", limit_seconds=5.0)
-    assert await release._give_back_jobs(asked) == 0
+    assert await helm_hooks._give_back_jobs(asked) == 0
     assert (job["spec"]["backoffLimit"], job["metadata"]["annotations"], left) == (5, {}, [])
     assert capsys.readouterr().out == "backoffLimit of Jobs put back: 1\n"
     left += [_Pod("a", DONE, "")] * 1000
     asked.limit_seconds = 0.05
-    assert await release._give_back_jobs(asked) == 1
+    assert await helm_hooks._give_back_jobs(asked) == 1
     assert "the control plane has not ended" in capsys.readouterr().out
 
 
@@ -150,14 +157,14 @@ def test_the_installation_is_checked_over_the_connection_that_the_chart_describe
         asked.append(reach)
         return [{"node": "n", "status": "ready"}]
 
-    monkeypatch.setattr(release.ask, "view", view)
+    monkeypatch.setattr(helm_hooks.ask, "view", view)
     for name, value in {
         "WOODFROG_NATS_URL": "tls://nats:4222",
         "WOODFROG_NATS_SEED_FILE": "/run/operator.seed",
         "WOODFROG_NATS_CA_FILE": "/run/ca.crt",
     }.items():
         monkeypatch.setenv(name, value)
-    assert release._without_nodes() is None
+    assert helm_hooks._without_nodes() is None
     (reach,) = asked
     assert (reach.nats_url, reach.seed_file, reach.trust.ca_file) == (
         "tls://nats:4222", Path("/run/operator.seed"), Path("/run/ca.crt"),

@@ -10,11 +10,11 @@ from support.world import BROKEN, CORRUPT, KEY, NOON, World, types
 
 from controlplane.domain import Keep, Policy, Retention, SnapshotAsked, SnapshotStatus
 from controlplane.domain.retention import expiries
-from protocol.commands import DeleteCommand
-from protocol.events import CommandFinished, CommandIssued, Outcome, SnapshotDeleted, SnapshotExpired
-from protocol.failures import Failure
-from protocol.ids import CheckpointKey, SnapshotId
-from protocol.requests import Refusal, SnapshotRequest
+from woodfrog.protocol.commands import DeleteCommand
+from woodfrog.protocol.events import CommandFinished, CommandIssued, Outcome, SnapshotDeleted, SnapshotExpired
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import CheckpointKey, SnapshotId
+from woodfrog.protocol.requests import Refusal, SnapshotRequest
 
 pytestmark = pytest.mark.timeout(5)
 

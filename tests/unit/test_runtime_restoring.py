@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nodeworker.domain.restore_limits import killed
-from nodeworker.runtime import children, restoring
+from nodeworker.runtime import children, restore_process
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -22,7 +22,7 @@ def begin(code: str, *arguments: str) -> int:
 
 
 def test_the_exit_code_of_one_that_ends_is_returned() -> None:
-    assert restoring.wait(begin("raise SystemExit(3)"), 0.0) == (3, "")
+    assert restore_process.wait(begin("raise SystemExit(3)"), 0.0) == (3, "")
 
 
 def test_one_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_one_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> 
     pid = begin(code)
     while not pids.exists() or not pids.read_text():
         time.sleep(0.01)
-    exit_code, why = restoring.wait(pid, 0.1)
+    exit_code, why = restore_process.wait(pid, 0.1)
     assert exit_code == 1
     failure = killed(why)
     assert failure is not None
@@ -43,12 +43,12 @@ def test_one_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> 
 def test_one_that_waits_for_a_lock_is_killed_and_the_holder_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restoring, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(restore_process, "LOCK_SECONDS", 0.1)
     file = tmp_path / "lock"
     with file.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         wants = f"import subprocess; subprocess.run(['flock', {str(file)!r}, 'true'])"
-        exit_code, why = restoring.wait(begin(wants), 0.0)
+        exit_code, why = restore_process.wait(begin(wants), 0.0)
     assert exit_code == 1
     failure = killed(why)
     assert failure is not None
@@ -61,7 +61,7 @@ def test_a_lock_that_is_let_go_is_taken(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     with subprocess.Popen(["flock", file, "sleep", "1"]):
         wants = f"import subprocess; raise SystemExit(subprocess.run(['flock', {str(file)!r}, 'true']).returncode)"
-        assert restoring.wait(begin(wants), 0.0) == (0, "")
+        assert restore_process.wait(begin(wants), 0.0) == (0, "")
 
 
 def test_what_runc_says_is_no_reason_of_ours() -> None:
@@ -72,7 +72,7 @@ def test_what_runc_says_is_no_reason_of_ours() -> None:
 def test_no_cgroup_is_removed_by_a_path_that_is_none(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[str] = []
     monkeypatch.setattr(os, "rmdir", removed.append)
-    restoring.remove_cgroups(path)
+    restore_process.remove_cgroups(path)
     assert removed == []
 
 
@@ -80,9 +80,9 @@ def test_a_state_that_was_never_written_does_not_bar_the_name(tmp_path: Path) ->
     folder = tmp_path / "c1"
     (folder / "criu-root").mkdir(parents=True)
     (folder / "exec.fifo").touch()
-    restoring.remove_leftovers(str(folder), "")
+    restore_process.remove_leftovers(str(folder), "")
     assert not folder.exists()
     folder.mkdir()
     (folder / "state.json").touch()
-    restoring.remove_leftovers(str(folder), "")
+    restore_process.remove_leftovers(str(folder), "")
     assert folder.exists()

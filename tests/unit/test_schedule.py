@@ -9,13 +9,13 @@ import pytest
 from support.world import KEY, World, types
 
 from controlplane.domain import Policy, Schedule, Tick
+from controlplane.domain.maintenance import KEYS_A_TICK
 from controlplane.domain.schedule import due_at
-from controlplane.domain.upkeep import KEYS_A_TICK
-from protocol.commands import DumpCommand
-from protocol.events import CommandIssued
-from protocol.facts import ContainerFacts
-from protocol.ids import CheckpointKey, CommandId
-from protocol.requests import CommandAccepted
+from woodfrog.protocol.commands import DumpCommand
+from woodfrog.protocol.events import CommandIssued
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import CheckpointKey, CommandId
+from woodfrog.protocol.requests import CommandAccepted
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -11,10 +11,10 @@ import pytest
 
 from nodeworker.capture import thread_placement
 from nodeworker.journal import ContainerRecord
-from nodeworker.restore import Restorer
-from nodeworker.settling import Settler
-from protocol.ids import ContainerId
-from protocol.manifest import ThreadPlacement
+from nodeworker.restore.post_restore import PostRestore
+from nodeworker.restore.restore import Restorer
+from woodfrog.protocol.ids import ContainerId
+from woodfrog.protocol.manifest import ThreadPlacement
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -37,18 +37,18 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ThreadPlacement, ...]]:
 
 
 def live() -> Any:
-    return SimpleNamespace(wishes=SimpleNamespace(after_restore=None, hook_limit_seconds=1.0), bound=())
+    return SimpleNamespace(options=SimpleNamespace(after_restore=None, hook_limit_seconds=1.0), bound=())
 
 
 def manifest(threads: tuple[ThreadPlacement, ...]) -> Any:
     return SimpleNamespace(threads=threads, databases=())
 
 
-def settler() -> Settler:
+def settler() -> PostRestore:
     state = SimpleNamespace(pid=1, freezer=SimpleNamespace(pids=lambda: [1]))
-    made: Any = Settler(SimpleNamespace(), SimpleNamespace(state=lambda _root, _id: state))  # type: ignore[arg-type]
+    made: Any = PostRestore(SimpleNamespace(), SimpleNamespace(state=lambda _root, _id: state))  # type: ignore[arg-type]
     made._warn = lambda _container_id, _warnings: None
-    kept: Settler = made
+    kept: PostRestore = made
     return kept
 
 
@@ -87,7 +87,7 @@ async def test_a_start_is_noted_when_its_hook_is_done_or_when_the_container_is_t
         noted.append("started")
         return False
 
-    restorer: Any = SimpleNamespace(_gpus=SimpleNamespace(settler=one), _lives=SimpleNamespace(started=note))
+    restorer: Any = SimpleNamespace(_gpus=SimpleNamespace(settler=one), _lifecycle=SimpleNamespace(started=note))
     hooked = asyncio.create_task(Restorer.started(restorer, ONE))
     await asyncio.sleep(0.01)
     await Restorer.started(restorer, ONE)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nodeworker.capture import sqlite_files
-from protocol.manifest import DatabaseFile
+from woodfrog.protocol.manifest import DatabaseFile
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from controlplane.bus.stirrings import Stirrings
-from protocol.events import ContainerStarted, NodeLost
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, WorkerId
+from controlplane.core.key_waiters import KeyWaiters
+from woodfrog.protocol.events import ContainerStarted, NodeLost
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, WorkerId
 
 KEY = CheckpointKey("c", "n", "a")
 OTHER = CheckpointKey("c", "n", "b")
@@ -17,25 +17,25 @@ def started(key: CheckpointKey) -> ContainerStarted:
 
 
 def test_whoever_waits_for_a_key_is_woken_by_its_events_alone() -> None:
-    stirrings = Stirrings()
-    with stirrings.of(KEY) as one, stirrings.of(KEY) as two, stirrings.of(OTHER) as other:
-        stirrings.tell([started(KEY)])
+    waiters = KeyWaiters()
+    with waiters.of(KEY) as one, waiters.of(KEY) as two, waiters.of(OTHER) as other:
+        waiters.tell([started(KEY)])
         assert (one.is_set(), two.is_set(), other.is_set()) == (True, True, False)
 
 
 def test_the_loss_of_a_node_wakes_everybody_since_it_may_concern_any_key() -> None:
-    stirrings = Stirrings()
-    with stirrings.of(KEY) as one, stirrings.of(OTHER) as other:
-        stirrings.tell([NodeLost(node=NodeName("n"), worker_id=WorkerId("w"), silent_seconds=9)])
+    waiters = KeyWaiters()
+    with waiters.of(KEY) as one, waiters.of(OTHER) as other:
+        waiters.tell([NodeLost(node=NodeName("n"), worker_id=WorkerId("w"), silent_seconds=9)])
         assert one.is_set()
         assert other.is_set()
 
 
 def test_who_waits_no_more_is_forgotten_and_others_stay() -> None:
-    stirrings = Stirrings()
-    with stirrings.of(KEY) as one:
-        with stirrings.of(KEY):
+    waiters = KeyWaiters()
+    with waiters.of(KEY) as one:
+        with waiters.of(KEY):
             pass
-        stirrings.tell([started(KEY)])
+        waiters.tell([started(KEY)])
         assert one.is_set()
-    assert stirrings._waiting == {}
+    assert waiters._waiting == {}

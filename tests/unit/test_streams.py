@@ -5,7 +5,7 @@ from __future__ import annotations
 from nats.js.api import PersistMode, StorageType
 
 from controlplane.bus import streams
-from protocol import subjects
+from woodfrog.protocol import subjects
 
 
 def test_no_stream_but_audit_is_written_behind_since_nothing_else_can_be_filled_again_from_the_log() -> None:

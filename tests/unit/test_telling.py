@@ -9,10 +9,10 @@ import pytest
 from msgspec.structs import replace
 from support.world import BROKEN, KEY, NOON, World
 
-from controlplane.kube.telling import Narrator, PodNote, event_object
-from protocol.events import ColdStartChosen, ContainerStarted, RehearsalOutcome, SnapshotRehearsed
-from protocol.facts import ContainerFacts
-from protocol.ids import ContainerId, IncarnationNumber, NodeName, Position, SnapshotId
+from controlplane.kube.event_recorder import EventFormatter, PodNote, event_object
+from woodfrog.protocol.events import ColdStartChosen, ContainerStarted, RehearsalOutcome, SnapshotRehearsed
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import ContainerId, IncarnationNumber, NodeName, Position, SnapshotId
 
 pytestmark = pytest.mark.timeout(10)
 
@@ -21,8 +21,8 @@ POD = ContainerFacts(pod="train-1", pod_uid="0b9cbf2c-6f0c")
 
 def told(world: World) -> list[PodNote]:
     """Everything that is told, when the log is read as it stands."""
-    narrator = Narrator(world.state.keys.get)
-    notes = [narrator.note(event, at) for event, at in world.log]
+    formatter = EventFormatter(world.state.keys.get)
+    notes = [formatter.note(event, at) for event, at in world.log]
     return [note for note in notes if note is not None]
 
 
@@ -53,13 +53,13 @@ def test_a_restore_names_the_snapshot_and_its_age() -> None:
         container_id=ContainerId("c2"),
         restored_from=SnapshotId("s1"),
     )
-    note = Narrator(world.state.keys.get).note(started, world.now)
+    note = EventFormatter(world.state.keys.get).note(started, world.now)
     assert note is not None
     assert (note.reason, note.pod) == ("Restored", "train-2")
     assert note.note == "trainer: goes on from snapshot s1, stored 5.0 min ago"
     assert not note.warning
     lacking = replace(started, warnings=("the pod has no emptyDir cache",))
-    told_too = Narrator(world.state.keys.get).note(lacking, world.now)
+    told_too = EventFormatter(world.state.keys.get).note(lacking, world.now)
     assert told_too is not None
     assert told_too.note.endswith("5.0 min ago; the pod has no emptyDir cache")
     assert told_too.warning
@@ -126,7 +126,9 @@ def test_a_note_is_never_longer_than_kubernetes_takes() -> None:
     world = World("a")
     world.ask("c1", container=ContainerFacts(pod="p" * 253, pod_uid="u" * 36))
     state = world.state.keys.get
-    note = Narrator(state).note(ColdStartChosen(key=KEY, incarnation=IncarnationNumber(1), reason="ü" * 5000), NOON)
+    note = EventFormatter(state).note(
+        ColdStartChosen(key=KEY, incarnation=IncarnationNumber(1), reason="ü" * 5000), NOON
+    )
     assert note is not None
     written = event_object(note, Position(2**60), NOON, "i")
     assert len(written["note"].encode()) <= 1024
@@ -148,5 +150,5 @@ def test_a_rehearsal_is_noted_on_the_pod_and_one_that_failed_only_once(
     event = SnapshotRehearsed(
         key=KEY, incarnation=IncarnationNumber(1), snapshot_id=SnapshotId("s1"), node=NodeName("a"), outcome=outcome, failure=failure, seconds=1.5,
     )  # fmt: skip
-    note = Narrator(one_life().state.keys.get).note(event, NOON)
+    note = EventFormatter(one_life().state.keys.get).note(event, NOON)
     assert (None if note is None else (note.reason, note.note)) == expected

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from nodeworker.domain.turns import Waiting, next_turns
-from nodeworker.turns import EarlierDumpError, GoneError, Turns
-from protocol.ids import ContainerId
+from nodeworker.domain.dump_scheduling import Waiting, next_turns
+from nodeworker.dump.dump_queue import DumpQueue, EarlierDumpError, GoneError
+from woodfrog.protocol.ids import ContainerId
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -89,7 +89,7 @@ class Bench:
     """Dumps that end when the test says so."""
 
     def __init__(self, at_once: int) -> None:
-        self.turns = Turns(at_once)
+        self.turns = DumpQueue(at_once)
         self.begun: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from nodeworker.creates import Creates
-from nodeworker.lives import Lives
-from nodeworker.restore import Restorer
+from nodeworker.restore.container_lifecycle import ContainerLifecycle
+from nodeworker.restore.pending_creates import PendingCreates
+from nodeworker.restore.restore import Restorer
 from nodeworker.runtime.container import Marker
-from protocol.ids import ContainerId
+from woodfrog.protocol.ids import ContainerId
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -30,15 +30,15 @@ async def undone(run_dir: Path, phase: str | None, at: datetime | None) -> bool:
         """There is nothing more to do."""
 
     settings: Any = SimpleNamespace(container_dir=lambda container_id: run_dir / container_id)
-    lives: Any = SimpleNamespace(
-        was_started=Lives(settings, SimpleNamespace()).was_started,  # type: ignore[arg-type]
+    lifecycle: Any = SimpleNamespace(
+        was_started=ContainerLifecycle(settings, SimpleNamespace()).was_started,  # type: ignore[arg-type]
         removed=done,
         undo_unstarted=taken_out.append,
         ended=done,
     )
     restorer: Any = SimpleNamespace(
-        creates=Creates(),
-        _lives=lives,
+        creates=PendingCreates(),
+        _lifecycle=lifecycle,
         _began={},
         _kept={},
         _gpus=SimpleNamespace(settler=SimpleNamespace(forget=lambda _container_id: None)),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from woodfrog.unstored import awaiting, with_delays
+from woodfrog.cli.unstored_rows import awaiting, with_delays
 
 pytestmark = pytest.mark.timeout(5)
 

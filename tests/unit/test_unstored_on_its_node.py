@@ -10,12 +10,12 @@ from support.world import ANY_NODE, KEY, World
 from controlplane.domain import SnapshotStatus
 from controlplane.domain.captures import Capture, capture_of
 from controlplane.domain.prefetch import prefetch
-from protocol.commands import StoreCommand
-from protocol.events import CommandIssued, RestoreChosen, RestoreStage, SnapshotRetried, SnapshotSuperseded
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.failures import Failure
-from protocol.ids import NodeName, SnapshotId
-from protocol.requests import Noted, Refusal, RestoreFrom, StartCold, WaitFor
+from woodfrog.protocol.commands import StoreCommand
+from woodfrog.protocol.events import CommandIssued, RestoreChosen, RestoreStage, SnapshotRetried, SnapshotSuperseded
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import NodeName, SnapshotId
+from woodfrog.protocol.requests import Noted, Refusal, RestoreFrom, StartCold, WaitFor
 
 pytestmark = pytest.mark.timeout(5)
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import pytest
 
 from nodeworker.store.validation import problem_of
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
-from protocol.manifest import MANIFEST_VERSION, Entry, Manifest, Tree, TreeName
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId
+from woodfrog.protocol.manifest import MANIFEST_VERSION, Entry, Manifest, Tree, TreeName
 
 pytestmark = pytest.mark.timeout(5)
 

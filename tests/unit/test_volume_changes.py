@@ -8,8 +8,8 @@ from support.criu_images import PLAIN, SPECIMENS, load
 from nodeworker.domain import mounts, volume_changes
 from nodeworker.domain.criu_images.held_files import FILES, held_files, without_sizes, writers_first
 from nodeworker.domain.volume_changes import Now, changes, failure, grown, ignored
-from protocol.failures import PASSING_CODES, TOLD_CODES
-from protocol.manifest import HeldFile
+from woodfrog.protocol.failures import PASSING_CODES, TOLD_CODES
+from woodfrog.protocol.manifest import HeldFile
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeworker.domain import wishes
-from nodeworker.domain.wishes import InvalidWishError, Wishes
+from nodeworker.domain import checkpoint_options
+from nodeworker.domain.checkpoint_options import CheckpointOptions, InvalidWishError
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -17,13 +17,13 @@ OF_THE_WATCHER = {"woodfrog.io/checkpoint"}
 
 
 def test_without_annotations_everything_travels_up_to_the_default_limit() -> None:
-    assert wishes.read({"somebody.else/volumes": "none"}) == Wishes()
-    assert Wishes().volumes_limit_bytes == 10 << 30
-    assert Wishes().takes_volume("any")
+    assert checkpoint_options.read({"somebody.else/volumes": "none"}) == CheckpointOptions()
+    assert CheckpointOptions().volumes_limit_bytes == 10 << 30
+    assert CheckpointOptions().takes_volume("any")
 
 
 def test_every_annotation_is_read() -> None:
-    read = wishes.read(
+    read = checkpoint_options.read(
         {
             "woodfrog.io/interval": "10m",
             "woodfrog.io/volumes": "work, state",
@@ -33,7 +33,7 @@ def test_every_annotation_is_read() -> None:
             "woodfrog.io/require-restore": "true",
         }
     )
-    assert read == Wishes(
+    assert read == CheckpointOptions(
         interval_seconds=600,
         volumes=frozenset({"work", "state"}),
         volumes_limit_bytes=2 << 30,
@@ -45,7 +45,7 @@ def test_every_annotation_is_read() -> None:
 
 
 def test_none_is_no_volume_at_all() -> None:
-    assert not wishes.read({"woodfrog.io/volumes": "none"}).takes_volume("none")
+    assert not checkpoint_options.read({"woodfrog.io/volumes": "none"}).takes_volume("none")
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_none_is_no_volume_at_all() -> None:
 )
 def test_a_value_that_cannot_be_meant_is_refused_by_name(name: str, text: str) -> None:
     with pytest.raises(InvalidWishError, match=name):
-        wishes.read({name: text})
+        checkpoint_options.read({name: text})
 
 
 def test_the_page_explains_exactly_the_annotations_that_are_read() -> None:
     rows = re.findall(r"^\| `(woodfrog\.io/[a-z-]+)` \|", PAGE.read_text(), re.MULTILINE)
-    assert sorted(rows) == sorted({*wishes.ANNOTATIONS, *OF_THE_WATCHER})
+    assert sorted(rows) == sorted({*checkpoint_options.ANNOTATIONS, *OF_THE_WATCHER})

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from nodeworker import bundle
-from protocol.facts import ContainerFacts
-from protocol.failures import FailureError
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.failures import FailureError
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -197,10 +197,10 @@ def test_without_pods_the_environment_spells_annotations_and_an_annotation_count
         "process": {"env": ["WOODFROG_INTERVAL=30s", "WOODFROG_ON_STOP=ignore", "WOODFROG_SHM=off", "WOODFROG_URL=x"]},
         "annotations": {"woodfrog.io/shm": "on"},
     }
-    wishes = bundle.read(written(tmp_path, config)).wishes
+    wishes = bundle.read(written(tmp_path, config)).options
     assert (wishes.interval_seconds, wishes.dump_on_stop, wishes.shm) == (30.0, False, True)
     config["annotations"] |= CONFIG["annotations"]
-    assert bundle.read(written(tmp_path, config)).wishes.interval_seconds is None
+    assert bundle.read(written(tmp_path, config)).options.interval_seconds is None
 
 
 def test_a_variable_that_cannot_be_meant_is_refused_by_name(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from nodeworker.app import Worker
+from nodeworker.agent.app import Worker
 from nodeworker.journal import ContainerRecord
 from nodeworker.runtime.container import Marker
-from protocol.facts import ContainerFacts
-from protocol.ids import CheckpointKey, ContainerId
+from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.ids import CheckpointKey, ContainerId
 
 pytestmark = pytest.mark.timeout(5)
 

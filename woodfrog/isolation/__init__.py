@@ -13,10 +13,10 @@ from typing import Final
 
 import msgspec
 
-from process.nkeys import InvalidPublicKeyError, KeyPair, Owner, public_bytes
-from protocol import permissions, subjects, wire
-from protocol.failures import Failure, FailureError
-from protocol.ids import InvalidIdError, NodeName, check_id
+from woodfrog.protocol import permissions, subjects, wire
+from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.protocol.ids import InvalidIdError, NodeName, check_id
+from woodfrog.service.nkeys import InvalidPublicKeyError, KeyPair, Owner, public_bytes
 
 CONTROL: Final = "control"
 OPERATOR: Final = "operator"

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from protocol import subjects
-from protocol.failures import FailureError
-from protocol.ids import NodeName
 from woodfrog.isolation import CALLOUT, CONTROL, ISSUER, OPERATOR, Isolation
 from woodfrog.isolation.derived import VARIABLE, DerivedKeys
+from woodfrog.protocol import subjects
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import NodeName
 
 
 def _init(asked: argparse.Namespace) -> None:

@@ -13,9 +13,9 @@ from typing import Final
 
 from blake3 import blake3
 
-from process.nkeys import KeyPair, Owner
-from protocol.failures import Failure, FailureError
 from woodfrog.isolation import CALLOUT, CONTROL, ISSUER, OPERATOR, authorization, callout_users, key_user, write_secret
+from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.service.nkeys import KeyPair, Owner
 
 VARIABLE: Final = "WOODFROG_NATS_CALLOUT_SECRET"
 _LEAST_CHARACTERS: Final = 32

@@ -12,12 +12,12 @@ import msgspec
 import structlog
 
 from controlplane.kube.api import ApiError, KubernetesApi
+from controlplane.kube.event_recorder import event_about
 from controlplane.kube.jobs.ledger import Ledger
 from controlplane.kube.jobs.models import LEDGER, Job
-from controlplane.kube.pods import PodView, view
-from controlplane.kube.shapes import Page, Pod
-from controlplane.kube.telling import event_about
-from protocol import wire
+from controlplane.kube.models import Page, Pod
+from controlplane.kube.pod_diff import PodView, view
+from woodfrog.protocol import wire
 
 _log = structlog.get_logger(component="jobs")
 

@@ -35,9 +35,9 @@ import msgspec
 from controlplane.domain.captures import Capture
 from controlplane.kube.jobs.failure_policy import IGNORE, action_for
 from controlplane.kube.jobs.models import LEDGER, Job, JobPod
-from controlplane.kube.pods import PodView
-from protocol import wire
-from protocol.pods import EndedBecause
+from controlplane.kube.pod_diff import PodView
+from woodfrog.protocol import wire
+from woodfrog.protocol.pods import EndedBecause
 
 _LARGEST: Final = 2**31 - 1
 """What ``backoffLimit`` can hold."""

@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from controlplane.kube.environment import VARIABLE
-from controlplane.kube.shapes import Condition, Meta, Pod, PodSpec
+from controlplane.kube.env_expansion import VARIABLE
+from controlplane.kube.models import Condition, Meta, Pod, PodSpec
 
 TRACKING: Final = "batch.kubernetes.io/job-tracking"
 """Finalizer: the Job controller has not yet taken the pod's end into the Job's status."""

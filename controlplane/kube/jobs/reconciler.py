@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from controlplane.bus.intake import Intake, UndecidableError
+from controlplane.core.input_queue import InputQueue, UndecidableError
 from controlplane.domain.captures import Capture, capture_of, together
 from controlplane.domain.inputs import JobActed
 from controlplane.domain.state import KeyState, NodeState
@@ -28,10 +28,10 @@ from controlplane.kube.jobs.actions import JobActions
 from controlplane.kube.jobs.ledger import Account, Captures, End, Ids, Seen, account, read_ledger
 from controlplane.kube.jobs.models import LEDGER, Job, protected
 from controlplane.kube.jobs.replacement import index_is_spent, may_be_replaced, replacement, to_replace
-from controlplane.kube.pods import PodView
+from controlplane.kube.pod_diff import PodView
 from controlplane.log.records import LogUnavailableError
-from protocol import wire
-from protocol.ids import CheckpointKey, NodeName
+from woodfrog.protocol import wire
+from woodfrog.protocol.ids import CheckpointKey, NodeName
 
 _log = structlog.get_logger(component="jobs")
 
@@ -55,7 +55,7 @@ class JobReconciler:
     def __init__(
         self,
         actions: JobActions,
-        intake: Intake,
+        intake: InputQueue,
         find: Find,
         nodes: Nodes,
         *,

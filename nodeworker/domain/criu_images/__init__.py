@@ -1,7 +1,7 @@
 """CRIU's images as far as the worker reads them: what the processes may do and what is mounted, and how to take some of it away.
 
-Every function takes the images as a mapping from names to contents, such as ``nodeworker.capture.image_files.ImageFiles``;
-what :func:`lower` returns is put in place by ``nodeworker.capture.image_files.replace``.
+Every function takes the images as a mapping from names to contents, such as ``nodeworker.capture.criu.image_files.ImageFiles``;
+what :func:`lower` returns is put in place by ``nodeworker.capture.criu.image_files.replace``.
 """
 
 from __future__ import annotations

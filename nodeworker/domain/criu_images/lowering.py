@@ -19,8 +19,8 @@ from nodeworker.domain.criu_images.privileges import held_by, mount_namespaces
 from nodeworker.domain.criu_images.protobuf import Message, data_field, number_field
 from nodeworker.domain.criu_images.tasks import Task, Thread, Tree, read_tree
 from nodeworker.domain.criu_options import CriuVersion
-from protocol import privileges
-from protocol.privileges import Privileges
+from woodfrog.protocol import privileges
+from woodfrog.protocol.privileges import Privileges
 
 _SHOWN: Final = 3
 _ROOT_SINCE: Final[CriuVersion] = (4, 2, 0)
@@ -34,8 +34,8 @@ def lower(images: Mapping[str, bytes], top: Privileges, tree: Tree | None = None
     """Return the images that are to replace those of the same names, so that nothing is above ``top``; empty if nothing is.
 
     ``images`` is as for :func:`read_privileges`; beside those, ``files.img``, ``fdinfo-ID.img`` and ``mm-PID.img`` are asked for
-    if a mount becomes read-only. ``top`` is a :func:`protocol.privileges.ceiling`, and each process and thread is lowered as
-    :func:`protocol.privileges.lower` says:
+    if a mount becomes read-only. ``top`` is a :func:`woodfrog.protocol.privileges.ceiling`, and each process and thread is lowered as
+    :func:`woodfrog.protocol.privileges.lower` says:
 
     - of every thread the sets of capabilities are cut, and ``no_new_privs`` is set;
     - of every process hard limits are cut, soft ones with them, and ``oom_score_adj`` is raised;

@@ -15,7 +15,7 @@ from nodeworker.domain.capabilities import names_of
 from nodeworker.domain.criu_images.mounts import Mount, masked_places, read_mounts, read_only_places
 from nodeworker.domain.criu_images.seccomp import all_filtered
 from nodeworker.domain.criu_images.tasks import RESOURCES, Credentials, Task, Thread, Tree, read_tree
-from protocol.privileges import NO_FILTER, SOME_FILTER, Privileges
+from woodfrog.protocol.privileges import NO_FILTER, SOME_FILTER, Privileges
 
 _UNCONFINED: Final = "unconfined"
 

@@ -11,9 +11,9 @@ from support.databases import Database, PostgresDatabase, PostgresServer, Sqlite
 from support.logstory import opened, story
 
 from controlplane.log import EventLog, NewEvent
-from controlplane.log.archive import Archive
-from controlplane.log.migrate import upgrade
-from protocol.ids import Position
+from controlplane.log.admin.migrate import upgrade
+from controlplane.log.archive.writer import Archive
+from woodfrog.protocol.ids import Position
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -18,12 +18,12 @@ from controlplane.log import (
     LogUnavailableError,
     NewEvent,
     StaleEpochError,
-    engine,
 )
+from controlplane.log.sql import engine
 from controlplane.log.upcast import Upcasts
-from process import faultpoints
-from protocol.events import ColdStartChosen
-from protocol.ids import Epoch, Position, Version
+from woodfrog.protocol.events import ColdStartChosen
+from woodfrog.protocol.ids import Epoch, Position, Version
+from woodfrog.service import faultpoints
 
 Open = Callable[[], Awaitable[EventLog]]
 Sql = Callable[..., list[tuple[object, ...]]]

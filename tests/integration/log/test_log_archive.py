@@ -18,13 +18,13 @@ from controlplane.log import (
     EventLog,
     LogUnavailableError,
     NewEvent,
-    engine,
-    roles,
 )
-from controlplane.log.archive import Archive, Segment
-from controlplane.log.migrate import downgrade
-from process import faultpoints
-from protocol.ids import Position
+from controlplane.log.admin import roles
+from controlplane.log.admin.migrate import downgrade
+from controlplane.log.archive.writer import Archive, Segment
+from controlplane.log.sql import engine
+from woodfrog.protocol.ids import Position
+from woodfrog.service import faultpoints
 
 Sql = Callable[..., list[tuple[object, ...]]]
 

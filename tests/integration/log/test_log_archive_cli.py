@@ -44,7 +44,7 @@ class Shell:
             environment["WOODFROG_FAULT"] = f"log.archive.{fault}=kill"
         done = await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-m", "woodfrog.cli", *words],
+            [sys.executable, "-m", "woodfrog.cli.main", *words],
             env=environment, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
         assert done.returncode == code, done.stderr

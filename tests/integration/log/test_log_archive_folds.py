@@ -13,18 +13,19 @@ from support.databases import Database
 from support.logstory import opened
 from support.servers import ControlPlaneProcess
 
-from controlplane import statecopy
-from controlplane.log import ArchivedRangeError, ArchiveUnusableError, EventLog, NewEvent, projections
-from controlplane.log.archive import Archive
-from protocol import subjects
-from protocol.ids import Position
+from controlplane.core import state_cache
+from controlplane.log import ArchivedRangeError, ArchiveUnusableError, EventLog, NewEvent
+from controlplane.log.archive.writer import Archive
+from controlplane.log.projections import fold
+from woodfrog.protocol import subjects
+from woodfrog.protocol.ids import Position
 
 Open = Callable[..., Awaitable[EventLog]]
 VIEWS = ("checkpoint_history", "latest_snapshots", "restore_history", "failures", "nodes", "commands")
 
 
 async def take_away(archive: Archive) -> int:
-    segments = await archive.archive(Position(10_000), form=statecopy.form(), segment_positions=SEGMENT_EVENTS)
+    segments = await archive.archive(Position(10_000), form=state_cache.fingerprint(), segment_positions=SEGMENT_EVENTS)
     assert len(segments) >= 3
     return segments[-1].last_position
 
@@ -56,7 +57,7 @@ async def test_a_new_version_of_the_fold_reads_archived_events_from_their_files(
 ) -> None:
     before = await shown(storied)
     await take_away(archive)
-    monkeypatch.setattr(projections, "VERSION", projections.VERSION + 1)
+    monkeypatch.setattr(fold, "VERSION", fold.VERSION + 1)
     database.sql("UPDATE snapshots SET status = 'failed'")
     log = await open_with(database, folder)
     assert await log.refreshed() is None
@@ -76,7 +77,7 @@ async def test_without_the_files_a_new_version_says_so_once_and_goes_on_with_vie
 ) -> None:
     before = await shown(storied)
     await take_away(archive)
-    monkeypatch.setattr(projections, "VERSION", projections.VERSION + 1)
+    monkeypatch.setattr(fold, "VERSION", fold.VERSION + 1)
     log = await open_with(database, None)
     failure = await log.refreshed()
     assert failure is not None
@@ -109,7 +110,7 @@ async def test_a_damaged_file_stops_a_rebuild_and_nothing_else_and_a_mended_one_
     damaged = folder / (await archive.segments())[1].file
     content = damaged.read_bytes()
     damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    monkeypatch.setattr(projections, "VERSION", projections.VERSION + 1)
+    monkeypatch.setattr(fold, "VERSION", fold.VERSION + 1)
     log = await open_with(database, folder)
     failure = await log.refreshed()
     assert failure is not None
@@ -169,7 +170,7 @@ async def test_a_new_form_of_the_state_is_folded_from_the_files_or_refused_with_
     await covered.load()
     assert covered._state == loop._state
 
-    monkeypatch.setattr(statecopy, "form", lambda: "of another version")
+    monkeypatch.setattr(state_cache, "fingerprint", lambda: "of another version")
     folded = await loop_on(await open_with(database, folder))
     await folded.load()
     assert folded._state == loop._state
@@ -219,8 +220,8 @@ async def test_a_control_plane_leads_on_a_log_with_archived_events_whatever_vers
 
     with_files.start()
     for _ in range(200):
-        if database.sql("SELECT version FROM projection_state") == [(projections.VERSION,)]:
+        if database.sql("SELECT version FROM projection_state") == [(fold.VERSION,)]:
             break
         await asyncio.sleep(0.1)
     with_files.stop()
-    assert database.sql("SELECT version FROM projection_state") == [(projections.VERSION,)]
+    assert database.sql("SELECT version FROM projection_state") == [(fold.VERSION,)]

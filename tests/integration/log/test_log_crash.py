@@ -15,8 +15,8 @@ from support.databases import Database
 from support.logstory import opened
 
 from controlplane.log import EventLog
-from process import faultpoints
-from protocol.ids import Position
+from woodfrog.protocol.ids import Position
+from woodfrog.service import faultpoints
 
 BATCH = 5
 WRITER = f"""

@@ -11,8 +11,8 @@ from support.databases import Database
 
 from controlplane.log import EventLog, StaleEpochError, deadletters
 from controlplane.log.deadletters import DeadLetter, DeadLetters
-from protocol import subjects
-from protocol.ids import NodeName
+from woodfrog.protocol import subjects
+from woodfrog.protocol.ids import NodeName
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LETTER = DeadLetter(

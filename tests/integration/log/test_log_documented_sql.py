@@ -11,7 +11,7 @@ from support.databases import Database
 from support.logstory import story
 
 from controlplane.log import EventLog
-from controlplane.log.views import CONTRACT
+from controlplane.log.projections.views import CONTRACT
 
 PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "sql.md").read_text()
 QUERIES = re.findall(r"([^\n]+)\n\n```sql\n(.*?)```", PAGE, re.DOTALL)

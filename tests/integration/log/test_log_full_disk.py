@@ -10,7 +10,7 @@ import pytest
 from support.logstory import opened
 
 from controlplane.log import EventLog, LogFullError
-from controlplane.log.migrate import upgrade
+from controlplane.log.admin.migrate import upgrade
 
 pytestmark = pytest.mark.root
 

@@ -12,8 +12,8 @@ from support.logstory import START, new, story
 from controlplane.log import EventLog
 from controlplane.log.heads import HeadKey
 from controlplane.log.records import NewEvent
-from protocol.events import NodeLost
-from protocol.ids import NodeName, WorkerId
+from woodfrog.protocol.events import NodeLost
+from woodfrog.protocol.ids import NodeName, WorkerId
 
 KEY = HeadKey(b"0123456789abcdef0123456789abcdef")
 NAMES = ("b", "B", "a", "_", "a-b", "a.b", "é", "Z", "z", "10", "9")

@@ -11,12 +11,13 @@ import pytest
 from support.databases import Database
 from support.logstory import KEY, NODE_A, START, new, opened, story
 
-from controlplane.log import EventLog, listing, summary
-from controlplane.log.database import Database as Reader
-from controlplane.log.listing import Scope
-from controlplane.web.api.reader import Reader as LookingThrough
-from protocol.events import ContainerStarted
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber
+from controlplane.http.api.database import Reader as LookingThrough
+from controlplane.log import EventLog, summary
+from controlplane.log import pages as listing
+from controlplane.log.pages import Scope
+from controlplane.log.sql.database import Database as Reader
+from woodfrog.protocol.events import ContainerStarted
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber
 
 ALL = Scope("local")
 

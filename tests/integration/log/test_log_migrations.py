@@ -13,14 +13,14 @@ from sqlalchemy import Connection, inspect
 from support.databases import Database
 from support.logstory import opened
 
-import migrations
-from controlplane.log import EventLog, LogSchemaError, LogUnavailableError, NewEvent, engine
-from controlplane.log.dictionary import WORDS
-from controlplane.log.migrate import differences, downgrade, upgrade
+from controlplane.log import EventLog, LogSchemaError, LogUnavailableError, NewEvent
+from controlplane.log.admin.migrate import SCRIPTS, differences, downgrade, upgrade
+from controlplane.log.projections.data_dictionary import WORDS
+from controlplane.log.projections.views import CONTRACT
 from controlplane.log.schema import metadata
-from controlplane.log.views import CONTRACT
-from protocol import wire
-from protocol.events import event_type
+from controlplane.log.sql import engine
+from woodfrog.protocol import wire
+from woodfrog.protocol.events import event_type
 
 Sql = Callable[..., list[tuple[object, ...]]]
 
@@ -118,9 +118,7 @@ EVERYTHING = {
         FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2
     """,
 }
-REVISIONS = [script.revision for script in ScriptDirectory(str(Path(migrations.__file__).parent)).walk_revisions()][
-    ::-1
-]
+REVISIONS = [script.revision for script in ScriptDirectory(str(SCRIPTS)).walk_revisions()][::-1]
 
 
 def everything(database: Database) -> list[tuple[str, ...]]:
@@ -219,4 +217,4 @@ async def test_a_database_that_cannot_be_made_is_unavailable(tmp_path: Path) -> 
 
 
 def test_there_is_one_line_of_revisions() -> None:
-    assert len(ScriptDirectory(str(Path(migrations.__file__).parent)).get_heads()) == 1
+    assert len(ScriptDirectory(str(SCRIPTS)).get_heads()) == 1

@@ -11,11 +11,12 @@ from sqlalchemy import Connection
 from support.databases import Database, SqliteFile
 from support.logstory import opened, put_one_aside, story
 
-from controlplane.log import EventLog, MoveRefusedError, StaleEpochError, moving
-from controlplane.log.migrate import upgrade
-from controlplane.log.moving import move
-from protocol.ids import Epoch, Position
-from protocol.requests import View
+from controlplane.log import EventLog, MoveRefusedError, StaleEpochError
+from controlplane.log.admin import transfer
+from controlplane.log.admin.migrate import upgrade
+from controlplane.log.admin.transfer import move
+from woodfrog.protocol.ids import Epoch, Position
+from woodfrog.protocol.requests import View
 
 MORE = 40
 
@@ -69,7 +70,7 @@ async def test_carrying_over_again_does_nothing_even_when_the_new_log_has_gone_o
     new = await EventLog.open(database.url)
     try:
         await new.append([opened("later")], epoch=await new.take_lead())
-        assert await move(old_url, database.url) == moving.Moved(0, await new.head())
+        assert await move(old_url, database.url) == transfer.Moved(0, await new.head())
     finally:
         await new.close()
 
@@ -77,10 +78,10 @@ async def test_carrying_over_again_does_nothing_even_when_the_new_log_has_gone_o
 async def test_what_was_interrupted_goes_on_where_it_was(
     old: EventLog, old_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(moving, "_PAGE", 30)
-    put, pages = moving._put, 0
+    monkeypatch.setattr(transfer, "_PAGE", 30)
+    put, pages = transfer._put, 0
 
-    def fail_at_the_second(connection: Connection, rows: moving.Rows) -> None:
+    def fail_at_the_second(connection: Connection, rows: transfer.Rows) -> None:
         nonlocal pages
         put(connection, rows)
         pages += 1
@@ -88,11 +89,11 @@ async def test_what_was_interrupted_goes_on_where_it_was(
             raise RuntimeError("interrupted")
 
     with monkeypatch.context() as patched:
-        patched.setattr(moving, "_put", fail_at_the_second)
+        patched.setattr(transfer, "_put", fail_at_the_second)
         with pytest.raises(RuntimeError, match="interrupted"):
             await move(old_url, database.url)
     head = await old.head()
-    assert await move(old_url, database.url) == moving.Moved(head - 30, head)
+    assert await move(old_url, database.url) == transfer.Moved(head - 30, head)
 
 
 async def test_whoever_led_the_old_log_is_fenced_off_and_leads_nowhere(
@@ -112,13 +113,13 @@ async def test_whoever_led_the_old_log_is_fenced_off_and_leads_nowhere(
 async def test_a_control_plane_that_works_on_the_old_log_meanwhile_is_noticed(
     old: EventLog, old_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = moving._letters
+    read = transfer._letters
 
-    def read_while_somebody_takes_the_lead(connection: Connection) -> moving.Rows:
+    def read_while_somebody_takes_the_lead(connection: Connection) -> transfer.Rows:
         SqliteFile(Path(old_url.removeprefix("sqlite:///"))).sql("UPDATE log_head SET epoch = epoch + 1")
         return read(connection)
 
-    monkeypatch.setattr(moving, "_letters", read_while_somebody_takes_the_lead)
+    monkeypatch.setattr(transfer, "_letters", read_while_somebody_takes_the_lead)
     with pytest.raises(MoveRefusedError, match="took the lead"):
         await move(old_url, database.url)
 
@@ -144,6 +145,6 @@ async def test_a_missing_old_log_is_not_made_and_not_taken_for_an_empty_one(tmp_
     log = await EventLog.open(database.url)
     try:
         await log.append([opened("a")], epoch=await log.take_lead())
-        assert await move(missing.url, database.url) == moving.Moved(0, Position(1))
+        assert await move(missing.url, database.url) == transfer.Moved(0, Position(1))
     finally:
         await log.close()

@@ -10,12 +10,12 @@ import pytest
 from support.databases import Database
 from support.logstory import KEY, NODE_A, NODE_B, ONE, START, new, stored, story
 
-from controlplane import replay
 from controlplane.bus.audit import payload
+from controlplane.core import history
 from controlplane.log import EventLog
-from protocol import subjects
-from protocol.commands import DeleteCommand
-from protocol.events import (
+from woodfrog.protocol import subjects
+from woodfrog.protocol.commands import DeleteCommand
+from woodfrog.protocol.events import (
     CommandIssued,
     Event,
     SnapshotDeleted,
@@ -24,8 +24,8 @@ from protocol.events import (
     SnapshotUnpinned,
     UnknownEvent,
 )
-from protocol.failures import FailureError
-from protocol.ids import CommandId, SnapshotId
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import CommandId, SnapshotId
 
 Sql = Callable[..., list[tuple[object, ...]]]
 TELEPORTED = '{"type":"snapshot.teleported","key":{"cluster":"local","namespace":"default","id":"train-7"},"to":"mars"}'
@@ -38,7 +38,7 @@ async def written(log: EventLog) -> EventLog:
 
 
 async def test_tables_that_follow_from_the_events_are_found_so(written: EventLog) -> None:
-    proof = await replay.verify(written)
+    proof = await history.verify(written)
     assert (proof.events, proof.streams, proof.sound, proof.problems) == (len(story()), 3, True, ())
 
 
@@ -54,11 +54,11 @@ async def test_a_table_that_was_tampered_with_is_found_and_a_rebuild_mends_it(
     written: EventLog, sql: Sql, statement: str, said: str
 ) -> None:
     sql(statement)
-    proof = await replay.verify(written)
+    proof = await history.verify(written)
     assert not proof.sound
     assert said in "; ".join(problem.what for problem in proof.problems)
     await written.rebuild()
-    assert (await replay.verify(written)).sound
+    assert (await history.verify(written)).sound
 
 
 async def test_events_of_a_newer_release_disturb_neither_reading_nor_tables_nor_views(
@@ -85,21 +85,21 @@ async def test_events_of_a_newer_release_disturb_neither_reading_nor_tables_nor_
 
 async def test_an_export_is_the_view_events_line_by_line(written: EventLog) -> None:
     rows: list[dict[str, Any]] = []
-    await replay.export(written, 3, 7, rows.append)
+    await history.export(written, 3, 7, rows.append)
     assert rows == (await written.query("events", limit=10_000))[2:7]
     rows.clear()
-    await replay.export(written, 1, None, rows.append)
+    await history.export(written, 1, None, rows.append)
     assert [row["position"] for row in rows] == list(range(1, len(story()) + 1))
     with pytest.raises(FailureError, match="no-such-position"):
-        await replay.export(written, 1, 10_000, rows.append)
+        await history.export(written, 1, 10_000, rows.append)
 
 
 async def test_what_would_have_been_chosen_is_asked_of_what_was_recorded_by_then(written: EventLog) -> None:
     events = await written.read(0, 1000)  # type: ignore[arg-type]
     recorded_at = events[0].recorded_at  # one append: everything was recorded at once
     with pytest.raises(FailureError, match="unknown-node"):
-        await replay.choose_at(written, KEY, NODE_B, recorded_at - timedelta(seconds=1))
-    answer = await replay.choose_at(written, KEY, NODE_B, recorded_at)
+        await history.choose_at(written, KEY, NODE_B, recorded_at - timedelta(seconds=1))
+    answer = await history.choose_at(written, KEY, NODE_B, recorded_at)
     assert getattr(answer, "incarnation", None) == 3
     assert await written.head() == len(events)
 

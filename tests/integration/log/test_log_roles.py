@@ -15,10 +15,10 @@ from support.databases import PostgresDatabase, SqliteFile
 from support.logstory import opened, put_one_aside, story
 
 from controlplane.log import EventLog
-from controlplane.log.migrate import upgrade
-from controlplane.log.roles import CONTROLLER, READER, apply
+from controlplane.log.admin.migrate import upgrade
+from controlplane.log.admin.roles import CONTROLLER, READER, apply
+from controlplane.log.projections.views import CONTRACT
 from controlplane.log.schema import PROJECTIONS
-from controlplane.log.views import CONTRACT
 
 pytestmark = pytest.mark.parametrize("engine_name", ["postgresql"])
 ROOT = Path(__file__).parents[3]
@@ -117,9 +117,10 @@ async def test_rights_given_by_hand_are_taken_back(controller_log: EventLog, dat
     refused(database, "DELETE FROM streams", CONTROLLER)
 
 
-async def test_the_sql_can_be_read_before_it_is_run(database: PostgresDatabase) -> None:
+@pytest.mark.parametrize("module", ["controlplane.log.admin.roles", "controlplane.log.roles"])
+async def test_the_sql_can_be_read_before_it_is_run(module: str, database: PostgresDatabase) -> None:
     environment = {**os.environ, "WOODFROG_DATABASE_URL": database.url}
-    command = [sys.executable, "-m", "controlplane.log.roles"]
+    command = [sys.executable, "-m", module]
     printed = await asyncio.to_thread(
         subprocess.run, command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment
     )

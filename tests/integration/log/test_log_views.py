@@ -11,15 +11,16 @@ import pytest
 from support.databases import Database
 from support.logstory import KEY, new, opened, put_one_aside, story
 
-from controlplane.log import EventLog, NewEvent, ViewFilterError, generations
-from controlplane.log.migrate import downgrade, upgrade
+from controlplane.log import EventLog, NewEvent, ViewFilterError
+from controlplane.log.admin.migrate import downgrade, upgrade
+from controlplane.log.projections import rebuild
+from controlplane.log.projections.views import CONTRACT
 from controlplane.log.schema import PROJECTIONS
 from controlplane.log.upcast import UPCASTS
-from controlplane.log.views import CONTRACT
-from protocol.events import NodeLost, NodeRegistered
-from protocol.facts import GpuFacts, NodeFacts
-from protocol.ids import CheckpointKey, CommandId, NodeName, WorkerId
-from protocol.requests import View
+from woodfrog.protocol.events import NodeLost, NodeRegistered
+from woodfrog.protocol.facts import GpuFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, CommandId, NodeName, WorkerId
+from woodfrog.protocol.requests import View
 
 Sql = Callable[..., list[tuple[object, ...]]]
 
@@ -236,7 +237,7 @@ async def test_a_log_folded_by_another_version_of_the_code_is_rebuilt_when_it_is
 async def test_events_are_appended_while_the_projections_are_rebuilt_beside_the_ones_that_are_shown(
     written: EventLog, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generations, "SLICE_EVENTS", 5)
+    monkeypatch.setattr(rebuild, "SLICE_EVENTS", 5)
     epoch = await written.take_lead()
     generation_before = sql("SELECT generation FROM projection_state")
     rebuilding = asyncio.ensure_future(written.rebuild())
@@ -258,11 +259,11 @@ async def test_events_are_appended_while_the_projections_are_rebuilt_beside_the_
 async def test_an_interrupted_rebuild_shows_the_old_rows_and_goes_on_when_the_log_is_opened(
     written: EventLog, open_log: Callable[[], Awaitable[EventLog]], sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generations, "SLICE_EVENTS", 5)
+    monkeypatch.setattr(rebuild, "SLICE_EVENTS", 5)
     before = tables(sql)
     database = written._database
-    await database.write(generations.begin)
-    assert await database.write(lambda connection: generations.build(connection, UPCASTS))
+    await database.write(rebuild.begin)
+    assert await database.write(lambda connection: rebuild.build(connection, UPCASTS))
     assert tables(sql) == before
     assert len(generations_kept(sql)) == 2
     again = await open_log()

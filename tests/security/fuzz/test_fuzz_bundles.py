@@ -14,18 +14,18 @@ from typing import Any
 from hypothesis import strategies as st
 from support.fuzzing import HOSTILE, bytes_of, corpus, fuzz, is_refusal, is_short, json_of, plain_of
 
-from controlplane.bus.pods import RefusedPodEventError, read_pod_event
+from controlplane.bus.pod_event_consumer import RefusedPodEventError, read_pod_event
 from controlplane.bus.streams import MAX_MESSAGE_BYTES
-from controlplane.kube import pods
-from controlplane.kube.environment import checkpoint_ids
-from controlplane.kube.shapes import Pod
+from controlplane.kube import pod_diff
+from controlplane.kube.env_expansion import checkpoint_ids
+from controlplane.kube.models import Pod
 from nodeworker import bundle
-from nodeworker.domain import pod_annotations, wishes
+from nodeworker.domain import checkpoint_options, pod_annotations
+from nodeworker.domain.checkpoint_options import CheckpointOptions, InvalidWishError
 from nodeworker.domain.gpu import visible_gpus
-from nodeworker.domain.wishes import InvalidWishError, Wishes
 from nodeworker.runtime import container
-from protocol import subjects, wire
-from protocol.failures import FailureError
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.failures import FailureError
 
 BUNDLES, PODS = corpus("bundles"), corpus("pods")
 ANNOTATIONS: list[dict[str, str]] = [json.loads(data) for data in corpus("annotations")]
@@ -50,7 +50,7 @@ def test_every_specimen_is_read() -> None:
     for data in PODS:
         assert checkpoint_ids(wire.decode(data, Pod)) == {"i": "trainer-0"}
     for words in ANNOTATIONS:
-        assert isinstance(wishes.read(words), Wishes)
+        assert isinstance(checkpoint_options.read(words), CheckpointOptions)
 
 
 @fuzz(data=st.one_of(json_of(BUNDLES), bytes_of(BUNDLES)))
@@ -100,14 +100,16 @@ texts = st.one_of(
 
 @fuzz(
     annotations=st.dictionaries(
-        st.sampled_from([*wishes.ANNOTATIONS, *(name for one in ANNOTATIONS for name in one)]), texts, max_size=8
+        st.sampled_from([*checkpoint_options.ANNOTATIONS, *(name for one in ANNOTATIONS for name in one)]),
+        texts,
+        max_size=8,
     ),
     container_id=st.sampled_from([ID, "", "x"]),
 )
 def test_annotations_mean_something_or_are_refused(annotations: dict[str, str], container_id: str) -> None:
     pod_annotations.read(annotations, container_id)
     try:
-        wished = wishes.read(annotations)
+        wished = checkpoint_options.read(annotations)
     except InvalidWishError as problem:
         is_short(problem)
         return
@@ -135,13 +137,13 @@ def test_what_happened_to_a_pod_fits_into_a_message(before: bytes | None, now: b
     except wire.MalformedMessageError:
         return
     views = [
-        None if pod is None else pods.view(pod, runtime_classes={"woodfrog"}, cordoned={"node-1"})
+        None if pod is None else pod_diff.view(pod, runtime_classes={"woodfrog"}, cordoned={"node-1"})
         for pod in (then, today)
     ]
-    for what in pods.happened(*views):
+    for what in pod_diff.happened(*views):
         seen = views[1] or views[0]
         assert seen is not None
-        event = pods.told(seen, what, cluster="lab", at=datetime.now(UTC))
+        event = pod_diff.told(seen, what, cluster="lab", at=datetime.now(UTC))
         data = wire.encode(event)
         if len(now) < 20_000:
             assert len(data) < MAX_MESSAGE_BYTES
@@ -176,4 +178,4 @@ def test_variables_that_name_each_other_are_expanded_within_bounds(variables: li
 @fuzz(config=plain_of(BUNDLES))
 def test_an_environment_is_read_whatever_it_is(config: Any) -> None:
     if isinstance(config, dict):
-        assert all(isinstance(name, str) for name in wishes.from_environment(container.environment(config)))
+        assert all(isinstance(name, str) for name in checkpoint_options.from_environment(container.environment(config)))

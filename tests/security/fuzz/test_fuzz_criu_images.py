@@ -20,7 +20,7 @@ from nodeworker.domain.criu_images import (
 )
 from nodeworker.domain.criu_images.protobuf import Message, data_field, number_field
 from nodeworker.domain.uts_image import names_of, with_names
-from protocol.privileges import CAPABILITY_SETS, Privileges, ceiling, excess
+from woodfrog.protocol.privileges import CAPABILITY_SETS, Privileges, ceiling, excess
 
 NETWORK = connections.Network(frozenset({ip_address("127.0.0.1")}), {4: ip_address("10.0.0.1")})
 NUMBERS = [0, 1, 2, 3, 6, 7, 1 << 21, 1 << 22, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]

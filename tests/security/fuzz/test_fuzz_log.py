@@ -15,19 +15,19 @@ from uuid import UUID, uuid4
 
 from support.fuzzing import corpus, fuzz, is_short, json_of
 
-from controlplane.bus.ingest import RefusedReportError, read_report
-from controlplane.bus.intake import Settled, UndecidableError
+from controlplane.bus.report_consumer import RefusedReportError, read_report
+from controlplane.core.input_queue import InputResult, UndecidableError
+from controlplane.core.loop import DecisionLoop
 from controlplane.domain.inputs import Policy, ReportReceived, ResolveAsked
+from controlplane.log.admin.migrate import upgrade
 from controlplane.log.eventlog import EventLog
-from controlplane.log.migrate import upgrade
 from controlplane.log.records import LogUnavailableError, StaleEpochError
-from controlplane.loop import DecisionLoop
-from protocol import subjects
-from protocol.events import DumpStarted, NodeRegistered, Trigger
-from protocol.facts import ContainerFacts, NodeFacts
-from protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
-from protocol.reports import Report
-from protocol.requests import ResolveRequest
+from woodfrog.protocol import subjects
+from woodfrog.protocol.events import DumpStarted, NodeRegistered, Trigger
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, NodeName, SnapshotId, WorkerId
+from woodfrog.protocol.reports import Report
+from woodfrog.protocol.requests import ResolveRequest
 
 NODE, WORKER, SNAPSHOT = NodeName("node-1"), WorkerId("worker-1"), SnapshotId("20261123T214501Z-5f3a9c1e")
 KEY = CheckpointKey("lab", "default", "trainer")
@@ -76,13 +76,13 @@ class Plane:
         assert answer.incarnation == IncarnationNumber(1)
         self.take(Report(uuid4(), NODE, WORKER, _now(), started))
 
-    def take(self, report: Report) -> Settled | UndecidableError:
+    def take(self, report: Report) -> InputResult | UndecidableError:
         try:
             return self._runner.run(self._give(ReportReceived(report)))
         except UndecidableError as problem:
             return problem
 
-    async def _give(self, asked: ReportReceived | ResolveAsked) -> Settled:
+    async def _give(self, asked: ReportReceived | ResolveAsked) -> InputResult:
         assert not self._task.done()
         async with asyncio.timeout(20):
             return await (await self._loop.enqueue(asked, actor="test"))
@@ -129,5 +129,5 @@ def test_every_report_is_recorded_or_put_aside_and_the_next_one_is_taken_in(data
         plain = json.loads(REPORTS[0])
         plain["report_id"] = str(uuid4())
         again = read_report(subjects.reports(NODE), json.dumps(plain).encode())
-        assert isinstance(taking.take(again), Settled)
+        assert isinstance(taking.take(again), InputResult)
         assert isinstance(again.report_id, UUID)

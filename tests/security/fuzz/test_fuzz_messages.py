@@ -13,22 +13,22 @@ from support.fuzzing import bytes_of, corpus, fuzz, is_refusal, is_short, json_o
 from support.golden import FOLDER
 from support.world import KEY, World
 
-from controlplane.bus import reading
-from controlplane.bus.ingest import RefusedReportError, read_report
-from controlplane.bus.pods import RefusedPodEventError, read_pod_event
-from controlplane.bus.presence import read_heartbeat
+from controlplane.bus import message_validation
+from controlplane.bus.heartbeats import read_heartbeat
+from controlplane.bus.pod_event_consumer import RefusedPodEventError, read_pod_event
+from controlplane.bus.report_consumer import RefusedReportError, read_report
 from controlplane.domain import CheckpointAsked, NodeHeard, ReportReceived, ResolveAsked, SnapshotAsked
-from controlplane.kube import nodeworkers
+from controlplane.kube import token_review
 from controlplane.log.upcast import UPCASTS, UnreadableEventError
-from process import natsjwt
-from protocol import subjects, wire
-from protocol.commands import Command
-from protocol.events import SCHEMA_VERSION
-from protocol.failures import FailureError
-from protocol.ids import CommandId, InvalidIdError
-from protocol.local import LocalAsk
-from protocol.reports import Heartbeat, Report, Vouched
-from protocol.requests import CheckpointRequest, QueryRequest, Resolution, ResolveRequest, SnapshotRequest
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.events import SCHEMA_VERSION
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import CommandId, InvalidIdError
+from woodfrog.protocol.reports import Heartbeat, Report, Vouched
+from woodfrog.protocol.requests import CheckpointRequest, QueryRequest, Resolution, ResolveRequest, SnapshotRequest
+from woodfrog.protocol.runtime_api import LocalAsk
+from woodfrog.service import natsjwt
 
 NODE = "node-1"
 REPORTS, HEARTBEATS, NEWS = corpus("reports"), corpus("heartbeats"), corpus("pod-events")
@@ -55,7 +55,7 @@ def test_every_specimen_is_read() -> None:
     for kind, folder in ((Command, "commands"), (LocalAsk, "local"), (Resolution | Vouched, "answers")):
         for data in corpus(folder):
             assert any(_reads(data, one) for one in get_args(kind))
-    assert nodeworkers._claimed(token(corpus("tokens")[0])).exp > 0
+    assert token_review._claimed(token(corpus("tokens")[0])).exp > 0
 
 
 def _reads(data: bytes, kind: Any) -> bool:
@@ -108,7 +108,11 @@ def test_news_of_a_pod_are_read_or_refused(data: bytes) -> None:
 )
 def test_a_request_is_answered_or_refused(data: bytes, kind: Any) -> None:
     try:
-        request = reading.resolve_request(data) if kind is ResolveRequest else reading.request(data, kind)
+        request = (
+            message_validation.resolve_request(data)
+            if kind is ResolveRequest
+            else message_validation.request(data, kind)
+        )
     except FailureError as problem:
         is_refusal(problem, {"request-too-new"})
         return
@@ -156,8 +160,8 @@ def token(payload: bytes) -> str:
 @fuzz(payload=json_of(corpus("tokens")), more=st.one_of(st.none(), st.text(max_size=50)))
 def test_a_token_claims_something_or_is_refused(payload: bytes, more: str | None) -> None:
     presented = token(payload) if more is None else more + token(payload)
-    with suppress(nodeworkers.RefusedError):
-        nodeworkers._claimed(presented)
+    with suppress(token_review.RefusedError):
+        token_review._claimed(presented)
     with suppress(natsjwt.InvalidClaimError):
         natsjwt.read_request(presented.encode(), now_seconds=0)
     with pytest.raises(natsjwt.InvalidClaimError):

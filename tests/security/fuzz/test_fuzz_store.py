@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from support.fuzzing import bytes_of, corpus, fuzz, is_refusal, json_of
 from support.snapshots import HEADER, KEY, SNAPSHOT, Place, contents
 
-from controlplane.log.filed import UNREADABLE, rows_of
-from nodeworker.capture.trees import Aside, apply_tree, put_back
+from controlplane.log.archive.reader import UNREADABLE, rows_of
+from nodeworker.capture.trees import Aside, apply_tree, rollback
 from nodeworker.store import SnapshotStore
 from nodeworker.store.archive import ArchiveWriter
 from nodeworker.store.chunks import unpack
-from nodeworker.store.keys import KeyRing
+from nodeworker.store.encryption_keys import KeyRing
 from nodeworker.store.snapshots import check_manifest
-from protocol.failures import FailureError
-from protocol.manifest import Chunk, Entry, Manifest, TreeName
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.manifest import Chunk, Entry, Manifest, TreeName
 
 MANIFESTS, PACKS, EVENTS = corpus("manifests"), corpus("packs"), corpus("archives")
 CORRUPT = {"snapshot-corrupt", "snapshot-format-unknown"}
@@ -98,7 +98,7 @@ def test_a_manifest_is_refused_or_its_trees_stay_where_they_are_put(data: bytes,
             )
             assert {path.name for path in root.parent.parent.iterdir()} <= {"outside", "deep", "undo"}
             if careful and notes.exists():
-                put_back(notes)
+                rollback(notes)
                 assert (root / "outside").readlink() == outside
                 assert (root / "seg").samefile(outside / "canary")
 

@@ -1,0 +1,157 @@
+"""Whether a worker's word is news, was told before, or is not believed.
+
+A worker is the only witness of what happens on its node, so it is believed about its own containers unless it contradicts
+what is recorded, and about nothing else: a node that was broken into must not be able to write the history of another.
+
+Which *life* of the worker speaks does not matter. A report waits in the worker's journal until it is confirmed, possibly
+over a restart, and is then late but no less true.
+"""
+
+from __future__ import annotations
+
+from controlplane.domain.state import Incarnation, KeyState, Restore, Snapshot, SnapshotStatus, State
+from woodfrog.protocol.commands import DeleteCommand
+from woodfrog.protocol.events import (
+    CommandFinished,
+    ContainerEnded,
+    ContainerStarted,
+    DumpFailed,
+    DumpStarted,
+    NodeRegistered,
+    RestoreFailed,
+    SnapshotCaptured,
+    SnapshotDeleted,
+    SnapshotRehearsed,
+    SnapshotStored,
+    SnapshotStoreDelayed,
+)
+from woodfrog.protocol.reports import Report
+
+_OfIncarnation = ContainerStarted | ContainerEnded | RestoreFailed
+_OfSnapshot = DumpStarted | SnapshotCaptured | SnapshotRehearsed | SnapshotStoreDelayed | SnapshotStored | DumpFailed
+_ONCE_STORED = {
+    SnapshotStatus.VALID,
+    SnapshotStatus.SUPERSEDED,
+    SnapshotStatus.INVALIDATED,
+    SnapshotStatus.EXPIRED,
+    SnapshotStatus.DELETED,
+}
+
+
+def is_duplicate(state: State, report: Report) -> bool:
+    """Whether the report says nothing that is not recorded: it was delivered again, or overtaken by a later word."""
+    event = report.event
+    if isinstance(event, NodeRegistered):
+        node = state.nodes.get(event.node)
+        return node is not None and event.worker_id in {node.worker_id, *node.earlier_workers}
+    if isinstance(event, CommandFinished):
+        return event.command_id not in state.commands
+    key = state.keys.get(event.key, KeyState())
+    if isinstance(event, _OfIncarnation):
+        incarnation = key.incarnations.get(event.incarnation)
+        return incarnation is not None and _incarnation_shows(incarnation, event)
+    snapshot = key.snapshots.get(event.snapshot_id)
+    if isinstance(event, SnapshotDeleted):
+        return snapshot is not None and snapshot.status is SnapshotStatus.DELETED
+    return snapshot is not None and _snapshot_shows(snapshot, event)
+
+
+def _incarnation_shows(incarnation: Incarnation, event: _OfIncarnation) -> bool:
+    match event:
+        case ContainerStarted():
+            return incarnation.started
+        case ContainerEnded():
+            return incarnation.ended
+        case RestoreFailed(snapshot_id=snapshot_id):
+            return snapshot_id in incarnation.set_aside
+
+
+def _snapshot_shows(snapshot: Snapshot, event: _OfSnapshot) -> bool:
+    match event:
+        case DumpStarted():
+            return True
+        case SnapshotCaptured():
+            return snapshot.status is not SnapshotStatus.DUMPING
+        case SnapshotStoreDelayed() | SnapshotRehearsed():
+            return not snapshot.status.in_flight
+        case SnapshotStored():
+            return snapshot.status in _ONCE_STORED
+        case DumpFailed():
+            return snapshot.status is SnapshotStatus.FAILED
+
+
+def rejection_reason(state: State, report: Report) -> str | None:
+    """Say why the report is not believed, or ``None``."""
+    event = report.event
+    if isinstance(event, NodeRegistered):
+        if (event.node, event.worker_id) == (report.node, report.worker_id):
+            return None
+        return f"worker {report.worker_id} of node {report.node} registers another: {event.worker_id} of {event.node}"
+    if report.node not in state.nodes:
+        return f"node {report.node} is not registered"
+    if isinstance(event, CommandFinished):
+        return _contradiction_about_command(state, report, event)
+    if event.node != report.node:
+        return f"node {report.node} reports about node {event.node}"
+    if isinstance(event, SnapshotDeleted):
+        return _contradiction_about_deletion(state, event)
+    key = state.keys.get(event.key, KeyState())
+    return _contradiction(key, event)
+
+
+def _contradiction(key: KeyState, event: _OfIncarnation | _OfSnapshot) -> str | None:
+    incarnation = key.incarnations.get(event.incarnation)
+    if incarnation is None:
+        ever = "is long over" if event.incarnation <= key.newest else "was never opened"
+        return f"incarnation {event.incarnation} of {event.key} {ever}"
+    if incarnation.node not in {None, event.node}:
+        return f"incarnation {event.incarnation} of {event.key} is on node {incarnation.node}, not on {event.node}"
+    if isinstance(event, _OfIncarnation):
+        return _contradiction_about_incarnation(incarnation, event)
+    snapshot = key.snapshots.get(event.snapshot_id)
+    return None if snapshot is None else _contradiction_about_snapshot(snapshot, event)
+
+
+def _contradiction_about_command(state: State, report: Report, event: CommandFinished) -> str | None:
+    command = state.commands.get(event.command_id)
+    said = (report.node, event.key, event.incarnation)
+    if command is None or (command.node, command.key, command.incarnation) == said:
+        return None
+    return f"command {event.command_id} was given to incarnation {command.incarnation} on node {command.node}"
+
+
+def _contradiction_about_incarnation(incarnation: Incarnation, event: _OfIncarnation) -> str | None:
+    name = f"incarnation {event.incarnation} of {event.key}"
+    if not isinstance(event, RestoreFailed):
+        same = incarnation.container_id in {None, event.container_id}
+        return None if same else f"{name} is container {incarnation.container_id}, not {event.container_id}"
+    chosen = incarnation.choice.snapshot_id if isinstance(incarnation.choice, Restore) else None
+    told = event.snapshot_id == chosen or event.snapshot_id in incarnation.set_aside
+    return None if told else f"{name} was not told to restore snapshot {event.snapshot_id}"
+
+
+def _contradiction_about_snapshot(snapshot: Snapshot, event: _OfSnapshot) -> str | None:
+    if (snapshot.incarnation, snapshot.node) != (event.incarnation, event.node):
+        return f"snapshot {event.snapshot_id} is of incarnation {snapshot.incarnation} on node {snapshot.node}"
+    if isinstance(event, SnapshotStored) and snapshot.status is SnapshotStatus.FAILED:
+        return f"the dump of snapshot {event.snapshot_id} was reported as failed"
+    if isinstance(event, DumpFailed) and snapshot.status in _ONCE_STORED:
+        return f"snapshot {event.snapshot_id} was reported as stored"
+    return None
+
+
+def _contradiction_about_deletion(state: State, event: SnapshotDeleted) -> str | None:
+    """Believe a deletion of whoever was told to delete, wherever the snapshot was taken: several nodes may share a store.
+
+    One that is told after its command's deadline is not believed; the snapshot is then deleted once more, in vain.
+    """
+    snapshot = state.keys.get(event.key, KeyState()).snapshots.get(event.snapshot_id)
+    if snapshot is not None and snapshot.status is SnapshotStatus.DELETED:
+        return None
+    command = state.commands.get(event.command_id)
+    told = isinstance(command, DeleteCommand) and (command.node, command.key, command.snapshot_id) == (
+        event.node,
+        event.key,
+        event.snapshot_id,
+    )
+    return None if told else f"node {event.node} has no open command to delete snapshot {event.snapshot_id}"

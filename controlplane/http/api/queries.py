@@ -1,0 +1,294 @@
+"""The questions that the API answers: what each may be restricted by, and what it is answered with.
+
+One table (:data:`ROUTES`) says it for the server and for the OpenAPI document. Everything is read off the views and the log; nothing
+is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection
+
+from controlplane import describe
+from controlplane.core import what_if
+from controlplane.domain import Policy
+from controlplane.http.api import params as p
+from controlplane.http.api.database import Reader
+from controlplane.http.api.next_dumps import Live
+from controlplane.http.api.responses import Causes, Choices, Ids, Life, Me, Rows
+from controlplane.http.api.viewers import RefusedRequestError, Viewer, seen_of
+from controlplane.log import pages, read, summary
+from controlplane.log.pages import Scope
+from controlplane.log.projections.views import CONTRACT
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import CheckpointKey, NodeName
+from woodfrog.protocol.requests import View
+
+_NAMESPACES_SECONDS: Final = 10.0
+_MOST_NAMESPACES: Final = 200
+_EXPLAINED_EVENTS: Final = 5_000
+_MOST_CHOICES: Final = 100
+_OVERVIEW_SECONDS: Final = 2.0
+
+Values = Mapping[str, Any]
+Answer = Callable[["Questions", Viewer, Values], Awaitable[Any]]
+
+
+class Questions:
+    """Answers them, from one database."""
+
+    def __init__(self, reader: Reader, cluster: str, policy: Policy, live: Live) -> None:
+        self.reader = reader
+        self.live = live
+        self._cluster = cluster
+        self._policy = policy
+        self._namespaces: tuple[float, list[str]] = (0.0, [])
+        self._overviews: dict[frozenset[str] | None, tuple[float, asyncio.Task[summary.Overview]]] = {}
+
+    async def scope(self, viewer: Viewer, namespace: str | None) -> Scope:
+        """Find what a viewer may see of what is asked for.
+
+        Raises:
+            RefusedRequestError: nothing of it.
+        """
+        if namespace is not None:
+            if not await viewer.sees(namespace):
+                raise forbidden(viewer, f"namespace {namespace}")
+            return Scope(self._cluster, frozenset({namespace}))
+        if await viewer.sees(None):
+            return Scope(self._cluster)
+        return Scope(self._cluster, await self._seen(viewer))
+
+    async def _seen(self, viewer: Viewer) -> frozenset[str]:
+        known = await self._known_namespaces()
+        if len(known) > _MOST_NAMESPACES:
+            raise p.invalid("namespace", f"it is needed: there are more than {_MOST_NAMESPACES} namespaces")
+        return await seen_of(viewer, known)
+
+    async def _known_namespaces(self) -> list[str]:
+        at, known = self._namespaces
+        if time.monotonic() - at > _NAMESPACES_SECONDS or not at:
+            known = await self.reader.read(partial(summary.namespaces, cluster=self._cluster))
+            self._namespaces = (time.monotonic(), known)
+        return known
+
+    async def me(self, viewer: Viewer, _values: Values) -> Me:
+        """Say who asks."""
+        everything = await viewer.sees(None)
+        known = sorted(await self._known_namespaces())[:_MOST_NAMESPACES]
+        seen = known if everything else sorted(await seen_of(viewer, known))
+        return Me(viewer.name, everything, seen, self._cluster, await self.reader.read(read.head))
+
+    async def overview(self, viewer: Viewer, values: Values) -> summary.Overview:
+        """Count everything; the count of a moment ago serves whoever asks now."""
+        scope = await self.scope(viewer, values.get("namespace"))
+        held = self._overviews.get(scope.namespaces)
+        if held is None or time.monotonic() - held[0] > _OVERVIEW_SECONDS:
+            self._overviews = {
+                which: each
+                for which, each in self._overviews.items()
+                if time.monotonic() - each[0] <= _OVERVIEW_SECONDS
+            }
+            counting = self.reader.read(partial(summary.overview, scope=scope, now=datetime.now(UTC)))
+            held = self._overviews[scope.namespaces] = (time.monotonic(), asyncio.ensure_future(counting))
+        return await asyncio.shield(held[1])
+
+    async def ids(self, viewer: Viewer, values: Values) -> Ids:
+        """List ids."""
+        scope = await self.scope(viewer, values.get("namespace"))
+        limit = values["limit"]
+        after = values.get("after")
+        namespace, _, name = after.partition("/") if after else ("", "", "")
+        found = await self.reader.read(
+            partial(
+                summary.ids,
+                scope=scope,
+                search=values.get("search"),
+                state=values.get("state"),
+                after=(namespace, name) if after else None,
+                limit=limit,
+            )
+        )
+        for row in found:
+            row["next_dump_at"] = self.live.next_dump(_key(row))
+        return Ids(found, f"{found[-1]['namespace']}/{found[-1]['id']}" if len(found) == limit else None)
+
+    async def life(self, viewer: Viewer, values: Values) -> Life:
+        """Show one id."""
+        scope = await self.scope(viewer, values["namespace"])
+        stream = _stream(self._cluster, values)
+
+        def act(connection: Connection) -> tuple[list[dict[str, Any]], Sequence[Any], bool]:
+            now = summary.ids(connection, scope, only=(values["namespace"], values["id"]), limit=1)
+            told = pages.of_stream(connection, stream, 2**53, _EXPLAINED_EVENTS)
+            return now, [read.plain(row) for row in told], read.is_archived(connection, stream)
+
+        now, told, archived = await self.reader.read(act)
+        if not now:
+            cause = f"no container of the id {values['id']} was ever started in namespace {values['namespace']}"
+            raise RefusedRequestError(
+                HTTPStatus.NOT_FOUND, Failure("api-not-found", cause, "See /api/v1/ids for those that were.")
+            )
+        explanation = await asyncio.to_thread(describe.explain, told)
+        now[0]["next_dump_at"] = self.live.next_dump(_key(now[0]))
+        return Life(now[0], explanation, archived)
+
+    async def choices(self, viewer: Viewer, values: Values) -> Choices:
+        """Decide for each node, and change nothing."""
+        scope = await self.scope(viewer, values["namespace"])
+        key = CheckpointKey(scope.cluster, values["namespace"], values["id"])
+        sees_nodes = await viewer.sees(None)
+
+        def act(connection: Connection) -> tuple[int, datetime, list[Any], list[Any]]:
+            head = read.head(connection)
+            position = values.get("position", head)
+            at = pages.recorded_at(connection, position) if position != head else datetime.now(UTC)
+            if at is None:
+                raise p.invalid("position", f"there is no event {position}, or it was archived; the newest is {head}")
+            own = pages.of_stream(connection, f"checkpoint/{key}", position, what_if.MOST_EVENTS)
+            nodes = pages.of_nodes(connection, position, what_if.MOST_EVENTS)
+            return position, at, list(own), list(nodes)
+
+        position, at, own, nodes = await self.reader.read(act)
+
+        def decide() -> list[what_if.Choice]:
+            state = what_if.fold(sorted(own + nodes, key=lambda row: row["position"]))
+            history = state.keys.get(key)
+            used = {each.node for each in history.incarnations.values()} if history is not None else set()
+            wanted = [values["node"]] if "node" in values else sorted(state.nodes)
+            shown = [NodeName(node) for node in wanted if sees_nodes or node in used]
+            return what_if.choices(state, key, shown[:_MOST_CHOICES], at, self._policy)
+
+        return Choices(position, at, await asyncio.to_thread(decide))
+
+    async def causes(self, viewer: Viewer, values: Values) -> Causes:
+        """Group failures."""
+        scope = await self.scope(viewer, values.get("namespace"))
+        since = datetime.now(UTC) - timedelta(hours=values["hours"])
+        return Causes(await self.reader.read(partial(summary.causes, scope=scope, since=since, limit=100)))
+
+    async def view(self, viewer: Viewer, values: Values, view: View) -> Rows:
+        """Read a page of a view."""
+        table = CONTRACT[view].table
+        if "namespace" not in table.c and not await viewer.sees(None):
+            raise forbidden(viewer, f"{view}, which belong to no namespace")
+        _check_id(values)
+        scope = await self.scope(viewer, values.get("namespace"))
+        equal = {name: value for name, value in values.items() if name in table.c and name != "namespace"}
+        page = await self.reader.read(
+            partial(pages.rows, view=view, scope=scope, equal=equal, before=values.get("before"), limit=values["limit"])
+        )
+        return Rows(page.rows, page.next)
+
+    async def log(self, viewer: Viewer, values: Values) -> Rows:
+        """Read a page of the log."""
+        scope, streams = await self.log_scope(viewer, values)
+        page = await self.reader.read(
+            partial(
+                pages.events,
+                scope=scope,
+                streams=streams,
+                type_=values.get("type"),
+                before=values.get("before"),
+                limit=values["limit"],
+            )
+        )
+        return Rows([shown(row) for row in page.rows], page.next)
+
+    async def log_scope(self, viewer: Viewer, values: Values) -> tuple[Scope, list[str]]:
+        """Find which events are asked for, of those that a viewer may see."""
+        _check_id(values)
+        if "node" in values:
+            if "namespace" in values:
+                raise p.invalid("node", "the events of a node belong to no namespace: name one of the two")
+            if not await viewer.sees(None):
+                raise forbidden(viewer, "the events of nodes")
+            return Scope(self._cluster), [f"node/{values['node']}"]
+        scope = await self.scope(viewer, values.get("namespace"))
+        return scope, [_stream(self._cluster, values)] if "id" in values else []
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """Add to a row of ``events`` what happened, in a sentence."""
+    row["what"] = describe.describe(row)
+    return row
+
+
+def forbidden(viewer: Viewer, what: str) -> RefusedRequestError:
+    """Refuse what a viewer may not see."""
+    cause = f"{viewer.name} may not see {what}"
+    advice = "Ask with another token, or have the right given: docs/how-to/use-the-page.md."
+    return RefusedRequestError(HTTPStatus.FORBIDDEN, Failure("api-forbidden", cause, advice))
+
+
+def _check_id(values: Values) -> None:
+    if "id" in values and "namespace" not in values:
+        raise p.invalid("namespace", "an id belongs to a namespace: name it, too")
+
+
+def _stream(cluster: str, values: Values) -> str:
+    return f"checkpoint/{cluster}/{values['namespace']}/{values['id']}"
+
+
+def _key(row: Mapping[str, Any]) -> CheckpointKey:
+    return CheckpointKey(row["cluster"], row["namespace"], row["id"])
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One question."""
+
+    path: str
+    about: str
+    params: tuple[p.Param, ...]
+    form: str
+    """The name of its answer's form, in :func:`controlplane.http.api.responses.schemas`."""
+    answer: Answer
+
+
+def _view(name: View, *params: p.Param) -> Route:
+    async def answer(questions: Questions, viewer: Viewer, values: Values) -> Rows:
+        return await questions.view(viewer, values, name)
+
+    return Route(f"/api/v1/views/{name}", CONTRACT[name].row, (*params, p.BEFORE, p.LIMIT), name, answer)
+
+
+_OF_LOG: Final = (p.NAMESPACE, p.ID, p.NODE, p.TYPE)
+_BY_KEY: Final = (p.NAMESPACE, p.ID)
+ROUTES: Final = (
+    Route("/api/v1/me", "Who asks, and what they see.", (), "Me", Questions.me),
+    Route("/api/v1/overview", "Everything in a few numbers.", (p.NAMESPACE,), "Overview", Questions.overview),
+    Route(
+        "/api/v1/ids",
+        "The newest state of every id, in the order of namespace and id.",
+        (p.NAMESPACE, p.SEARCH, p.STATE, p.AFTER_ID, p.LIMIT),
+        "Ids",
+        Questions.ids,
+    ),
+    Route("/api/v1/ids/{namespace}/{id}", "One id now, and why.", (p.IN_NAMESPACE, p.OF_ID), "Life", Questions.life),
+    Route(
+        "/api/v1/ids/{namespace}/{id}/choices",
+        "How a container of the id would start on each node, now or at a position of the log. Nothing is changed.",
+        (p.IN_NAMESPACE, p.OF_ID, p.NODE, p.POSITION),
+        "Choices",
+        Questions.choices,
+    ),
+    Route("/api/v1/causes", "Failures by their code.", (p.NAMESPACE, p.HOURS), "Causes", Questions.causes),
+    Route("/api/v1/log", "The log, newest event first.", (*_OF_LOG, p.BEFORE, p.LIMIT), "events", Questions.log),
+    _view("checkpoint_history", *_BY_KEY, p.NODE, p.STATUS, p.SNAPSHOT),
+    _view("latest_snapshots", *_BY_KEY, p.NODE),
+    _view("restore_history", *_BY_KEY, p.NODE),
+    _view("failures", *_BY_KEY, p.NODE, p.CODE),
+    _view("commands", *_BY_KEY, p.NODE, p.STATUS),
+    _view("nodes", p.NODE, p.STATUS),
+    _view("dead_letters", p.NODE),
+)
+TAIL: Final = "/api/v1/log/tail"
+TAIL_PARAMS: Final = (*_OF_LOG, p.AFTER)

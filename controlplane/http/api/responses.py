@@ -1,0 +1,123 @@
+"""The forms of the API's answers. The OpenAPI document is made of them, and a test asks the API whether it keeps to it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import BigInteger, Boolean, Float, Integer
+from sqlalchemy.types import TypeEngine
+
+from controlplane.core.what_if import Choice
+from controlplane.describe import Explanation
+from controlplane.log.projections.views import CONTRACT
+from controlplane.log.schema import UtcTime
+from controlplane.log.summary import Cause, Overview
+
+
+class Me(msgspec.Struct, frozen=True):
+    """Who asks."""
+
+    name: str
+    everything: bool
+    """Whether they see every namespace, and nodes."""
+    namespaces: list[str]
+    """Those with ids that they see."""
+    cluster: str
+    position: int
+    """Of the newest event."""
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """A page of rows, newest first. It may hold fewer than were asked for, and still be followed by another."""
+
+    items: list[dict[str, Any]]
+    next: int | None
+
+
+class Ids(msgspec.Struct, frozen=True):
+    """A page of ids, in the order of namespace and id."""
+
+    items: list[dict[str, Any]]
+    next: str | None
+
+
+class Life(msgspec.Struct, frozen=True):
+    """One id now."""
+
+    now: dict[str, Any]
+    explanation: Explanation | None
+    """Why its last start was what it was; ``None`` if those events are archived."""
+    archived: bool
+    """Whether its first events are archived, and so not shown."""
+
+
+class Choices(msgspec.Struct, frozen=True):
+    """How a container of an id would start on each node."""
+
+    position: int
+    at: datetime
+    items: list[Choice]
+
+
+class Causes(msgspec.Struct, frozen=True):
+    """Failures by their code, the most frequent first."""
+
+    items: list[Cause]
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why there is no answer."""
+
+    code: str
+    cause: str
+    advice: str
+    field: str = ""
+    """The parameter that is wrong."""
+
+
+TYPES: Final = (Me, Overview, Life, Choices, Causes, Problem)
+_ID_STATE: Final = {
+    "state": {"type": "string", "enum": ["running", "waiting", "starting", "ended"]},
+    "protected": {"type": "boolean"},
+    "latest_snapshot": {"type": ["object", "null"]},
+    "next_dump_at": {"type": ["string", "null"], "format": "date-time"},
+    "last_dump": {"type": ["object", "null"]},
+}
+_EVENT: Final = {"what": {"type": "string", "description": "What happened, in a sentence."}}
+
+
+def _column(name: str, kind: TypeEngine[Any], meaning: str) -> dict[str, Any]:
+    if name in {"data", "metadata"}:
+        return {"type": "object", "description": meaning}
+    if name == "gpus":
+        return {"type": ["array", "null"], "items": {"type": "object"}, "description": meaning}
+    if isinstance(kind, UtcTime):
+        return {"type": ["string", "null"], "format": "date-time", "description": meaning}
+    plain = {BigInteger: "integer", Integer: "integer", Float: "number", Boolean: "boolean"}.get(type(kind), "string")
+    return {"type": [plain, "null"], "description": meaning}
+
+
+def _row(view: str, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    contract = CONTRACT[view]
+    properties = {name: _column(name, kind, meaning) for name, kind, meaning in contract.columns} | (extra or {})
+    return {"type": "object", "description": contract.row, "properties": properties, "required": sorted(properties)}
+
+
+def _page(row: dict[str, Any], cursor: str) -> dict[str, Any]:
+    properties = {"items": {"type": "array", "items": row}, "next": {"type": [cursor, "null"]}}
+    return {"type": "object", "properties": properties, "required": ["items", "next"]}
+
+
+def schemas() -> dict[str, Any]:
+    """Return every form by its name, as OpenAPI's ``components.schemas``."""
+    _, found = msgspec.json.schema_components(TYPES, ref_template="#/components/schemas/{name}")
+    start = _row("restore_history", _ID_STATE)
+    found["Life"]["properties"]["now"] = start
+    found["Ids"] = _page(start, "string")
+    found["events"] = _page(_row("events", _EVENT), "integer")
+    for view in CONTRACT:
+        if view != "events":
+            found[view] = _page(_row(view), "integer")
+    return found

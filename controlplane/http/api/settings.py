@@ -1,0 +1,86 @@
+"""What may be set about the HTTP API. It is off unless somebody says where it listens and who may read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+import msgspec
+
+from woodfrog.service.http import Address, InvalidAddressError
+
+
+class InvalidApiSettingError(ValueError):
+    """A variable says something that it may not; the message names it."""
+
+
+class ApiSettings(msgspec.Struct, frozen=True):
+    """Where the API listens, and how it knows who asks."""
+
+    address: Address
+    """``WOODFROG_API_ADDRESS``; the API is not served if it is not set."""
+    tokens_file: Path | None = None
+    """``WOODFROG_API_TOKENS_FILE``: see :mod:`controlplane.http.api.tokens`."""
+    kubernetes: bool = False
+    """``WOODFROG_API_KUBERNETES``: ``on`` to take tokens that Kubernetes knows."""
+    certificate_file: Path | None = None
+    """``WOODFROG_API_CERTIFICATE_FILE`` and ``WOODFROG_API_KEY_FILE``: PEM; read again when they change."""
+    key_file: Path | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> ApiSettings | None:
+        """Read the settings; ``None`` if there is to be no API.
+
+        Raises:
+            InvalidApiSettingError: naming the variable.
+        """
+        text = environment.get("WOODFROG_API_ADDRESS", "")
+        if not text:
+            return None
+        try:
+            address = Address.parse(text)
+        except InvalidAddressError as problem:
+            raise InvalidApiSettingError(f"WOODFROG_API_ADDRESS: {problem}") from problem
+        kubernetes = _switch(environment, "WOODFROG_API_KUBERNETES")
+        tokens_file = _path(environment, "WOODFROG_API_TOKENS_FILE")
+        if tokens_file is None and not kubernetes:
+            raise InvalidApiSettingError(
+                "WOODFROG_API_ADDRESS is set, so WOODFROG_API_TOKENS_FILE or WOODFROG_API_KUBERNETES=on is needed: "
+                "the API is never served without authentication"
+            )
+        certificate_file = _path(environment, "WOODFROG_API_CERTIFICATE_FILE")
+        key_file = _path(environment, "WOODFROG_API_KEY_FILE")
+        if (certificate_file is None) != (key_file is None):
+            raise InvalidApiSettingError(
+                "WOODFROG_API_CERTIFICATE_FILE and WOODFROG_API_KEY_FILE belong together; one of them is not set"
+            )
+        if (
+            certificate_file is None
+            and not _is_loopback(address.host)
+            and not _switch(environment, "WOODFROG_API_INSECURE")
+        ):
+            raise InvalidApiSettingError(
+                f"WOODFROG_API_ADDRESS is {text!r}, which others can reach: set WOODFROG_API_CERTIFICATE_FILE, listen on "
+                "127.0.0.1, or set WOODFROG_API_INSECURE=on to have tokens sent unencrypted"
+            )
+        return cls(address, tokens_file, kubernetes, certificate_file, key_file)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _path(environment: Mapping[str, str], name: str) -> Path | None:
+    text = environment.get(name, "")
+    return Path(text) if text else None
+
+
+def _switch(environment: Mapping[str, str], name: str) -> bool:
+    text = environment.get(name) or "off"
+    if text not in {"on", "off"}:
+        raise InvalidApiSettingError(f"{name} is {text!r}; it must be on or off")
+    return text == "on"

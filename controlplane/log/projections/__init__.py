@@ -1,0 +1,1 @@
+"""The tables behind the views: folded from events, rebuilt, verified, described."""

@@ -1,0 +1,1 @@
+"""SQL: the engines and their differences, connections, prepared statements, rows."""

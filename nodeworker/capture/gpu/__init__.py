@@ -1,0 +1,1 @@
+"""GPUs: NVIDIA's driver, its checkpoint calls and device nodes."""

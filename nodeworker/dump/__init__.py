@@ -1,0 +1,1 @@
+"""A dump from the request to the stored snapshot."""

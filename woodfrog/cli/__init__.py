@@ -1,0 +1,1 @@
+"""The command ``woodfrog``: one module for each group of verbs, and what they share."""

@@ -1,0 +1,197 @@
+"""The verbs ``get …``: what the log knows, as lists."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any, Final
+
+import typer
+
+from controlplane import describe
+from woodfrog import client
+from woodfrog.cli import container_commands, unstored_rows
+from woodfrog.cli.context import reach_of
+from woodfrog.cli.id_rows import age, joined
+from woodfrog.cli.options import Limit, ListOutput, OptionalId, StateDir, key_of, shown, telling
+from woodfrog.cli.watch import put_watched
+from woodfrog.dev_state import Reach
+from woodfrog.local import dev
+from woodfrog.local.oci_bundle import BadInputError
+from woodfrog.output import ListForm
+from woodfrog.protocol.ids import CheckpointKey, check_id
+from woodfrog.protocol.requests import View
+
+_MOST_ROWS: Final = 10_000
+
+Watch = Annotated[bool, typer.Option("-w", "--watch", help="Then show what changes, until Ctrl-C.")]
+OnlyNamespace = Annotated[
+    str | None,
+    typer.Option("-n", "--namespace", help="Only this namespace.", show_default="all; of an ID, default"),
+]
+AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="All namespaces, as without -n and an ID.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    get = typer.Typer(help="List what the log knows.", no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(get, name="get")
+    for verb in (ids, snapshots, nodes, commands, failures, events, container_commands.layers):
+        get.command()(verb)
+
+
+def _rows(reach: Reach, view: View, which: tuple[str | None, str | None], limit: int) -> list[dict[str, Any]]:
+    """Read the newest rows of an id, of a namespace, or all."""
+    checkpoint_id, namespace = which
+    if checkpoint_id is not None:
+        return client.view(reach, view, key_of(reach, checkpoint_id, namespace or dev.NAMESPACE), limit=limit)
+    if namespace is None:
+        return client.view(reach, view, None, limit=limit)
+    found = client.view(reach, view, None, limit=_MOST_ROWS)
+    return [row for row in found if row.get("namespace") == namespace][-limit:]
+
+
+def _which(checkpoint_id: str | None, namespace: str | None, *, everywhere: bool) -> tuple[str | None, str | None]:
+    if everywhere and (namespace is not None or checkpoint_id is not None):
+        raise BadInputError("--all-namespaces", "it contradicts --namespace and an ID, which is one namespace's")
+    if namespace is not None:
+        check_id(namespace, "--namespace")
+    if checkpoint_id is not None:
+        check_id(checkpoint_id, "ID")
+    return checkpoint_id, namespace
+
+
+def ids(
+    namespace: OnlyNamespace = None,
+    all_namespaces: AllNamespaces = False,
+    watch: Watch = False,
+    state_dir: StateDir = None,
+    output: ListOutput = ListForm.TABLE,
+) -> None:
+    """List ids: the state of the newest container, and the snapshot that the next one resumes from if its node can."""
+    columns = (
+        *shown("namespace", "id", "state", "node", "snapshot_id"),
+        ("AGE", lambda row: age(row.get("captured_at"), datetime.now(UTC))),
+        ("SIZE", lambda row: None if row.get("stored_bytes") is None else describe.size(row["stored_bytes"])),
+    )
+    with telling():
+        which = _which(None, namespace, everywhere=all_namespaces)
+        reach = reach_of(state_dir)
+
+        def read() -> list[dict[str, Any]]:
+            found = (_rows(reach, view, which, _MOST_ROWS) for view in ("restore_history", "latest_snapshots"))
+            return joined(*found)
+
+        put_watched(read, columns, output, name="id", empty="no container with an id was ever started", watch=watch)
+
+
+def snapshots(
+    checkpoint_id: OptionalId = None,
+    namespace: OnlyNamespace = None,
+    all_namespaces: AllNamespaces = False,
+    watch: Watch = False,
+    state_dir: StateDir = None,
+    limit: Limit = _MOST_ROWS,
+    output: ListOutput = ListForm.TABLE,
+) -> None:
+    """List snapshots, oldest first."""
+    columns = shown(
+        "id",
+        "snapshot_id",
+        "incarnation",
+        "node",
+        "trigger",
+        "status",
+        "freeze_seconds",
+        "raw_bytes",
+        "stored_bytes",
+        "not_stored",
+    )
+    with telling():
+        which = _which(checkpoint_id, namespace, everywhere=all_namespaces)
+        reach = reach_of(state_dir)
+
+        def read() -> list[dict[str, Any]]:
+            rows = _rows(reach, "checkpoint_history", which, limit)
+            told = (
+                client.view(reach, "events", CheckpointKey(*names)) for names in sorted(unstored_rows.awaiting(rows))
+            )
+            return unstored_rows.with_delays(rows, [event for events in told for event in events])
+
+        put_watched(read, columns, output, name="snapshot_id", empty="there are no snapshots", watch=watch)
+
+
+def nodes(
+    watch: Watch = False,
+    state_dir: StateDir = None,
+    limit: Limit = _MOST_ROWS,
+    output: ListOutput = ListForm.TABLE,
+) -> None:
+    """List nodes."""
+    columns = shown(
+        "node",
+        "status",
+        "registered_at",
+        "kernel_release",
+        "criu_version",
+        "runc_version",
+        "cgroup_version",
+        "clock_offset_seconds",
+        "store",
+        "gpu_count",
+        "gpu_models",
+        "gpu_memory_bytes",
+        "gpu_driver",
+    )
+    with telling():
+        read = partial(_rows, reach_of(state_dir), "nodes", (None, None), limit)
+        put_watched(read, columns, output, name="node", empty="no worker has registered", watch=watch)
+
+
+def commands(
+    checkpoint_id: OptionalId = None,
+    namespace: OnlyNamespace = None,
+    all_namespaces: AllNamespaces = False,
+    watch: Watch = False,
+    state_dir: StateDir = None,
+    limit: Limit = _MOST_ROWS,
+    output: ListOutput = ListForm.TABLE,
+) -> None:
+    """List commands, oldest first."""
+    columns = shown(
+        "command_id", "kind", "id", "incarnation", "node", "status", "snapshot_id", "issued_at", "finished_at"
+    )
+    with telling():
+        which = _which(checkpoint_id, namespace, everywhere=all_namespaces)
+        read = partial(_rows, reach_of(state_dir), "commands", which, limit)
+        put_watched(read, columns, output, name="command_id", empty="no command was ever issued", watch=watch)
+
+
+def failures(
+    checkpoint_id: OptionalId = None,
+    namespace: OnlyNamespace = None,
+    all_namespaces: AllNamespaces = False,
+    watch: Watch = False,
+    state_dir: StateDir = None,
+    limit: Limit = _MOST_ROWS,
+    output: ListOutput = ListForm.TABLE,
+) -> None:
+    """List failures, oldest first, each with what to do about it."""
+    columns = shown("failed_at", "id", "type", "snapshot_id", "failure_code", "failure_cause", "failure_advice")
+    with telling():
+        which = _which(checkpoint_id, namespace, everywhere=all_namespaces)
+        read = partial(_rows, reach_of(state_dir), "failures", which, limit)
+        put_watched(read, columns, output, name="position", empty="nothing has failed", watch=watch)
+
+
+def events(
+    watch: Watch = False,
+    state_dir: StateDir = None,
+    limit: Limit = _MOST_ROWS,
+    output: ListOutput = ListForm.TABLE,
+) -> None:
+    """List the log itself, oldest event first."""
+    columns = shown("position", "occurred_at", "type", "stream", "version")
+    with telling():
+        read = partial(_rows, reach_of(state_dir), "events", (None, None), limit)
+        put_watched(read, columns, output, name="position", empty="the log is empty", watch=watch)

@@ -1,0 +1,50 @@
+"""Reports: a worker's word on what happened on its node, carried by the REPORTS stream.
+
+A report asserts one event. The worker writes it to its journal before sending it and sends it until the broker confirms,
+under the same ``report_id``; the control plane records it once.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from woodfrog.protocol.events import ReportedEvent
+from woodfrog.protocol.facts import NodeFacts
+from woodfrog.protocol.ids import NodeName, WorkerId
+
+
+class Report(msgspec.Struct, frozen=True):
+    """One event as its witness tells it. ``at`` is the node's clock."""
+
+    report_id: UUID
+    node: NodeName
+    worker_id: WorkerId
+    at: datetime
+    event: ReportedEvent
+
+
+class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A sign of life, sent every few seconds outside any stream and never recorded; silence is what gets recorded."""
+
+    node: NodeName
+    worker_id: WorkerId
+    boot_id: str
+    facts: NodeFacts
+    confirmed: tuple[UUID, ...] = ()
+    """Reports that the broker has confirmed and the worker still keeps; a request is answered by :class:`Vouched`."""
+    at: datetime | None = None
+    """The node's clock."""
+
+
+class Vouched(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of the reports that a heartbeat names; of those in neither list nothing is known yet."""
+
+    settled: tuple[UUID, ...]
+    """In the log, or refused with a reason: need not be kept."""
+    missing: tuple[UUID, ...]
+    """Nowhere, not even on their way: the broker has lost them, and they shall be sent again."""
+    at: datetime | None = None
+    """The control plane's clock, by which the deadlines of commands are meant."""
