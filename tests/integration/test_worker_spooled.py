@@ -193,7 +193,7 @@ async def test_what_changed_on_the_disk_while_it_waited_never_becomes_a_valid_sn
     DAMAGES[name](outage.settings.spool / record.snapshot_id)
     outage.back()
     outage.begin().store(outage.journal.dumps()[0])
-    await outage.storer.wait(record.snapshot_id)
+    await outage.uploader.wait(record.snapshot_id)
     (failed,) = outage.of(DumpFailed)
     assert isinstance(failed, DumpFailed)
     gone = name in {"a file that is gone", "no manifest"}

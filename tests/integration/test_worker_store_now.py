@@ -39,7 +39,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def executor(outage: Outage) -> CommandExecutor:
     none = SnapshotCache(outage.settings.copies, limit_bytes=0, limit_seconds=1)
-    return CommandExecutor(outage.journal, cast("Dumper", None), outage.storer, outage.store, none)
+    return CommandExecutor(outage.journal, cast("Dumper", None), outage.uploader, outage.store, none)
 
 
 def command(name: str, record: DumpRecord, *, seconds: float = 60) -> StoreCommand:
@@ -54,10 +54,10 @@ async def waiting(outage: Outage) -> DumpRecord:
     """A capture that the store has refused once, and that is to be tried again in an hour."""
     outage.away()
     record = outage.capture(1, final=True)
-    outage.storer.store(record)
+    outage.uploader.store(record)
 
     async def refused() -> bool:
-        return bool(outage.of(SnapshotStoreDelayed)) and len(outage.storer.unstored) == 1
+        return bool(outage.of(SnapshotStoreDelayed)) and len(outage.uploader.unstored) == 1
 
     await eventually(refused, saying="it waits")
     return record
@@ -136,18 +136,18 @@ async def test_a_newer_capture_of_the_id_takes_the_place_of_the_one_that_waits_b
         outage.capture(3, final=False, name="other"),
     ]
     for record in records:
-        outage.storer.store(record)
+        outage.uploader.store(record)
 
     async def waits(count: int) -> None:
         async def so_many() -> bool:
-            return len(outage.storer.unstored) == count
+            return len(outage.uploader.unstored) == count
 
         await eventually(so_many, saying=f"{count} wait")
 
     await waits(3)
     newer = outage.capture(4, final=False)
-    outage.storer.store(newer)
-    await outage.storer.wait(records[1].snapshot_id)
+    outage.uploader.store(newer)
+    await outage.uploader.wait(records[1].snapshot_id)
     (failed,) = outage.of(DumpFailed)
     assert isinstance(failed, DumpFailed)
     assert (failed.snapshot_id, failed.failure.code) == (records[1].snapshot_id, "capture-replaced")
