@@ -15,7 +15,7 @@ help:
 	@echo "make chaos   a seeded run that kills, fills and loses things, with a report in build/chaos (CHAOS_PLACE=cluster, CHAOS_SECONDS=n, CHAOS_SEED=n, CHAOS_IDS=n)"
 	@echo "make gpu     the tests on a real NVIDIA GPU; what they find goes into build/gpu/result.json"
 	@echo "make fuzz    a minute of fuzzing for each reader of what another party wrote (FUZZ_SECONDS=n, FUZZ_SEED=n: others)"
-	@echo "make matrix  real programs through start, stop and start on another node; writes docs/reference/compatibility.md (PROGRAMS=\"redis go\": those)"
+	@echo "make matrix  real programs through start, stop and start on another node; writes docs/reference/compatibility.md (PROGRAMS=\"redis go\": those; PLACE=cluster: as pods)"
 	@echo "make vm      one test of each kind on a stock Debian 13 (vm-all: the demo from nothing and all tests there, and Debian 12 and forky)"
 	@echo "make support docs/reference/support.md, from what make vm and vm-all saw"
 	@echo "make page-test  the page in a real browser, and the HTTP API under schemathesis (screenshots: build/page-shots)"
@@ -146,8 +146,10 @@ vm-all: setup images
 
 # Root filesystems with all these programs are made in build/matrix: 10 GB, and half an hour the first time.
 PROGRAMS :=
+# Or `cluster`, as for CHAOS_PLACE: the same programs, each in a pod that is moved once to another node.
+PLACE := machine
 matrix: setup
-	@cd tests && ../$(bin)/python -m matrix $(PROGRAMS)
+	@cd tests && MATRIX_PLACE=$(PLACE) ../$(bin)/python -m matrix $(PROGRAMS)
 
 support: setup
 	@$(bin)/python tests/vm/support.py build/vm/*

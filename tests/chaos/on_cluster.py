@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import yaml
-from support.install import NAMESPACE, Installation
+from support.install import NAMESPACE, Installation, installed
 from support.kube import BIN, Cluster, CommandFailedError, Object, running, until
 
 from woodfrog.protocol.events import AnyEvent, Event, KeyEvent
@@ -27,7 +26,6 @@ from woodfrog.protocol.events import AnyEvent, Event, KeyEvent
 from .place import Ended, Live, Place
 from .programs import RECORD, VOLUME, Program
 
-_ROOT: Final = Path(__file__).parents[2]
 _IMAGE: Final = "registry.local/woodfrog-node:dev"
 """Brings a shell and Python, and is on every node already."""
 _TASKS: Final = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
@@ -266,13 +264,9 @@ def _ended(pod: Object) -> list[Object]:
 def cluster() -> Iterator[Place]:
     """Woodfrog on the cluster of ``KUBECONFIG`` and ``WOODFROG_E2E_CLUSTER``, removed at the end."""
     found = Cluster()
-    for archive in sorted((_ROOT / "build/images").glob("*.tar")):
-        found.adapt("load", archive)
-    installed = Installation(found, _ROOT / "helm/woodfrog")
-    installed.install()
-    place = OnCluster(found, installed)
-    try:
-        yield place
-    finally:
-        place.clear()
-        installed.uninstall()
+    with installed(found) as woodfrog:
+        place = OnCluster(found, woodfrog)
+        try:
+            yield place
+        finally:
+            place.clear()

@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 from support import images
-from support.install import Installation, footprint
+from support.install import Installation, footprint, installed
 from support.kube import Cluster
 from support.seed import SAMPLES, advertise_gpus, seed_root
-
-ROOT = Path(__file__).parents[2]
-IMAGES = ROOT / "build" / "images"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,13 +45,8 @@ def before(cluster: Cluster) -> dict[str, str]:
 def woodfrog(cluster: Cluster, before: dict[str, str]) -> Iterator[Installation]:
     """Woodfrog, installed by helm; uninstalled at the end if no test did."""
     assert before
-    for archive in sorted(IMAGES.glob("*.tar")):
-        cluster.adapt("load", archive)
-    installed = Installation(cluster, ROOT / "helm" / "woodfrog")
-    installed.install()
-    yield installed
-    if installed.there:
-        installed.uninstall()
+    with installed(cluster) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

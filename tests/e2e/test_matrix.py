@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from matrix.nodes import two_nodes
+from matrix.on_machine import OneMachine
 from matrix.programs import PROGRAMS
 from matrix.runner import live
 from support.stack import Stack
@@ -27,7 +28,7 @@ def nodes() -> Iterator[tuple[Stack, Stack]]:
 def test_a_program_continues_on_another_node_and_back(nodes: tuple[Stack, Stack], name: str) -> None:
     program = next(program for program in PROGRAMS if program.name == name)
     assert program.on_any_machine
-    row = live(program, nodes, Path("/"))
+    row = live(program, OneMachine(nodes, {program.suite: Path("/")}))
     assert row.out_of_the_box, row
     assert row.moves == 2
     assert row.freeze_seconds

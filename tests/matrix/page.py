@@ -1,4 +1,4 @@
-"""docs/reference/compatibility.md, made from docs/reference/compatibility.json, which is what the last run of each program showed."""
+"""docs/reference/compatibility.md, made from what the last run of each program showed: compatibility.json beside it, and compatibility-cluster.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from matrix.programs import PROGRAMS
 from matrix.runner import Row
 
 _REFERENCE: Final = Path(__file__).parents[2] / "docs" / "reference"
-DATA: Final = _REFERENCE / "compatibility.json"
+FOUND: Final = {
+    "machine": _REFERENCE / "compatibility.json",
+    "cluster": _REFERENCE / "compatibility-cluster.json",
+}
+"""What was found, by where programs ran."""
 PAGE: Final = _REFERENCE / "compatibility.md"
 _MIB: Final = 1024 * 1024
 _HEAD: Final = """# Compatibility
@@ -21,6 +25,9 @@ _HEAD: Final = """# Compatibility
 What happens to real programs, each run by `make matrix`: started, given state, stopped (which takes a snapshot), started again on
 another node worker from the store, asked for its state by its own client, stopped and moved back, and asked again. This page is written by
 that run; `docs/reference/compatibility.json` beside it is what the run found.
+
+*Moved on a cluster* is what `make matrix PLACE=cluster` found (`compatibility-cluster.json`): the program ran in a pod with the runtime class, the pod was deleted, and another pod of the same
+id started on another node, by Kubernetes and containerd with the chart's defaults; its state was checked by the same client. An empty field means that it has not been run there.
 
 *Out of the box* means: with Woodfrog's defaults, the program's usual options, its data in the container's own layer, and nothing set for
 Woodfrog's sake. Programs from Debian are those of Debian 13, programs from PyPI run with the Python of Debian 12. Where
@@ -31,9 +38,9 @@ compressed. Training runs count only if their result is, byte for byte, that of 
 """
 
 
-def known() -> list[Row]:
+def known(data: Path) -> list[Row]:
     """Read what is known."""
-    return msgspec.json.decode(DATA.read_bytes(), type=list[Row]) if DATA.exists() else []
+    return msgspec.json.decode(data.read_bytes(), type=list[Row]) if data.exists() else []
 
 
 def merged(rows: list[Row], row: Row) -> list[Row]:
@@ -43,40 +50,56 @@ def merged(rows: list[Row], row: Row) -> list[Row]:
     return sorted([*others, row], key=lambda each: order[each.program])
 
 
-def keep(row: Row) -> None:
+def keep(row: Row, data: Path) -> None:
     """Write down what a program's run showed, and the page anew."""
-    rows = merged(known(), row)
-    DATA.write_text(json.dumps([_told(each) for each in rows], indent=1) + "\n")
-    PAGE.write_text(render(rows))
+    data.write_text(json.dumps([_told(each) for each in merged(known(data), row)], indent=1) + "\n")
+    PAGE.write_text(render(*map(known, FOUND.values())))
 
 
 def _told(row: Row) -> dict[str, Any]:
     return {name: value for name, value in msgspec.to_builtins(row).items() if value is not None}
 
 
-def render(rows: list[Row]) -> str:
-    """Write the page."""
+def render(rows: list[Row], moved: list[Row]) -> str:
+    """Write the page: of programs on one machine, and of those that a cluster moved."""
     programs = {program.name: program for program in PROGRAMS}
-    good = sum(row.out_of_the_box for row in rows)
+    on_cluster = {row.program: row for row in moved}
     lines = [
         _HEAD,
-        f"{len(rows)} programs; {good} of them continue out of the box.\n",
-        "| program | version | out of the box | frozen | memory | stored | why not | on |",
-        "|---|---|---|---|---|---|---|---|",
-        *(_line(row, programs[row.program]) for row in rows),
+        f"{len(rows)} programs; {_good(rows)} of them continue out of the box. {len(moved)} were moved on a cluster; {_good(moved)} of them continued.\n",
+        "| program | version | out of the box | frozen | memory | stored | why not | on | moved on a cluster |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(_line(row, on_cluster.get(row.program), programs[row.program]) for row in rows),
     ]
-    failing = [row for row in rows if not row.out_of_the_box]
+    failing = {row.program: row for row in (*moved, *rows) if not row.out_of_the_box}
     if failing:
-        lines += ["", "## What does not continue, and why", *(_entry(row, programs[row.program]) for row in failing)]
+        lines += ["", "## What does not continue, and why"]
+        lines += [_entry(failing[name], program) for name, program in programs.items() if name in failing]
     return "\n".join(lines) + "\n"
 
 
-def _line(row: Row, program: Program) -> str:
+def _good(rows: list[Row]) -> int:
+    return sum(row.out_of_the_box for row in rows)
+
+
+def _line(row: Row, moved: Row | None, program: Program) -> str:
     frozen = "" if row.freeze_seconds is None else f"{row.freeze_seconds:.2f} s"
-    why = "" if row.out_of_the_box else f"[`{row.code}`](#{row.program}), at the {row.step}"
     version = row.version.removeprefix("v=").removeprefix("v")
-    cells = (program.title, version, "yes" if row.out_of_the_box else "no", frozen, _mib(row.raw_bytes))
-    return "| " + " | ".join((*cells, _mib(row.stored_bytes), why, row.date)) + " |"
+    cells = (
+        program.title, version, "yes" if row.out_of_the_box else "no", frozen, _mib(row.raw_bytes), _mib(row.stored_bytes),
+        _why_not(row), row.date, _moved(moved),
+    )  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def _moved(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return f"yes, {row.date}" if row.out_of_the_box else f"no, {row.date}: {_why_not(row)}"
+
+
+def _why_not(row: Row) -> str:
+    return "" if row.out_of_the_box else f"[`{row.code}`](#{row.program}), at the {row.step}"
 
 
 def _mib(count: int | None) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import yaml
 from support.kube import BIN, Cluster, command, until
 from support.time_scale import limit
 
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "build" / "images"
 NAMESPACE = "woodfrog-system"
 RELEASE = "woodfrog"
 FILES_LIMIT = 100_000
@@ -101,3 +105,17 @@ class Installation:
             until(lambda: not self.cluster.list("pods", selector, NAMESPACE), 90, "the control plane is gone")
         else:
             self.cluster.kubectl("rollout", "status", name, "-n", NAMESPACE, limit(90), seconds=100)
+
+
+@contextmanager
+def installed(cluster: Cluster) -> Iterator[Installation]:
+    """Woodfrog on a cluster, from the images of ``make images``; uninstalled at the end if it is still there."""
+    for archive in sorted(IMAGES.glob("*.tar")):
+        cluster.adapt("load", archive)
+    found = Installation(cluster, ROOT / "helm" / "woodfrog")
+    found.install()
+    try:
+        yield found
+    finally:
+        if found.there:
+            found.uninstall()

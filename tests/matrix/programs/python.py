@@ -100,6 +100,8 @@ PYTHON: Final = (
 )
 
 _TORCH: Final = Pip("torch", ("torch==2.13.0", "numpy"))
+_TORCHRUN: Final = "getent hosts $(hostname) >/dev/null || echo 127.0.0.1 $(hostname) >>/etc/hosts; exec python3 -m torch.distributed.run --standalone --nproc-per-node"
+"""Its ranks find each other by the host's own name, which `woodfrog run` does not write down, as Kubernetes does."""
 
 
 def _training(name: str, title: str, command: str, *, version: str, pip: Pip, apt: tuple[str, ...] = ()) -> Program:
@@ -133,6 +135,17 @@ LEARNING: Final = (
     ),
     _training(
         "torch-ddp-4", "PyTorch DDP, four ranks by gloo", "train_torch.py ddp 4", version=_version("torch"), pip=_TORCH
+    ),
+    Program(
+        "torchrun",
+        "PyTorch DDP, two ranks of torchrun by the host's name",
+        suite=BOOKWORM,
+        pip=_TORCH,
+        version=_version("torch"),
+        command=f"{_TORCHRUN} 2 /workloads/train_torch.py torchrun",
+        ready="lines 10",
+        check="counts",
+        result="/result",
     ),
     _training("scikit-learn", "scikit-learn", "train_sklearn.py", version=_version("scikit-learn"), pip=_SCIENCE),
     _training(

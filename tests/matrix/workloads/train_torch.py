@@ -1,4 +1,4 @@
-"""A PyTorch training run on the CPU with Adam and dropout; arguments: `workers` (DataLoader's processes) or `ddp` (two ranks by gloo, or so many)."""
+"""A PyTorch training run on the CPU with Adam and dropout; arguments: `workers` (DataLoader's processes), `ddp` (two ranks by gloo, or so many) or `torchrun` (a rank of it)."""
 
 import os
 import sys
@@ -24,7 +24,6 @@ def train(rank, ranks):
     torch.set_num_threads(1)
     model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 1))
     if ranks > 1:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
         torch.distributed.init_process_group("gloo", rank=rank, world_size=ranks)
         model = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.Adam(model.parameters())
@@ -33,9 +32,10 @@ def train(rank, ranks):
     with open("/out" if rank == 0 else "/dev/null", "a", buffering=1) as out:
         for step, (inputs, targets) in enumerate(batches, 1):
             optimizer.zero_grad()
-            nn.functional.mse_loss(model(inputs), targets).backward()
+            loss = nn.functional.mse_loss(model(inputs), targets)
+            loss.backward()
             optimizer.step()
-            print(step, file=out)
+            print(step, loss.item().hex(), file=out)
             time.sleep(0.2)
     if rank == 0:
         with open("/result.new", "wb") as result:
@@ -45,7 +45,10 @@ def train(rank, ranks):
 
 
 if __name__ == "__main__":
-    if "ddp" in sys.argv:
+    if "torchrun" in sys.argv:
+        train(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    elif "ddp" in sys.argv:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
         ranks = int(sys.argv[2]) if len(sys.argv) > 2 else 2
         torch.multiprocessing.spawn(train, args=(ranks,), nprocs=ranks)
     else:
