@@ -25,7 +25,9 @@ _NOT_PACKED: Final = (
 
 def image_of(program: Program) -> str:
     """Return the name of the image that has what a program needs."""
-    return f"registry.local/matrix-{program.suite}{f'-{program.pip.name}' if program.pip is not None else ''}:1"
+    return (
+        f"registry.local/matrix-{program.suite}{f'-{program.packages.name}' if program.packages is not None else ''}:1"
+    )
 
 
 def pack(programs: Iterable[Program], root: Path, archive: Path) -> Path:
@@ -35,8 +37,8 @@ def pack(programs: Iterable[Program], root: Path, archive: Path) -> Path:
     layers = {shared.name: shared, workloads.name: workloads}
     images: list[dict[str, Any]] = []
     configs: dict[str, bytes] = {}
-    for name, pip in {image_of(program): program.pip for program in programs}.items():
-        own = [] if pip is None else [_layer(pip.name, archive, "-C", root, f"opt/{pip.name}")]
+    for name, packages in {image_of(program): program.packages for program in programs}.items():
+        own = [] if packages is None else [_layer(packages.name, archive, "-C", root, f"opt/{packages.name}")]
         layers |= {each.name: each for each in own}
         chain = [shared, *own, workloads]
         config = json.dumps({

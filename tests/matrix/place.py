@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 from typing import Any, Final, Protocol
 
-from matrix.program import Program
+from matrix.program import Npm, Pip, Program
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SYS_RESOURCE: Final = 24
@@ -76,12 +76,15 @@ def snippet(text: str) -> str:
 
 def environment(program: Program, *, all_root: bool) -> dict[str, str]:
     """Return its variables: where its packages lie, and whether processes of other users cannot be dumped."""
-    place = f"/opt/{program.pip.name}" if program.pip is not None else ""
-    return {
-        "PATH": f"{place}/bin:{_PATH}" if place else _PATH,
-        **({"PYTHONPATH": place} if place else {}),
-        **({"ALL_ROOT": "1"} if all_root else {}),
-    }
+    found = {"ALL_ROOT": "1"} if all_root else {}
+    place = f"/opt/{program.packages.name}" if program.packages is not None else ""
+    match program.packages:
+        case Pip():
+            return {**found, "PATH": f"{place}/bin:{_PATH}", "PYTHONPATH": place}
+        case Npm():
+            return {**found, "PATH": f"{place}/node_modules/.bin:{_PATH}"}
+        case None:
+            return {**found, "PATH": _PATH}
 
 
 def dumps_other_users(status: str) -> bool:

@@ -19,6 +19,16 @@ class Pip:
 
     name: str
     requirements: tuple[str, ...]
+    from_source: bool = False
+    """There are no wheels; what it requires is named as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Npm:
+    """Packages from npm that lie in one folder, ``/opt/NAME``. Scripts of theirs are not run."""
+
+    name: str
+    requirements: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +49,7 @@ class Program:
     """Makes state; the program's own client does it where it has one."""
     suite: str = TRIXIE
     apt: tuple[str, ...] = ()
-    pip: Pip | None = None
+    packages: Pip | Npm | None = None
     result: str = ""
     """A file that must be, byte for byte, what a run without interruption writes."""
     on_any_machine: bool = False

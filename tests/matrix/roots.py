@@ -1,6 +1,6 @@
 """The root filesystems that the programs run in: one for each suite of Debian, with every package that a program names.
 
-Made by debootstrap, apt and pip, and kept under build/matrix: what is there already is not installed again.
+Made by debootstrap, apt, pip and npm, and kept under build/matrix: what is there already is not installed again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from matrix.program import Pip, Program
+from matrix.program import Npm, Pip, Program
 
 BUILD: Final = Path(__file__).parents[2] / "build" / "matrix"
 _BASE: Final = ("python3", "perl", "curl", "procps")
@@ -31,8 +31,8 @@ def prepared(programs: Iterable[Program]) -> dict[str, Path]:
         root = BUILD / suite
         _debootstrap(suite, root)
         _apt(root, sorted({*_BASE, *(package for program in here for package in program.apt)}))
-        for pip in {program.pip for program in here if program.pip is not None}:
-            _pip(root, pip)
+        for packages in {program.packages for program in here if program.packages is not None}:
+            _packages(root, packages)
         roots[suite] = root
     return roots
 
@@ -70,14 +70,20 @@ def _apt(root: Path, packages: list[str]) -> None:
         subprocess.run(["umount", str(root / "proc")], check=True, timeout=30)
 
 
-def _pip(root: Path, pip: Pip) -> None:
-    target = root / "opt" / pip.name
+def _packages(root: Path, packages: Pip | Npm) -> None:
+    target = root / "opt" / packages.name
     if target.exists():
         return
-    fresh = target.with_name(f"{pip.name}.new")
+    fresh = target.with_name(f"{packages.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--python-version", _PYTHON, "--only-binary=:all:"]
-    _quietly([*command, "--target", str(fresh), *pip.requirements])
+    if isinstance(packages, Pip):
+        kind = "--no-deps" if packages.from_source else "--only-binary=:all:"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--python-version", _PYTHON, kind, "--target"]
+    elif shutil.which("npm") is None:
+        sys.exit("make matrix needs npm for some of its programs")
+    else:
+        command = ["npm", "install", "--silent", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]
+    _quietly([*command, str(fresh), *packages.requirements])
     fresh.rename(target)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from matrix.place import Live, Place
 from matrix.program import Program
-from support.stack import until
+from support.kube import until
 
 _READY_SECONDS: Final = 300
 _RECORDED_SECONDS: Final = 30
@@ -95,7 +95,7 @@ class Life:
     def _begin(self) -> None:
         self._live = live = self._start(0)
         try:
-            until(self._is_ready, _READY_SECONDS, saying="it is ready")
+            until(self._is_ready, _READY_SECONDS, "it is ready")
             done = live.shell(self._program.build or "true")
             assert done.returncode == 0, f"its state could not be made: {done.stdout}{done.stderr}"
         except AssertionError as problem:
@@ -120,7 +120,7 @@ class Life:
 
     def _wait_for(self, seconds: float, *kinds: str) -> None:
         with suppress(AssertionError):
-            until(lambda: any(self._events(kind) for kind in kinds), seconds)
+            until(lambda: any(map(self._events, kinds)), seconds, " or ".join(kinds), every_seconds=1)
 
     def _measure(self, snapshot_id: str) -> None:
         if self._row.freeze_seconds is not None:
@@ -155,7 +155,7 @@ class Life:
         live = self._running()
         try:
             found: bytes = until(
-                lambda: live.read(self._program.result), _RESULT_SECONDS, saying=f"{self._program.result} is written"
+                lambda: live.read(self._program.result), _RESULT_SECONDS, f"{self._program.result} is written"
             )
         except AssertionError as problem:
             raise _StoppedHereError("state", "state-differs", f"{problem}; {live.said()}") from problem

@@ -14,8 +14,8 @@ from matrix.program import Pip, Program
 pytestmark = pytest.mark.timeout(20)
 
 
-def _program(name: str, pip: Pip | None) -> Program:
-    return Program(name, name, version="true", command="true", check="true", pip=pip)
+def _program(name: str, packages: Pip | None) -> Program:
+    return Program(name, name, version="true", command="true", check="true", packages=packages)
 
 
 def test_images_share_the_suites_layer_and_have_only_their_own_packages(tmp_path: Path) -> None:

