@@ -24,7 +24,7 @@ from support.kube import BIN, Cluster, CommandFailedError, Object, running, unti
 _TASKS: Final = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
 _START_SECONDS: Final = 300
 _SNIPPET_SECONDS: Final = 120
-_STOP_SECONDS: Final = 240
+_STOP_SECONDS: Final = 120
 _LOAD_SECONDS: Final = 900
 _LABEL: Final = "woodfrog-matrix"
 

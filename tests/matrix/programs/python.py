@@ -119,6 +119,7 @@ PYTHON: Final = (
         version=_version("watchdog"),
         packages=Pip("watchdog", ("watchdog",)),
     ),
+    _counting("fanotify", "Python: a folder by fanotify", "count_fanotify.py"),
     _counting(
         "duckdb", "DuckDB, in memory and in a file", "count_duckdb.py", version=_version("duckdb"), packages=_SCIENCE
     ),
