@@ -166,6 +166,15 @@ LANGUAGES: Final = (
     _php("php-fpm", "PHP-FPM as it comes, with room for its JIT"),
     _php("php-fpm-no-jit", "PHP-FPM without room for its JIT", " -d opcache.jit_buffer_size=0"),
     Program(
+        "dotnet",
+        ".NET inside Python: a timer, a thread pool and its collector",
+        suite=BOOKWORM,
+        packages=Pip("dotnet", ("dotnetcore2", "pythonnet")),
+        version="ls /opt/dotnet/dotnetcore2/bin/shared/Microsoft.NETCore.App",
+        command="exec python3 /workloads/count_dotnet.py",
+        check="counts",
+    ),
+    Program(
         "r",
         "R",
         apt=("r-base-core",),
