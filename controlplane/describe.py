@@ -45,6 +45,7 @@ from woodfrog.protocol.events import (
     SnapshotCaptured,
     SnapshotDeleted,
     SnapshotExpired,
+    SnapshotImported,
     SnapshotInvalidated,
     SnapshotPinned,
     SnapshotRehearsed,
@@ -183,6 +184,9 @@ _TELL: dict[type, Callable[[Any], str]] = {
     SnapshotStored: lambda e: (
         f"snapshot {e.snapshot_id} is stored and verified: {size(e.stored_bytes)} in {e.store_seconds:.2f} s"
     ),
+    SnapshotImported: lambda e: (
+        f"snapshot {e.snapshot_id} was imported, which was {e.origin}: {size(e.stored_bytes)}{_because(e.reason)}"
+    ),
     DumpFailed: lambda e: f"dump {e.snapshot_id} failed ({e.stage}): {e.failure}",
     SnapshotSuperseded: lambda e: f"snapshot {e.snapshot_id} came too late: incarnation {e.by} had started without it",
     SnapshotInvalidated: lambda e: f"snapshot {e.snapshot_id} is never chosen again: {e.reason}",
@@ -269,6 +273,9 @@ def _before(earlier: list[Event], number: IncarnationNumber) -> list[str]:
     if number == 1:
         return ["It is the first container with this id."]
     before = number - 1
+    brought = [event for event in earlier if isinstance(event, SnapshotImported) and event.incarnation == before]
+    if brought:
+        return [f"Snapshot {brought[-1].snapshot_id} had been imported, which was {brought[-1].origin}."]
     stored = [event for event in earlier if isinstance(event, SnapshotStored) and event.incarnation == before]
     sentences = [f"Incarnation {before} had left {len(stored) or 'no'} stored snapshot{'s' * (len(stored) != 1)}."]
     sentences += [f"Its dump {e.snapshot_id} had failed: {_cause(e.failure)}" for e in _failed_dumps(earlier, number)]

@@ -22,6 +22,7 @@ from woodfrog.protocol.requests import (
     CHECK_VERSION,
     CheckpointRequest,
     CommandAccepted,
+    ImportRequest,
     Noted,
     QueryRequest,
     Refusal,
@@ -218,6 +219,15 @@ def check(reach: Reach, key: CheckpointKey, timeout_seconds: float) -> CommandId
     """
     request = CheckpointRequest(key=key, timeout_seconds=timeout_seconds, version=CHECK_VERSION, only_check=True)
     return control(reach, subjects.CHECKPOINT, request, CommandAccepted).command_id
+
+
+def take_in(reach: Reach, request: ImportRequest) -> Noted:
+    """Have a snapshot that lies in the store taken into the log, or with ``only_check`` say whether it would be.
+
+    Raises:
+        FailureError: as :func:`control`.
+    """
+    return control(reach, subjects.IMPORT, request, Noted)
 
 
 def decide_about(reach: Reach, request: SnapshotRequest) -> Noted:

@@ -1,4 +1,4 @@
-"""Questions that somebody waits for: resolve, checkpoint, snapshot and query, over NATS request and reply.
+"""Questions that somebody waits for: resolve, checkpoint, snapshot, import and query, over NATS request and reply.
 
 Queries only read the log, so every control plane answers them, leading or standing by; decisions are the leader's alone.
 """
@@ -24,7 +24,7 @@ from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS
 from controlplane.core.input_queue import InputQueue, UndecidableError
 from controlplane.core.key_waiters import KeyWaiters
 from controlplane.core.watermark import Watermark
-from controlplane.domain.inputs import CheckpointAsked, Input, ResolveAsked, SnapshotAsked
+from controlplane.domain.inputs import CheckpointAsked, ImportAsked, Input, ResolveAsked, SnapshotAsked
 from controlplane.domain.placement import PlacedPod, Placement, misplaced
 from controlplane.log.eventlog import EventLog
 from woodfrog.protocol import subjects
@@ -115,6 +115,7 @@ class Decisions(Responder):
             subjects.RESOLVE_ALL: self._resolve,
             subjects.CHECKPOINT: self._checkpoint,
             subjects.SNAPSHOT: self._snapshot,
+            subjects.IMPORT: self._import,
         }
         super().__init__(client, answerers, may_answer=check_lease, questions_per_node=questions_per_node)
         self._jetstream = client.jetstream(timeout=REQUEST_SECONDS)
@@ -237,6 +238,10 @@ class Decisions(Responder):
         check_id(request.namespace, "namespace")
         check_id(request.snapshot_id, "snapshot id")
         return await self._decided(SnapshotAsked(request, f"snapshot/{uuid.uuid4()}"), actor="request")
+
+    async def _import(self, message: Msg) -> Reply:
+        request = message_validation.import_request(message.data)
+        return await self._decided(ImportAsked(request, f"import/{uuid.uuid4()}"), actor="request")
 
     async def _decided(self, asked: Input, *, actor: str) -> Reply:
         async with asyncio.timeout(DECIDE_SECONDS):

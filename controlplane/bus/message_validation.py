@@ -18,7 +18,7 @@ from woodfrog.protocol.facts import FRESH_CHARS
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CONTAINER_ID, CheckpointKey, check_id
 from woodfrog.protocol.reports import Report
-from woodfrog.protocol.requests import NEWEST_VERSION, ResolveRequest
+from woodfrog.protocol.requests import NEWEST_VERSION, ImportRequest, ResolveRequest
 
 _IDS: Final = {
     "snapshot_id": "snapshot id",
@@ -29,6 +29,7 @@ _IDS: Final = {
     "node": "node",
 }
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_ORIGIN: Final = re.compile(r"[A-Za-z0-9._-]{1,253}(/[A-Za-z0-9._-]{1,253}){3}", re.ASCII)
 _CODE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _POD: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
@@ -74,6 +75,29 @@ def resolve_request(data: bytes) -> ResolveRequest:
             raise wire.MalformedMessageError(f"{name[:60]!r} is no name of a pod - at `$.container.{field}`")
     if len(asked.container.fresh) > FRESH_CHARS:
         raise wire.MalformedMessageError("it is too long - at `$.container.fresh`")
+    return asked
+
+
+def import_request(data: bytes) -> ImportRequest:
+    """Read a request to take a snapshot in.
+
+    Raises:
+        MalformedMessageError, InvalidIdError, FailureError: as :func:`request`.
+    """
+    asked = request(data, ImportRequest)
+    CheckpointKey.checked(asked.key.cluster, asked.key.namespace, asked.key.id)
+    check_id(asked.snapshot_id, "snapshot id")
+    if not _ORIGIN.fullmatch(asked.origin):
+        raise wire.MalformedMessageError(f"{asked.origin[:60]!r} is not the name of a snapshot - at `$.origin`")
+    if not asked.only_check and not _DIGEST.fullmatch(asked.manifest_digest):
+        raise wire.MalformedMessageError(
+            f"{asked.manifest_digest[:70]!r} is not a digest of 64 hex digits - at `$.manifest_digest`"
+        )
+    if (problem := wire.time_problem(asked.taken_at)) is not None:
+        raise wire.MalformedMessageError(f"{problem} - at `$.taken_at`")
+    for field in ("raw_bytes", "stored_bytes"):
+        if not 0 <= getattr(asked, field) <= _MOST:
+            raise wire.MalformedMessageError(f"{getattr(asked, field)!s:.60} is not a valid amount - at `$.{field}`")
     return asked
 
 

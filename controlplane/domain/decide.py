@@ -16,10 +16,12 @@ from controlplane.domain.clock_skew import is_news
 from controlplane.domain.decision_builder import DecisionBuilder, refuse
 from controlplane.domain.fresh_starts import left_behind
 from controlplane.domain.handover import Asker, Wait
+from controlplane.domain.import_requests import take_in
 from controlplane.domain.inputs import (
     CheckpointAsked,
     Decision,
     HeadTaken,
+    ImportAsked,
     Input,
     JobActed,
     NodeHeard,
@@ -79,8 +81,12 @@ def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decisio
             return _resolve(state, given, now, policy)
         case CheckpointAsked():
             return checkpoint(state, given, now, policy)
-        case SnapshotAsked():
-            return decide_about(state, given, now, policy)
+        case SnapshotAsked() | ImportAsked():
+            return (
+                take_in(state, given, now, policy)
+                if isinstance(given, ImportAsked)
+                else decide_about(state, given, now, policy)
+            )
         case PodSeen():
             return pod_seen(state, given, now, policy)
         case JobActed() | HeadTaken():

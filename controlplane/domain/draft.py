@@ -30,6 +30,7 @@ from woodfrog.protocol.events import (
     SnapshotCaptured,
     SnapshotDeleted,
     SnapshotExpired,
+    SnapshotImported,
     SnapshotInvalidated,
     SnapshotPinned,
     SnapshotStored,
@@ -46,6 +47,7 @@ SnapshotEvent = (
     | SnapshotCaptured
     | SnapshotStoreDelayed
     | SnapshotStored
+    | SnapshotImported
     | DumpFailed
     | SnapshotSuperseded
     | SnapshotInvalidated

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from controlplane.domain import fresh_starts
+from controlplane.domain import fresh_starts, imported
 from controlplane.domain.delays import as_opened, note_delayed
 from controlplane.domain.draft import Draft, shared, with_shared_privileges
 from controlplane.domain.pods import pods_after
@@ -68,6 +68,7 @@ from woodfrog.protocol.events import (
     SnapshotCaptured,
     SnapshotDeleted,
     SnapshotExpired,
+    SnapshotImported,
     SnapshotInvalidated,
     SnapshotPinned,
     SnapshotRehearsed,
@@ -395,7 +396,15 @@ def _pod_seen(draft: Draft, event: PodFact, at: datetime) -> None:
 
 
 _MOVING_BYTES: Final = frozenset(
-    {SnapshotStored, SnapshotDeleted, SnapshotSuperseded, SnapshotInvalidated, SnapshotExpired, DumpFailed}
+    {
+        SnapshotStored,
+        SnapshotImported,
+        SnapshotDeleted,
+        SnapshotSuperseded,
+        SnapshotInvalidated,
+        SnapshotExpired,
+        DumpFailed,
+    }
 )
 """After which a key may have other bytes in the store, as far as it is remembered."""
 
@@ -429,6 +438,7 @@ _FOLDS: dict[type[KeyEvent], Callable[[Draft, Any, datetime], None]] = {
     SnapshotRehearsed: _noted,
     SnapshotStoreDelayed: note_delayed,
     SnapshotStored: _stored,
+    SnapshotImported: imported.take,
     DumpFailed: _dump_failed,
     SnapshotSuperseded: _superseded,
     SnapshotInvalidated: _invalidated,

@@ -23,6 +23,7 @@ from woodfrog.protocol.reports import Heartbeat, Report
 from woodfrog.protocol.requests import (
     CheckpointRequest,
     CommandAccepted,
+    ImportRequest,
     Noted,
     Refusal,
     Resolution,
@@ -83,6 +84,13 @@ class SnapshotAsked(msgspec.Struct, frozen=True):
     """Somebody wants something done about one snapshot."""
 
     request: SnapshotRequest
+    source: str
+
+
+class ImportAsked(msgspec.Struct, frozen=True):
+    """Somebody brings a snapshot from elsewhere, whose bytes are in the store."""
+
+    request: ImportRequest
     source: str
 
 
@@ -158,6 +166,7 @@ Input = (
     | ResolveAsked
     | CheckpointAsked
     | SnapshotAsked
+    | ImportAsked
     | PodSeen
     | JobActed
     | NodeSeen

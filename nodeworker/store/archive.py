@@ -2,7 +2,8 @@
 
 Its layout is that of checkpointctl's ``lib/metadata.go``: ``config.dump`` and ``spec.dump`` say what it is, ``checkpoint/`` holds
 CRIU's images, ``rootfs-diff.tar`` what the container changed, ``deleted.files`` what it deleted, ``devshm-checkpoint.tar`` its /dev/shm and
-``volumes/`` its volumes. Every byte is proved on its way. Nothing reads such archives back into a store.
+``volumes/`` its volumes. Every byte is proved on its way. Before them lies ``woodfrog.manifest``, which those tools pass over: the
+snapshot's own manifest, which says what the layout cannot and by which ``archive_reader.py`` proves an archive that comes back.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from pathlib import Path
 from typing import IO, Final
 
 import msgspec
+from blake3 import blake3
 
 from nodeworker.domain.filename_codec import bytes_of
 from nodeworker.store.pack_reader import Unpacker
 from woodfrog.protocol.manifest import HOLE, Entry, Manifest, Tree, TreeName
+from woodfrog.protocol.wire import encode
 
+MANIFEST: Final = "woodfrog.manifest"
+CHECKPOINT: Final = "checkpoint/"
 _OPAQUE: Final = ".wh..wh..opq"
 """An empty file of this name hides what lies in its directory below (OCI image specification, layer.md)."""
 _COPY_BYTES: Final = 1 << 20
@@ -67,6 +72,9 @@ class ArchiveWriter:
     def __init__(self, manifest: Manifest, unpacker: Unpacker) -> None:
         self._manifest = manifest
         self._unpacker = unpacker
+        self._described = encode(manifest)
+        self.digest: str = blake3(self._described).hexdigest()
+        """BLAKE3 of the manifest in the archive: whoever has it knows every byte that an import takes."""
 
     def write(self, path: Path) -> None:
         """Write the archive, readable for its owner alone: it holds a process's memory. An existing file is replaced at the end.
@@ -90,12 +98,13 @@ class ArchiveWriter:
             raise
 
     def _fill(self, tar: tarfile.TarFile, beside: Path) -> None:
+        self._add_file(tar, MANIFEST, io.BytesIO(self._described))
         self._add_text(tar, "config.dump", self._config())
         self._add_text(tar, "spec.dump", self._spec())
         for tree in self._manifest.trees:
             if tree.name is TreeName.PROCESSES:
                 tar.addfile(self._directory("checkpoint"))
-                self._add_tree(tar, tree.entries, "checkpoint/")
+                self._add_tree(tar, tree.entries, CHECKPOINT)
                 continue
             if tree.name is TreeName.LAYER:
                 deleted = [f"/{entry.path}" for entry in tree.entries if entry.kind == "whiteout"]
@@ -103,7 +112,7 @@ class ArchiveWriter:
             with tempfile.TemporaryFile(dir=beside) as inner:
                 with _tar(inner) as nested:
                     self._add_tree(nested, tree.entries, "")
-                self._add_file(tar, _name_of(tree), inner)
+                self._add_file(tar, name_of(tree), inner)
 
     def _add_tree(self, tar: tarfile.TarFile, entries: Iterable[Entry], prefix: str) -> None:
         for entry in entries:
@@ -179,7 +188,8 @@ class ArchiveWriter:
         }
 
 
-def _name_of(tree: Tree) -> str:
+def name_of(tree: Tree) -> str:
+    """Name the member that holds a tree which is not CRIU's images. Two volumes may have one name; they lie in the manifest's order."""
     if tree.name is TreeName.LAYER:
         return "rootfs-diff.tar"
     if tree.name is TreeName.SHM:

@@ -127,6 +127,30 @@ class SealedObjects:
                 reader.close()
         return b""
 
+    def check_key(self) -> None:
+        """See that what is put from here is sealed no less than the rest of the store.
+
+        Raises:
+            FailureError: ``store-sealed`` or ``recipient-missing``; or the store cannot be read.
+        """
+        marked = {name for name in self._inner.names(MARKERS) if not name.startswith(".")}
+        if marked and self._ring.first is None:
+            raise FailureError(
+                Failure(
+                    "store-sealed",
+                    "The store holds encrypted snapshots, and nothing is put there without its key.",
+                    "Name the store's keys by WOODFROG_STORE_KEY_FILE.",
+                )
+            )
+        if self._recipient is None and marked & {key.id.hex() for key in self._ring.with_data_keys}:
+            raise FailureError(
+                Failure(
+                    "recipient-missing",
+                    "The snapshots of the store have keys of their own, and nobody said for whom those are wrapped.",
+                    "Name the control planes' public key by WOODFROG_DATA_KEY_RECIPIENT_FILE, as node workers have it.",
+                )
+            )
+
     def create(self, folder: str) -> ObjectWriter:
         """Begin an object."""
         place = self._own(folder)

@@ -177,6 +177,15 @@ class SnapshotStore:
         finally:
             self._objects.end(folder)
 
+    def check_key(self) -> None:
+        """See that what is put from here is sealed no less than the rest of the store: a node worker has the keys, a person may not.
+
+        Raises:
+            FailureError: ``store-sealed`` or ``recipient-missing``.
+            OSError: the store cannot be read.
+        """
+        self._objects.check_key()
+
     def locked(self, key: CheckpointKey, snapshot_id: SnapshotId) -> bytes:
         """Return the wrapped key of a snapshot that has one of its own, which is not here; nothing if none is needed.
 

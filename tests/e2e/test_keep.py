@@ -130,6 +130,38 @@ def test_a_snapshot_can_be_looked_into_and_exported(keeping: Stack, tmp_path: Pa
             assert counted.read().startswith(b"1\n2\n3\n")
 
 
+def test_an_exported_snapshot_is_imported_into_another_empty_stack_and_the_state_goes_on() -> None:
+    with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as path:
+        state, archive = Path(path) / "s", f"{path}/t.tar"
+        with running(state) as one:
+            (name,) = taken(one, "traveller", 1)
+            digest = one.json("export", name, archive)["digest"]
+        state.rename(Path(path) / "another-machine")  # where a state directory lies, every container has a mount
+        with tarfile.open(archive) as tar, tarfile.open(fileobj=tar.extractfile("rootfs-diff.tar")) as layer:
+            counted = layer.extractfile("count")
+            assert counted is not None
+            before = counted.read().split()
+        with running(state) as other:
+            told = other.json("import", archive, "--digest", digest, "--because", "moved house")
+            assert told["origin"] == f"local/default/traveller/{name}"
+            assert told["snapshot_id"] != name
+            assert "archive-corrupt" in other.cli("import", archive, "--digest", "0" * 64, check=False).stderr
+            (row,) = other.json("get", "snapshots", "traveller")
+            assert (row["status"], row["trigger"], row["snapshot_id"]) == ("valid", "import", told["snapshot_id"])
+            (event,) = other.history("traveller")
+            assert (event["type"], event["metadata"]["actor"]) == ("snapshot.imported", "request")
+            assert event["data"]["reason"] == "moved house"
+            run = other.run("traveller", *COUNT)
+            assert run.container["restored_from"] == told["snapshot_id"], other.cli("why", "traveller").stdout
+            assert "id-in-use" in other.cli("import", archive, check=False).stderr
+            lines = run.until_lines("/count", len(before) + 5)
+            assert lines == [str(number) for number in range(1, len(lines) + 1)]
+            run.stop()
+            assert in_store(other, "traveller") == set(history(other, "traveller")), (
+                "nothing of the refused one is left"
+            )
+
+
 def test_the_log_is_proved_exported_and_rebuilt_while_the_stack_runs(keeping: Stack) -> None:
     taken(keeping, "audited", 1)
     proof = keeping.json("log", "verify")

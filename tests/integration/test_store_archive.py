@@ -6,18 +6,27 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
+from support.data_keys import write_pair
 from support.snapshots import HEADER, KEY, MIB, SNAPSHOT, Place, contents, mixed, noise, refusal
 
 from nodeworker.capture.trees import CapturedTree
 from nodeworker.domain.filename_codec import text_of
+from nodeworker.store import KeyRing, SnapshotStore
 from nodeworker.store.archive import ArchiveWriter
+from nodeworker.store.archive_reader import ArchiveReader
+from nodeworker.store.encryption_keys import StoreKey
 from woodfrog.cli.snapshot_contents import described
+from woodfrog.cli.snapshot_import import header_of
 from woodfrog.protocol.facts import ContainerFacts, NodeFacts
-from woodfrog.protocol.manifest import Entry, Manifest, TreeName
+from woodfrog.protocol.ids import CheckpointKey, SnapshotId
+from woodfrog.protocol.manifest import HOLE, Entry, Manifest, TreeName
+from woodfrog.service.data_keys import Recipient
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -77,7 +86,7 @@ def test_an_archive_has_the_layout_that_checkpointctl_reads(place: Place) -> Non
     with tarfile.open(archive) as tar:
         top = {name.partition("/")[0] for name in tar.getnames()}
         assert top == {
-            "config.dump", "spec.dump", "checkpoint", "rootfs-diff.tar", "deleted.files", "devshm-checkpoint.tar", "volumes",
+            "woodfrog.manifest", "config.dump", "spec.dump", "checkpoint", "rootfs-diff.tar", "deleted.files", "devshm-checkpoint.tar", "volumes",
         }  # fmt: skip
         config = json.load(tar.extractfile("config.dump") or io.BytesIO())
         spec = json.load(tar.extractfile("spec.dump") or io.BytesIO())
@@ -136,3 +145,130 @@ def test_a_snapshot_is_described_with_its_trees_and_its_largest_files(place: Pla
     assert told["largest_files"][0]["path"] == "pages-1.img"
     assert 0 < told["largest_files"][0]["stored_bytes"] <= told["stored_bytes"]
     assert told["trees"][1]["stored_bytes"] == pytest.approx(MIB + 3, rel=0.01), "holes cost nothing, equal chunks once"
+
+
+NEW = CheckpointKey("elsewhere", "prod", "b")
+
+
+def brought(archive: Path, store: SnapshotStore) -> Manifest:
+    """Import an archive into a store, as ``woodfrog import`` does."""
+    unpacked = archive.with_name("unpacked")
+    unpacked.mkdir()
+    with ArchiveReader(archive) as reader:
+        header = header_of(reader.manifest, NEW, SnapshotId("20261123T000000Z-00000001"))
+        stored = store.put(header, reader.unpack(unpacked))
+    return store.open_manifest(NEW, header.snapshot_id, stored.manifest_digest)
+
+
+def essence(manifest: Manifest) -> object:
+    """What a restore needs of a manifest: everything but whose it is and in which packs its chunks lie."""
+    digests = [chunk.digest for chunk in manifest.chunks]
+    trees = [
+        (tree.name, tree.volume, tree.root, [
+            (msgspec.structs.replace(entry, chunks=()), [HOLE if at == HOLE else digests[at] for at in entry.chunks])
+            for entry in tree.entries
+        ])
+        for tree in manifest.trees
+    ]  # fmt: skip
+    rest = msgspec.structs.replace(manifest, key=KEY, snapshot_id=SNAPSHOT, trees=(), chunks=(), packs=())
+    return rest, trees
+
+
+def test_an_imported_snapshot_is_the_exported_one_under_another_name(place: Place, tmp_path: Path) -> None:
+    archive, manifest = exported(place)
+    found = brought(archive, SnapshotStore((tmp_path / "other").as_uri(), workers=2))
+    assert (found.key, found.snapshot_id) == (NEW, "20261123T000000Z-00000001")
+    assert essence(found) == essence(manifest)
+
+
+def test_two_volumes_of_one_name_in_the_archive_come_back_each_as_itself(place: Place, tmp_path: Path) -> None:
+    place.write("pages-1.img", noise(MIB))
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"1" * 10)
+    two.write_bytes(b"2" * 10)
+    entry = Entry("f", "file", 0o600, size_bytes=10)
+    trees = [
+        place.listed(),
+        replace(CapturedTree(TreeName.VOLUME, (entry,), {"f": one}), volume="/a-b"),
+        replace(CapturedTree(TreeName.VOLUME, (entry,), {"f": two}), volume="/a/b"),
+    ]
+    manifest = place.open(place.store.put(HEADER, trees))
+    archive = place.into.with_suffix(".tar")
+    with place.store.reader(manifest) as reader:
+        ArchiveWriter(manifest, reader).write(archive)
+    assert essence(brought(archive, SnapshotStore((tmp_path / "other").as_uri(), workers=2))) == essence(manifest)
+
+
+def rewritten(archive: Path, change: Callable[[tarfile.TarInfo, bytes], tuple[str, bytes] | None]) -> Path:
+    """Write the archive anew with some of its members changed or left out."""
+    other = archive.with_name("rewritten.tar")
+    with tarfile.open(archive) as old, tarfile.open(other, "w") as new:
+        for member in old:
+            data = (old.extractfile(member) or io.BytesIO()).read() if member.isreg() else b""
+            changed = change(member, data)
+            if changed is not None:
+                member.name, data = changed
+                member.size = len(data)
+                new.addfile(member, io.BytesIO(data) if member.isreg() else None)
+    return other
+
+
+@pytest.mark.parametrize(
+    ("member", "change", "code"),
+    [
+        ("checkpoint/pages-1.img", lambda data: data[:-1] + bytes([data[-1] ^ 1]), "archive-corrupt"),
+        ("checkpoint/pages-1.img", lambda data: data[:-1], "archive-corrupt"),
+        ("checkpoint/pages-1.img", lambda _: None, "archive-corrupt"),
+        ("rootfs-diff.tar", lambda data: data[:2048], "archive-unreadable"),
+        ("rootfs-diff.tar", lambda data: data.replace(b"/some/where", b"/etc/shadow"), None),
+        ("woodfrog.manifest", lambda _: None, "archive-without-manifest"),
+        ("woodfrog.manifest", lambda data: data.replace(b'"etc/file"', b'"../../fil"'), "snapshot-corrupt"),
+        ("woodfrog.manifest", lambda data: data.replace(b'"default"', b'"../else"'), "archive-corrupt"),
+        ("woodfrog.manifest", lambda data: data.replace(b'"version":1', b'"version":9'), "snapshot-format-unknown"),
+        ("woodfrog.manifest", lambda data: data[:-9], "archive-corrupt"),
+    ],
+)
+def test_an_archive_that_is_not_what_was_exported_is_refused(
+    place: Place, tmp_path: Path, member: str, change: Callable[[bytes], bytes | None], code: str | None
+) -> None:
+    archive, manifest = exported(place)
+    seen = []
+
+    def act(info: tarfile.TarInfo, data: bytes) -> tuple[str, bytes] | None:
+        if info.name != member:
+            return info.name, data
+        seen.append(info.name)
+        changed = change(data)
+        return None if changed is None else (info.name, changed)
+
+    other = rewritten(archive, act)
+    assert seen == [member]
+    store = SnapshotStore((tmp_path / "other").as_uri(), workers=2)
+    if code is None:  # of links, names and attributes nothing is taken from the archive but from the manifest
+        assert essence(brought(other, store)) == essence(manifest)
+    else:
+        assert refusal(lambda: brought(other, store)).failure.code == code
+        assert not (tmp_path / "other" / str(NEW)).exists()
+
+
+def test_what_is_not_an_archive_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "text.tar"
+    for data in (b"", b"no archive", noise(MIB)):
+        text.write_bytes(data)
+        assert refusal(lambda: ArchiveReader(text)).failure.code == "archive-unreadable"
+    assert refusal(lambda: ArchiveReader(tmp_path / "nowhere.tar")).failure.code == "archive-unreadable"
+
+
+def test_nothing_is_put_unsealed_into_a_store_whose_snapshots_are_sealed(place: Place) -> None:
+    place.store.check_key()
+    mixed(place)
+    keys = KeyRing((StoreKey(bytes(32)),))
+    sealed = SnapshotStore(place.root.as_uri(), workers=2, keys=keys)
+    sealed.put(HEADER, [place.listed()])
+    sealed.check_key()
+    assert refusal(place.store.check_key).failure.code == "store-sealed"
+    _, public = write_pair(place.root.parent)
+    with_keys = SnapshotStore(place.root.as_uri(), workers=2, keys=keys, recipient=Recipient.from_file(public))
+    with_keys.put(HEADER, [place.listed()])
+    with_keys.check_key()
+    assert refusal(sealed.check_key).failure.code == "recipient-missing"

@@ -42,6 +42,7 @@ REQUESTS = (
     requests.ResolveRequest,
     requests.CheckpointRequest,
     requests.SnapshotRequest,
+    requests.ImportRequest,
     requests.QueryRequest,
 )
 HOSTILE = ["../../../etc/cron.d/x", "a/b", "", "\x1b[2J", "s1\n", "s" * 254]

@@ -28,6 +28,7 @@ from woodfrog.cli import (
     run_command,
     session_commands,
     snapshot_commands,
+    snapshot_import,
 )
 from woodfrog.cli import snapshot_contents as snapshots_
 from woodfrog.cli.context import reach_of
@@ -203,6 +204,7 @@ container_commands.register(app)
 session_commands.register(app)
 snapshot_commands.register(app)
 snapshots_.register(app)
+snapshot_import.register(app)
 log_commands.register(app)
 migrate_pod.register(app)
 check.register(app)

@@ -28,7 +28,7 @@ from woodfrog.protocol.facts import NodeFacts
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CheckpointKey, SnapshotId, check_id
 from woodfrog.protocol.manifest import HOLE, Entry, Manifest, Tree
-from woodfrog.service.data_keys import DataKeyError, Unwrapper, purpose
+from woodfrog.service.data_keys import DataKeyError, Recipient, Unwrapper, purpose
 
 SnapshotName = Annotated[
     str, typer.Argument(metavar="SNAPSHOT", help="The snapshot, as `woodfrog get snapshots` names it.")
@@ -60,7 +60,7 @@ def _opened(
     if row["manifest_digest"] is None or row["status"] == "deleted":
         cause = f"snapshot {snapshot} is {row['status']}: there is nothing of it in the store"
         raise FailureError(Failure("snapshot-not-stored", cause, "Choose one that is valid or superseded."))
-    store = _store(state_dir)
+    store = store_of(state_dir)
     of = CheckpointKey.checked(row["cluster"], row["namespace"], row["id"])
     _unlock(store, of, SnapshotId(snapshot))
     yield store, store.open_manifest(of, SnapshotId(snapshot), row["manifest_digest"])
@@ -77,15 +77,31 @@ def _unlock(store: SnapshotStore, of: CheckpointKey, snapshot: SnapshotId) -> No
         raise FailureError(Failure("data-key-unusable", str(problem), "Correct WOODFROG_DATA_KEY_FILE.")) from problem
 
 
-def _store(state_dir: Path | None) -> SnapshotStore:
+def store_of(state_dir: Path | None) -> SnapshotStore:
+    """Open the store that snapshots are read from and imported into.
+
+    Raises:
+        FailureError: ``store-url``, ``store-key-unusable``, ``data-key-unusable``, or there is no stack.
+    """
     url = os.environ.get("WOODFROG_STORE_URL")
     if state_dir is not None or not url:
         url = Path(StateDirectory(state_dir or default_state_dir()).described().store).as_uri()
     file = os.environ.get("WOODFROG_STORE_KEY_FILE")
+    keys = KeyRing.from_file(Path(file)) if file else None
     try:
-        return SnapshotStore(url, keys=KeyRing.from_file(Path(file)) if file else None)
+        return SnapshotStore(url, keys=keys, recipient=_recipient())
     except ValueError as problem:
         raise FailureError(Failure("store-url", str(problem), "Correct WOODFROG_STORE_URL.")) from problem
+
+
+def _recipient() -> Recipient | None:
+    """Read for whom the keys of snapshots are wrapped, where they have keys of their own."""
+    file = os.environ.get("WOODFROG_DATA_KEY_RECIPIENT_FILE")
+    try:
+        return Recipient.from_file(Path(file)) if file else None
+    except DataKeyError as problem:
+        advice = "Correct WOODFROG_DATA_KEY_RECIPIENT_FILE."
+        raise FailureError(Failure("data-key-unusable", str(problem), advice)) from problem
 
 
 def inspect(
@@ -112,11 +128,12 @@ def export(
     state_dir: StateDir = None,
     output: Output = Form.TABLE,
 ) -> None:
-    """Write a snapshot as a checkpoint archive, which `checkpointctl` reads. It holds the memory of processes."""
+    """Write a snapshot as a checkpoint archive, which `checkpointctl` and `woodfrog import` read. It holds the memory of processes."""
     with telling(), _opened(snapshot, namespace, checkpoint_id, state_dir) as (store, manifest):
         try:
             with store.reader(manifest) as reader:
-                ArchiveWriter(manifest, reader).write(file.absolute())
+                writer = ArchiveWriter(manifest, reader)
+                writer.write(file.absolute())
         except OSError as problem:
             cause = f"{file} cannot be written: {problem.strerror or problem}"
             raise FailureError(
@@ -124,9 +141,11 @@ def export(
             ) from problem
         size = file.stat().st_size
         if output is Form.JSON:
-            put_json({"snapshot_id": manifest.snapshot_id, "file": str(file.absolute()), "bytes": size})
+            told = {"snapshot_id": manifest.snapshot_id, "file": str(file.absolute()), "bytes": size}
+            put_json(told | {"digest": writer.digest})
         else:
             sys.stdout.write(f"{manifest.snapshot_id} is exported to {file} ({describe.size(size)})\n")
+            sys.stdout.write(f"digest: {writer.digest}\n")
 
 
 def described(manifest: Manifest) -> dict[str, Any]:

@@ -256,6 +256,25 @@ class SnapshotStored(_KeyEvent, frozen=True, tag="snapshot.stored"):
     warnings: tuple[str, ...] = ()
 
 
+class SnapshotImported(_KeyEvent, frozen=True, tag="snapshot.imported"):
+    """Somebody brought an exported snapshot: every byte is in the store and was read back and checked, so it is valid.
+
+    Its ``incarnation`` is a number of its own, as if the container had run elsewhere in between: earlier ones are older.
+    """
+
+    snapshot_id: SnapshotId
+    origin: str
+    """What it was where it was exported: cluster, namespace, id and snapshot, separated by ``/``."""
+    manifest_digest: str
+    """BLAKE3 of the manifest's bytes, 64 hex digits."""
+    raw_bytes: int
+    stored_bytes: int
+    taken_at: datetime
+    taken_on: NodeFacts
+    taken_from: ContainerFacts
+    reason: str = ""
+
+
 class DumpFailed(_KeyEvent, frozen=True, tag="snapshot.dump-failed"):
     """The dump came to nothing; the container was left as it was, or was ending anyway."""
 
@@ -454,6 +473,7 @@ KeyEvent = (
     | SnapshotRehearsed
     | SnapshotStoreDelayed
     | SnapshotStored
+    | SnapshotImported
     | DumpFailed
     | SnapshotSuperseded
     | SnapshotInvalidated

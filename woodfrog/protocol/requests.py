@@ -138,6 +138,26 @@ class SnapshotRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int = REQUEST_VERSION
 
 
+class ImportRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Take a snapshot into the log that whoever asks has put into the store, read back and checked.
+
+    With ``only_check`` nothing is recorded: asked before the bytes are put there, it says whether they would be taken.
+    """
+
+    key: CheckpointKey
+    snapshot_id: SnapshotId
+    origin: str
+    manifest_digest: str
+    raw_bytes: int
+    stored_bytes: int
+    taken_at: datetime
+    taken_on: NodeFacts
+    taken_from: ContainerFacts
+    because: str = ""
+    only_check: bool = False
+    version: int = REQUEST_VERSION
+
+
 class Noted(_Answer, frozen=True, tag="noted"):
     """It is in the log, or was so before."""
 

@@ -33,6 +33,7 @@ PODS_CONSUMER: Final = "controlplane"
 RESOLVE_ALL: Final = f"{PREFIX}.resolve.*"
 CHECKPOINT: Final = f"{PREFIX}.control.checkpoint"
 SNAPSHOT: Final = f"{PREFIX}.control.snapshot"
+IMPORT: Final = f"{PREFIX}.control.import"
 QUERY: Final = f"{PREFIX}.control.query"
 CONTROL_ALL: Final = f"{PREFIX}.control.*"
 

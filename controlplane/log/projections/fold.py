@@ -42,6 +42,7 @@ from woodfrog.protocol.events import (
     SnapshotCaptured,
     SnapshotDeleted,
     SnapshotExpired,
+    SnapshotImported,
     SnapshotInvalidated,
     SnapshotPinned,
     SnapshotRehearsed,
@@ -65,7 +66,15 @@ A log with archived events cannot be rebuilt. So where only columns are added wh
 at, a migration fills them in, and the version stays.
 """
 
-_DumpEvent = DumpStarted | SnapshotCaptured | SnapshotRehearsed | SnapshotStoreDelayed | SnapshotStored | DumpFailed
+_DumpEvent = (
+    DumpStarted
+    | SnapshotCaptured
+    | SnapshotRehearsed
+    | SnapshotStoreDelayed
+    | SnapshotStored
+    | SnapshotImported
+    | DumpFailed
+)
 _SnapshotEvent = (
     _DumpEvent
     | SnapshotSuperseded
@@ -94,6 +103,7 @@ _STATUS_AFTER: dict[type[_SnapshotEvent], str] = {
     SnapshotRehearsed: "captured",
     SnapshotStoreDelayed: "captured",
     SnapshotStored: "valid",
+    SnapshotImported: "valid",
     SnapshotSuperseded: "superseded",
     DumpFailed: "failed",
     SnapshotInvalidated: "invalidated",
@@ -244,6 +254,10 @@ def _fold_dump(row: Fields, event: _DumpEvent, at: datetime) -> None:
         case SnapshotStored():
             row |= {"node": event.node, "stored_at": at, "raw_bytes": event.raw_bytes}
             row |= {"stored_bytes": event.stored_bytes, "store_seconds": event.store_seconds}
+            row["manifest_digest"] = event.manifest_digest
+        case SnapshotImported():
+            row |= {"trigger": "import", "captured_at": event.taken_at, "stored_at": at}
+            row |= {"raw_bytes": event.raw_bytes, "stored_bytes": event.stored_bytes}
             row["manifest_digest"] = event.manifest_digest
         case DumpFailed():
             row |= {"node": event.node, "failure_stage": event.stage.value, **_failure_fields(event.failure)}

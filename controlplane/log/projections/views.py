@@ -67,7 +67,11 @@ _ALL = (
         ("snapshot_id", TEXT, "Names the snapshot; begins with the UTC second of its dump."),
         ("incarnation", INTEGER, "Which start of a container under the key was dumped: 1, 2, 3 …"),
         ("node", TEXT, "Node on which the dump was taken."),
-        ("trigger", TEXT, "Why: `stop-signal`, `command` or `schedule`."),
+        (
+            "trigger",
+            TEXT,
+            "Why: `stop-signal`, `command`, `schedule`, or `import` of one that was brought from elsewhere.",
+        ),
         ("final", BOOLEAN, "Whether the container ended with this dump (1) or ran on (0)."),
         ("command_id", TEXT, "Command that asked for the dump; NULL if none did."),
         ("status", TEXT, _STATUSES),

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import zstandard
@@ -20,6 +21,7 @@ from controlplane.log.archive.reader import UNREADABLE, rows_of
 from nodeworker.capture.trees import Aside, apply_tree, rollback
 from nodeworker.store import SnapshotStore
 from nodeworker.store.archive import ArchiveWriter
+from nodeworker.store.archive_reader import ArchiveReader
 from nodeworker.store.chunks import unpack
 from nodeworker.store.encryption_keys import KeyRing
 from nodeworker.store.snapshots import check_manifest
@@ -195,3 +197,40 @@ def test_archived_events_are_read_or_unreadable(data: bytes, stream: str | None)
     with suppress(*UNREADABLE):
         for row in rows_of(io.BytesIO(data), stream=stream):
             json.dumps(row, default=str)
+
+
+@cache
+def exported() -> bytes:
+    """A small checkpoint archive with more than CRIU's images in it."""
+    with tempfile.TemporaryDirectory(prefix="wf-") as base:
+        place = Place(Path(base))
+        place.write("inventory.img", b"an image")
+        place.write("pages-1.img", b"memory" * 700)
+        tree = place.listed()
+        volume = type(tree)(TreeName.VOLUME, tree.entries, tree.contents, volume="data")
+        manifest = place.open(place.store.put(HEADER, [tree, volume]))
+        with place.store.reader(manifest) as reader:
+            ArchiveWriter(manifest, reader).write(Path(base, "a.tar"))
+        return Path(base, "a.tar").read_bytes()
+
+
+@fuzz(data=st.deferred(lambda: bytes_of([exported()])))
+def test_an_archive_is_refused_or_holds_what_its_manifest_says(data: bytes) -> None:
+    with tempfile.TemporaryDirectory(prefix="wf-") as base:
+        path, into = Path(base, "a.tar"), Path(base, "into")
+        path.write_bytes(data)
+        into.mkdir()
+        try:
+            with ArchiveReader(path) as archive:
+                unpacked = archive.unpack(into)
+        except FailureError as problem:
+            is_refusal(
+                problem, CORRUPT | {"archive-unreadable", "archive-corrupt", "archive-without-manifest", "disk-full"}
+            )
+        else:
+            for tree in unpacked:
+                for entry in tree.entries:
+                    if entry.size_bytes:
+                        assert tree.contents[entry.path].stat().st_size == entry.size_bytes
+        assert {each.name for each in Path(base).iterdir()} == {"a.tar", "into"}
+        assert all(each.name.isdigit() and each.is_file() for each in into.iterdir())
