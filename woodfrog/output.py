@@ -46,7 +46,7 @@ def put_list(
         case ListForm.YAML:
             sys.stdout.write(yaml.safe_dump(msgspec.to_builtins(list(rows)), sort_keys=False, allow_unicode=True))
         case ListForm.NAME:
-            sys.stdout.write("".join(f"{_cell(row.get(name))}\n" for row in rows))
+            sys.stdout.write("".join(f"{cell(row.get(name))}\n" for row in rows))
         case ListForm.WIDE:
             fields = list(dict.fromkeys(field for row in rows for field in row))
             put(
@@ -68,7 +68,7 @@ def put_json(value: Any) -> None:
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> str:
     """Lay rows out in columns as wide as their widest cell, and never cut: what is copied from a table must be whole."""
     cells = [[heading for heading, _ in columns]]
-    cells += [[_cell(get(row)) for _, get in columns] for row in rows]
+    cells += [[cell(get(row)) for _, get in columns] for row in rows]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
     return "\n".join(
         "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
@@ -85,7 +85,8 @@ def put(rows: Sequence[dict[str, Any]], columns: Sequence[Column], form: Form, *
         sys.stderr.write(f"{empty}\n")
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Write a value as one cell of a table."""
     if value is None or value == "":
         return "-"
     return printable(" ".join(str(value).split()))

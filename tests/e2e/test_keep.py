@@ -116,7 +116,7 @@ def test_what_is_invalidated_is_passed_over_and_what_is_deleted_leaves_the_store
 
 
 def test_a_snapshot_can_be_looked_into_and_exported(keeping: Stack, tmp_path: Path) -> None:
-    (name,) = taken(keeping, "looked-into", 1)
+    name, later = taken(keeping, "looked-into", 2)
     told = keeping.json("inspect", name)
     assert (told["id"], told["snapshot_id"]) == ("looked-into", name)
     assert {tree["tree"] for tree in told["trees"]} >= {"processes", "layer"}
@@ -127,7 +127,17 @@ def test_a_snapshot_can_be_looked_into_and_exported(keeping: Stack, tmp_path: Pa
         with tarfile.open(fileobj=tar.extractfile("rootfs-diff.tar")) as layer:
             counted = layer.extractfile("count")
             assert counted is not None
-            assert counted.read().startswith(b"1\n2\n3\n")
+            lines = counted.read()
+            assert lines.startswith(b"1\n2\n3\n")
+    (row,) = keeping.json("get", "files", name, "/count")
+    assert (row["tree"], row["mode"], row["size_bytes"]) == ("layer", "-rw-r--r--", len(lines))
+    assert keeping.cli("cat", name, "/count").stdout == lines.decode()
+    differences = keeping.json("diff", name, later)
+    assert [(each["path"], each["what"]) for each in differences["files"]] == [("count", ["content"])]
+    assert differences["processes"]["before"] >= 1
+    assert 0 < differences["memory"]["bytes_not_in_before"] <= differences["memory"]["bytes_after"]
+    told = keeping.cli("diff", name, later).stdout
+    assert " sh: " in told or " sleep" in told
 
 
 def test_an_exported_snapshot_is_imported_into_another_empty_stack_and_the_state_goes_on() -> None:

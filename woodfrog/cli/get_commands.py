@@ -32,12 +32,13 @@ OnlyNamespace = Annotated[
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="All namespaces, as without -n and an ID.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the verbs; return their group."""
     get = typer.Typer(help="List what the log knows.", no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(get, name="get")
     for verb in (ids, snapshots, nodes, commands, failures, events, container_commands.layers):
         get.command()(verb)
+    return get
 
 
 def _rows(reach: Reach, view: View, which: tuple[str | None, str | None], limit: int) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from woodfrog.cli import (
     run_command,
     session_commands,
     snapshot_commands,
+    snapshot_files,
     snapshot_import,
 )
 from woodfrog.cli import snapshot_contents as snapshots_
@@ -198,7 +199,8 @@ def demo_(output: Output = Form.TABLE) -> None:
         demo.show(output)
 
 
-get_commands.register(app)
+get = get_commands.register(app)
+snapshot_files.register(app, get)
 run_command.register(app)
 container_commands.register(app)
 session_commands.register(app)

@@ -46,9 +46,14 @@ def register(app: typer.Typer) -> None:
 
 
 @contextmanager
-def _opened(
+def opened(
     snapshot: str, namespace: str, checkpoint_id: str | None, state_dir: Path | None
 ) -> Iterator[tuple[SnapshotStore, Manifest]]:
+    """Open the store and read the manifest of a snapshot that the log knows.
+
+    Raises:
+        FailureError: ``unknown-snapshot``, ``snapshot-not-stored``, or why the store cannot be read.
+    """
     reach = reach_of(state_dir)
     check_id(snapshot, "snapshot")
     key = CheckpointKey.checked(reach.cluster, namespace, checkpoint_id) if checkpoint_id is not None else None
@@ -112,7 +117,7 @@ def inspect(
     output: Output = Form.TABLE,
 ) -> None:
     """Tell what is in a snapshot: where it was taken, its trees, its largest files."""
-    with telling(), _opened(snapshot, namespace, checkpoint_id, state_dir) as (_, manifest):
+    with telling(), opened(snapshot, namespace, checkpoint_id, state_dir) as (_, manifest):
         told = described(manifest)
         if output is Form.JSON:
             put_json(told)
@@ -129,7 +134,7 @@ def export(
     output: Output = Form.TABLE,
 ) -> None:
     """Write a snapshot as a checkpoint archive, which `checkpointctl` and `woodfrog import` read. It holds the memory of processes."""
-    with telling(), _opened(snapshot, namespace, checkpoint_id, state_dir) as (store, manifest):
+    with telling(), opened(snapshot, namespace, checkpoint_id, state_dir) as (store, manifest):
         try:
             with store.reader(manifest) as reader:
                 writer = ArchiveWriter(manifest, reader)
@@ -165,7 +170,7 @@ def described(manifest: Manifest) -> dict[str, Any]:
         "packs": len(manifest.packs),
         "trees": [_tree(manifest, tree) for tree in manifest.trees],
         "largest_files": [
-            {"tree": _shown(tree), "path": entry.path, "raw_bytes": entry.size_bytes, "stored_bytes": stored}
+            {"tree": shown_tree(tree), "path": entry.path, "raw_bytes": entry.size_bytes, "stored_bytes": stored}
             for tree, entry in largest
             for stored in (_stored_bytes(manifest, [entry]),)
         ],
@@ -174,14 +179,15 @@ def described(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _shown(tree: Tree) -> str:
+def shown_tree(tree: Tree) -> str:
+    """Name a tree as the verbs show it."""
     return f"{tree.name.value} {tree.volume}".rstrip()
 
 
 def _tree(manifest: Manifest, tree: Tree) -> dict[str, Any]:
     counted = [entry for entry in tree.entries if entry.kind == "file"]
     return {
-        "tree": _shown(tree),
+        "tree": shown_tree(tree),
         "entries": len(tree.entries),
         "deleted": sum(entry.kind == "whiteout" for entry in tree.entries),
         "raw_bytes": sum(entry.size_bytes for entry in counted),

@@ -25,6 +25,7 @@ SECCOMP: Final = 0x64413049
 UTS: Final = 0x54473203
 REMAPS: Final = 0x59133954
 TCP_STREAM: Final = 0x51465506
+PAGEMAP: Final = 0x56084025
 
 _NUMBER: Final = struct.Struct("<I")
 

@@ -1,0 +1,64 @@
+"""Lists that are too long to be held in memory: rows are made anew for each pass, and none is kept."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import yaml
+
+from woodfrog.output import Column, ListForm, cell
+
+Rows = Callable[[], Iterator[dict[str, Any]]]
+
+
+def put_streamed(rows: Rows, columns: Sequence[Column], form: ListForm, *, name: str, empty: str) -> None:
+    """Write rows as :func:`woodfrog.output.put_list` does. A table takes two passes: one finds its widths."""
+    match form:
+        case ListForm.JSON:
+            _put_json(rows)
+        case ListForm.YAML:
+            for row in rows():
+                sys.stdout.write(yaml.safe_dump([msgspec.to_builtins(row)], sort_keys=False, allow_unicode=True))
+        case ListForm.NAME:
+            for row in rows():
+                sys.stdout.write(f"{cell(row.get(name))}\n")
+        case ListForm.WIDE:
+            first = next(rows(), {})
+            _put_table(rows, [(field.replace("_", " ").upper(), _field(field)) for field in first], empty)
+        case _:
+            _put_table(rows, columns, empty)
+
+
+def _field(name: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda row: row.get(name)
+
+
+def _put_json(rows: Rows) -> None:
+    sys.stdout.write("[")
+    before = "\n"
+    for row in rows():
+        sys.stdout.write(f"{before}  {msgspec.json.encode(row).decode()}")
+        before = ",\n"
+    sys.stdout.write("\n]\n")
+
+
+def _put_table(rows: Rows, columns: Sequence[Column], empty: str) -> None:
+    widths = [len(heading) for heading, _ in columns]
+    some = False
+    for row in rows():
+        some = True
+        widths = [max(width, len(cell(get(row)))) for width, (_, get) in zip(widths, columns, strict=True)]
+    if not some:
+        sys.stderr.write(f"{empty}\n")
+        return
+    _put_line([heading for heading, _ in columns], widths)
+    for row in rows():
+        _put_line([cell(get(row)) for _, get in columns], widths)
+
+
+def _put_line(cells: Sequence[str], widths: Sequence[int]) -> None:
+    line = "   ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True))
+    sys.stdout.write(f"{line.rstrip()}\n")
