@@ -37,6 +37,7 @@ from controlplane.election.holder import holder_identity
 from controlplane.election.lease import LeaseStore
 from controlplane.election.sql_lease import SqlLease
 from controlplane.head_signing import into_config_map, sign_heads
+from controlplane.http.api.actions import OverNats
 from controlplane.http.api.assembly import open_api
 from controlplane.http.api.next_dumps import Live
 from controlplane.http.health_pages import Health, pages
@@ -141,6 +142,7 @@ class ControlPlane:
                         policy=_policy(settings),
                         live=self._live,
                         api=api,
+                        asks=OverNats(client),
                     )
                     group.create_task(served.run())
                 queries = Queries(client, log)

@@ -230,14 +230,19 @@ class Decisions(Responder):
         request = message_validation.request(message.data, CheckpointRequest)
         _check_key(request.key)
         command_id = CommandId(str(uuid.uuid4()))
-        return await self._decided(CheckpointAsked(request, command_id, f"checkpoint/{command_id}"), actor="request")
+        return await self._decided(
+            CheckpointAsked(request, command_id, f"checkpoint/{command_id}"),
+            actor=message_validation.actor_of(request.by),
+        )
 
     async def _snapshot(self, message: Msg) -> Reply:
         request = message_validation.request(message.data, SnapshotRequest)
         check_id(request.cluster, "cluster")
         check_id(request.namespace, "namespace")
         check_id(request.snapshot_id, "snapshot id")
-        return await self._decided(SnapshotAsked(request, f"snapshot/{uuid.uuid4()}"), actor="request")
+        return await self._decided(
+            SnapshotAsked(request, f"snapshot/{uuid.uuid4()}"), actor=message_validation.actor_of(request.by)
+        )
 
     async def _import(self, message: Msg) -> Reply:
         request = message_validation.import_request(message.data)

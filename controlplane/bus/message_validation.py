@@ -33,6 +33,7 @@ _ORIGIN: Final = re.compile(r"[A-Za-z0-9._-]{1,253}(/[A-Za-z0-9._-]{1,253}){3}",
 _CODE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _POD: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
+_LONGEST_NAME: Final = 253
 _MOST: Final = 1 << 53
 """Of bytes and of seconds: what every reader of JSON takes exactly."""
 
@@ -76,6 +77,17 @@ def resolve_request(data: bytes) -> ResolveRequest:
     if len(asked.container.fresh) > FRESH_CHARS:
         raise wire.MalformedMessageError("it is too long - at `$.container.fresh`")
     return asked
+
+
+def actor_of(by: str) -> str:
+    """Return as whose act something is recorded that people ask for.
+
+    Raises:
+        MalformedMessageError: the name may not be one.
+    """
+    if len(by) > _LONGEST_NAME or not by.isprintable():
+        raise wire.MalformedMessageError(f"{by[:60]!r} is not a name - at `$.by`")
+    return f"user/{by}" if by else "request"
 
 
 def import_request(data: bytes) -> ImportRequest:

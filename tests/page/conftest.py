@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from playwright.async_api import Browser, Page, TimeoutError, async_playwright  # noqa: A004 - Playwright's own
-from support.api import EVERYTHING, Served, served
+from support.api import EVERYTHING, Deciding, Served, served
 from support.databases import SqliteFile
 from support.logstory import START, story
 
@@ -70,7 +70,8 @@ async def shown(tmp_path: Path, chromium: str) -> AsyncIterator[Shown]:
     log = await EventLog.open(url)
     epoch = await log.take_lead()
     await log.append(recent(story()), epoch=epoch)
-    async with served(log, url, tmp_path) as api, async_playwright() as playwright:
+    asks = Deciding(log, epoch)
+    async with served(log, url, tmp_path, asks=asks) as api, async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         yield Shown(log, epoch, api, browser)
         await browser.close()

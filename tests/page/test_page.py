@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
-from support.api import DEFAULT
+from support.api import ACTING, DEFAULT
 from support.logstory import KEY, NODE_A, opened
 
 from controlplane.log import Metadata, NewEvent
@@ -161,6 +161,43 @@ async def test_a_viewer_of_one_namespace_is_told_what_is_not_theirs(shown: Any) 
     await page.get_by_label("Token").fill("w" * 32)
     await page.get_by_role("button", name="Sign in").click()
     await expect(page.get_by_role("alert")).to_contain_text("the token is unknown or has expired")
+
+
+async def test_a_snapshot_is_pinned_and_deleted_by_whoever_may_and_by_keyboard_alone(shown: Any) -> None:
+    page = await shown.page(LIFE)
+    await ready(page, "life")
+    await expect(page.get_by_role("button", name="Pin")).to_have_count(0)
+    page = await shown.page(LIFE, token=ACTING)
+    await ready(page, "life")
+    (name,) = [row["snapshot_id"] for row in await shown.log.query("latest_snapshots")]
+    pin = page.get_by_role("button", name=f"Pin {name}")
+    await pin.focus()
+    await page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name=f"Pin: {name}")
+    await expect(dialog).to_contain_text("every start resumes from it")
+    assert await serious(page) == []
+    await page.keyboard.press("Escape")
+    await expect(dialog).to_have_count(0)
+    await expect(pin).to_be_focused()
+    await page.keyboard.press("Enter")
+    await dialog.get_by_label("Because").fill("known to be good")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_text(f"Pin: recorded for {name}")).to_be_visible()
+    await expect(page.locator("ol.events li").last).to_contain_text("known to be good by actor")
+    await page.get_by_role("button", name=f"Unpin {name}").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Unpin").click()
+    await page.get_by_role("button", name=f"Delete {name}").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("nothing brings it back")
+    await page.screenshot(path=SHOTS / "life-delete.png")
+    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(page.get_by_role("dialog")).to_be_visible()  # it is the latest one: that has to be said
+    await page.get_by_role("checkbox").check()
+    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(page.get_by_text(f"Delete: recorded for {name}")).to_be_visible()
+    await expect(page.get_by_role("button", name=f"Delete {name}")).to_be_visible()
+    last = (await shown.log.history(KEY))[-1]
+    assert (last["type"], last["metadata"]["actor"]) == ("snapshot.expired", "user/actor")
+    assert page.wrong == []
 
 
 HOSTILE = '<img src=x onerror="document.title=1"><script>window.pwned=1</script>"\'>&amp;{{7*7}}\u202e${1}'

@@ -5,28 +5,70 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import aiohttp
+import msgspec
 
-from controlplane.domain import Policy
+from controlplane.bus import message_validation
+from controlplane.domain import CheckpointAsked, Policy, SnapshotAsked, State, decide, evolve
+from controlplane.http.api.actions import Asks
 from controlplane.http.api.assembly import open_api
 from controlplane.http.api.next_dumps import Live
 from controlplane.http.api.settings import ApiSettings
 from controlplane.kube.api import KubernetesApi
-from controlplane.log import EventLog
+from controlplane.log import EventLog, Metadata, NewEvent
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.ids import CommandId, Epoch, Position
+from woodfrog.protocol.requests import CheckpointRequest, CommandAccepted, Noted, Refusal, SnapshotRequest
 from woodfrog.service.http import Address
 
 EVERYTHING = "e" * 32
 DEFAULT = "d" * 32
 OTHER = "o" * 32
+ACTING = "a" * 32
+ACTING_ELSEWHERE = "b" * 32
 TOKENS = f"""\
-# who sees what
+# who sees what, and may change it
 oncall   {EVERYTHING}  *
-default  {DEFAULT}     default
+default  {DEFAULT}     default      view
 other    {OTHER}       other,third
+actor    {ACTING}      *            act
+distant  {ACTING_ELSEWHERE} other   act
 """
+
+
+class Deciding:
+    """The control plane that leads, as far as people's requests are concerned: decides them and records what follows."""
+
+    def __init__(self, log: EventLog, epoch: Epoch) -> None:
+        self._log, self._epoch = log, epoch
+
+    async def ask(
+        self, subject: str, request: CheckpointRequest | SnapshotRequest
+    ) -> CommandAccepted | Noted | Refusal:
+        """Answer, through the bytes that would go over the wire."""
+        data, number, now = wire.encode(request), uuid4(), datetime.now(UTC)
+        state = State()
+        for event, at in (await self._log.tell(Position(0), 1_000_000))[1]:
+            evolve(state, event, at)
+        asked: CheckpointAsked | SnapshotAsked
+        if subject == subjects.CHECKPOINT:
+            asked = CheckpointAsked(
+                message_validation.request(data, CheckpointRequest), CommandId(str(number)), str(number)
+            )
+        else:
+            asked = SnapshotAsked(message_validation.request(data, SnapshotRequest), str(number))
+        decision = decide(state, asked, now, Policy())
+        metadata = Metadata(message_validation.actor_of(asked.request.by), asked.source)
+        events = [NewEvent(uuid4(), event, metadata, now) for event in decision.events]
+        if events:
+            await self._log.append(events, epoch=self._epoch)
+        assert isinstance(decision.answer, CommandAccepted | Noted | Refusal)
+        return decision.answer
 
 
 class Served(NamedTuple):
@@ -36,15 +78,28 @@ class Served(NamedTuple):
     session: aiohttp.ClientSession
 
     async def get(
-        self, path: str, token: str | None = EVERYTHING, *, headers: dict[str, str] | None = None, method: str = "GET"
+        self,
+        path: str,
+        token: str | None = EVERYTHING,
+        *,
+        headers: dict[str, str] | None = None,
+        method: str = "GET",
+        data: bytes | None = None,
     ) -> tuple[int, Any, Any]:
         """Ask; the answer's status, headers and decoded body."""
         sent = dict(headers or {})
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
-        async with self.session.request(method, f"{self.url}{path}", headers=sent) as response:
+        async with self.session.request(method, f"{self.url}{path}", headers=sent, data=data) as response:
             plain = response.content_type == "application/json" and method != "HEAD"
             return response.status, response.headers, await (response.json() if plain else response.text())
+
+    async def act(self, path: str, token: str | None = ACTING, **body: Any) -> tuple[int, Any]:
+        """Change something; the answer's status and decoded body."""
+        sent = {"Content-Type": "application/json"}
+        data = msgspec.json.encode(body)
+        status, _, said = await self.get(path, token, headers=sent, method="POST", data=data)
+        return status, said
 
 
 @asynccontextmanager
@@ -56,15 +111,18 @@ async def served(
     tokens: str = TOKENS,
     api: KubernetesApi | None = None,
     certificate: Sequence[Path] = (),
+    asks: Asks | None = None,
 ) -> AsyncIterator[Served]:
-    """Serve it while the block runs."""
+    """Serve it while the block runs; with ``asks``, something can be changed."""
     tokens_file = folder / "api-tokens"
     tokens_file.write_text(tokens)
     certificate_file, key_file = certificate or (None, None)
-    settings = ApiSettings(Address("127.0.0.1", 0), tokens_file, api is not None, certificate_file, key_file)
+    settings = ApiSettings(
+        Address("127.0.0.1", 0), tokens_file, api is not None, certificate_file, key_file, asks is not None
+    )
     async with AsyncExitStack() as stack:
         server = await open_api(
-            stack, settings, log, database_url, cluster="local", policy=Policy(), live=Live(), api=api
+            stack, settings, log, database_url, cluster="local", policy=Policy(), live=Live(), api=api, asks=asks
         )
         task = asyncio.create_task(server.run())
         port = asyncio.create_task(server.port())

@@ -86,6 +86,12 @@ def dev_(
             "--page", metavar="ADDRESS", help="Serve the page and the HTTP API at this address, such as 127.0.0.1:8443."
         ),
     ] = None,
+    page_actions: Annotated[
+        bool,
+        typer.Option(
+            "--page-actions", help="Let the page pin, retry, invalidate and delete snapshots and take new ones."
+        ),
+    ] = False,
     output: Output = Form.TABLE,
 ) -> None:
     """Run everything on this machine: NATS, control plane and node worker. Ctrl-C stops it."""
@@ -102,7 +108,7 @@ def dev_(
         sys.stdout.flush()
 
     with telling():
-        dev.serve(state_of(state_dir), store, ready, page_address)
+        dev.serve(state_of(state_dir), store, ready, page_address, page_actions=page_actions)
 
 
 @app.command()

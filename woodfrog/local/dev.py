@@ -240,7 +240,12 @@ def _say(text: str) -> None:
 
 
 def serve(
-    state: StateDirectory, store: Path | None, on_ready: Callable[[Description], None], page_address: str | None = None
+    state: StateDirectory,
+    store: Path | None,
+    on_ready: Callable[[Description], None],
+    page_address: str | None = None,
+    *,
+    page_actions: bool = False,
 ) -> None:
     """Run the stack until SIGTERM or Ctrl-C; with the page, if somebody says where.
 
@@ -258,5 +263,5 @@ def serve(
             raise FailureError(
                 Failure("already-running", cause, "Use that one, or name another directory with --state-dir.")
             ) from problem
-        settings = {} if page_address is None else page.environment(state, page_address)
+        settings = {} if page_address is None else page.environment(state, page_address, actions=page_actions)
         asyncio.run(until_signalled(Stack(state, store, settings).run(on_ready)))

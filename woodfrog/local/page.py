@@ -10,8 +10,8 @@ from woodfrog.local.oci_bundle import BadInputError
 from woodfrog.service.http import Address, InvalidAddressError
 
 
-def environment(state: StateDirectory, address: str) -> dict[str, str]:
-    """Say to a control plane where it serves the page, and make the token at the first time.
+def environment(state: StateDirectory, address: str, *, actions: bool = False) -> dict[str, str]:
+    """Say to a control plane where it serves the page and whether that may change anything, and make the token at the first time.
 
     Raises:
         BadInputError: the address is none, or others could reach it.
@@ -22,7 +22,8 @@ def environment(state: StateDirectory, address: str) -> dict[str, str]:
         raise BadInputError("--page", str(problem)) from problem
     if host not in {"127.0.0.1", "::1", "localhost"}:
         raise BadInputError("--page", f"{host or 'every address'} can be reached by others; use 127.0.0.1")
-    return {"WOODFROG_API_ADDRESS": address, "WOODFROG_API_TOKENS_FILE": str(_tokens(state))}
+    said = {"WOODFROG_API_ADDRESS": address, "WOODFROG_API_TOKENS_FILE": str(_tokens(state, acts=actions))}
+    return said | ({"WOODFROG_API_ACTIONS": "on"} if actions else {})
 
 
 def link(state: StateDirectory, address: str) -> str:
@@ -31,9 +32,11 @@ def link(state: StateDirectory, address: str) -> str:
     return f"http://{address}/#token={token}"
 
 
-def _tokens(state: StateDirectory) -> Path:
+def _tokens(state: StateDirectory, *, acts: bool = False) -> Path:
     file = state.path / "page-tokens"
     if not file.exists():
         file.touch(mode=0o600)
         file.write_text(f"root {secrets.token_urlsafe(32)} *\n")
+    if acts and len(words := file.read_text().split()) == 3:
+        file.write_text(f"{' '.join(words)} act\n")
     return file

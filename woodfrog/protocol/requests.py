@@ -114,6 +114,8 @@ class CheckpointRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int = REQUEST_VERSION
     only_check: bool = False
     """Of version :data:`CHECK_VERSION`: who does not know it must not dump."""
+    by: str = ""
+    """Who asks, as whoever passes the request on knows them; the command line does not say."""
 
 
 class CommandAccepted(_Answer, frozen=True, tag="accepted"):
@@ -136,6 +138,8 @@ class SnapshotRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     because: str = ""
     force: bool = False
     version: int = REQUEST_VERSION
+    by: str = ""
+    """As in :class:`CheckpointRequest`."""
 
 
 class ImportRequest(msgspec.Struct, frozen=True, omit_defaults=True):

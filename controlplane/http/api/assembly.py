@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from controlplane.domain import Policy
+from controlplane.http.api.actions import Actions, Asks
 from controlplane.http.api.database import Reader
 from controlplane.http.api.kubernetes import KubernetesViewers
 from controlplane.http.api.next_dumps import Live
@@ -29,15 +30,17 @@ async def open_api(
     policy: Policy,
     live: Live,
     api: KubernetesApi | None,
+    asks: Asks | None = None,
 ) -> ApiServer:
-    """Make the server, with what it reads from; ``stack`` gives that back."""
+    """Make the server, with what it reads from; ``stack`` gives that back. ``asks`` reaches the control plane that leads."""
     reader = Reader(database_url)
     stack.push_async_callback(reader.close)
-    questions = Questions(reader, cluster, policy, live)
+    actions = None if asks is None or not settings.actions else Actions(asks, cluster)
+    questions = Questions(reader, cluster, policy, live, None if actions is None else actions.may)
     authenticators: list[Authenticator] = []
     if settings.tokens_file is not None:
         authenticators.append(TokenFile(settings.tokens_file))
     if settings.kubernetes:
         assert api is not None
         authenticators.append(KubernetesViewers(api))
-    return ApiServer(settings, questions, Tails(log, questions), authenticators, page_files())
+    return ApiServer(settings, questions, Tails(log, questions), authenticators, page_files(), actions)

@@ -1,7 +1,8 @@
 """Viewers that Kubernetes knows: who they are says TokenReview, what they see says SubjectAccessReview.
 
-Who may ``get pods`` in a namespace sees the namespace's ids; who may in every namespace sees everything. Answers hold for half a
-minute, so a right that was taken away is gone as soon as that.
+Who may ``get pods`` in a namespace sees the namespace's ids; who may in every namespace sees everything. Who may ``update`` or ``delete``
+``checkpoints.woodfrog.io`` in a namespace may change something there: no such resource is there, but rights to it can be given like any others,
+and nobody has them by accident. Answers hold for half a minute, so a right that was taken away is gone as soon as that.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ _MOST_REMEMBERED: Final = 4096
 _REVIEWS_AT_ONCE: Final = 8
 _REVIEWS_OF_TOKENS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
 _REVIEWS_OF_ACCESS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+
+_SEES: Final = ("get", "", "pods")
 
 T = TypeVar("T")
 
@@ -105,13 +108,14 @@ class KubernetesViewers:
             user = self._users.put(digest, status.user if accepted else None)
         return None if user is None else _KubernetesViewer(self, user)
 
-    async def allows(self, user: _User, namespace: str | None) -> bool:
-        """Whether a user may ``get pods`` in a namespace, or in all of them.
+    async def allows(self, user: _User, namespace: str | None, right: tuple[str, str, str] = _SEES) -> bool:
+        """Whether a user may ``get pods`` in a namespace or in all of them, or has another right: verb, group and resource.
 
         Raises:
             RefusedRequestError: Kubernetes does not answer.
         """
-        key = (msgspec.json.encode(user), namespace)
+        verb, group, resource = right
+        key = (msgspec.json.encode(user), namespace, right)
         if (known := self._allowed.find(key)) is not None:
             return known[0]
         question = {
@@ -119,7 +123,12 @@ class KubernetesViewers:
             "uid": user.uid,
             "groups": user.groups,
             "extra": user.extra,
-            "resourceAttributes": {"namespace": namespace or "", "verb": "get", "resource": "pods"},
+            "resourceAttributes": {
+                "namespace": namespace or "",
+                "verb": verb,
+                "resource": resource,
+                **({"group": group} if group else {}),
+            },
         }
         review = await self._review(_REVIEWS_OF_ACCESS, "authorization", "SubjectAccessReview", question, _AccessReview)
         return self._allowed.put(key, review.status.allowed)
@@ -154,3 +163,7 @@ class _KubernetesViewer:
         return await self._viewers.allows(self._user, None) or (
             namespace is not None and await self._viewers.allows(self._user, namespace)
         )
+
+    async def may(self, right: str, namespace: str) -> bool:
+        """Whether they may change checkpoints in a namespace."""
+        return await self._viewers.allows(self._user, namespace, (right, "woodfrog.io", "checkpoints"))

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from controlplane.http.api.actions import ACTIONS, Action, Done
 from controlplane.http.api.params import LAST_EVENT_ID, Param
 from controlplane.http.api.queries import ROUTES, TAIL, TAIL_PARAMS
 from controlplane.http.api.responses import schemas
@@ -15,8 +16,8 @@ _PROBLEM: Final = {"application/json": {"schema": {"$ref": "#/components/schemas
 _REFUSALS: Final = {
     "400": "A parameter is wrong; `field` names it.",
     "401": "The token is missing, unknown or has expired.",
-    "403": "Whoever asks may not see it.",
-    "404": "There is no such id.",
+    "403": "Whoever asks may not see it, or not do it.",
+    "404": "There is no such id, or no such snapshot.",
     "503": "Too much is asked at once, or the log or Kubernetes cannot be asked.",
 }
 
@@ -28,6 +29,33 @@ def _parameter(param: Param) -> dict[str, Any]:
         "description": param.about,
         "required": param.place == "path",
         "schema": param.schema(),
+    }
+
+
+_BODIES: Final = (Done, *{action.body: None for action in ACTIONS})
+_CONFLICTS: Final = {
+    "405": "Another method is needed; `Allow` names it.",
+    "409": "Something speaks against it: the snapshot is pinned or the latest, no container runs, a dump is under way.",
+    "413": "The body is too large.",
+    "415": "The body is not `application/json`.",
+}
+
+
+def _act(action: Action) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{action.body.__name__}"}}}
+    done = {"application/json": {"schema": {"$ref": "#/components/schemas/Done"}}}
+    refusals = {**_REFUSALS, **_CONFLICTS}
+    return {
+        "post": {
+            "operationId": f"{action.path.split('/')[3]}-{action.name}",
+            "summary": action.about,
+            "parameters": [_parameter(param) for param in action.params],
+            "requestBody": {"required": True, "content": content},
+            "responses": {
+                "200": {"description": "It is recorded.", "content": done},
+                **{status: {"description": about, "content": _PROBLEM} for status, about in refusals.items()},
+            },
+        }
     }
 
 
@@ -47,8 +75,8 @@ def _operation(name: str, about: str, params: tuple[Param, ...], content: dict[s
 
 
 @cache
-def document() -> bytes:
-    """Write the document."""
+def document(*, acts: bool = False) -> bytes:
+    """Write the document; of what may be changed where the API ``acts``."""
     paths = {
         route.path: _operation(
             route.path.removeprefix("/api/v1/").replace("{", "").replace("}", "").replace("/", "-"),
@@ -64,6 +92,9 @@ def document() -> bytes:
         (*TAIL_PARAMS, LAST_EVENT_ID),
         {"text/event-stream": {"schema": {"type": "string"}}},
     )
+    if acts:
+        paths |= {action.path: _act(action) for action in ACTIONS}
+    reads = "What the log of checkpoints and restores says."
     return msgspec.json.format(
         msgspec.json.encode(
             {
@@ -71,12 +102,12 @@ def document() -> bytes:
                 "info": {
                     "title": "Woodfrog",
                     "version": "1",
-                    "description": "What the log of checkpoints and restores says. Read-only.",
+                    "description": f"{reads} {'With what may be done about snapshots.' if acts else 'Read-only.'}",
                     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
                 },
                 "paths": paths,
                 "components": {
-                    "schemas": schemas(),
+                    "schemas": schemas(_BODIES if acts else ()),
                     "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
                 },
                 "security": [{"token": []}],

@@ -103,6 +103,7 @@ ID: Final = Param("id", "Only this checkpoint id; needs `namespace`.", pattern=_
 NODE: Final = Param("node", "Only this node.", pattern=_NAME)
 IN_NAMESPACE: Final = Param("namespace", "The namespace of the id.", place="path", pattern=_NAME)
 OF_ID: Final = Param("id", "The checkpoint id.", place="path", pattern=_NAME)
+OF_SNAPSHOT: Final = Param("snapshot_id", "The snapshot.", place="path", pattern=_NAME)
 SEARCH: Final = Param("search", "Only ids that contain this text, in whatever case.")
 STATE: Final = Param(
     "state",

@@ -39,17 +39,22 @@ _MOST_CHOICES: Final = 100
 _OVERVIEW_SECONDS: Final = 2.0
 
 Values = Mapping[str, Any]
+Allowed = Callable[[Viewer, str], Awaitable[list[str]]]
 Answer = Callable[["Questions", Viewer, Values], Awaitable[Any]]
 
 
 class Questions:
     """Answers them, from one database."""
 
-    def __init__(self, reader: Reader, cluster: str, policy: Policy, live: Live) -> None:
+    def __init__(
+        self, reader: Reader, cluster: str, policy: Policy, live: Live, allowed: Allowed | None = None
+    ) -> None:
+        """``allowed`` names what a viewer may do in a namespace; without it nobody may do anything."""
         self.reader = reader
         self.live = live
         self._cluster = cluster
         self._policy = policy
+        self._allowed = allowed
         self._namespaces: tuple[float, list[str]] = (0.0, [])
         self._overviews: dict[frozenset[str] | None, tuple[float, asyncio.Task[summary.Overview]]] = {}
 
@@ -139,7 +144,8 @@ class Questions:
             )
         explanation = await asyncio.to_thread(describe.explain, told)
         now[0]["next_dump_at"] = self.live.next_dump(_key(now[0]))
-        return Life(now[0], explanation, archived)
+        allowed = [] if self._allowed is None else await self._allowed(viewer, values["namespace"])
+        return Life(now[0], explanation, archived, allowed)
 
     async def choices(self, viewer: Viewer, values: Values) -> Choices:
         """Decide for each node, and change nothing."""
@@ -222,9 +228,9 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def forbidden(viewer: Viewer, what: str) -> RefusedRequestError:
-    """Refuse what a viewer may not see."""
-    cause = f"{viewer.name} may not see {what}"
+def forbidden(viewer: Viewer, what: str, verb: str = "see") -> RefusedRequestError:
+    """Refuse what a viewer may not see, or not change."""
+    cause = f"{viewer.name} may not {verb} {what}"
     advice = "Ask with another token, or have the right given: docs/how-to/use-the-page.md."
     return RefusedRequestError(HTTPStatus.FORBIDDEN, Failure("api-forbidden", cause, advice))
 

@@ -51,6 +51,8 @@ class Life(msgspec.Struct, frozen=True):
     """Why its last start was what it was; ``None`` if those events are archived."""
     archived: bool
     """Whether its first events are archived, and so not shown."""
+    actions: list[str]
+    """What whoever asks may do about it over the API."""
 
 
 class Choices(msgspec.Struct, frozen=True):
@@ -110,9 +112,9 @@ def _page(row: dict[str, Any], cursor: str) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": ["items", "next"]}
 
 
-def schemas() -> dict[str, Any]:
-    """Return every form by its name, as OpenAPI's ``components.schemas``."""
-    _, found = msgspec.json.schema_components(TYPES, ref_template="#/components/schemas/{name}")
+def schemas(more: tuple[type, ...] = ()) -> dict[str, Any]:
+    """Return every form by its name, and those of some types, as OpenAPI's ``components.schemas``."""
+    _, found = msgspec.json.schema_components((*TYPES, *more), ref_template="#/components/schemas/{name}")
     start = _row("restore_history", _ID_STATE)
     found["Life"]["properties"]["now"] = start
     found["Ids"] = _page(start, "string")

@@ -21,6 +21,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from controlplane.http.api import openapi, params
+from controlplane.http.api.actions import ACTIONS, Action, Actions
+from controlplane.http.api.bodies import LARGEST_BODY_BYTES, check_origin, read_body
 from controlplane.http.api.queries import ROUTES, TAIL, TAIL_PARAMS, Questions, Route
 from controlplane.http.api.responses import Problem
 from controlplane.http.api.settings import ApiSettings
@@ -67,12 +69,15 @@ class ApiServer:
         tails: Tails,
         authenticators: Sequence[Authenticator],
         assets: dict[str, Asset],
+        actions: Actions | None = None,
     ) -> None:
+        """Without ``actions`` nothing can be changed."""
         self._settings = settings
         self._questions = questions
         self._tails = tails
         self._authenticators = authenticators
         self._assets = assets
+        self._actions = actions
         self._answered = 0
         self._heard: dict[Any, float] = {}
         """When each connection was last busy; not there while a request of it is answered."""
@@ -88,13 +93,18 @@ class ApiServer:
         Raises:
             OSError: the address is taken, or the certificate cannot be read.
         """
-        application = web.Application(middlewares=[self._guard], client_max_size=1)
+        application = web.Application(middlewares=[self._guard], client_max_size=LARGEST_BODY_BYTES)
         for path, asset in self._assets.items():
             application.router.add_get(path, _always(asset))
-        application.router.add_get("/api/v1/openapi.json", _always(Asset(openapi.document(), _JSON)))
+        application.router.add_get(
+            "/api/v1/openapi.json", _always(Asset(openapi.document(acts=self._actions is not None), _JSON))
+        )
         for route in ROUTES:
             application.router.add_get(route.path, self._route(route))
         application.router.add_get(TAIL, self._tail, allow_head=False)
+        if self._actions is not None:
+            for action in ACTIONS:
+                application.router.add_post(action.path, self._act(action, self._actions))
         runner = web.AppRunner(
             application,
             access_log=None,
@@ -165,6 +175,9 @@ class ApiServer:
             response = await handler(request)
         except RefusedRequestError as problem:
             response = _refused(problem)
+        except web.HTTPMethodNotAllowed as problem:
+            response = _refused(_not_answered(request))
+            response.headers["Allow"] = ", ".join(sorted(problem.allowed_methods))
         except web.HTTPException as problem:
             if problem.status < HTTPStatus.BAD_REQUEST:
                 raise
@@ -180,9 +193,8 @@ class ApiServer:
         return response
 
     def _check(self, request: web.Request) -> None:
-        if request.method not in {"GET", "HEAD"}:
-            failure = Failure("api-read-only", f"{request.method} is not answered", "The API is read-only: use GET.")
-            raise RefusedRequestError(HTTPStatus.METHOD_NOT_ALLOWED, failure)
+        if request.method not in ({"GET", "HEAD"} if self._actions is None else {"GET", "HEAD", "POST"}):
+            raise _not_answered(request)
         if self._answered > _MOST_AT_ONCE and request.path != TAIL:
             cause = f"more than {_MOST_AT_ONCE} requests are being answered"
             raise RefusedRequestError(
@@ -206,6 +218,18 @@ class ApiServer:
             values = _values(request, route.params)
             said = msgspec.json.encode(await route.answer(self._questions, viewer, values))
             return _kept(request, said, _JSON)
+
+        return answer
+
+    def _act(self, action: Action, actions: Actions) -> Handler:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            check_origin(request)
+            viewer = await self._viewer(request)
+            values = _values(request, action.params)
+            done = await actions.act(action, viewer, values, await read_body(request))
+            return web.Response(
+                body=msgspec.json.encode(done), headers={"Content-Type": _JSON, "Cache-Control": "no-store"}
+            )
 
         return answer
 
@@ -268,6 +292,14 @@ class _Certificate:
             self.context.load_cert_chain(*self._files)
         except OSError as problem:  # an SSLError is one
             _log.error("the new certificate of the API cannot be used", problem=str(problem))
+
+
+def _not_answered(request: web.Request) -> RefusedRequestError:
+    advice = (
+        "The header Allow names the methods. Nothing can be changed over the API unless WOODFROG_API_ACTIONS is on."
+    )
+    failure = Failure("api-read-only", f"{request.method} is not answered here", advice)
+    return RefusedRequestError(HTTPStatus.METHOD_NOT_ALLOWED, failure)
 
 
 def _values(request: web.Request, wanted: tuple[params.Param, ...]) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class ApiSettings(msgspec.Struct, frozen=True):
     certificate_file: Path | None = None
     """``WOODFROG_API_CERTIFICATE_FILE`` and ``WOODFROG_API_KEY_FILE``: PEM; read again when they change."""
     key_file: Path | None = None
+    actions: bool = False
+    """``WOODFROG_API_ACTIONS``: ``on`` to let those who may change something over the API."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> ApiSettings | None:
@@ -64,7 +66,8 @@ class ApiSettings(msgspec.Struct, frozen=True):
                 f"WOODFROG_API_ADDRESS is {text!r}, which others can reach: set WOODFROG_API_CERTIFICATE_FILE, listen on "
                 "127.0.0.1, or set WOODFROG_API_INSECURE=on to have tokens sent unencrypted"
             )
-        return cls(address, tokens_file, kubernetes, certificate_file, key_file)
+        actions = _switch(environment, "WOODFROG_API_ACTIONS")
+        return cls(address, tokens_file, kubernetes, certificate_file, key_file, actions)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,8 +1,10 @@
-"""Viewers that a file names. One line each: a name, a token, and the namespaces that they see, or ``*`` for everything.
+"""Viewers that a file names. One line each: a name, a token, the namespaces that they see, or ``*`` for everything, and a role.
 
-    # who      token (32 characters or more)            namespaces
-    oncall     5fd1b4f3c7e94c0d8f0a4a3ce1b8d9aa          *
-    team-a     b7c0e5b0f6b14b0c9f4c2f9d6a1e3d77          team-a,team-a-staging
+    # who      token (32 characters or more)            namespaces             role
+    oncall     5fd1b4f3c7e94c0d8f0a4a3ce1b8d9aa          *                      act
+    team-a     b7c0e5b0f6b14b0c9f4c2f9d6a1e3d77          team-a,team-a-staging  view
+
+The role ``act`` may change what it sees, where the API lets anybody change anything; ``view``, or none, may not.
 
 The file is read again when it changes. One that cannot be read or understood lets nobody in.
 """
@@ -24,6 +26,7 @@ _log = structlog.get_logger(component="api")
 
 SHORTEST_TOKEN: Final = 32
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
+_ROLES: Final = ("view", "act")
 _LARGEST_FILE_BYTES: Final = 1 << 20
 
 
@@ -37,10 +40,15 @@ class NamedViewer(msgspec.Struct, frozen=True):
     name: str
     namespaces: frozenset[str] | None
     """``None``: everything."""
+    acts: bool = False
 
     async def sees(self, namespace: str | None) -> bool:
         """Whether the line names the namespace, or everything."""
         return self.namespaces is None or namespace in self.namespaces
+
+    async def may(self, right: str, namespace: str) -> bool:
+        """Whether the line has the role ``act``, for that namespace."""
+        return self.acts and right in {"update", "delete"} and await self.sees(namespace)
 
 
 def read_tokens(text: str) -> dict[bytes, NamedViewer]:
@@ -54,11 +62,13 @@ def read_tokens(text: str) -> dict[bytes, NamedViewer]:
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        if len(words) != 3:
+        if len(words) not in {3, 4}:
             raise InvalidTokensError(
-                f"line {number} has {len(words)} words; it must have a name, a token and namespaces"
+                f"line {number} has {len(words)} words; it must have a name, a token and namespaces, and may have a role"
             )
-        name, token, namespaces = words
+        name, token, namespaces, *roles = words
+        if roles and roles[0] not in _ROLES:
+            raise InvalidTokensError(f"line {number}: the role of {name!r} must be one of {', '.join(_ROLES)}")
         if len(token) < SHORTEST_TOKEN or not _TOKEN.fullmatch(token):
             raise InvalidTokensError(
                 f"line {number}: the token of {name!r} must be {SHORTEST_TOKEN} or more letters, digits or . _ ~ + / = -"
@@ -67,7 +77,7 @@ def read_tokens(text: str) -> dict[bytes, NamedViewer]:
         if digest in found:
             raise InvalidTokensError(f"line {number}: {name!r} has the token of {found[digest].name!r}")
         seen = None if namespaces == "*" else frozenset(filter(None, namespaces.split(",")))
-        found[digest] = NamedViewer(name, seen)
+        found[digest] = NamedViewer(name, seen, acts=roles == ["act"])
     return found
 
 

@@ -1,4 +1,4 @@
-"""Who asks, and what they may see. A viewer sees some namespaces, or everything.
+"""Who asks, and what they may see and change. A viewer sees some namespaces, or everything.
 
 What belongs to no namespace (nodes, reports that were rejected, the events of nodes) is seen by those only who see everything.
 """
@@ -36,6 +36,10 @@ class Viewer(Protocol):
 
     async def sees(self, namespace: str | None) -> bool:
         """Whether they may see a namespace; ``None`` stands for everything."""
+        ...
+
+    async def may(self, right: str, namespace: str) -> bool:
+        """Whether they may ``update`` checkpoints in a namespace, or ``delete`` them."""
         ...
 
 

@@ -21,9 +21,10 @@ function query(params) {
   return given.length ? `?${new URLSearchParams(given)}` : "";
 }
 
-async function asked(path, params, signal, headers) {
+async function asked(path, params, signal, headers, body) {
   const response = await fetch(`/api/v1/${path}${query(params)}`, {
     headers: { Authorization: `Bearer ${token.get()}`, ...headers }, signal, cache: "no-cache",
+    ...(body === undefined ? {} : { method: "POST", body: JSON.stringify(body) }),
   });
   if (response.ok) return response;
   let problem = { code: String(response.status), cause: "the API does not answer", advice: "See whether the control plane runs." };
@@ -32,6 +33,8 @@ async function asked(path, params, signal, headers) {
 }
 
 export const get = async (path, params, signal) => (await asked(path, params, signal)).json();
+
+export const post = async (path, body) => (await asked(path, {}, undefined, { "Content-Type": "application/json" }, body)).json();
 
 // Server-sent events by fetch: EventSource cannot send a token. Goes on behind the last event after a break.
 export async function follow(params, signal, onrows, onstate) {

@@ -70,7 +70,7 @@ async function route() {
     const page = words[0] === "ids" && words.length === 3 ? life : PAGES[words[0]];
     const place = h("div", {});
     show(main, place);
-    const context = { place, me, words, search, signal: here.signal, report, go };
+    const context = { place, me, words, search, signal: here.signal, report, go, again: route };
     await page(context);
     if (here.signal.aborted) return;
     const title = place.querySelector("h1");

@@ -1,5 +1,6 @@
 // One id's life: what happened, why, what would be chosen now, and all of it as of an earlier position.
 
+import { forId, forSnapshot } from "./actions.js";
 import { get } from "./api.js";
 import { chart } from "./chart.js";
 import { badge, bytes, h, moment, seconds, show, table, when } from "./dom.js";
@@ -8,6 +9,8 @@ import { kind } from "./log.js";
 const HISTORY = 500;
 
 const failureOf = (row) => row.data.failure ?? row.data.command?.failure ?? null;
+
+const by = (row) => row.metadata?.actor?.startsWith("user/") ? h("span", { className: "soft" }, ` by ${row.metadata.actor.slice(5)}`) : null;
 
 function grouped(rows) {
   const groups = new Map();
@@ -26,17 +29,18 @@ function timeline(rows) {
       h("h3", {}, number ? `Incarnation ${number} ` : "Before any start ", how),
       h("ol", { className: "events" }, events.map((row) => h("li", { className: kind(row.type) },
         h("span", { className: "soft" }, h("time", { dateTime: row.occurred_at }, moment(row.occurred_at))),
-        h("span", {}, h("strong", {}, row.type), ` ${row.what}`,
+        h("span", {}, h("strong", {}, row.type), ` ${row.what}`, by(row),
           failureOf(row) ? h("span", { className: "advice" }, `→ ${failureOf(row).advice}`) : null)))));
   });
 }
 
-const snapshots = (rows) => table("Snapshots", [
+const snapshots = (rows, allowed, newest, done) => table("Snapshots", [
   ["Snapshot", (row) => [row.snapshot_id, row.pinned ? " (pinned)" : ""]], ["Status", (row) => badge(row.status)],
   ["Incarnation", (row) => String(row.incarnation)], ["Node", (row) => row.node], ["Why", (row) => row.trigger],
   ["Captured", (row) => when(row.captured_at)], ["Frozen", (row) => seconds(row.freeze_seconds)],
   ["Size", (row) => bytes(row.raw_bytes)], ["Stored", (row) => bytes(row.stored_bytes)],
   ["Failure", (row) => row.failure_code ? [row.failure_code, h("span", { className: "advice" }, `${row.failure_cause} → ${row.failure_advice}`)] : row.invalidated_reason ?? row.expired_reason, true],
+  ...(allowed.length ? [["Do", (row) => forSnapshot(allowed, row, newest, done)]] : []),
 ], rows, "No snapshot was ever begun.");
 
 const starts = (rows) => table("Starts", [
@@ -51,7 +55,7 @@ const choices = (found) => table("What would be chosen", [
   ["Snapshot", (row) => row.snapshot_id], ["Why", (row) => row.until ? `${row.reason}, until ${moment(row.until)}` : row.reason, true],
 ], found.items, "No node was known then that you may see.");
 
-export async function life({ place, words, signal, report }) {
+export async function life({ place, words, signal, report, again }) {
   const [, namespace, id] = words;
   const of = { namespace, id };
   const path = `ids/${encodeURIComponent(namespace)}/${encodeURIComponent(id)}`;
@@ -75,6 +79,7 @@ export async function life({ place, words, signal, report }) {
   }
   slider.addEventListener("input", look);
   const state = now.now;
+  const done = async (said) => { await again(); report(said); };
   show(place,
     h("h1", {}, `${namespace} / ${id}`),
     h("p", {}, badge(state.state), ` ${state.node ? `on ${state.node}` : ""} · incarnation ${state.incarnation} · latest valid snapshot: `,
@@ -82,6 +87,7 @@ export async function life({ place, words, signal, report }) {
       state.latest_snapshot ? when(state.latest_snapshot.captured_at) : null,
       state.latest_snapshot ? `, ${bytes(state.latest_snapshot.stored_bytes)}` : null,
       state.next_dump_at ? [" · next dump ", when(state.next_dump_at)] : null),
+    forId(now.actions, state, path, done),
     now.archived || page.next ? h("p", { className: "soft" }, "Older events are not shown here: woodfrog history shows them.") : null,
     h("h2", {}, "Why"),
     now.explanation ? h("div", { className: "box" }, now.explanation.sentences.map((sentence) => h("div", {}, sentence)),
@@ -89,7 +95,7 @@ export async function life({ place, words, signal, report }) {
     h("h2", {}, "As of"), h("div", { className: "box" }, slider, at),
     h("h2", {}, "What a new container would start from"), chosen,
     h("h2", {}, "Timeline"), told,
-    h("h2", {}, "Snapshots"), charts, snapshots(taken.items),
+    h("h2", {}, "Snapshots"), charts, snapshots(taken.items, now.actions, state.latest_snapshot?.snapshot_id, done),
     h("h2", {}, "Starts"), starts(begun.items));
   look();
   const drawn = taken.items.filter((row) => row.captured_at).reverse();
