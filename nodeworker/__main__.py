@@ -28,6 +28,7 @@ def main() -> int:
     except SettingsError as problem:
         _log.error("a setting is wrong", error=str(problem))
         return 2
+    logs.of_process(node=settings.node)
     try:
         asyncio.run(until_signalled(Worker(settings).run()))
     except FailureError as problem:

@@ -7,6 +7,7 @@ gigabytes. Work that the next life takes up again, or that nobody needs any more
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -66,5 +67,5 @@ async def in_daemon_thread(work: Callable[[], _Result]) -> _Result:
             else:
                 loop.call_soon_threadsafe(succeed, result)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
     return await done

@@ -20,8 +20,10 @@ from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CheckpointKey, CommandId
 from woodfrog.protocol.requests import (
     CHECK_VERSION,
+    FILTER_VERSION,
     CheckpointRequest,
     CommandAccepted,
+    EventFilter,
     ImportRequest,
     Noted,
     QueryRequest,
@@ -182,6 +184,37 @@ def ended(reach: Reach, command_id: CommandId, timeout_seconds: float) -> dict[s
             advice = f"`woodfrog get commands` shows what becomes of {command_id}."
             raise FailureError(Failure("timed-out", f"not stored after {timeout_seconds:g} s", advice))
         time.sleep(_POLL_SECONDS)
+
+
+async def _events(reach: Reach, request: QueryRequest, seconds: float) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    page, before = _PAGE, request.before
+    while (left := request.limit - len(found)) > 0:
+        asked = replace(request, limit=min(page, left), before=before)
+        try:
+            rows: Rows = await _control(reach, subjects.QUERY, asked, Rows, seconds)
+        except FailureError as problem:
+            if problem.failure.code != "answer-too-large" or asked.limit == 1:
+                raise
+            page = max(asked.limit // 4, 1)
+            continue
+        found = rows.rows + found
+        if rows.next is None:
+            break
+        before = rows.next
+    return found
+
+
+def events(
+    reach: Reach, only: EventFilter, key: CheckpointKey | None = None, *, limit: int, seconds: float = 10.0
+) -> list[dict[str, Any]]:
+    """Read the newest of the events that a filter names, oldest first; ``seconds`` bound each page of them.
+
+    Raises:
+        FailureError: as :func:`control`.
+    """
+    request = QueryRequest(view="events", key=key, limit=limit, version=FILTER_VERSION, only=only)
+    return asyncio.run(_events(reach, request, seconds))
 
 
 def failure_of(reach: Reach, command: dict[str, Any]) -> Failure:

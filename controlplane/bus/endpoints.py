@@ -9,6 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -26,12 +27,15 @@ from controlplane.core.key_waiters import KeyWaiters
 from controlplane.core.watermark import Watermark
 from controlplane.domain.inputs import CheckpointAsked, ImportAsked, Input, ResolveAsked, SnapshotAsked
 from controlplane.domain.placement import PlacedPod, Placement, misplaced
+from controlplane.log import pages
 from controlplane.log.eventlog import EventLog
+from controlplane.log.pages import Scope
 from woodfrog.protocol import subjects
 from woodfrog.protocol.failures import FailureError
 from woodfrog.protocol.ids import CheckpointKey, CommandId, NodeName, check_id
 from woodfrog.protocol.requests import (
     CheckpointRequest,
+    EventFilter,
     QueryRequest,
     ResolveRequest,
     RestoreFrom,
@@ -39,6 +43,7 @@ from woodfrog.protocol.requests import (
     SnapshotRequest,
     WaitFor,
 )
+from woodfrog.protocol.wire import time_problem
 from woodfrog.service.data_keys import DataKeyError, Unwrapper, from_text, purpose, to_text
 
 _log = structlog.get_logger(component="services")
@@ -68,6 +73,8 @@ class Queries(Responder):
             _check_key(request.key)
         if not 1 <= request.limit <= _MOST_ROWS:
             return malformed(f"limit {request.limit} is not between 1 and {_MOST_ROWS} - at `$.limit`")
+        if request.only is not None:
+            return await self._some(request, request.only)
         async with asyncio.timeout(DECIDE_SECONDS):
             rows = await self._log.query(
                 request.view,
@@ -77,6 +84,29 @@ class Queries(Responder):
                 before=request.before,
             )
         return Rows(rows=rows)
+
+    async def _some(self, request: QueryRequest, only: EventFilter) -> Reply:
+        """Read a page of the events that a filter names."""
+        if request.view != "events" or request.command_id is not None:
+            return malformed(f"rows of the view {request.view} are not filtered so - at `$.only`")
+        if only.since is not None and (problem := time_problem(only.since)) is not None:
+            return malformed(f"{problem} - at `$.only.since`")
+        streams = [f"checkpoint/{request.key}"] * (request.key is not None) + [f"node/{only.node}"] * bool(only.node)
+        if len(streams) > 1 or (only.node and only.namespace):
+            return malformed("the events of a node belong to no id and no namespace - at `$.only.node`")
+        scope = Scope(only.cluster, frozenset({only.namespace}) if only.namespace else None)
+        act = partial(
+            pages.events,
+            scope=scope,
+            streams=streams,
+            types=only.types,
+            before=request.before,
+            limit=request.limit,
+            since=only.since,
+        )
+        async with asyncio.timeout(DECIDE_SECONDS):
+            page = await self._log.page(act)
+        return Rows(rows=page.rows[::-1], next=page.next)
 
 
 class Pods(Protocol):

@@ -265,7 +265,7 @@ class Relay:
             },
         )
         faultpoints.reach("relay.after-command")
-        await _log.ainfo("command sent", command_id=command.command_id, node=command.node)
+        await _log.ainfo("command sent", command_id=command.command_id, node=command.node, key=str(command.key))
         return cursor._replace(commands_sequence=max(acknowledged.seq, cursor.commands_sequence))
 
     async def _land(self, cursor: _Cursor, flight: list[Recorded]) -> _Cursor:

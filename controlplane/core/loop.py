@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from controlplane.core import state_cache
+from controlplane.core.event_lines import note
 from controlplane.core.input_queue import InputResult, UndecidableError
 from controlplane.core.key_waiters import KeyWaiters
 from controlplane.core.state_cache import Folded
@@ -348,6 +349,7 @@ class DecisionLoop:
         recorded = await self._log.append(events, epoch=self._epoch, recorded_at=now)
         appended = [one.event for one in recorded]
         self.on_appended(appended, time.monotonic() - began)
+        note(recorded)
         faultpoints.reach("app.after-append")
         for one in recorded:
             _follow_commands(self.open_commands, one.event)

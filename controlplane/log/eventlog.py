@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from controlplane.log import append, cached_states, chain, heads, read
 from controlplane.log.append import Answer, Request
 from controlplane.log.archive.tiered import TieredLog
+from controlplane.log.pages import Page
 from controlplane.log.projections import fold
 from controlplane.log.projections import rebuild as generations
 from controlplane.log.projections import verify as comparison
@@ -267,6 +268,10 @@ class EventLog:
         return await self._database.read(
             partial(read.query, view=view, key=key, command_id=command_id, limit=limit, before=before)
         )
+
+    async def page(self, act: Callable[[Connection], Page]) -> Page:
+        """Read a page of the log (:mod:`controlplane.log.pages`)."""
+        return await self._database.read(act)
 
     async def history(self, key: CheckpointKey) -> list[dict[str, Any]]:
         """Read every event of a key, archived ones, too, as :meth:`query` gives them. Raises as :meth:`read` does."""

@@ -77,14 +77,25 @@ def rows(
 
 
 def events(
-    connection: Connection, scope: Scope, streams: Sequence[str], type_: str | None, before: int | None, limit: int
+    connection: Connection,
+    scope: Scope,
+    streams: Sequence[str],
+    types: Sequence[str],
+    before: int | None,
+    limit: int,
+    *,
+    since: datetime | None = None,
 ) -> Page:
-    """Read a page of the log: of one of ``streams`` if any are named, and of one type if it is."""
+    """Read a page of the log: of some ``streams`` and ``types`` if any are named, and of what was recorded later than ``since``."""
     first, last = connection.execute(select(func.min(_EVENTS.c.position), func.max(_EVENTS.c.position))).one()
     if last is None:
         return Page([], None)
+    if since is not None:
+        first = max(first, position_at(connection, since) + 1)
     end = min(last + 1, before) if before is not None else last + 1
-    statement = select(_EVENTS).where(*_wanted(scope, streams, type_), _EVENTS.c.position < end)
+    statement = select(_EVENTS).where(
+        *_wanted(scope, streams, types), _EVENTS.c.position < end, _EVENTS.c.position >= first
+    )
     begin = first
     if not streams:  # a stream has an index of its own; whatever else is asked for is looked for in a range
         begin = max(first, end - _SCANNED)
@@ -96,14 +107,14 @@ def events(
 
 
 def events_after(
-    connection: Connection, scope: Scope, streams: Sequence[str], type_: str | None, after: int, limit: int
+    connection: Connection, scope: Scope, streams: Sequence[str], types: Sequence[str], after: int, limit: int
 ) -> tuple[Position, list[dict[str, Any]]]:
     """Read what follows on a position, oldest first, and up to which position that is all there is."""
     last = connection.scalar(select(func.max(_EVENTS.c.position))) or 0
     through = min(last, after + _SCANNED)
     statement = (
         select(_EVENTS)
-        .where(*_wanted(scope, streams, type_), _EVENTS.c.position > after, _EVENTS.c.position <= through)
+        .where(*_wanted(scope, streams, types), _EVENTS.c.position > after, _EVENTS.c.position <= through)
         .order_by(_EVENTS.c.position)
         .limit(limit)
     )
@@ -111,12 +122,12 @@ def events_after(
     return Position(found[-1]["position"] if len(found) == limit else max(through, after)), found
 
 
-def _wanted(scope: Scope, streams: Sequence[str], type_: str | None) -> list[ColumnElement[bool]]:
+def _wanted(scope: Scope, streams: Sequence[str], types: Sequence[str]) -> list[ColumnElement[bool]]:
     wanted = scope.streams()
     if streams:
         wanted.append(_EVENTS.c.stream.in_(streams))
-    if type_ is not None:
-        wanted.append(_EVENTS.c.type == type_)
+    if types:
+        wanted.append(_EVENTS.c.type.in_(types))
     return wanted
 
 

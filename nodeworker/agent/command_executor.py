@@ -25,7 +25,7 @@ from woodfrog.protocol.commands import CheckCommand, Command, DeleteCommand, Dum
 from woodfrog.protocol.events import CommandFinished, ContainerEnded, Outcome, ReportedEvent, SnapshotDeleted
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CommandId
-from woodfrog.service import faultpoints
+from woodfrog.service import faultpoints, logs
 
 _log = structlog.get_logger(component="obey")
 _PREFETCHES: Final = 4
@@ -74,6 +74,10 @@ class CommandExecutor:
         await asyncio.shield(running)
 
     async def _obey(self, command: Command) -> None:
+        with logs.about(command_id=command.command_id, key=command.key):
+            await self._carry_out(command)
+
+    async def _carry_out(self, command: Command) -> None:
         known = await asyncio.to_thread(self._journal.take_command, command)
         if known is not None and known.outcome is not None:
             await asyncio.to_thread(self._journal.report, self._finished(command, known.failure))
@@ -166,7 +170,7 @@ class CommandExecutor:
             command_id=command.command_id,
         )
         self._journal.finish_command(command.command_id, None, deleted)
-        _log.info("a snapshot is deleted", snapshot_id=command.snapshot_id, key=str(command.key))
+        _log.info("a snapshot is deleted", snapshot_id=command.snapshot_id)
 
     def _check(self, command: CheckCommand) -> None:
         """Look at a container as before a dump; what speaks against one is the end of the command."""
@@ -194,7 +198,7 @@ class CommandExecutor:
             )
             return
         self._journal.finish_command(command.command_id, None, self._finished(command, None))
-        _log.info("a snapshot lies ready", snapshot_id=command.snapshot_id, key=str(command.key))
+        _log.info("a snapshot lies ready", snapshot_id=command.snapshot_id)
 
     def _end(self, command: Command, failure: Failure) -> None:
         self._journal.finish_command(command.command_id, failure, self._finished(command, failure))

@@ -18,6 +18,7 @@ from woodfrog.protocol import wire
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import ContainerId
 from woodfrog.protocol.runtime_api import CreateRequest, LocalAnswer, LocalAsk, Refused, RestoreFailedNotification
+from woodfrog.service import logs
 
 _log = structlog.get_logger(component="local")
 _LINE_LIMIT_BYTES = 1 << 20
@@ -140,7 +141,8 @@ class LocalServer:
 
     async def _answer_ask(self, ask: LocalAsk) -> LocalAnswer:
         try:
-            return await self._answer(ask)
+            with logs.about(container_id=getattr(ask, "container_id", None)):
+                return await self._answer(ask)
         except Exception as problem:  # noqa: BLE001 -- the runtime must get an answer whatever went wrong
             await _log.aexception("a local request failed", ask=type(ask).__name__)
             advice = "This is a fault in the worker; its log has the details."

@@ -39,7 +39,7 @@ from woodfrog.protocol.commands import DumpCommand
 from woodfrog.protocol.events import DumpStage, DumpStarted, Trigger
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CommandId, ContainerId, SnapshotId, new_snapshot_id
-from woodfrog.service import faultpoints
+from woodfrog.service import faultpoints, logs
 
 _log = structlog.get_logger(component="dump")
 _ANNOUNCE_SECONDS: Final = 1.0
@@ -145,6 +145,10 @@ class Dumper:
         container = await self._known(container_id)
         if container.final_snapshot is not None:
             return container.final_snapshot
+        with logs.about(key=container.key, container_id=container_id):
+            return await self._try_to_stop(container, came)
+
+    async def _try_to_stop(self, container: ContainerRecord, came: datetime) -> SnapshotId:
         grace_seconds = await asyncio.to_thread(grace_period.grace_seconds, container)
         deadline = came + timedelta(seconds=grace_seconds)
         tries = grace_period.Tries(came, deadline)

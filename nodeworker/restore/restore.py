@@ -66,6 +66,7 @@ from woodfrog.protocol.runtime_api import (
     Refused,
     RestoreFailedNotification,
 )
+from woodfrog.service import logs
 
 _log = structlog.get_logger(component="restore")
 _ASK_EVERY_SECONDS: Final = 0.5
@@ -244,6 +245,7 @@ class Restorer:
 
     async def _decide(self, record: ContainerRecord, live: Bundle, asked: asyncio.Event | None = None) -> LocalAnswer:
         """Ask until there is a way to start that works, or the time is up."""
+        logs.also_about(key=record.key)
         began = self._began.setdefault(record.container_id, time.monotonic())
         reason = "the control plane does not answer"
         try:

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from controlplane.log import EventLog
 from controlplane.log.admin.migrate import upgrade
 from woodfrog import client
 from woodfrog.dev_state import Reach
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.requests import EventFilter
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 
@@ -45,6 +49,28 @@ async def test_a_log_that_no_message_carries_is_listed_in_pages(
     assert [row["position"] for row in newest] == positions[-7:]
     own = await asyncio.to_thread(client.view, reach, "events", KEY)
     assert len(own) == sum(row["stream"] == f"checkpoint/{KEY}" for row in rows)
+
+    third = next(row for row in rows if row["position"] == 3)["recorded_at"]
+    for only, key, wanted in (
+        (
+            EventFilter(types=("node.registered", "incarnation.opened")),
+            None,
+            lambda row: row["type"] in {"node.registered", "incarnation.opened"},
+        ),
+        (EventFilter(node="node-a"), None, lambda row: row["stream"] == "node/node-a"),
+        (
+            EventFilter(namespace=KEY.namespace, cluster="local"),
+            None,
+            lambda row: row["stream"].startswith(f"checkpoint/local/{KEY.namespace}/"),
+        ),
+        (EventFilter(types=("snapshot.stored",)), KEY, lambda row: row["type"] == "snapshot.stored"),
+        (EventFilter(since=datetime.fromisoformat(third)), None, lambda row: row["recorded_at"] > third),
+    ):
+        some = await asyncio.to_thread(partial(client.events, reach, only, key, limit=10_000))
+        assert [row["position"] for row in some] == [row["position"] for row in rows if wanted(row)], only
+        assert some
+    with pytest.raises(FailureError, match="malformed-request"):
+        await asyncio.to_thread(partial(client.events, reach, EventFilter(node="node-a", namespace="x"), limit=1))
 
     def said(*words: str) -> str:
         environment = {**os.environ, "WOODFROG_NATS_URL": nats_server.url, "WOODFROG_CLUSTER": "local"}

@@ -20,7 +20,7 @@ from woodfrog.cli import get_commands, watch
 from woodfrog.cli.context import Reach
 from woodfrog.cli.id_rows import age, joined
 from woodfrog.protocol.ids import CheckpointKey
-from woodfrog.protocol.requests import View
+from woodfrog.protocol.requests import EventFilter, View
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -162,4 +162,45 @@ def test_a_shell_completes_verbs() -> None:
     program = Path(sys.executable).with_name("woodfrog")
     asked = {**os.environ, "_WOODFROG_COMPLETE": "complete_bash", "COMP_WORDS": "woodfrog get f", "COMP_CWORD": "2"}
     done = subprocess.run([program], env=asked, capture_output=True, text=True, timeout=20, check=True)
-    assert done.stdout.split() == ["failures"]
+    assert done.stdout.split() == ["failures", "files"]
+
+
+def test_events_are_asked_for_by_id_namespace_node_type_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[EventFilter, CheckpointKey | None]] = []
+
+    def events(
+        _reach: Reach, only: EventFilter, key: CheckpointKey | None = None, *, limit: int
+    ) -> list[dict[str, Any]]:
+        asked.append((only, key))
+        assert limit == 5
+        return [
+            {"position": 7, "occurred_at": "2026-11-30T11:00:00Z", "type": "node.lost", "stream": "s", "version": 1}
+        ]
+
+    monkeypatch.setattr(get_commands.client, "events", events)
+    monkeypatch.setattr(get_commands, "reach_of", lambda _: Reach("nats://nowhere", "lab"))
+    for words, only, key in (
+        (["train"], EventFilter(), CheckpointKey("lab", "default", "train")),
+        (["train", "-n", "team"], EventFilter(), CheckpointKey("lab", "team", "train")),
+        (["-n", "team"], EventFilter(namespace="team", cluster="lab"), None),
+        (["--node", "n1"], EventFilter(node="n1", cluster="lab"), None),
+        (
+            ["--type", "node.lost", "--type", "snapshot.stored"],
+            EventFilter(types=("node.lost", "snapshot.stored"), cluster="lab"),
+            None,
+        ),
+        (["--since", "2026-11-30T12:00:00Z"], EventFilter(since=NOON, cluster="lab"), None),
+    ):
+        done = woodfrog("get", "events", *words, "--limit", "5", "-o", "name")
+        assert (done.exit_code, done.stdout) == (0, "7\n"), done.output
+        assert asked.pop() == (only, key)
+    assert get_commands.event_filter(None, None, [], "2h", NOON).since == NOON - timedelta(hours=2)
+    for words, problem in (
+        (["--type", "snapshot.store"], "did you mean snapshot.stored?"),
+        (["--since", "yesterday"], "--since"),
+        (["train", "--node", "n1"], "--node"),
+        (["--node", "a/b"], "--node"),
+    ):
+        refused = woodfrog("get", "events", *words)
+        assert refused.exit_code == 2
+        assert problem in refused.output

@@ -55,8 +55,8 @@ def put(connection: Connection, position: int, stream: str, kind: str) -> None:
 def test_a_namespace_is_all_of_its_streams_and_no_other(connection: Connection) -> None:
     mine = Scope("lab", frozenset({"team-a"}))
     shown = {"checkpoint/lab/team-a/job", "checkpoint/lab/team-a/0"}
-    assert {row["stream"] for row in pages.events(connection, mine, [], None, None, 10).rows} == shown
-    assert {row["stream"] for row in pages.events_after(connection, mine, [], None, 0, 10)[1]} == shown
+    assert {row["stream"] for row in pages.events(connection, mine, [], [], None, 10).rows} == shown
+    assert {row["stream"] for row in pages.events_after(connection, mine, [], [], 0, 10)[1]} == shown
 
 
 def test_of_nodes_the_newest_registrations_are_read_and_the_newest_of_the_rest(connection: Connection) -> None:

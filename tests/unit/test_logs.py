@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 
 import pytest
 import structlog
 from nats.js.errors import ServerError
+from support.logstory import KEY, NODE_A, opened, stored
 
+from controlplane.core.event_lines import note
+from controlplane.log.records import Metadata, Recorded
+from nodeworker.threads import in_daemon_thread
+from woodfrog.protocol.ids import IncarnationNumber, Position, Version
 from woodfrog.service import logs
 
 
@@ -16,6 +22,9 @@ from woodfrog.service import logs
 def _as_before() -> Iterator[None]:
     yield
     structlog.reset_defaults()
+    logs.configure()
+    structlog.reset_defaults()
+    logs._of_process.clear()
 
 
 @pytest.mark.parametrize(
@@ -52,3 +61,60 @@ def test_a_traceback_says_where_and_never_what_variables_held(capsys: pytest.Cap
     assert told["exc_value"] == "nobody is there"
     assert [frame["name"] for frame in told["frames"]][-1] == "connect"
     assert "secret" not in text
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+async def test_a_line_says_what_it_is_about_also_from_threads_and_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure()
+    logs.of_process(node="node-a")
+    log = structlog.get_logger(component="x")
+
+    async def work(command: str) -> None:
+        with logs.about(command_id=command, key=KEY, container_id=None):
+            log.info("begun")
+            await in_daemon_thread(lambda: log.info("in a thread"))
+            await asyncio.to_thread(log.info, "in another")
+            await asyncio.create_task(asyncio.to_thread(log.info, "in a task"))
+            logs.also_about(snapshot_id="s1")
+            log.info("ended", node="elsewhere")
+
+    await asyncio.gather(work("c1"), work("c2"))
+    log.info("nothing in particular")
+    *told, last = lines(capsys)
+    for command in ("c1", "c2"):
+        own = [line for line in told if line["command_id"] == command]
+        assert [line["msg"] for line in own] == ["begun", "in a thread", "in another", "in a task", "ended"]
+        assert {(line["key"], line["node"]) for line in own[:-1]} == {("local/default/train-7", "node-a")}
+        assert (own[-1]["snapshot_id"], own[-1]["node"]) == ("s1", "elsewhere")
+        assert "container_id" not in own[0]
+    assert set(last) == {"ts", "level", "msg", "component", "node"}
+
+
+def test_at_level_debug_every_event_has_a_line_with_its_position(capsys: pytest.CaptureFixture[str]) -> None:
+    new = opened("train-7")
+    event = stored("s1", IncarnationNumber(1), NODE_A, "c1")
+    metadata = Metadata("worker/node-a", "report-1", "c1")
+    record = Recorded(
+        Position(7),
+        f"checkpoint/{KEY}",
+        Version(3),
+        new.event_id,
+        event,
+        metadata,
+        new.occurred_at,
+        new.occurred_at,
+        "",
+    )
+    logs.configure("info")
+    note([record])
+    assert lines(capsys) == []
+    logs.configure("debug")
+    note([record])
+    (line,) = lines(capsys)
+    about = ("msg", "type", "position", "key", "node", "snapshot_id", "command_id", "actor", "causation")
+    assert [line[name] for name in about] == [
+        "recorded", "snapshot.stored", 7, str(KEY), "node-a", "s1", "c1", "worker/node-a", "report-1",
+    ]  # fmt: skip

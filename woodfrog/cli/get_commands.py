@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
+from msgspec.structs import replace
 
 from controlplane import describe
 from woodfrog import client
 from woodfrog.cli import container_commands, unstored_rows
 from woodfrog.cli.context import reach_of
 from woodfrog.cli.id_rows import age, joined
+from woodfrog.cli.log_commands import moment_of
 from woodfrog.cli.options import Limit, ListOutput, OptionalId, StateDir, key_of, shown, telling
 from woodfrog.cli.watch import put_watched
 from woodfrog.dev_state import Reach
 from woodfrog.local import dev
 from woodfrog.local.oci_bundle import BadInputError
 from woodfrog.output import ListForm
+from woodfrog.protocol.durations import InvalidAmountError, parse_seconds
+from woodfrog.protocol.events import EVENT_TYPES
 from woodfrog.protocol.ids import CheckpointKey, check_id
-from woodfrog.protocol.requests import View
+from woodfrog.protocol.requests import EventFilter, View
 
 _MOST_ROWS: Final = 10_000
 
@@ -186,13 +192,57 @@ def failures(
 
 
 def events(
+    checkpoint_id: OptionalId = None,
+    namespace: OnlyNamespace = None,
+    node: Annotated[str | None, typer.Option("--node", help="Only the events of this node itself.")] = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--type", help="Only events of this type, such as snapshot.stored; may be repeated."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Only what was recorded later: 2h for two hours ago, or a moment.")
+    ] = None,
     watch: Watch = False,
     state_dir: StateDir = None,
     limit: Limit = _MOST_ROWS,
     output: ListOutput = ListForm.TABLE,
 ) -> None:
-    """List the log itself, oldest event first."""
+    """List the log itself, oldest event first; all of it, or what is asked for."""
     columns = shown("position", "occurred_at", "type", "stream", "version")
     with telling():
-        read = partial(_rows, reach_of(state_dir), "events", (None, None), limit)
+        checkpoint_id, namespace = _which(checkpoint_id, namespace, everywhere=False)
+        wanted = event_filter(namespace, node, types or [], since, datetime.now(UTC))
+        if node is not None and (checkpoint_id is not None or namespace is not None):
+            raise BadInputError("--node", "the events of a node belong to no id and no namespace; name one of them")
+        reach = reach_of(state_dir)
+        if checkpoint_id is not None:
+            key = key_of(reach, checkpoint_id, namespace or dev.NAMESPACE)
+            wanted = replace(wanted, namespace="")
+            read = partial(client.events, reach, wanted, key, limit=limit)
+        elif wanted != EventFilter():
+            read = partial(client.events, reach, replace(wanted, cluster=reach.cluster), limit=limit)
+        else:
+            read = partial(_rows, reach, "events", (None, None), limit)
         put_watched(read, columns, output, name="position", empty="the log is empty", watch=watch)
+
+
+def event_filter(
+    namespace: str | None, node: str | None, types: Sequence[str], since: str | None, now: datetime
+) -> EventFilter:
+    """Read which events are wanted.
+
+    Raises:
+        BadInputError: naming the option that cannot be meant.
+    """
+    if node is not None:
+        check_id(node, "--node")
+    for unknown in sorted(set(types) - set(EVENT_TYPES)):
+        near = get_close_matches(unknown, EVENT_TYPES, 1) or ["snapshot.stored"]
+        raise BadInputError("--type", f"there are no events of type {unknown!r}; did you mean {near[0]}?")
+    moment = None
+    if since is not None:
+        try:
+            moment = now - timedelta(seconds=parse_seconds(since))
+        except (InvalidAmountError, OverflowError):
+            moment = moment_of(since, "--since")
+    return EventFilter(namespace=namespace or "", node=node or "", types=tuple(types), since=moment)

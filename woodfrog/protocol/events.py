@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Final, get_args
 
 import msgspec
 
@@ -503,6 +504,9 @@ class UnknownEvent(msgspec.Struct, frozen=True, gc=False):
     data: str
     """The JSON object, as written."""
 
+
+EVENT_TYPES: Final = tuple(sorted(str(kind.__struct_config__.tag) for kind in get_args(Event)))
+"""Every type that this release writes."""
 
 AnyEvent = Event | UnknownEvent
 """What a reader of the log must be ready for."""

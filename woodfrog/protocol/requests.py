@@ -33,7 +33,9 @@ FRESH_VERSION: Final = 2
 """What a question is written as whose container asks for a fresh start."""
 CHECK_VERSION: Final = 3
 """What a request is written as that asks for a look in place of a dump."""
-NEWEST_VERSION: Final = CHECK_VERSION
+FILTER_VERSION: Final = 4
+"""What a query is written as that wants some events only."""
+NEWEST_VERSION: Final = FILTER_VERSION
 """The newest that is understood."""
 
 
@@ -189,6 +191,19 @@ def cursor_of(view: View) -> Literal["number", "position"]:
     return "number" if view == "dead_letters" else "position"
 
 
+class EventFilter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which events are wanted; what is empty restricts nothing. A page looks at a bounded range of positions only."""
+
+    namespace: str = ""
+    """With the cluster of whoever is asked."""
+    cluster: str = ""
+    node: str = ""
+    """The events of the node itself."""
+    types: tuple[str, ...] = ()
+    since: datetime | None = None
+    """Those that were recorded later."""
+
+
 class QueryRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Read the newest rows of a view, oldest row first; ``key`` restricts it to one key, ``command_id`` to one command.
 
@@ -202,9 +217,13 @@ class QueryRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     limit: int = 1000
     version: int = REQUEST_VERSION
     before: int | None = None
+    only: EventFilter | None = None
+    """Of version :data:`FILTER_VERSION`, and of ``events`` only; ``next`` of the answer is then the ``before`` of the next page."""
 
 
 class Rows(_Answer, frozen=True, tag="rows"):
     """The rows of a view, as SQL gave them."""
 
     rows: list[dict[str, Any]]
+    next: int | None = None
+    """Where the next page begins, of a query with a filter; ``None`` if there is none."""

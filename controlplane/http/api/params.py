@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 import msgspec
 
 from controlplane.http.api.viewers import RefusedRequestError
-from woodfrog.protocol.events import Event
+from woodfrog.protocol.events import EVENT_TYPES
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import MAX_ID_LENGTH
 
@@ -95,8 +95,6 @@ def read(params: Iterable[Param], given: Iterable[tuple[str, str]]) -> dict[str,
         found[name] = known[name].read(text)
     return {name: param.default for name, param in known.items() if param.default is not None} | found
 
-
-EVENT_TYPES: Final = tuple(sorted(str(kind.__struct_config__.tag) for kind in get_args(Event)))
 
 NAMESPACE: Final = Param("namespace", "Only this namespace.", pattern=_NAME)
 ID: Final = Param("id", "Only this checkpoint id; needs `namespace`.", pattern=_NAME)

@@ -202,7 +202,7 @@ class Questions:
                 pages.events,
                 scope=scope,
                 streams=streams,
-                type_=values.get("type"),
+                types=[values["type"]] if "type" in values else [],
                 before=values.get("before"),
                 limit=values["limit"],
             )

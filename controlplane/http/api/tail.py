@@ -63,13 +63,14 @@ class Tails:
 
     async def follow(self, scope: Scope, streams: list[str], type_: str | None, after: int | None, send: Send) -> None:
         """Send what follows on a position, until it is time to ask again."""
+        types = [] if type_ is None else [type_]
         position = Position(after) if after is not None else await self._questions.reader.read(read.head)
         await send(b"retry: 1000\n\n")
         loop = asyncio.get_running_loop()
         ends, quiet_since = loop.time() + _LONGEST_SECONDS, loop.time()
         while loop.time() < ends:
             position, rows = await self._questions.reader.read(
-                partial(pages.events_after, scope=scope, streams=streams, type_=type_, after=position, limit=_PAGE)
+                partial(pages.events_after, scope=scope, streams=streams, types=types, after=position, limit=_PAGE)
             )
             if rows:
                 await send(b"".join(_written(row) for row in rows))

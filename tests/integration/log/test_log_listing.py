@@ -15,6 +15,7 @@ from controlplane.http.api.database import Reader as LookingThrough
 from controlplane.log import EventLog, summary
 from controlplane.log import pages as listing
 from controlplane.log.pages import Scope
+from controlplane.log.schema import utc_text
 from controlplane.log.sql.database import Database as Reader
 from woodfrog.protocol.events import ContainerStarted
 from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber
@@ -65,15 +66,15 @@ async def test_a_scope_shows_its_namespaces_and_nothing_else(reader: Reader) -> 
     def act(connection: listing.Connection) -> None:
         mine, none = Scope("local", frozenset({"other"})), Scope("local", frozenset())
         assert {row["namespace"] for row in summary.ids(connection, mine, limit=100)} == {"other"}
-        assert {row["stream"] for row in listing.events(connection, mine, [], None, None, 100).rows} == {
+        assert {row["stream"] for row in listing.events(connection, mine, [], [], None, 100).rows} == {
             "checkpoint/local/other/a-b.c"
         }
-        _, rows = listing.events_after(connection, mine, [], None, 0, 100)
+        _, rows = listing.events_after(connection, mine, [], [], 0, 100)
         assert len(rows) == 1
         assert listing.rows(connection, "failures", mine, {}, None, 100).rows == []
         assert summary.ids(connection, none, limit=100) == []
-        assert listing.events(connection, none, [], None, None, 100).rows == []
-        assert listing.events_after(connection, none, [], None, 0, 100)[1] == []
+        assert listing.events(connection, none, [], [], None, 100).rows == []
+        assert listing.events_after(connection, none, [], [], 0, 100)[1] == []
         assert summary.ids(connection, Scope("elsewhere"), limit=100) == []
 
     await reader.read(act)
@@ -89,7 +90,7 @@ async def test_pages_of_the_log_go_on_through_ranges_without_a_row(
         before: int | None = None
         pages = 0
         while True:
-            page = listing.events(connection, ALL, [], "node.registered", before, 10)
+            page = listing.events(connection, ALL, [], ["node.registered"], before, 10)
             found += [row["position"] for row in page.rows]
             pages += 1
             if (before := page.next) is None:
@@ -98,11 +99,17 @@ async def test_pages_of_the_log_go_on_through_ranges_without_a_row(
         assert pages > 3
         position, followed = 0, []
         while True:
-            position, rows = listing.events_after(connection, ALL, [], "incarnation.opened", position, 1)
+            position, rows = listing.events_after(connection, ALL, [], ["incarnation.opened"], position, 1)
             followed += rows
-            if position == listing.events(connection, ALL, [], None, None, 1).rows[0]["position"]:
+            if position == listing.events(connection, ALL, [], [], None, 1).rows[0]["position"]:
                 break
         assert {row["type"] for row in followed} == {"incarnation.opened"}
+        third = listing.recorded_at(connection, 3)
+        later = listing.events(connection, ALL, [], [], None, 500, since=third)
+        assert third is not None
+        assert 0 < len(later.rows) <= 5
+        assert all(row["recorded_at"] > utc_text(third) for row in later.rows)
+        assert listing.events(connection, ALL, [], [], 3, 10, since=third) == listing.Page([], None)
         assert len(followed) == len({row["position"] for row in followed}) > 3
 
     await reader.read(act)
