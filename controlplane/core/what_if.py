@@ -43,6 +43,18 @@ def fold(rows: Iterable[Mapping[str, Any]]) -> State:
     return state
 
 
+def used_nodes(state: State, key: CheckpointKey) -> frozenset[NodeName]:
+    """Name the nodes that an id's containers and snapshots are, or were, on: what is chosen may depend on them."""
+    history = state.keys.get(key)
+    if history is None:
+        return frozenset()
+    places = [
+        *(each.node for each in history.incarnations.values()),
+        *(each.node for each in history.snapshots.values()),
+    ]
+    return frozenset(node for node in places if node is not None)
+
+
 def choices(
     state: State, key: CheckpointKey, nodes: Sequence[NodeName], moment: datetime, policy: Policy
 ) -> list[Choice]:

@@ -7,7 +7,7 @@ and still be followed by another. What was archived (docs/how-to/keep-the-log-sm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, get_args
 
@@ -136,16 +136,23 @@ def of_stream(connection: Connection, stream: str, until: int, limit: int) -> Se
     return _newest(connection, _EVENTS.c.stream == stream, until, limit)
 
 
-def of_nodes(connection: Connection, until: int, limit: int) -> list[Any]:
-    """Read what is known of nodes at a position, oldest first: their newest registrations, and up to ``limit`` of their other events.
+def registrations(connection: Connection, until: int) -> dict[str, int]:
+    """Find the nodes that were known at a position, each with the position of its newest registration."""
+    of_type, position, stream = _EVENTS.c.type, _EVENTS.c.position, _EVENTS.c.stream
+    newest = select(stream, func.max(position)).where(of_type == _REGISTERED, position <= until).group_by(stream)
+    return {name.removeprefix("node/"): at for name, at in connection.execute(newest)}
 
-    A registration is kilobytes, and each worker that is started makes one.
+
+def of_nodes(connection: Connection, registered: Mapping[str, int], until: int, limit: int) -> list[Any]:
+    """Read what is known of some nodes at a position, oldest first: their newest registrations, and up to ``limit`` of their other events.
+
+    A registration is kilobytes, and each worker that is started makes one; so they are read for those nodes only that matter.
     """
     of_type, position = _EVENTS.c.type, _EVENTS.c.position
-    newest = select(func.max(position)).where(of_type == _REGISTERED, position <= until).group_by(_EVENTS.c.stream)
-    registered = connection.execute(select(_EVENTS).where(position.in_(newest))).mappings().all()
+    known = connection.execute(select(_EVENTS).where(position.in_(sorted(registered.values())))).mappings().all()
     others = _newest(connection, of_type.in_(_OF_NODES), until, limit)
-    return sorted([*registered, *others], key=lambda row: int(row["position"]))
+    found = [*known, *(row for row in others if row["stream"].removeprefix("node/") in registered)]
+    return sorted(found, key=lambda row: int(row["position"]))
 
 
 def _newest(connection: Connection, which: ColumnElement[bool], until: int, limit: int) -> Sequence[Any]:

@@ -64,9 +64,13 @@ def test_of_nodes_the_newest_registrations_are_read_and_the_newest_of_the_rest(c
     for position, (stream, kind) in enumerate([*begun, ("node/a", "node.registered"), ("node/b", "node.lost")], 1):
         put(connection, position + 10, stream, kind)
 
-    def found(until: int) -> list[tuple[int, str]]:
-        return [(row["position"], row["stream"]) for row in pages.of_nodes(connection, until, 1)]
+    def found(until: int, *without: str) -> list[tuple[int, str]]:
+        known = pages.registrations(connection, until)
+        some = {node: at for node, at in known.items() if node not in without}
+        return [(row["position"], row["stream"]) for row in pages.of_nodes(connection, some, until, 1)]
 
     assert found(10) == [(5, "node/worker-1")]
     assert found(13) == [(5, "node/worker-1"), (11, "node/a"), (12, "node/a"), (13, "node/b")]
     assert found(20) == [(5, "node/worker-1"), (13, "node/b"), (14, "node/a"), (15, "node/b")]
+    assert found(20, "b", "worker-1") == [(14, "node/a")], "of others nothing is read"
+    assert pages.registrations(connection, 12) == {"worker-1": 5, "a": 11}

@@ -153,25 +153,27 @@ class Questions:
         key = CheckpointKey(scope.cluster, values["namespace"], values["id"])
         sees_nodes = await viewer.sees(None)
 
-        def act(connection: Connection) -> tuple[int, datetime, list[Any], list[Any]]:
+        def find(connection: Connection) -> tuple[int, datetime, list[Any], dict[str, int]]:
             head = read.head(connection)
             position = values.get("position", head)
             at = pages.recorded_at(connection, position) if position != head else datetime.now(UTC)
             if at is None:
                 raise p.invalid("position", f"there is no event {position}, or it was archived; the newest is {head}")
             own = pages.of_stream(connection, f"checkpoint/{key}", position, what_if.MOST_EVENTS)
-            nodes = pages.of_nodes(connection, position, what_if.MOST_EVENTS)
-            return position, at, list(own), list(nodes)
+            return position, at, list(own), pages.registrations(connection, position)
 
-        position, at, own, nodes = await self.reader.read(act)
+        position, at, own, known = await self.reader.read(find)
+        used = what_if.used_nodes(await asyncio.to_thread(what_if.fold, own), key)
+        wanted = [values["node"]] if "node" in values else sorted(known)
+        shown = [NodeName(node) for node in wanted if sees_nodes or node in used][:_MOST_CHOICES]
+        matter: dict[str, int] = {node: known[node] for node in {*shown, *used} if node in known}
+        nodes = await self.reader.read(
+            partial(pages.of_nodes, registered=matter, until=position, limit=what_if.MOST_EVENTS)
+        )
 
         def decide() -> list[what_if.Choice]:
             state = what_if.fold(sorted(own + nodes, key=lambda row: row["position"]))
-            history = state.keys.get(key)
-            used = {each.node for each in history.incarnations.values()} if history is not None else set()
-            wanted = [values["node"]] if "node" in values else sorted(state.nodes)
-            shown = [NodeName(node) for node in wanted if sees_nodes or node in used]
-            return what_if.choices(state, key, shown[:_MOST_CHOICES], at, self._policy)
+            return what_if.choices(state, key, shown, at, self._policy)
 
         return Choices(position, at, await asyncio.to_thread(decide))
 

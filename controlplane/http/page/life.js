@@ -59,15 +59,15 @@ export async function life({ place, words, signal, report, again }) {
   const [, namespace, id] = words;
   const of = { namespace, id };
   const path = `ids/${encodeURIComponent(namespace)}/${encodeURIComponent(id)}`;
-  const [now, page, taken, begun, next] = await Promise.all([
+  const [now, page, taken, begun] = await Promise.all([
     get(path, {}, signal), get("log", { ...of, limit: HISTORY }, signal), get("views/checkpoint_history", { ...of, limit: HISTORY }, signal),
-    get("views/restore_history", { ...of, limit: HISTORY }, signal), get(`${path}/choices`, {}, signal)]);
+    get("views/restore_history", { ...of, limit: HISTORY }, signal)]);
   const rows = page.items.reverse();
-  const told = h("div", {}), chosen = h("div", {}, choices(next)), charts = h("div", { className: "two" });
+  const told = h("div", {}), chosen = h("div", {}, h("p", { className: "soft" }, "Deciding for each node …")), charts = h("div", { className: "two" });
   const at = h("output", {}, "");
   const slider = h("input", { type: "range", min: 0, max: Math.max(rows.length - 1, 0), value: Math.max(rows.length - 1, 0), "aria-label": "As of which event" });
   let timer = 0;
-  function look() {
+  function look(pause = 200) {
     const place = Number(slider.value), last = rows[place], newest = place === rows.length - 1;
     show(told, timeline(rows.slice(0, place + 1)));
     show(at, last ? `position ${last.position}, ${moment(last.recorded_at)} UTC${newest ? " (newest)" : ""}` : "nothing was recorded");
@@ -75,9 +75,9 @@ export async function life({ place, words, signal, report, again }) {
     clearTimeout(timer);
     timer = setTimeout(async () => {
       try { show(chosen, choices(await get(`${path}/choices`, newest ? {} : { position: last.position }, signal))); } catch (problem) { report(problem); }
-    }, 200);
+    }, pause);
   }
-  slider.addEventListener("input", look);
+  slider.addEventListener("input", () => look());
   const state = now.now;
   const done = async (said) => { await again(); report(said); };
   show(place,
@@ -97,7 +97,7 @@ export async function life({ place, words, signal, report, again }) {
     h("h2", {}, "Timeline"), told,
     h("h2", {}, "Snapshots"), charts, snapshots(taken.items, now.actions, state.latest_snapshot?.snapshot_id, done),
     h("h2", {}, "Starts"), starts(begun.items));
-  look();
+  look(0);  // with many nodes it takes longer than all the rest, which need not wait for it
   const drawn = taken.items.filter((row) => row.captured_at).reverse();
   if (drawn.length > 1) {
     const times = drawn.map((row) => Date.parse(row.captured_at) / 1000);

@@ -161,7 +161,10 @@ async def test_an_hour_and_the_causes_of_failures(reader: Reader) -> None:
 
 async def test_of_each_node_its_newest_registration_is_read(reader: Reader) -> None:
     def act(connection: listing.Connection) -> list[tuple[str, str]]:
-        return [(row["type"], row["stream"]) for row in listing.of_nodes(connection, 2**53, 0)]
+        return [
+            (row["type"], row["stream"])
+            for row in listing.of_nodes(connection, listing.registrations(connection, 2**53), 2**53, 0)
+        ]
 
     told = await reader.read(act)
     assert [kind for kind, _ in told] == ["node.registered"] * len(told)
