@@ -24,7 +24,7 @@ from controlplane.log.admin.migrate import upgrade
 from controlplane.log.admin.transfer import move
 from controlplane.settings import InvalidSettingError, Settings
 from woodfrog.protocol.failures import FailureError
-from woodfrog.service import logs
+from woodfrog.service import logs, tracing
 from woodfrog.service.gc_tuning import collect_seldom
 from woodfrog.service.lifecycle import until_signalled
 from woodfrog.service.nats import connect
@@ -35,8 +35,12 @@ _log = structlog.get_logger(component="controlplane")
 
 async def _serve(environment: Mapping[str, str]) -> None:
     settings = Settings.from_environment(environment)
-    await upgrade(settings.database_url)
-    await ControlPlane(settings).run()
+    tracing.begin("woodfrog-controlplane", {"woodfrog.cluster": settings.cluster}, environment)
+    try:
+        await upgrade(settings.database_url)
+        await ControlPlane(settings).run()
+    finally:
+        tracing.end()
 
 
 async def _migrate(environment: Mapping[str, str]) -> None:
@@ -91,7 +95,7 @@ def main() -> int:
             return 2
     try:
         asyncio.run(until_signalled(act(os.environ)))
-    except InvalidSettingError as problem:
+    except (InvalidSettingError, tracing.InvalidTracingError) as problem:
         _log.error("a setting is wrong", error=str(problem))
         return 2
     except Exception as problem:  # noqa: BLE001 - the last word of a process that is dying of it

@@ -14,7 +14,7 @@ import structlog
 from nodeworker.agent.app import Worker
 from nodeworker.settings import SettingsError, from_environment
 from woodfrog.protocol.failures import FailureError
-from woodfrog.service import logs
+from woodfrog.service import logs, tracing
 from woodfrog.service.lifecycle import until_signalled
 
 _log = structlog.get_logger(component="worker")
@@ -25,7 +25,8 @@ def main() -> int:
     logs.configure(os.environ.get("WOODFROG_LOG_LEVEL", "info"))
     try:
         settings = from_environment(os.environ)
-    except SettingsError as problem:
+        tracing.begin("woodfrog-node", {"host.name": settings.node})
+    except (SettingsError, tracing.InvalidTracingError) as problem:
         _log.error("a setting is wrong", error=str(problem))
         return 2
     logs.of_process(node=settings.node)
@@ -37,6 +38,8 @@ def main() -> int:
     except Exception:  # noqa: BLE001 -- the last word of a process that is dying of it
         _log.exception("the node worker died")
         return 1
+    finally:
+        tracing.end()
     return 0
 
 

@@ -32,6 +32,7 @@ from woodfrog.protocol.commands import Command
 from woodfrog.protocol.ids import CheckpointKey, NodeName
 from woodfrog.protocol.reports import Heartbeat, Vouched
 from woodfrog.protocol.requests import Resolution, ResolveRequest
+from woodfrog.service import tracing
 from woodfrog.service.backoff import Backoff
 from woodfrog.service.nats import NO_ROOM, connect
 from woodfrog.service.natstls import Trust
@@ -140,7 +141,7 @@ class Bus:
             for place, report in await asyncio.to_thread(self._journal.outbox):
                 # The broker may remember the id of a report that it has not got any more, and would confirm it once again.
                 again = f"/{uuid.uuid4()}" if report.report_id in self._resent else ""
-                headers = {"Nats-Msg-Id": f"{report.report_id}{again}"}
+                headers = {"Nats-Msg-Id": f"{report.report_id}{again}", **tracing.headers(report.trace)}
                 try:
                     if not self.connected:
                         raise nats.errors.ConnectionClosedError
@@ -285,8 +286,12 @@ class Bus:
             await message.term()
             return
         progress = asyncio.create_task(self._show_progress(message))
+        about = {"command_id": command.command_id, "key": command.key, "node": self._node}
         try:
-            await obey(await self._by_our_clock(command))
+            with tracing.span(
+                f"command {command.__struct_config__.tag}", parent=tracing.of_message(message.headers), **about
+            ):
+                await obey(await self._by_our_clock(command))
         except Exception:  # noqa: BLE001 -- it stays unacknowledged and comes back; the other commands go on
             await _log.aexception("a command failed in an unforeseen way", command_id=command.command_id)
             return
@@ -327,7 +332,10 @@ class Bus:
                 sequence = await asyncio.to_thread(self._journal.reports_sequence)
                 try:
                     reply = await self._client.request(
-                        subjects.resolve(self._node), wire.encode(ask(sequence)), timeout=_REPLY_SECONDS
+                        subjects.resolve(self._node),
+                        wire.encode(ask(sequence)),
+                        timeout=_REPLY_SECONDS,
+                        headers=tracing.headers() or None,
                     )
                     answer: Resolution = wire.decode(reply.data, Resolution)
                 except (nats.errors.Error, OSError, wire.MalformedMessageError) as problem:

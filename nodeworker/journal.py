@@ -39,6 +39,7 @@ from woodfrog.protocol.ids import (
 )
 from woodfrog.protocol.manifest import EnvironmentMarks
 from woodfrog.protocol.reports import Report
+from woodfrog.service import tracing
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS containers (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
@@ -352,7 +353,8 @@ class Journal:
         with self.transaction():
             self._reported.extend(events)
             for event in events:
-                report = Report(uuid.uuid4(), self._node, self._worker_id, at or datetime.now(UTC), event)
+                when, trace = at or datetime.now(UTC), tracing.traceparent()
+                report = Report(uuid.uuid4(), self._node, self._worker_id, when, event, trace)
                 self._connection.execute("INSERT INTO outbox (report) VALUES (?)", (wire.encode(report).decode(),))
 
     def outbox(self, limit: int = 100) -> list[tuple[int, Report]]:

@@ -66,6 +66,8 @@ def headers(recorded: Recorded, *, cluster: str, commands_sequence: int) -> dict
     }
     if recorded.metadata.correlation is not None:
         attributes["correlation"] = recorded.metadata.correlation
+    if recorded.metadata.trace:
+        attributes["traceparent"] = recorded.metadata.trace
     return {
         nats.js.api.Header.MSG_ID.value: str(recorded.event_id),
         nats.js.api.Header.EXPECTED_LAST_SEQUENCE.value: str(recorded.position - 1),

@@ -40,7 +40,7 @@ from woodfrog.protocol.commands import Command
 from woodfrog.protocol.events import CommandIssued, NodeRegistered
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CommandId, NodeName, Position
-from woodfrog.service import faultpoints
+from woodfrog.service import faultpoints, tracing
 from woodfrog.service.backoff import Backoff
 from woodfrog.service.cancellation import end_if_cancelled
 
@@ -232,7 +232,7 @@ class Relay:
             if isinstance(recorded.event, CommandIssued):
                 cursor = await self._land(cursor, flight)
                 flight = []
-                cursor = await self._dispatch(cursor, recorded.event.command)
+                cursor = await self._dispatch(cursor, recorded.event.command, recorded.metadata.trace)
             elif isinstance(recorded.event, NodeRegistered):
                 await self._make_queue(recorded.event.node)
             flight.append(recorded)
@@ -244,12 +244,13 @@ class Relay:
         if (audit, commands) != (cursor.position, cursor.commands_sequence):
             raise _OutOfStepError(f"AUDIT ends at {audit} and COMMANDS at {commands}, not as published")
 
-    async def _dispatch(self, cursor: _Cursor, command: Command) -> _Cursor:
+    async def _dispatch(self, cursor: _Cursor, command: Command, trace: str) -> _Cursor:
         if cursor.sent_already:
             return cursor._replace(sent_already=cursor.sent_already - 1)
         if command.command_id not in self._open_commands:
             return cursor  # the broker was wiped and what was asked is long done, or void
-        return await self._send_command(cursor, command)
+        with tracing.span("send command", parent=trace, command_id=command.command_id, node=command.node):
+            return await self._send_command(cursor, command)
 
     async def _send_command(self, cursor: _Cursor, command: Command) -> _Cursor:
         self._check_lease()
@@ -262,6 +263,7 @@ class Relay:
             headers={
                 nats.js.api.Header.MSG_ID.value: command.command_id,
                 nats.js.api.Header.EXPECTED_LAST_SEQUENCE.value: str(cursor.commands_sequence),
+                **tracing.headers(),
             },
         )
         faultpoints.reach("relay.after-command")

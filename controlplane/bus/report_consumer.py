@@ -29,10 +29,10 @@ from controlplane.domain.inputs import ReportReceived
 from controlplane.log.deadletters import DeadLetter, Kind
 from controlplane.log.records import LogUnavailableError
 from woodfrog.protocol import subjects, wire
-from woodfrog.protocol.events import NodeRegistered
+from woodfrog.protocol.events import NodeRegistered, event_type
 from woodfrog.protocol.ids import CheckpointKey, InvalidIdError
 from woodfrog.protocol.reports import Report
-from woodfrog.service import faultpoints
+from woodfrog.service import faultpoints, tracing
 
 _log = structlog.get_logger(component="ingest")
 
@@ -110,7 +110,9 @@ class ReportConsumer:
             except RefusedReportError as problem:
                 waiting.append(_Outcome(None, "unreadable", str(problem)))
             else:
-                future = await self._intake.enqueue(ReportReceived(report), actor=f"worker/{report.node}")
+                carried = tracing.of_message(message.headers)
+                with tracing.span("report", parent=carried, type=event_type(report.event), node=report.node):
+                    future = await self._intake.enqueue(ReportReceived(report), actor=f"worker/{report.node}")
                 waiting.append((report, future))
                 if future.done():  # refused with those before it, which have to be told again first
                     break

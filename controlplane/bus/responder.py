@@ -24,6 +24,7 @@ from woodfrog.protocol import subjects, wire
 from woodfrog.protocol.failures import NODE_BUSY, Failure, FailureError
 from woodfrog.protocol.ids import InvalidIdError
 from woodfrog.protocol.requests import Refusal, Rows
+from woodfrog.service import tracing
 
 _log = structlog.get_logger(component="services")
 
@@ -115,7 +116,8 @@ class Responder:
         try:
             if len(message.data) > MAX_MESSAGE_BYTES:
                 return malformed(f"{len(message.data)} bytes are more than {MAX_MESSAGE_BYTES}")
-            return await answer(message)
+            with tracing.span("request", parent=tracing.of_message(message.headers), subject=message.subject):
+                return await answer(message)
         except (wire.MalformedMessageError, InvalidIdError) as problem:
             return malformed(str(problem))
         except FailureError as problem:  # the log is unavailable, or a view has no such column

@@ -54,7 +54,7 @@ from woodfrog.protocol.events import (
 )
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import CheckpointKey, CommandId, Epoch, NodeName, Position, event_id
-from woodfrog.service import faultpoints
+from woodfrog.service import faultpoints, tracing
 
 _log = structlog.get_logger(component="loop")
 
@@ -84,11 +84,13 @@ class _Pending(msgspec.Struct, frozen=True):
     asked: Input
     actor: str
     future: asyncio.Future[InputResult]
+    trace: str = ""
 
 
 class _Decided(msgspec.Struct, frozen=True):
     pending: _Pending
     settled: InputResult
+    step: tracing.Span | None = None
 
 
 class DecisionLoop:
@@ -209,7 +211,7 @@ class DecisionLoop:
         A report that waited here while those before it were refused is refused as well: it would overtake them.
         """
         future: asyncio.Future[InputResult] = asyncio.get_running_loop().create_future()
-        pending = _Pending(source_input, actor, future)
+        pending = _Pending(source_input, actor, future, tracing.traceparent())
         before = self._refusal
         await self._queue.put(pending)
         if self._refusal is not None and self._refusal is not before and isinstance(source_input, ReportReceived):
@@ -310,24 +312,28 @@ class DecisionLoop:
             elif isinstance(pending.asked, PodSeen | JobActed) and event_id(source, 0) in known:
                 decided.append(_Decided(pending, InputResult(repeated=True)))
                 continue
+            began_ns = time.time_ns()
             try:
                 decision = decide(self._state, pending.asked, now, self._policy)
             except Exception as problem:  # noqa: BLE001 - a defect met by one input must not stop the others
                 await _log.aexception("an input cannot be decided", source=source, input=type(pending.asked).__name__)
                 _fail(pending, UndecidableError(repr(problem)))
                 continue
-            for new in _new_events(pending, decision, now):
+            kind = type(pending.asked).__name__
+            step = tracing.begun("decide", pending.trace, began_ns, alone=bool(decision.events), input=kind)
+            for new in _new_events(pending, decision, now, tracing.context_of(step)):
                 evolve(self._state, new.event, believed(new.occurred_at, now))
                 events.append(new)
                 known[new.event_id] = new.event
             silent = isinstance(pending.asked, ReportReceived) and not decision.events and decision.rejected is None
             settled = InputResult(answer=decision.answer, rejected=decision.rejected, overtaken=silent)
-            decided.append(_Decided(pending, settled))
+            decided.append(_Decided(pending, settled, step))
         if events:
             await self._append(events, now)
         else:  # an answer out of a state that somebody else has moved on from would be a lie
             await self._log.check_lead(self._epoch)
         for one in decided:
+            tracing.ended(one.step)
             if not one.pending.future.done():
                 one.pending.future.set_result(one.settled)
 
@@ -370,7 +376,7 @@ class DecisionLoop:
                 return
 
 
-def _new_events(pending: _Pending, decision: Decision, now: datetime) -> list[NewEvent]:
+def _new_events(pending: _Pending, decision: Decision, now: datetime, trace: str) -> list[NewEvent]:
     """Name, date and attribute the events of a decision. What a report asserts happened when its witness says."""
     reported_at = pending.asked.report.at if isinstance(pending.asked, ReportReceived) else now
     return [
@@ -383,6 +389,7 @@ def _new_events(pending: _Pending, decision: Decision, now: datetime) -> list[Ne
                 else "controlplane",
                 causation=pending.asked.source,
                 correlation=_command_of(event),
+                trace=trace,
             ),
             occurred_at=reported_at if ordinal == 0 else now,
         )

@@ -30,6 +30,8 @@ class Metadata(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The source of the decision: a report id, a request id, or a timer's name and due time."""
     correlation: str | None = None
     """What groups events of one undertaking, e.g. a command id."""
+    trace: str = ""
+    """What it is a part of, as W3C's ``traceparent``, where that is traced."""
 
 
 class NewEvent(msgspec.Struct, frozen=True, gc=False):

@@ -39,7 +39,7 @@ from woodfrog.protocol.commands import DumpCommand
 from woodfrog.protocol.events import DumpStage, DumpStarted, Trigger
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CommandId, ContainerId, SnapshotId, new_snapshot_id
-from woodfrog.service import faultpoints, logs
+from woodfrog.service import faultpoints, logs, tracing
 
 _log = structlog.get_logger(component="dump")
 _ANNOUNCE_SECONDS: Final = 1.0
@@ -145,7 +145,8 @@ class Dumper:
         container = await self._known(container_id)
         if container.final_snapshot is not None:
             return container.final_snapshot
-        with logs.about(key=container.key, container_id=container_id):
+        key = container.key
+        with logs.about(key=key, container_id=container_id), tracing.span("stop", key=key, container_id=container_id):
             return await self._try_to_stop(container, came)
 
     async def _try_to_stop(self, container: ContainerRecord, came: datetime) -> SnapshotId:
@@ -275,7 +276,8 @@ class Dumper:
         record = known or self._record(container, trigger, command_id, warnings)
         stage = DumpStage.PREFLIGHT
         try:
-            plan = await asyncio.to_thread(self.preflight.look, container, final=record.final)
+            with tracing.span("dump preflight", snapshot_id=record.snapshot_id):
+                plan = await asyncio.to_thread(self.preflight.look, container, final=record.final)
             own = self._settings.container_dir(record.container_id)
             with closing(plan.room), exec_gate.closed(own, plan.freezer):
                 facts = msgspec.structs.replace(record.facts, privileges=plan.privileges)
@@ -287,7 +289,10 @@ class Dumper:
                 if tries is not None:
                     tries.announced = True
                 stage = DumpStage.CAPTURE
-                record = await asyncio.to_thread(self._freeze_and_write, record, plan, container)
+                with tracing.span("dump capture", snapshot_id=record.snapshot_id) as step:
+                    record = await asyncio.to_thread(self._freeze_and_write, record, plan, container)
+                    if step is not None:
+                        step.say(freeze_seconds=record.freeze_seconds, raw_bytes=record.raw_bytes)
         except Exception as problem:
             failure = failure_of(problem)
             if tries is not None:

@@ -33,7 +33,7 @@ from woodfrog.protocol.events import DumpFailed, DumpStage, SnapshotCaptured, Sn
 from woodfrog.protocol.facts import NodeFacts
 from woodfrog.protocol.failures import CAPTURE_REPLACED, Failure
 from woodfrog.protocol.ids import CommandId, SnapshotId
-from woodfrog.service import faultpoints
+from woodfrog.service import faultpoints, tracing
 from woodfrog.service.backoff import Backoff
 
 _log = structlog.get_logger(component="storing")
@@ -161,7 +161,8 @@ class SnapshotUploader:
     async def _rehearse_and_store(self, record: DumpRecord) -> None:
         failure = None
         try:
-            failure = await self.rehearsals.failure(record)
+            with tracing.span("dump rehearsal", snapshot_id=record.snapshot_id):
+                failure = await self.rehearsals.failure(record)
         except Exception:  # noqa: BLE001 -- whatever it was, it must keep no capture from the store
             _log.exception("a restore could not be rehearsed", snapshot_id=record.snapshot_id)
         if failure is None:
@@ -267,7 +268,8 @@ class SnapshotUploader:
         spool = Spool(self._settings.spool / record.snapshot_id)
         header = self._header(record, spool.read_aside())
         began = time.monotonic()
-        stored = self._store.put(header, spool.read_list(), check_of(spool, record))
+        with tracing.span("dump store", snapshot_id=record.snapshot_id):
+            stored = self._store.put(header, spool.read_list(), check_of(spool, record))
         store_seconds = time.monotonic() - began
         faultpoints.reach("dump.stored")
         self._journal.finish_dump(record, None, self._stored(record, stored, store_seconds))

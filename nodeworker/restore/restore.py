@@ -66,7 +66,7 @@ from woodfrog.protocol.runtime_api import (
     Refused,
     RestoreFailedNotification,
 )
-from woodfrog.service import logs
+from woodfrog.service import logs, tracing
 
 _log = structlog.get_logger(component="restore")
 _ASK_EVERY_SECONDS: Final = 0.5
@@ -121,7 +121,8 @@ class Restorer:
             live, record = await to_the_end(self._open, ask)
         except FailureError as problem:
             return Refused(problem.failure)
-        return await self._decide(record, live, asked)
+        with tracing.span("start", key=record.key, container_id=record.container_id):
+            return await self._decide(record, live, asked)
 
     async def restore_failed(self, ask: RestoreFailedNotification) -> LocalAnswer:
         """Undo what was applied for a restore that runc could not do, tell of it, and answer the next best way."""
@@ -254,7 +255,8 @@ class Restorer:
             ):
                 while True:
                     asked_at = time.monotonic()
-                    resolution = await self._bus.resolve(self._question(record))
+                    with tracing.span("start resolve"):
+                        resolution = await self._bus.resolve(self._question(record))
                     if isinstance(resolution, WaitFor | Refusal):
                         outcome = await self._not_now(record, resolution, asked_at, asked)
                         if not isinstance(outcome, str):
@@ -381,7 +383,8 @@ class Restorer:
         try:
             with self._gate.restore():
                 self.creates.note(record.container_id, f"fetching snapshot {choice.snapshot_id}")
-                fetched = await to_the_end_unless(self._closing, lambda: self._fetch(record, live, choice))
+                with tracing.span("restore fetch", snapshot_id=choice.snapshot_id):
+                    fetched = await to_the_end_unless(self._closing, lambda: self._fetch(record, live, choice))
                 self.creates.note(record.container_id, f"restoring snapshot {choice.snapshot_id}")
             self.on_fetched(time.monotonic() - began)
         except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
@@ -391,7 +394,8 @@ class Restorer:
         await _until(asked)
         try:
             # From here on the container's files change: whoever gives up waiting must not leave them half changed.
-            return await to_the_end(self._apply_and_answer, record, live, fetched)
+            with tracing.span("restore apply", snapshot_id=choice.snapshot_id):
+                return await to_the_end(self._apply_and_answer, record, live, fetched)
         except Exception as problem:  # noqa: BLE001 -- whatever it was, the next best snapshot is asked for
             failure = await self._proofs.failure(record.container_id) or failure_of(problem)
             if failure.code in CONDEMNING_CODES:

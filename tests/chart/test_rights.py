@@ -74,6 +74,22 @@ def test_the_api_is_reached_from_outside_the_pod_by_tls_alone(api: dict[str, obj
     assert ports == {kind: ["http", "api"] if api else ["http"] for kind in ("Service", "NetworkPolicy")}
 
 
+def test_actions_over_the_api_and_traces_are_off_unless_they_are_asked_for() -> None:
+    wanted = {"WOODFROG_API_ACTIONS": "on", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}
+    for values, expected in (
+        ({"api": {"enabled": True}}, {}),
+        ({"api": {"enabled": True, "actions": True}, "tracing": {"endpoint": "http://c:4318"}}, wanted),
+    ):
+        found = dict(pods(render(values)))
+        plane, node = (
+            {each["name"]: each.get("value") for each in containers(found[name])[-1]["env"]}
+            for name in ("Deployment/woodfrog-controlplane", "DaemonSet/woodfrog-node")
+        )
+        assert {name: plane[name] for name in wanted if name in plane} == expected
+        assert node.get("OTEL_EXPORTER_OTLP_ENDPOINT") == expected.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        assert "WOODFROG_API_ACTIONS" not in node
+
+
 def test_without_the_switch_nothing_may_create_pods_or_follow_jobs() -> None:
     rules = [
         said(rule)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.collector import collecting
 from support.stack import WOODFROG, Stack, running, until
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(120)]
@@ -165,6 +166,32 @@ def test_a_verb_without_a_stack_says_what_to_start(folder: Path, verb: str) -> N
     )  # fmt: skip
     assert done.returncode == 1
     assert "woodfrog dev" in done.stderr
+
+
+def test_one_trace_leads_from_a_wish_to_the_stored_snapshot_and_another_through_a_restore(folder: Path) -> None:
+    with collecting() as collector, running(folder / "s", {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}) as stack:
+        stack.run("traced", *COUNT).until_lines("/count", 3)
+        snapshot = stack.json("checkpoint", "traced")["snapshot_id"]
+        stack.cli("kill", "traced")
+        until(lambda: "container.ended" in stack.types("traced"), 30)
+        stack.run("traced", *COUNT)
+        issued = next(event for event in stack.history("traced") if event["type"] == "command.issued")
+        stored = next(event for event in stack.history("traced") if event["type"] == "snapshot.stored")
+        assert stored["data"]["snapshot_id"] == snapshot
+        (trace,) = {event["metadata"]["trace"].split("-")[1] for event in (issued, stored)}
+
+        def of(trace_id: str) -> set[tuple[str, str]]:
+            return {(span["service"], span["name"]) for span in collector.spans if span["traceId"] == trace_id}
+
+        plane, node = "woodfrog-controlplane", "woodfrog-node"
+        whole = {(plane, name) for name in ("request", "decide", "send command", "report")}
+        whole |= {(node, name) for name in ("command dump", "dump preflight", "dump capture", "dump store")}
+        until(lambda: of(trace) >= whole, 20, saying="the whole trace of the dump")
+        restores = [span for span in collector.spans if span["name"] == "restore fetch"]
+        start = {(node, name) for name in ("start", "start resolve", "restore fetch", "restore apply")}
+        assert of(restores[-1]["traceId"]) >= start | {(plane, "request"), (plane, "decide")}
+        lines = (stack.state / "logs/nodeworker.log").read_text().splitlines()
+        assert any(trace in line and '"a snapshot is stored"' in line for line in lines)
 
 
 def test_an_id_of_another_namespace_is_not_shown(folder: Path) -> None:

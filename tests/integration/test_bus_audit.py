@@ -71,7 +71,7 @@ async def test_every_header_on_the_reference_page_is_sent_and_every_header_sent_
         re.findall(r"`([A-Za-z]+(?:-[A-Za-z]+)+)`", "\n".join(row.split("|")[1] for row in table.splitlines() if row))
     )
     sent = set(message.headers or {})
-    assert described - {"ce-correlation"} == sent - {"Nats-Expected-Stream"}
+    assert described - {"ce-correlation", "ce-traceparent"} == sent - {"Nats-Expected-Stream"}
 
 
 async def test_the_stream_refuses_to_forget(client: Client, control_plane: ControlPlaneProcess) -> None:

@@ -16,7 +16,7 @@ from woodfrog.protocol.facts import NodeFacts
 from woodfrog.protocol.ids import NodeName, WorkerId
 
 
-class Report(msgspec.Struct, frozen=True):
+class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     """One event as its witness tells it. ``at`` is the node's clock."""
 
     report_id: UUID
@@ -24,6 +24,8 @@ class Report(msgspec.Struct, frozen=True):
     worker_id: WorkerId
     at: datetime
     event: ReportedEvent
+    trace: str = ""
+    """What it is a part of, as W3C's ``traceparent``; nothing depends on it."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -578,6 +578,10 @@ sqlite+aiosqlite:////var/lib/woodfrog/log.db
   value: {{ .Values.cluster | quote }}
 - name: WOODFROG_LOG_LEVEL
   value: {{ .Values.logLevel }}
+{{- with .Values.tracing.endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+{{- end }}
 {{ include "woodfrog.nats.env" (list . "node") }}
 - name: WOODFROG_STORE_URL
   value: {{ include "woodfrog.store.url" . | quote }}
