@@ -65,7 +65,7 @@ async def _forget_audit(environment: Mapping[str, str]) -> None:
         await forget_audit(client.jetstream())
     finally:
         await client.close()
-    _log.info("the stream AUDIT is deleted; the control plane makes it anew and fills it from its log")
+    _log.info("the stream AUDIT is deleted; the control plane recreates and fills it from its log")
 
 
 def _failures(problem: BaseException) -> list[FailureError]:

@@ -140,7 +140,7 @@ _TELL: dict[type, Callable[[Any], str]] = {
     NodeSpared: lambda e: f"node {e.node} is not about to end any more",
     PodScheduled: lambda e: f"pod {e.pod}{f' of {e.owner}' if e.owner else ''} is to run on node {e.node}",
     PodTerminating: lambda e: (
-        f"pod {e.pod} was told to end within {e.grace_seconds:g} s: {e.why}{f' by {e.by}' if e.by else ''}"
+        f"pod {e.pod} was asked to end within {e.grace_seconds:g} s: {e.why}{f' by {e.by}' if e.by else ''}"
     ),
     PodContainerEnded: lambda e: (
         f"container {e.container} of pod {e.pod} ended with exit code {e.exit_code}: {e.because}"
@@ -158,7 +158,7 @@ _TELL: dict[type, Callable[[Any], str]] = {
     ),
     LogHeadSigned: lambda e: f"the log's head at position {e.position} was signed",
     CheckpointForgotten: lambda e: f"forgotten: nothing was started as this id for {e.idle_seconds:g} s",
-    StartDeferred: lambda e: f"the start waits, until {moment(e.until)} at the longest: {e.waiting_for}",
+    StartDeferred: lambda e: f"the start waits, until {moment(e.until)} at most: {e.waiting_for}",
     RestoreChosen: lambda e: f"snapshot {e.snapshot_id} was chosen: {e.reason}{_left(e.left, 'newer ')}",
     ColdStartChosen: lambda e: f"a cold start was chosen: {e.reason}{_left(e.left)}",
     RestoreFailed: lambda e: f"snapshot {e.snapshot_id} could not be restored ({e.stage}): {e.failure}",
@@ -221,7 +221,7 @@ def explain(rows: Iterable[dict[str, Any]]) -> Explanation | None:
     """Explain the last start in the rows of one id, oldest first; ``None`` if there never was one.
 
     The incarnation before is part of the answer where it bears on the choice: a dump of it that failed is why there is
-    nothing newer to go on from.
+    nothing newer to resume from.
     """
     told = [_Told(row["position"], moment(row["occurred_at"]), event) for row in rows if (event := _event(row))]
     opened = next((item for item in reversed(told) if isinstance(item.event, IncarnationOpened)), None)
@@ -289,7 +289,7 @@ def _way(own: Sequence[Event]) -> list[str]:
     for event in own:
         match event:
             case StartDeferred():
-                sentences.append(f"It waited for {event.waiting_for}, until {moment(event.until)} at the longest.")
+                sentences.append(f"It waited for {event.waiting_for}, until {moment(event.until)} at most.")
             case RestoreChosen():
                 reason = f"{event.reason.rstrip('.')}{_left(event.left, 'newer ')}"
                 sentences.append(f"Snapshot {event.snapshot_id} was chosen: {_sentence(reason)}")
@@ -302,7 +302,7 @@ def _way(own: Sequence[Event]) -> list[str]:
             case SnapshotInvalidated():
                 sentences.append(f"Snapshot {event.snapshot_id} is never chosen again: {_sentence(event.reason)}")
             case ContainerStarted(restored_from=restored_from, warnings=warnings):
-                sentences.append(f"It goes on from {restored_from}." if restored_from else "It runs from its image.")
+                sentences.append(f"It resumes from {restored_from}." if restored_from else "It runs from its image.")
                 sentences += [f"But: {_sentence(warning)}" for warning in warnings]
             case DumpFailed() if event is last_failed:
                 sentences.append(f"Its dump {event.snapshot_id} failed: {_cause(event.failure)}")

@@ -199,7 +199,7 @@ class Bus:
             except (nats.errors.Error, OSError, wire.MalformedMessageError) as problem:
                 # Nobody is there, and new reports wait in the stream for whoever comes; or whoever is there has no time.
                 self._doubt = self._doubt and isinstance(problem, nats.errors.NoRespondersError)
-                await _log.adebug("nobody vouched for reports", error=problem)
+                await _log.adebug("no control plane confirmed reports", error=problem)
                 return False
             self._doubt = False
             self._plane_clock.hear(vouched.at, time.monotonic())
@@ -339,7 +339,7 @@ class Bus:
                     )
                     answer: Resolution = wire.decode(reply.data, Resolution)
                 except (nats.errors.Error, OSError, wire.MalformedMessageError) as problem:
-                    await _log.awarning("nobody answered how to start a container", error=problem)
+                    await _log.awarning("no control plane answered how to start a container", error=problem)
                 else:
                     return answer
             await asyncio.sleep(_RETRY_SECONDS)

@@ -239,7 +239,7 @@ class Decisions(Responder):
         except BROKER_ERRORS as problem:
             await _log.awarning("REPORTS cannot be looked at", node=request.node, error=problem)
         await _log.awarning(
-            "resolving without the asker's last reports",
+            "resolving without the worker's last reports",
             node=request.node,
             wanted=wanted,
             taken_in=self._taken_in.value,

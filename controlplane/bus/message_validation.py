@@ -73,7 +73,7 @@ def resolve_request(data: bytes) -> ResolveRequest:
     check_container_id(asked.container_id)
     for field, name in (("pod", asked.container.pod), ("pod_uid", asked.container.pod_uid)):
         if name is not None and not _POD.fullmatch(name):
-            raise wire.MalformedMessageError(f"{name[:60]!r} is no name of a pod - at `$.container.{field}`")
+            raise wire.MalformedMessageError(f"{name[:60]!r} is not a name of a pod - at `$.container.{field}`")
     if len(asked.container.fresh) > FRESH_CHARS:
         raise wire.MalformedMessageError("it is too long - at `$.container.fresh`")
     return asked
@@ -120,7 +120,7 @@ def check_container_id(text: str) -> None:
         MalformedMessageError: it may not be one.
     """
     if not CONTAINER_ID.fullmatch(text):
-        raise wire.MalformedMessageError(f"{text[:60]!r} is no name of a container - at `$.container_id`")
+        raise wire.MalformedMessageError(f"{text[:60]!r} is not a name of a container - at `$.container_id`")
 
 
 def check_names(report: Report) -> None:
@@ -141,7 +141,7 @@ def check_names(report: Report) -> None:
     digest = getattr(event, "manifest_digest", None)
     if digest is not None and not _DIGEST.fullmatch(digest):
         raise wire.MalformedMessageError(
-            f"{digest[:70]!r} is no digest of 64 hex digits - at `$.event.manifest_digest`"
+            f"{digest[:70]!r} is not a digest of 64 hex digits - at `$.event.manifest_digest`"
         )
     for field in event.__struct_fields__:
         amount = getattr(event, field) if field.endswith(("_bytes", "_seconds")) else None
@@ -149,4 +149,4 @@ def check_names(report: Report) -> None:
             raise wire.MalformedMessageError(f"{amount!s:.60} is not a valid amount - at `$.event.{field}`")
     failure = getattr(event, "failure", None)
     if failure is not None and not _CODE.fullmatch(failure.code):
-        raise wire.MalformedMessageError(f"{failure.code[:60]!r} is no code - at `$.event.failure.code`")
+        raise wire.MalformedMessageError(f"{failure.code[:60]!r} is not a code - at `$.event.failure.code`")

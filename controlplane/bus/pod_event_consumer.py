@@ -101,5 +101,5 @@ def read_pod_event(subject: str, data: bytes) -> PodEvent:
         raise RefusedPodEventError(f"{problem_of_time} - at `$.at`")
     if subjects.pods(told.namespace, told.pod) != subject:
         pod = f"{told.namespace[:60]}/{told.pod[:60]}"
-        raise RefusedPodEventError(f"pod {pod} is not told of over {subject} - at `$.pod`")
+        raise RefusedPodEventError(f"pod {pod} is not published over {subject} - at `$.pod`")
     return told

@@ -1,8 +1,8 @@
 """The way out: commands and audit messages are sent from the log, so a crash between deciding and sending loses nothing.
 
-The relay keeps no cursor of its own. It goes on from what the broker holds, because only the broker knows what it stored:
+The relay keeps no cursor of its own. It resumes from what the broker holds, because only the broker knows what it stored:
 
-* AUDIT holds every event once and in order, so its last sequence *is* the log position to go on from. Each message is
+* AUDIT holds every event once and in order, so its last sequence *is* the log position to resume from. Each message is
   accepted only directly behind the one before (``Nats-Expected-Last-Sequence``).
 * A command is sent before the AUDIT message of its event, and each AUDIT message notes the last sequence of COMMANDS. If COMMANDS
   has grown since the last note, the next command was sent already and is left out, even if its worker took it and the
@@ -173,7 +173,7 @@ class Relay:
                     code="audit-of-another-log",
                     cause=f"the stream AUDIT ends at position {position} with an event that this database does not hold there",
                     advice="Check WOODFROG_DATABASE_URL and WOODFROG_NATS_URL. If the log was to come along into this database, carry it "
-                    "over: `python -m controlplane move URL`. If this database is to be the truth from now on, because it begins anew or "
+                    "over: `python -m controlplane move URL`. If this database is to be the truth from now on, because it starts empty or "
                     "was put back from a backup, run `python -m controlplane forget-audit`: AUDIT is then filled from it, and "
                     "snapshots that only the other log knows are not used.",
                 )

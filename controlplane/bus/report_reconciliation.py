@@ -53,7 +53,7 @@ class ReportReconciliation:
             if level:
                 settled |= await self._settled(unknown)
         except (*BROKER_ERRORS, LogUnavailableError) as problem:
-            await _log.awarning("nobody can vouch for reports now", error=problem)
+            await _log.awarning("reports cannot be confirmed now", error=problem)
             return None
         missing = [report for report in unknown if report not in settled] if level else []
         if missing:

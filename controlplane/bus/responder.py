@@ -127,7 +127,7 @@ class Responder:
                 failure=Failure(
                     code="control-plane-busy",
                     cause=f"the control plane did not come to a decision within {DECIDE_SECONDS:g} s",
-                    advice="Ask again; if this goes on, look at the control plane's log and its database.",
+                    advice="Ask again; if this persists, look at the control plane's log and its database.",
                 )
             )
         except UndecidableError as problem:
@@ -162,7 +162,7 @@ def busy(who: str) -> Refusal:
         failure=Failure(
             code=NODE_BUSY,
             cause=f"{who} has too many questions open at the same time",
-            advice="The worker asks again by itself. If it goes on, see what starts so many containers there.",
+            advice="The worker asks again by itself. If it persists, see what starts so many containers there.",
         )
     )
 

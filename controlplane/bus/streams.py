@@ -68,7 +68,7 @@ _CONFIGURATIONS = (
     ),
     StreamConfig(
         name=subjects.PODS_STREAM,
-        description="What happens to pods with protected containers, told by whoever watches over or makes them",
+        description="What happens to pods with protected containers, published by the watcher or by whatever creates them",
         subjects=[subjects.PODS_ALL],
         retention=RetentionPolicy.LIMITS,
         discard=DiscardPolicy.OLD,

@@ -139,7 +139,7 @@ class DecisionLoop:
             raise ArchivedRangeError(
                 Failure(
                     code="log-archived",
-                    cause=f"no copy of the state is there that this version can go on from, and {problem.failure.cause}",
+                    cause=f"no copy of the state is there that this version can resume from, and {problem.failure.cause}",
                     advice="Set WOODFROG_LOG_ARCHIVE to the directory of the archive's files; or run the version that ran before.",
                 )
             ) from problem

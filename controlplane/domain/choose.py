@@ -166,7 +166,7 @@ def _held_against(key: KeyState, asker: Asker, snapshot: Snapshot, restore_tries
     lives = short_lives(key, snapshot)
     if len(lives) >= restore_tries:
         return (
-            f"the last {len(lives)} containers that went on from it ended by themselves within {SHORT_LIFE_SECONDS:g} s, "
+            f"the last {len(lives)} containers that resumed from it ended by themselves within {SHORT_LIFE_SECONDS:g} s, "
             f"the last with exit code {lives[0].exit_code}"
         )
     return None

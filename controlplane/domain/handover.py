@@ -2,13 +2,13 @@
 
 The successor must not step back behind work that is still going on. Three cases:
 
-*Its pod was told to end.* The stop signal is on its way, and with it the last dump; asking for another would freeze the
+*Its pod was asked to end.* The stop signal is on its way, and with it the last dump; asking for another would freeze the
 container twice. The successor waits until that dump begins (from then on it waits for the dump), until the worker says that
 the container has ended, or until the pod's grace period and a margin are over.
 
 *Nobody knows that it ends.* Perhaps nothing watches over pods, or the news is not here yet; perhaps the pod was deleted by
 force, is cut off, or has died and nobody said so; perhaps two containers use one id by mistake. In all of these its node is
-asked to dump it now. If the container runs, the successor goes on from that very moment. If it does not, the worker says so,
+asked to dump it now. If the container runs, the successor resumes from that very moment. If it does not, the worker says so,
 and by then has said everything else that it knows: its words come in order.
 
 *Nobody can answer.* A container on a node that is lost is not waited for, nor one whose dump could not be restored here, nor one
@@ -65,7 +65,7 @@ class Predecessor(msgspec.Struct, frozen=True):
 
     start: Incarnation
     told_to_end: bool
-    """Whether its pod was told to end."""
+    """Whether its pod was asked to end."""
     where: str
 
 
@@ -96,7 +96,7 @@ def awaited(key: KeyState, before: Predecessor, start: Incarnation, now: datetim
     if ending is not None and now < ending:
         pod = pod_of(key, before.start)
         why = f" ({pod.why})" if pod is not None and pod.why else ""
-        return Wait(f"the last dump of incarnation {number} {before.where}, which was told to end{why}", until)
+        return Wait(f"the last dump of incarnation {number} {before.where}, which was asked to end{why}", until)
     if any(
         dump.incarnation == number and dump.status.in_flight and not _is_of_before(dump, before.start, start)
         for dump in key.snapshots.values()
@@ -126,7 +126,7 @@ def remark(before: Predecessor) -> str:
     """Say what a choice means for a container before that still runs."""
     number = before.start.number
     if before.told_to_end:
-        return f"incarnation {number} {before.where} was told to end and has not, nor did its last dump begin in time"
+        return f"incarnation {number} {before.where} was asked to end and has not, nor did its last dump begin in time"
     return (
         f"incarnation {number} still runs {before.where} and is superseded: two containers use one id; "
         "if both are meant to run, give each its own"

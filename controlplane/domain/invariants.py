@@ -105,7 +105,7 @@ def _runs_elsewhere(event: ContainerStarted, key: KeyState, nodes: Mapping[NodeN
 
 
 def _is_ending(key: KeyState, start: Incarnation) -> bool:
-    """Whether a container runs only until its grace period is over: its last dump has begun, or its pod was told to end."""
+    """Whether a container runs only until its grace period is over: its last dump has begun, or its pod was asked to end."""
     pod = pod_of(key, start)
     told = pod is not None and (pod.terminating_at is not None or pod.gone_at is not None)
     return told or any(dump.final and dump.incarnation == start.number for dump in key.snapshots.values())

@@ -26,7 +26,7 @@ from woodfrog.protocol.requests import ResolveRequest
 STATIC_OWNER: Final = "Node"
 """The kind of a static pod's owner."""
 _ADVICE: Final = (
-    "The kubelet tries again by itself. If it goes on, find out who asks on that node for what does not run there: "
+    "The kubelet tries again by itself. If it persists, find out who asks on that node for what does not run there: "
     "docs/how-to/isolate-nodes.md."
 )
 

@@ -70,7 +70,7 @@ def start_of(key: KeyState, uid: str, name: str) -> IncarnationNumber:
 
 
 def ending_until(key: KeyState, start: Incarnation) -> datetime | None:
-    """Say until when the start's last dump may yet begin because its pod was told to end; ``None`` if it was not.
+    """Say until when the start's last dump may yet begin because its pod was asked to end; ``None`` if it was not.
 
     Measured by one clock, from when it was seen: the API server's may differ. A pod that is gone was deleted by force, or its
     containers have ended and their worker will say so within moments.

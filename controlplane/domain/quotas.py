@@ -1,6 +1,6 @@
 """How much a namespace may hold: ids that the control plane knows, and bytes in the store.
 
-A quota must not cost anybody their work. So an id that the log knows goes on as before, its last dump included; what is refused is
+A quota must not cost anybody their work. So an id that the log knows continues as before, its last dump included; what is refused is
 more: an id that is new, whose container then starts from its image and without protection, and dumps that are asked for in between,
 before anything is frozen.
 """

@@ -127,7 +127,7 @@ def _contradiction_about_incarnation(incarnation: Incarnation, event: _OfIncarna
         return None if same else f"{name} is container {incarnation.container_id}, not {event.container_id}"
     chosen = incarnation.choice.snapshot_id if isinstance(incarnation.choice, Restore) else None
     told = event.snapshot_id == chosen or event.snapshot_id in incarnation.set_aside
-    return None if told else f"{name} was not told to restore snapshot {event.snapshot_id}"
+    return None if told else f"{name} was not asked to restore snapshot {event.snapshot_id}"
 
 
 def _contradiction_about_snapshot(snapshot: Snapshot, event: _OfSnapshot) -> str | None:

@@ -5,7 +5,7 @@ it. *Keep so many bytes* is a ceiling on what is kept so: the oldest go first. S
 (superseded, invalidated) stay for a while after, for whoever wants to know why, and then go, too.
 
 Whatever a policy says, some snapshots do not expire: the latest valid one of an id, because the next start needs it; the newest
-that a container has gone on from, because no other is known to restore; a pinned one; one that a container is being restored from; and one of which it is not settled yet whether it came too late.
+that a container has resumed from, because no other is known to restore; a pinned one; one that a container is being restored from; and one of which it is not settled yet whether it came too late.
 
 A snapshot's age is counted from the moment at which its node said that it was stored. Which one is the *latest* is never
 asked of a clock.
@@ -47,7 +47,7 @@ class Retention(msgspec.Struct, frozen=True):
     ids: Mapping[tuple[str, str], Keep] = {}
     """By namespace and id."""
     grace_seconds: float = 600.0
-    """How long the bytes of an expired snapshot stay, for whoever may still read them."""
+    """How long the bytes of an expired snapshot stay, for readers that may still need them."""
     unusable_seconds: float = 86400.0
     """How long a snapshot that can never be chosen again stays before it expires, where a policy holds."""
 
@@ -103,7 +103,7 @@ def latest_valid(key: KeyState) -> Snapshot | None:
 
 
 def latest_proved(key: KeyState) -> Snapshot | None:
-    """Find the newest snapshot that a container has gone on from: the latest one may be the first that fails to restore."""
+    """Find the newest snapshot that a container has resumed from: the latest one may be the first that fails to restore."""
     return next(
         (
             snapshot

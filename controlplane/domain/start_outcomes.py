@@ -32,7 +32,7 @@ def is_done(key: KeyState, start: Incarnation) -> bool:
 
 
 def short_lives(key: KeyState, snapshot: Snapshot) -> list[Incarnation]:
-    """List the last starts in a row that went on from the snapshot and soon failed by themselves, the newest first."""
+    """List the last starts in a row that resumed from the snapshot and soon failed by themselves, the newest first."""
     found = []
     for start in sorted(key.incarnations.values(), key=lambda start: start.number, reverse=True):
         if start.number <= snapshot.retried_at:

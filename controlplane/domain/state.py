@@ -80,7 +80,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """When it came to its present status, by the clock of whoever told."""
     stored_bytes: int = 0
     proved: bool = False
-    """Whether a container has gone on from it: what was only read back may still fail to restore."""
+    """Whether a container has resumed from it: what was only read back may still fail to restore."""
     pinned: bool = False
     delete_after: datetime | None = None
     """From when on its bytes may be removed; known once expired."""
@@ -115,7 +115,7 @@ class Cold(msgspec.Struct, frozen=True, gc=False, tag="cold"):
 
     reason: str
     fresh: bool = False
-    """Whether somebody asked for it; later starts do not go back before it either."""
+    """Whether it was requested; later starts do not go back before it either."""
     left: int = 0
     """How many snapshots with captured or stored work it leaves behind."""
 
@@ -177,7 +177,7 @@ class Pod(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     uid: str
     node: NodeName | None = None
     terminating_at: datetime | None = None
-    """When it was told to end, by the control plane's clock."""
+    """When it was asked to end, by the control plane's clock."""
     grace_seconds: float = 0.0
     why: str = ""
     dumps_at_stop: bool = True
@@ -202,7 +202,7 @@ class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     used_at: datetime | None = None
     """When something last happened under it that is not mere housekeeping."""
     fresh_since: IncarnationNumber = IncarnationNumber(0)
-    """The newest incarnation that started fresh because somebody asked for it; nothing before it is resumed."""
+    """The newest incarnation that started fresh because it was requested; nothing before it is resumed."""
     fresh_used: tuple[str, ...] = ()
     """The last wishes for a fresh start that were fulfilled; each counts once."""
 
@@ -226,7 +226,7 @@ class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return snapshot.status is SnapshotStatus.VALID
 
     def descends(self, number: IncarnationNumber, snapshot: Snapshot) -> bool:
-        """Whether a start goes on from the snapshot, or from one that was captured after another start had gone on from it."""
+        """Whether a start resumes from the snapshot, or from one that was captured after another start had resumed from it."""
         while (start := self.incarnations.get(number)) is not None and isinstance(start.choice, Restore):
             if start.choice.snapshot_id == snapshot.snapshot_id:
                 return True

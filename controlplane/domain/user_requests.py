@@ -92,7 +92,7 @@ def _invalidate(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) 
         return _noted(name, snapshot, None)
     if snapshot.status is not SnapshotStatus.VALID:
         return _not_valid(snapshot)
-    return _recorded(SnapshotInvalidated, name, snapshot, wish.because or "somebody asked for it")
+    return _recorded(SnapshotInvalidated, name, snapshot, wish.because or "it was requested")
 
 
 def _retry(state: State, name: CheckpointKey, snapshot: Snapshot, asked: SnapshotAsked, now: datetime) -> Decision:
@@ -130,7 +130,7 @@ def _delete(
         return refuse(
             "snapshot-pinned",
             f"Snapshot {snapshot.snapshot_id} is pinned",
-            f"`woodfrog unpin {snapshot.snapshot_id}` first, if nobody needs it any more.",
+            f"`woodfrog unpin {snapshot.snapshot_id}` first, if it is not needed any more.",
         )
     if snapshot.snapshot_id in in_use(key, now, policy.retention.grace_seconds):
         return refuse(
@@ -141,7 +141,7 @@ def _delete(
     if snapshot is latest_valid(key) and not wish.force:
         return refuse(
             "latest-snapshot",
-            f"Snapshot {snapshot.snapshot_id} is the latest valid one of {name}: the next start would go on from it",
+            f"Snapshot {snapshot.snapshot_id} is the latest valid one of {name}: the next start would resume from it",
             "Delete an older one; or use --force, and the next start goes back to the one before, or starts cold.",
         )
     return _noted(
@@ -151,7 +151,7 @@ def _delete(
             key=name,
             incarnation=snapshot.incarnation,
             snapshot_id=snapshot.snapshot_id,
-            reason=wish.because or "somebody asked for its deletion",
+            reason=wish.because or "its deletion was requested",
             delete_after=now,
         ),
     )

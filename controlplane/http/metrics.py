@@ -71,7 +71,7 @@ class Metrics:
         )
         self._resolve_seconds = Histogram(
             "woodfrog_resolve_seconds",
-            "Time to answer how to start a container, the wait for the asker's own reports included.",
+            "Time to answer how to start a container, the wait for the worker's own reports included.",
             buckets=QUICK_BUCKETS,
             registry=registry,
         )

@@ -98,7 +98,7 @@ class EventFormatter:
                 start = key.incarnations.get(event.incarnation) if key is not None else None
                 choice = start.choice if start is not None else None
                 left = (leaves(choice.left, choice.reason),) if choice is not None and choice.left else ()
-                note = "; ".join((f"goes on from snapshot {snapshot}{age}", *left, *warnings))
+                note = "; ".join((f"resumes from snapshot {snapshot}{age}", *left, *warnings))
                 return self._about(event, "Restored", "Restore", note, warning=bool(warnings or left))
             case ColdStartChosen(reason=reason, left=left_count, fresh=fresh):
                 note = f"starts from its image{f', {leaves(left_count)}' if left_count else ''}: {reason}"

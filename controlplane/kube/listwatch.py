@@ -1,7 +1,7 @@
 """One collection of the API followed for good: listed once, then watched, and listed again when the watch has lost its place.
 
 The rules are client-go's (tools/cache/reflector.go): a list in pages, so that the server need not hold all of it at once; a
-watch from where the list ended, which goes on from the last version that was seen, bookmarks included, so that a connection
+watch from where the list ended, which resumes from the last version that was seen, bookmarks included, so that a connection
 that breaks costs no new list; 410 means that this version is not kept any more, and only then everything is listed anew. What
 went away meanwhile is found by comparing, and told as a deletion.
 
@@ -162,7 +162,7 @@ async def _decoded(lines: AsyncIterator[bytes]) -> AsyncIterator[Change]:
             try:
                 yield wire.decode(line, Change)
             except wire.MalformedMessageError as problem:
-                raise ApiError(0, f"a line of the watch is no change: {problem}") from problem
+                raise ApiError(0, f"a line of the watch is not a change: {problem}") from problem
 
 
 def _version_of(change: Change) -> str:

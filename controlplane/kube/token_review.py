@@ -155,10 +155,10 @@ def _claimed(token: str) -> _Payload:
         raise RefusedError("no token was presented")
     parts = token.split(".")
     if len(token) > _LONGEST_TOKEN or len(parts) != 3:
-        raise RefusedError("what was presented is no token of a ServiceAccount")
+        raise RefusedError("what was presented is not a token of a ServiceAccount")
     try:
         payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
         said: _Payload = wire.decode(payload, _Payload)
     except ValueError as problem:
-        raise RefusedError("what was presented is no token of a ServiceAccount") from problem
+        raise RefusedError("what was presented is not a token of a ServiceAccount") from problem
     return said

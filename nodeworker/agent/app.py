@@ -90,7 +90,7 @@ def _tool(name: str) -> Path:
     found = shutil.which(name)
     if found is None:
         raise FailureError(
-            Failure("tool-missing", f"{name} does not exist or is no program", "Install it, or set its path.")
+            Failure("tool-missing", f"{name} does not exist or is not a program", "Install it, or set its path.")
         )
     return Path(found).absolute()
 
@@ -271,7 +271,7 @@ class Worker:
             await self._sweep()
             await asyncio.to_thread(copies.prune)
             await asyncio.to_thread(self._cuda.rest)
-        await _log.awarning("this node's NVIDIA driver has come, gone or changed: a new life begins")
+        await _log.awarning("this node's NVIDIA driver has come, gone or changed: restarting")
 
     def _begin(self, group: asyncio.TaskGroup, metrics: Metrics) -> list[asyncio.Task[None]]:
         """Begin what runs beside everything else: the look at the store, and the pages."""

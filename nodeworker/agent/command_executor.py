@@ -156,7 +156,7 @@ class CommandExecutor:
             return
         except (OSError, ValueError) as problem:
             _log.warning("a snapshot could not be deleted", snapshot_id=command.snapshot_id, error=str(problem))
-            advice = "It is tried again; look at the store if this goes on."
+            advice = "It is tried again; look at the store if this persists."
             self._end(
                 command, Failure("store-refused", f"the store did not remove {command.snapshot_id}: {problem}", advice)
             )

@@ -114,7 +114,7 @@ class LocalServer:
             return
         answer = await self._while_there(ask, reader)
         if answer is None or not await self._tell(writer, answer):
-            await _log.awarning("whoever asked for a start is gone", container_id=ask.container_id)
+            await _log.awarning("the caller that asked for a start is gone", container_id=ask.container_id)
             await self._gone(ask.container_id)
 
     async def _tell(self, writer: asyncio.StreamWriter, answer: LocalAnswer) -> bool:
@@ -123,7 +123,7 @@ class LocalServer:
             writer.write(wire.encode(answer) + b"\n")
             await writer.drain()
         except OSError as problem:
-            await _log.awarning("whoever asked went away before the answer", error=str(problem))
+            await _log.awarning("the caller went away before the answer", error=str(problem))
             return False
         return True
 

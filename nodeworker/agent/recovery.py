@@ -105,7 +105,7 @@ def _lost(settings: Settings, record: DumpRecord, boot_id: str) -> Failure | Non
     return Failure(
         "worker-restarted",
         "the node worker was restarted during the dump; the container was thawed and runs on",
-        "Take a new checkpoint; the worker's log says why it ended.",
+        "Take a new checkpoint; the worker's log has the reason.",
     )
 
 

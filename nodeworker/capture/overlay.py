@@ -91,7 +91,7 @@ def undo(overlay: Overlay) -> None:
             Failure(
                 "rootfs-busy",
                 f"The root filesystem at {overlay.mountpoint} cannot be unmounted: {os.strerror(number)}.",
-                "Find what uses it (fuser -m); the container will be created anew by its engine.",
+                "Find what uses it (fuser -m); the container will be created again by its engine.",
             )
         )
     try:
@@ -204,7 +204,7 @@ def _mount(overlay: Overlay) -> None:
             Failure(
                 "rootfs-lost",
                 f"The root filesystem at {overlay.mountpoint} could not be mounted again: {os.strerror(number)}.",
-                "The container engine makes it anew with the next container.",
+                "The container engine creates a new one with the next container.",
                 os.fsdecode(data),
             )
         )

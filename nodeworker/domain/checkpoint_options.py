@@ -61,7 +61,7 @@ class InvalidWishError(ValueError):
 
     def __init__(self, annotation: str, problem: str) -> None:
         self.annotation = annotation
-        super().__init__(f"the annotation {annotation} cannot be meant: {problem}")
+        super().__init__(f"invalid annotation {annotation}: {problem}")
 
 
 class CheckpointOptions(msgspec.Struct, frozen=True):

@@ -72,7 +72,7 @@ RULES: Final = (
     Rule(
         "tcp-close-differs",
         ("Need to set the --tcp-close options",),
-        "the dump closed TCP connections and the restore was not told so",
+        "the dump closed TCP connections and the restore did not have that option",
         "Use the same CRIU configuration on both sides: look for a configuration file on the node that overrides it.",
     ),
     Rule(
@@ -97,7 +97,7 @@ RULES: Final = (
     Rule(
         "in-flight-connection",
         ("In-flight connection",),
-        "somebody was connecting to a listening socket while the dump was taken",
+        "a client was connecting to a listening socket while the dump was taken",
         "Take the checkpoint again; for TCP keep skip-in-flight in CRIU's configuration.",
     ),
     Rule(
@@ -215,7 +215,7 @@ RULES: Final = (
     Rule(
         "zombie-threads",
         ("Zombies with threads are not supported", "Zombie thread not supported"),
-        "the main thread of a process has ended while its other threads go on",
+        "the main thread of a process has ended while its other threads run on",
         "Let the main thread wait for the others (pthread_join) instead of ending by pthread_exit.",
     ),
     Rule(
@@ -227,7 +227,7 @@ RULES: Final = (
     Rule(
         "memfd-secret",
         ("/secretmem",),
-        "a process holds memory of memfd_secret, which nobody else may read",
+        "a process holds memory of memfd_secret, which no other process may read",
         "Let the program do without memfd_secret, or end that process before the snapshot.",
     ),
     Rule(
@@ -239,7 +239,7 @@ RULES: Final = (
     Rule(
         "too-many-pipes",
         ("OOM storing pipe",),
-        "more than 1024 pipes hold data that nobody has read yet",
+        "more than 1024 pipes hold data that have not been read yet",
         "Let the program read what lies in its pipes; CRIU saves the content of 1024.",
     ),
     Rule(

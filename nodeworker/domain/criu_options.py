@@ -35,7 +35,7 @@ class Option:
 
 
 OPTIONS: Final = (
-    Option("skip-in-flight", (3, 11, 0), True, False, "a half-open connection on a listener is no reason to fail"),
+    Option("skip-in-flight", (3, 11, 0), True, False, "a half-open connection on a listener is not a reason to fail"),
     Option(
         f"ghost-limit {GHOST_LIMIT}", (3, 10, 0), True, False, "deleted open files travel; the default stops at 1 MiB"
     ),
@@ -64,7 +64,7 @@ OPTIONS: Final = (
 """Every option in force. Before 3.19 the key ``leave-stopped`` of a configuration file is ignored over RPC."""
 
 CLOSES: Final = Option("tcp-close", (3, 6, 0), True, True, "restore refuses if only dump had it")
-KEEPS: Final = Option("tcp-established", (1, 0, 0), True, True, "connections inside of a container go on")
+KEEPS: Final = Option("tcp-established", (1, 0, 0), True, True, "connections within a container stay open")
 """One of both: whether connections are closed at the restore, or what they were is in the images."""
 KEPT_SINCE: Final[CriuVersion] = (4, 2, 0)
 """Without ``network-lock skip`` CRIU changes the node's packet filter, for each connection on the node's own network."""

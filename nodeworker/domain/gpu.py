@@ -297,7 +297,7 @@ def explain_driver_error(
         if shared is not None and step == "checkpoint":
             advice = f"The driver may hang over {shared}; else try again."
         return Failure("gpu-timeout", cause, advice)
-    return Failure("gpu-driver", cause, "The worker's log and the kernel's (lines with NVRM) may tell more; try again.")
+    return Failure("gpu-driver", cause, "The worker's log and the kernel's (lines with NVRM) may have more; try again.")
 
 
 def _shared_memory_hint(driver: str | None, traces: Collection[Traces]) -> str:

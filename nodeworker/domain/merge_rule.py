@@ -1,6 +1,6 @@
 """Whose word counts for a file of a volume that several containers of a pod share, when one of them is restored.
 
-Its snapshot holds the volume as that container left it; another container that runs already may have gone on from there.
+Its snapshot holds the volume as that container left it; another container that runs already may have resumed from there.
 Replacing a file under a running writer would tear the two apart, and so would leaving an old one to the restored processes.
 """
 

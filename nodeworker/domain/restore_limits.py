@@ -11,8 +11,8 @@ def killed(message: str) -> Failure | None:
     if code == "lock-taken":
         return Failure(
             "lock-taken",
-            f"the restored processes held a file lock that somebody else has now: {detail}",
-            "Let whoever holds the lock end, then start the container again.",
+            f"the restored processes held a file lock that another process holds now: {detail}",
+            "Let the holder of the lock end, then start the container again.",
         )
     if code == "restore-timeout":
         return Failure(

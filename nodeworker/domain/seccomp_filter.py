@@ -73,7 +73,7 @@ def paths(program: bytes, architecture: int, number: int, budget: Budget | None 
         UnknownFilterError: the program is none, or not understood.
     """
     if not program or len(program) % _INSTRUCTION.size or len(program) > _MOST_INSTRUCTIONS * _INSTRUCTION.size:
-        raise UnknownFilterError("it is no program")
+        raise UnknownFilterError("it is not a program")
     code = list(_INSTRUCTION.iter_unpack(program))
     budget = budget or Budget()
     found: list[tuple[Comparison, ...]] = []

@@ -55,7 +55,7 @@ def excess_calls(chain: Sequence[bytes], profile: Mapping[str, Any], machine: st
         try:
             problem = _of_program(program, profile, machine, budget)
         except UnknownFilterError as unknown:
-            problem = f"calls that cannot be told: {unknown}"
+            problem = f"calls that cannot be determined: {unknown}"
         if problem is None:
             return None
         problems.append(problem)

@@ -90,7 +90,7 @@ def without_level(label: str) -> str:
 
 def _number(value: object, among: range) -> int:
     if type(value) is not int or value not in among:
-        raise ValueError(f"{value!r:.40} is no number that can stand there")
+        raise ValueError(f"{value!r:.40} is not a number that can stand there")
     return value
 
 

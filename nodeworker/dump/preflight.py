@@ -244,8 +244,8 @@ def _measured(upper: Path | None, shm: Path | None, volumes: dict[str, Path], bo
             f"in {largest}; the limit is {limit_bytes >> 20} MiB"
         )
         advice = (
-            f"Raise the annotation {checkpoint_options.VOLUMES_LIMIT}, or name in {checkpoint_options.VOLUMES} the volumes that shall travel: "
-            "a cache need not."
+            f"Raise the annotation {checkpoint_options.VOLUMES_LIMIT}, or name in {checkpoint_options.VOLUMES} the volumes that are captured: "
+            "a cache need not be."
         )
         raise refusal("volumes-too-large", cause, advice)
     return total + sum(sizes.values())

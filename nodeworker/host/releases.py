@@ -39,7 +39,7 @@ def bundle_here() -> Path:
         raise FailureError(
             Failure(
                 "bundle-missing",
-                f"{tree} is no bundle that could be laid on a node",
+                f"{tree} is not a bundle that could be laid on a node",
                 "Build one with `python -m nodeworker.host.bundle DEST`, and run DEST/bin/woodfrog-node.",
             )
         )

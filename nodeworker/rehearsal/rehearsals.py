@@ -185,7 +185,7 @@ class Rehearsals:
             return skipped(f"it needs more than {limit_bytes >> 20} MiB of memory, or the node has too little")
         if self._stops:
             return skipped("a container was being stopped")
-        return verdict or skipped(f"the rehearsal ended with exit code {code}; the worker's log may say why")
+        return verdict or skipped(f"the rehearsal ended with exit code {code}; see the worker's log")
 
     def _task(self, record: DumpRecord, container: ContainerRecord, procs: Path, limit_bytes: int) -> RehearsalTask:
         config = self._criu_config

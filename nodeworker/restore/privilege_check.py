@@ -187,7 +187,7 @@ def _refusal(found: list[Excess]) -> FailureError:
         PRIVILEGES_EXCEED,
         "; ".join(each.what for each in found),
         "Its processes hold more than the new container allows and it cannot be taken from them. Allow it in the new "
-        "container, start from an older snapshot, or start anew; the snapshot is kept.",
+        "container, start from an older snapshot, or start from the image; the snapshot is kept.",
     )
 
 

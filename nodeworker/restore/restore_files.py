@@ -119,7 +119,7 @@ def _left_out(trees: Sequence[Tree], live: Bundle) -> Iterator[str]:
 
 def _put_layer(tree: Tree, live: Bundle, notes: Path, reader: Reader) -> None:
     if overlay.find_overlay(live.rootfs) is None:
-        cause = f"{live.rootfs} is no overlay, so the snapshot's files cannot be put there and undone"
+        cause = f"{live.rootfs} is not an overlay, so the snapshot's files cannot be put there and undone"
         raise refusal("rootfs-not-overlay", cause, "Use a container engine that mounts overlays.")
     (notes / _LAYER_NOTE).write_bytes(wire.encode(file_trees.root_of(live.rootfs)))
     with reader(tree) as read_into:

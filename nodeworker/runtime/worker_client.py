@@ -52,7 +52,7 @@ def ask(path: str, request: Answer, *, connect_seconds: float, answer_seconds: f
         except (OSError, ValueError) as problem:
             raise BrokenError(f"the worker's answer broke off: {problem}") from problem
     if not isinstance(answer, dict):
-        raise BrokenError("the worker's answer is no JSON object")
+        raise BrokenError("the worker's answer is not a JSON object")
     return answer
 
 

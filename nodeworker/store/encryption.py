@@ -146,7 +146,7 @@ class SealedObjects:
             raise FailureError(
                 Failure(
                     "recipient-missing",
-                    "The snapshots of the store have keys of their own, and nobody said for whom those are wrapped.",
+                    "The snapshots of the store have keys of their own, and it is not configured for whom those are wrapped.",
                     "Name the control planes' public key by WOODFROG_DATA_KEY_RECIPIENT_FILE, as node workers have it.",
                 )
             )
@@ -184,7 +184,7 @@ class SealedObjects:
             raise FailureError(
                 Failure(
                     DATA_KEY_MISSING,
-                    f"{path} is sealed with a key of its snapshot's own, which was not given to whoever reads it here.",
+                    f"{path} is sealed with a key of its snapshot's own, which was not given to this reader.",
                     "Give control planes the private keys by WOODFROG_DATA_KEY_FILE, those from before as well.",
                 )
             )

@@ -82,7 +82,7 @@ class KeyRing:
             if text:
                 secret = _decoded(text)
                 if secret is None:
-                    cause = f"line {number} of {path} is no key of {KEY_BYTES} bytes"
+                    cause = f"line {number} of {path} is not a key of {KEY_BYTES} bytes"
                     raise FailureError(Failure("store-key-unusable", cause, advice))
                 keys.append(StoreKey(secret))
         if not keys:

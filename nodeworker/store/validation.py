@@ -161,13 +161,13 @@ def _kind_problems(entry: Entry, tree: Tree, kinds: dict[str, str]) -> Iterator[
     if tree.name is TreeName.PROCESSES and entry.kind not in {"file", "directory"}:
         yield f"is a {entry.kind}, where only files and directories may be"
     if tree.name is TreeName.CONFIG and not (entry.target == CONFIG_DATA and _STAMP.fullmatch(entry.path)):
-        yield "is no link to the new pod's files"
+        yield "is not a link to the new pod's files"
     if entry.kind == "whiteout" and tree.name is not TreeName.LAYER:
         yield "is a whiteout outside of the layer"
     if entry.opaque and (entry.kind != "directory" or tree.name is not TreeName.LAYER):
         yield "is opaque, which only a directory of the layer may be"
     if (entry.target is not None) != (entry.kind == "symlink" and entry.hardlink is None):
-        yield "has a target and is no symlink, or the reverse"
+        yield "has a target and is not a symlink, or the reverse"
     if entry.target is not None and (not entry.target or "\0" in entry.target or len(entry.target) > _TARGET_MAX):
         yield "has an impossible target"
     if entry.hardlink is not None and (
@@ -175,7 +175,7 @@ def _kind_problems(entry: Entry, tree: Tree, kinds: dict[str, str]) -> Iterator[
     ):
         yield f"is a {entry.kind} and another name of {entry.hardlink[:200]!r}, which is not an earlier {entry.kind}"
     if (entry.kind != "file" or entry.hardlink is not None) and (entry.chunks or entry.size_bytes):
-        yield "has content and is no file"
+        yield "has content and is not a file"
 
 
 def _content_problems(entry: Entry, manifest: Manifest) -> Iterator[str]:

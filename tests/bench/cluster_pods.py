@@ -6,7 +6,7 @@ the API server: from the request to the moment when the pod is ready.
 
 *Start*: a pod of the runtime class without the variable, beside the same pod without a runtime class, on one node.
 *Move*: a Deployment's pod is deleted on one node and its replacement is ready on the other: ours holds 64 MiB of memory that is
-not compressible and goes on from there, the peer's holds nothing, ends at once and starts anew.
+not compressible and resumes from there, the peer's holds nothing, ends at once and starts anew.
 """
 
 from __future__ import annotations

@@ -210,6 +210,11 @@ def test_probes_ask_where_no_pod_takes_their_places() -> None:
         ("127.0.0.1", 9475)
     }
     assert {plane[kind]["httpGet"]["port"] for kind in kinds} == {"probes"}
+    for part in (
+        worker,
+        plane,
+    ):  # a busy machine needs minutes to import everything, and a process that is killed for it never starts
+        assert part["startupProbe"]["periodSeconds"] * part["startupProbe"]["failureThreshold"] >= 600
     said = {
         each["name"]: each.get("value") for part in (worker, plane) for each in part["env"] if "ADDRESS" in each["name"]
     }

@@ -85,7 +85,7 @@ class Grown:
         self.cluster.kubectl("delete", "pod", self.job.pod_name, "--wait=false")
 
     def goes_on(self, after: int) -> float:
-        """Wait until the Job goes on from at least that step on another node; answer how long that took."""
+        """Wait until the Job resumes from at least that step on another node; answer how long that took."""
         was, node, began = self.job.pod["metadata"]["uid"], self.job.node, time.monotonic()
         self.job.goes_on(after, but=was)
         assert self.job.node != node

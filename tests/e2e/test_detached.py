@@ -68,7 +68,7 @@ def test_it_resumes_where_it_was_stopped_and_its_log_goes_on(stack: Stack) -> No
     assert "odd 1\n" in said
     second = run(stack, "--detach", "--id", "count", "--memory", "64MiB", "--", *COUNT)
     two = second.stdout.strip()
-    assert f"goes on from {stopped['captured_as']}" in second.stderr
+    assert f"resumes from {stopped['captured_as']}" in second.stderr
     until(lambda: len(counted(stack, two)) >= 3, saying="it counts on")
     after = counted(stack, two)
     assert [*before, *after] == list(range(1, len(before) + len(after) + 1))

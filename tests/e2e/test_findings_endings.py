@@ -58,7 +58,7 @@ def test_a_container_that_fails_soon_after_each_restore_is_begun_anew_after_the_
     assert third.until_lines("/count", 2)[:2] == ["1", "2"]
     _, _, said = third.stop()
     assert (
-        "the last 2 containers that went on from it ended by themselves within 300 s, the last with exit code 3" in said
+        "the last 2 containers that resumed from it ended by themselves within 300 s, the last with exit code 3" in said
     )
 
 

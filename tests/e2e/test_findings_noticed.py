@@ -83,7 +83,7 @@ def test_a_program_that_is_told_of_its_restore_draws_other_random_numbers(stack:
         fresh = lines[lines.index(f"renewed {generation}") :]
         assert len(set(fresh)) == len(fresh) >= 10
         assert not drawn & set(fresh), "no number is drawn twice"
-        if generation == 1:  # the second goes on from a final snapshot, before which it drew on unseen
+        if generation == 1:  # the second resumes from a final snapshot, before which it drew on unseen
             assert set(lines) - set(fresh) <= drawn, "it draws nothing before it is told"
         assert (again.root / ".woodfrog/generation").read_text() == f"{generation}\n"
         drawn |= set(lines)

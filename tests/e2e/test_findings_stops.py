@@ -26,7 +26,7 @@ def begin(stack: Stack, checkpoint_id: str, command: tuple[str, ...] = COUNT) ->
 def test_the_snapshot_that_is_promised_is_taken(stack: Stack) -> None:
     _, _, said = begin(stack, "kept").stop()
     promised = said.rpartition("captured as ")[2].partition(";")[0]
-    assert f"captured as {promised}; run kept again and it goes on from there" in said
+    assert f"captured as {promised}; run kept again and it resumes from there" in said
     again = begin(stack, "kept")
     assert again.container["restored_from"] == promised
     again.stop()
@@ -37,7 +37,7 @@ def test_one_that_came_too_late_is_not_promised(stack: Stack) -> None:
     second = stack.run("twice", *COUNT)
     _, _, said = first.stop()
     assert "too late: incarnation 2 of twice started without it" in said
-    assert "goes on from there" not in said
+    assert "resumes from there" not in said
     second.stop()
 
 
@@ -46,7 +46,7 @@ def test_one_that_is_passed_over_for_a_pin_is_not_promised(stack: Stack) -> None
     pinned = stack.json("checkpoint", "pinned")["snapshot_id"]
     stack.cli("pin", pinned)
     _, _, said = run.stop()
-    assert f"; but pinned goes on from {pinned}, which is pinned" in said
+    assert f"; but pinned resumes from {pinned}, which is pinned" in said
 
 
 def test_a_stop_without_a_snapshot_says_why_and_what_comes_next(stack: Stack) -> None:

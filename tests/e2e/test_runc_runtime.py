@@ -115,7 +115,7 @@ def pipe(runtime: LoneRuntime) -> Iterator[Callable[[], str]]:
 
 
 def restored(runtime: LoneRuntime) -> tuple[Container, Container]:
-    """A container that was restored and waits for its start, after the one that it goes on from."""
+    """A container that was restored and waits for its start, after the one that it resumes from."""
     first, images = dumped(runtime, f"sleep 1000 & {COUNTER}")
     second = runtime.container(on=first)
     runtime.worker(create=lambda _: second.restored(images))

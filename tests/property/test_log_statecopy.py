@@ -1,4 +1,4 @@
-"""Folded from the start, folded along, or gone on from a copy: the state is the same."""
+"""Folded from the start, folded along, or resumed from a copy: the state is the same."""
 
 from __future__ import annotations
 

@@ -233,7 +233,7 @@ def fresh_starts(log: Log) -> tuple[int, set[str]]:
 
 
 def line(log: Log, number: int) -> set[str]:
-    """All snapshots that a start goes on from: the one that it was restored from, the one that was before that, and so on."""
+    """All snapshots that a start resumes from: the one that it was restored from, the one that was before that, and so on."""
     found = set[str]()
     while number:
         chosen: str | None = None

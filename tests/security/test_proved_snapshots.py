@@ -1,4 +1,4 @@
-"""The newest snapshot that a container has gone on from outlives newer ones that nobody has restored yet."""
+"""The newest snapshot that a container has resumed from outlives newer ones that nobody has restored yet."""
 
 from __future__ import annotations
 

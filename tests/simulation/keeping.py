@@ -52,7 +52,7 @@ class Stored:
     missed: set[int]
     """Later starts that had their answer already."""
     proved: bool = False
-    """Whether a container went on from it."""
+    """Whether a container resumed from it."""
     usable: bool = True
     """Whether nothing was said that rules it out for ever."""
     expired: bool = False
@@ -94,7 +94,7 @@ class Kept:
             self.open_dumps = {name: of for name, of in self.open_dumps.items() if of != event.incarnation}
 
     def in_use(self, at: datetime, grace_seconds: float) -> set[str]:
-        """Name what containers were told to go on from and may still be reading."""
+        """Name what containers were told to resume from and may still be reading."""
         newest = max(self.opened_at, default=0)
         recent = newest and at < self.opened_at[newest] + timedelta(seconds=grace_seconds)
         return {
@@ -104,14 +104,14 @@ class Kept:
         }
 
     def newest_first(self) -> list[str]:
-        """Name what a start could go on from, pins apart: stored, not ruled out, and not too late."""
+        """Name what a start could resume from, pins apart: stored, not ruled out, and not too late."""
         good = [name for name, one in self.snapshots.items() if one.usable and not one.missed]
         return sorted(
             good, key=lambda name: (self.snapshots[name].incarnation, self.snapshots[name].order), reverse=True
         )
 
     def begin(self, event: ContainerStarted | ContainerEnded) -> None:
-        """Note that a start has begun to run, and that what it went on from restores."""
+        """Note that a start has begun to run, and that what it resumed from restores."""
         self.begun.add(event.incarnation)
         restored_from = getattr(event, "restored_from", None) or ""
         self.proved.add(restored_from)
@@ -120,7 +120,7 @@ class Kept:
             proved.proved = True
 
     def line(self, number: int) -> set[str]:
-        """Name what a start goes on from: what it was restored from, what that was captured after, and so on."""
+        """Name what a start resumes from: what it was restored from, what that was captured after, and so on."""
         found = set[str]()
         while (name := self.told.get(number)) is not None:
             found.add(name)

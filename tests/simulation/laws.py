@@ -210,7 +210,7 @@ def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be re
 
 
 def _line(chosen: dict[int, str], order: dict[str, tuple[int, int]], number: int) -> set[str]:
-    """What a start goes on from: what it was restored from, what that was captured after, and so on."""
+    """What a start resumes from: what it was restored from, what that was captured after, and so on."""
     found = set[str]()
     while (name := chosen.get(number)) is not None:
         found.add(name)

@@ -240,7 +240,7 @@ class World:
         return True
 
     def old_plane_acts(self) -> bool:
-        """One that lost the lead goes on as if it had not, until the log tells it."""
+        """One that lost the lead continues as if it had not, until the log tells it."""
         old, self.old_plane = self.old_plane, None
         if old is None:
             return False

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from support.kube import BIN, Cluster, command, until
-from support.time_scale import limit
+from support.time_scale import limit, scaled
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "build" / "images"
@@ -52,6 +52,7 @@ class Installation:
             "controlplane": at_home,
             "nats": at_home,
             "node": {"limits": {"files": FILES_LIMIT}},
+            "uninstall": {"timeoutSeconds": int(scaled(120))},
             "images": {
                 "controlplane": {"repository": "registry.local/woodfrog-controlplane", "tag": "dev"},
                 "node": {"repository": "registry.local/woodfrog-node", "tag": "dev"},
@@ -110,7 +111,9 @@ class Installation:
 @contextmanager
 def installed(cluster: Cluster) -> Iterator[Installation]:
     """Woodfrog on a cluster, from the images of ``make images``; uninstalled at the end if it is still there."""
-    for archive in sorted(IMAGES.glob("*.tar")):
+    archives = [IMAGES / f"woodfrog-{part}.tar" for part in ("controlplane", "node")]
+    assert all(archive.exists() for archive in archives), "no images: run `make images` first"
+    for archive in archives:
         cluster.adapt("load", archive)
     found = Installation(cluster, ROOT / "helm" / "woodfrog")
     found.install()

@@ -2,7 +2,7 @@
 
 Written from the behaviour of ``pkg/controller/job`` (job_controller.go: syncJob, manageJob, trackJobStatusAndRemoveFinalizers;
 backoff_utils.go; indexed_job_utils.go; pod_failure_policy.go) and the documentation of batch/v1, and held to what was measured on a real
-1.36.2 by tests/integration/test_job_controller.py. Left out is what no test can tell: batches, expectations, metrics, successPolicy.
+1.36.2 by tests/integration/controlplane/kube/test_job_controller.py. Left out is what no test can tell: batches, expectations, metrics, successPolicy.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,12 @@ class Run:
 
 
 class Stack:
-    """One state directory and the ``woodfrog dev`` that serves it."""
+    """One state directory and the ``woodfrog dev`` that serves it; ``command`` is ``woodfrog``, or that of another version."""
 
-    def __init__(self, state: Path, environment: dict[str, str] | None = None) -> None:
-        self.state = state
+    def __init__(
+        self, state: Path, environment: dict[str, str] | None = None, command: Sequence[str | Path] = (WOODFROG,)
+    ) -> None:
+        self.state, self.command = state, command
         self.environment = {
             "WOODFROG_REHEARSE": "off",
             **os.environ,
@@ -110,7 +112,7 @@ class Stack:
         self.state.mkdir(parents=True, exist_ok=True)
         with (self.state / "dev.log").open("a") as log:
             self.process = subprocess.Popen(
-                [WOODFROG, "dev", "--state-dir", self.state, "-o", "json"],
+                [*self.command, "dev", "--state-dir", self.state, "-o", "json"],
                 stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment,
             )  # fmt: skip
         assert self.process.stdout is not None
@@ -197,14 +199,14 @@ class Stack:
     ) -> subprocess.Popen[str]:
         """Start ``woodfrog run`` and wait for nothing."""
         return subprocess.Popen(
-            [WOODFROG, "run", "--state-dir", self.state, "--id", checkpoint_id, *options, "--", *command],
+            [*self.command, "run", "--state-dir", self.state, "--id", checkpoint_id, *options, "--", *command],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment,
         )  # fmt: skip
 
     def cli(self, *arguments: str, check: bool = True, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a verb."""
         done = subprocess.run(
-            [WOODFROG, *arguments, "--state-dir", self.state],
+            [*self.command, *arguments, "--state-dir", self.state],
             check=False, capture_output=True, text=True, timeout=seconds, env=self.environment,
         )  # fmt: skip
         assert not check or done.returncode == 0, (done.returncode, done.stdout, done.stderr)
@@ -247,9 +249,11 @@ class Stack:
 
 
 @contextmanager
-def running(state: Path, environment: dict[str, str] | None = None) -> Iterator[Stack]:
+def running(
+    state: Path, environment: dict[str, str] | None = None, command: Sequence[str | Path] = (WOODFROG,)
+) -> Iterator[Stack]:
     """A stack that is started now and closed at the end."""
-    stack = Stack(state, environment)
+    stack = Stack(state, environment, command)
     stack.start()
     try:
         yield stack

@@ -2,7 +2,7 @@
 
 Whoever may run something in the control plane's pod is its administrator, and the API server knows who that is. So from
 outside a cluster a verb is not spoken over a port of ours: it runs, word for word, in that pod, by ``kubectl exec``. There
-it finds the environment of the control plane, and goes on as it would anywhere.
+it finds the environment of the control plane, and continues as it would anywhere.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def moment_of(text: str, option: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as problem:
-        raise BadInputError(option, f"{text!r} is no moment such as 2026-11-23T21:45:00Z") from problem
+        raise BadInputError(option, f"{text!r} is not a moment such as 2026-11-23T21:45:00Z") from problem
     return moment.astimezone(UTC)
 
 
@@ -92,7 +92,7 @@ def url_of(given: str | None, state_dir: Path | None) -> str:
     url = given or reach_of(state_dir).database
     if url is None:
         advice = "Name it with --database-url or WOODFROG_DATABASE_URL; `woodfrog` in the control plane's pod knows it."
-        raise FailureError(Failure("database-unknown", "nobody said where the log's database is", advice))
+        raise FailureError(Failure("database-unknown", "the log's database is not given", advice))
     return url
 
 
@@ -188,7 +188,7 @@ def choose(
         case RestoreFrom():
             words = f"restore {answer.snapshot_id}: {answer.reason}"
         case WaitFor():
-            words = f"wait, until {describe.moment(answer.until)} at the longest, for {answer.waiting_for}"
+            words = f"wait, until {describe.moment(answer.until)} at most, for {answer.waiting_for}"
         case _:
             words = f"cold: {answer.reason}"
     sys.stdout.write(f"{words}\n")

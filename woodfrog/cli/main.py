@@ -44,7 +44,7 @@ from woodfrog.service import logs
 from woodfrog.service.printable import printable, printable_output
 
 app = typer.Typer(
-    help="Containers that go on where they left off.",
+    help="Containers that pick up where they left off.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

@@ -1,6 +1,6 @@
 """``woodfrog migrate POD``: move a running pod to another node, with all that its protected containers have in memory.
 
-The stop signal takes the final dump, and whoever owns the pod makes the one that goes on from it: so a migration is a snapshot first,
+The stop signal takes the final dump, and whoever owns the pod makes the one that resumes from it: so a migration is a snapshot first,
 to see that it works while nothing is lost yet, then an eviction that honours disruption budgets. Nobody but the scheduler
 chooses nodes, and no owner's template is touched: for as long as the new pod is on its way, the nodes that it shall not go to
 are cordoned, and only those that were not. A pod without an owner is made again, as it was.
@@ -69,7 +69,7 @@ def migrate(
         put_json(moved)
     else:
         sys.stdout.write(
-            f"{moved.pod} goes on as {moved.new_pod} on {moved.to_node} after {moved.away_seconds:.1f} s\n"
+            f"{moved.pod} continues as {moved.new_pod} on {moved.to_node} after {moved.away_seconds:.1f} s\n"
         )
 
 
@@ -197,7 +197,7 @@ class Migration:
             pods: list[Object] = self._kubectl.get("pods", "--namespace", self._namespace)["items"]
             return next((pod for pod in pods if replaces(pod, old) and pod["spec"].get("nodeName")), None)
 
-        return self._wait(look, "no pod that takes over found a node; the scheduler's events say why")
+        return self._wait(look, "no pod that takes over found a node; the scheduler's events have the reason")
 
     def _until_ready(self, new: Object) -> Object:
         name = new["metadata"]["name"]
@@ -206,18 +206,18 @@ class Migration:
             pod = self._kubectl.get("pod", name, "--namespace", self._namespace)
             return pod if is_ready(pod) or pod["status"].get("phase") == "Succeeded" else None
 
-        return self._wait(look, f"{name} does not become ready; `kubectl describe pod {name}` says why")
+        return self._wait(look, f"{name} does not become ready; see `kubectl describe pod {name}`")
 
     def _wait(self, look: Callable[[], T | None], otherwise: str) -> T:
         while not (found := look()):
             if time.monotonic() > self._deadline:
-                advice = "Its snapshots are kept: the next pod with its ids goes on from them."
+                advice = "Its snapshots are kept: the next pod with its ids resumes from them."
                 raise FailureError(Failure("migration-timed-out", otherwise, advice))
             time.sleep(_POLL_SECONDS)
         return found
 
     def _restored(self, woodfrog: list[str], checkpoint_id: str) -> str:
-        """Name the snapshot that the id went on from.
+        """Name the snapshot that the id resumed from.
 
         Raises:
             FailureError: ``migrated-cold``.
@@ -225,7 +225,7 @@ class Migration:
         text = self._kubectl.run(*woodfrog, "why", checkpoint_id, "--namespace", self._namespace, "-o", "json")
         told = json.loads(text)
         if told["choice"] != "restored":
-            advice = f"`woodfrog why {checkpoint_id} -n {self._namespace}` tells the whole story."
+            advice = f"`woodfrog why {checkpoint_id} -n {self._namespace}` shows its whole history."
             cause = f"{checkpoint_id} runs on another node, but started cold: {told['reason']}"
             raise FailureError(Failure("migrated-cold", cause, advice))
         return str(told["snapshot_id"])

@@ -47,7 +47,9 @@ def refusal_to_move(pod: Object, nodes: list[Object], to: str | None) -> Failure
     if not ids_of(pod):
         cause = f"no container of {name} has the variable {VARIABLE}"
         return Failure(
-            "pod-not-protected", cause, "What is not protected would start anew; delete the pod if that is meant."
+            "pod-not-protected",
+            cause,
+            "What is not protected would start from its image; delete the pod if that is meant.",
         )
     if pod["metadata"].get("deletionTimestamp") or pod["status"].get("phase") != "Running" or not here:
         return Failure("pod-not-running", f"{name} does not run", "Only a running pod can be moved.")
@@ -57,7 +59,7 @@ def refusal_to_move(pod: Object, nodes: list[Object], to: str | None) -> Failure
     if to is not None and to == here:
         return Failure("node-unfit", f"{name} runs on {to} already", "Name another node.")
     if to is not None and to not in fit:
-        cause = f"{to} is no node that is ready, not cordoned and labelled {READY_LABEL}=true"
+        cause = f"{to} is not a node that is ready, not cordoned and labelled {READY_LABEL}=true"
         return Failure("node-unfit", cause, f"These are: {', '.join(sorted(fit - {here})) or 'none'}.")
     if not fit - {here}:
         cause = f"no node but {here} is ready, not cordoned and labelled {READY_LABEL}=true"

@@ -50,7 +50,9 @@ def register(app: typer.Typer) -> None:
 
 def logs(
     container: ContainerName,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the container has ended.")] = False,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Follow the log until the container has ended.")
+    ] = False,
     tail: Annotated[
         int | None, typer.Option(min=0, help="Only the last so many lines of what there is.", show_default="all")
     ] = None,

@@ -75,10 +75,10 @@ def pin(
     state_dir: StateDir = None,
     output: Output = Form.TABLE,
 ) -> None:
-    """Keep a snapshot, and have every start go on from it, while it is valid, until it is unpinned."""
+    """Keep a snapshot, and have every start resume from it, while it is valid, until it is unpinned."""
     with telling():
         reach, noted = _decide("pin", snapshot, namespace, state_dir, because)
-        _put(reach, noted, output, f"{noted.snapshot_id} is pinned: {noted.key.id} goes on from it at every start")
+        _put(reach, noted, output, f"{noted.snapshot_id} is pinned: {noted.key.id} resumes from it at every start")
 
 
 def unpin(
@@ -96,7 +96,7 @@ def unpin(
 
 def invalidate(
     snapshot: SnapshotName,
-    because: Annotated[str, typer.Option("--because", help="Why; told wherever it is passed over.")],
+    because: Annotated[str, typer.Option("--because", help="Why; shown wherever it is passed over.")],
     namespace: Namespace = dev.NAMESPACE,
     state_dir: StateDir = None,
     output: Output = Form.TABLE,

@@ -102,7 +102,7 @@ class Isolation:
                 raise FailureError(
                     Failure(
                         "bad-public-key",
-                        f"{public_key!r} is no public nkey of a user: {problem}",
+                        f"{public_key!r} is not a public nkey of a user: {problem}",
                         "Take the key that was printed where the seed was made; it has 56 characters and begins with U.",
                     )
                 ) from problem
@@ -168,7 +168,7 @@ def authorization(issuer: str, listed: list[str]) -> str:
     """Write that the server asks about whoever is not ``listed``, and believes what ``issuer`` signs."""
     names = "".join(f'      "{name}"\n' for name in listed)
     return (
-        f"{_WRITTEN}# About whoever is not listed the control plane is asked.\n"
+        f"{_WRITTEN}# The control plane is asked about clients that are not listed.\n"
         f"authorization {{\n  timeout: {_ASKED_SECONDS}\n  auth_callout {{\n"
         f'    issuer: "{issuer}"\n    account: AUTH\n    auth_users: [\n{names}    ]\n  }}\n}}\n'
     )

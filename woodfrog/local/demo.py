@@ -265,9 +265,9 @@ def _tell_the_story(stack: Description, saw: Callable[[str], None], runs: list[s
 
     counter = _Counter(stack, runs)
     if counter.status.restored_from != older["snapshot_id"]:
-        raise _failed("the same id goes on from the snapshot", f"restored from {counter.status.restored_from}")
+        raise _failed("the same id resumes from the snapshot", f"restored from {counter.status.restored_from}")
     second = counter.until_beyond(first + 20)
-    saw(f"the same id, started again, goes on: {second}, no number missing or repeated")
+    saw(f"the same id, started again, continues: {second}, no number missing or repeated")
     counter.stop()
     newer = _until(lambda: _valid_snapshots(stack)[1:], "the second snapshot is stored")[0]
 
@@ -291,5 +291,5 @@ def _tell_the_story(stack: Description, saw: Callable[[str], None], runs: list[s
     saw(f"SQL has the whole history: {len(recorded)} events")
     audited = asyncio.run(_audited(stack, len(recorded)))
     if audited != recorded:
-        raise _failed("AUDIT tells what SQL tells", f"{audited} is not {recorded}")
+        raise _failed("AUDIT says what SQL says", f"{audited} is not {recorded}")
     saw("a NATS subscriber of AUDIT sees the same events, at the same positions, in the same order")

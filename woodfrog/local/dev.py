@@ -229,7 +229,7 @@ class Stack:
                     return
                 missing = "the node worker has not registered"
             if time.monotonic() > deadline:
-                advice = f"The logs in {self._state.logs} say why."
+                advice = f"See the logs in {self._state.logs}."
                 raise FailureError(Failure("not-ready", f"not ready after {limit_seconds:g} s: {missing}", advice))
             await asyncio.sleep(0.05)
 

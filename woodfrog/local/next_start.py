@@ -1,4 +1,4 @@
-"""What the next container of an id goes on from, said when one has ended: a promise that must hold.
+"""What the next container of an id resumes from, said when one has ended: a promise that must hold.
 
 A snapshot that was just captured is not always what comes next: another container of the id may have started meanwhile, another
 snapshot may be pinned, or this one is not stored yet.
@@ -29,18 +29,18 @@ def after_capture(checkpoint_id: str, captured_as: str, history: Sequence[Row], 
         cause = f"{own['failure_cause']} ({own['failure_code']}). {own['failure_advice']}"
         return f"{captured}, and lost: {cause}{_then(checkpoint_id, latest)}"
     if pinned is not None and pinned != captured_as:
-        return f"{captured}; but {checkpoint_id} goes on from {pinned}, which is pinned (`woodfrog unpin {pinned}`)"
+        return f"{captured}; but {checkpoint_id} resumes from {pinned}, which is pinned (`woodfrog unpin {pinned}`)"
     if status != "valid":
         where = "on this node, or anywhere once it is stored,"
-        return f"{captured}, not stored yet; run {checkpoint_id} again {where} and it goes on from there"
-    return f"{captured}; run {checkpoint_id} again and it goes on from there"
+        return f"{captured}, not stored yet; run {checkpoint_id} again {where} and it resumes from there"
+    return f"{captured}; run {checkpoint_id} again and it resumes from there"
 
 
 def after_start(
     checkpoint_id: str, reason: str, restored_from: str | None, left: int, warnings: Sequence[str] = ()
 ) -> list[str]:
     """Say how a container started and why, and in lines of their own what is to be known of that."""
-    how = f"goes on from {restored_from}" if restored_from else "starts from its image"
+    how = f"resumes from {restored_from}" if restored_from else "starts from its image"
     lines = [f"{how}: {reason}"]
     if left:
         what = f"{left} {'newer ' if restored_from else ''}snapshot{'s' * (left != 1)} with captured work"
@@ -55,5 +55,5 @@ def after_refusal(checkpoint_id: str, reason: str, latest: Sequence[Row]) -> str
 
 def _then(checkpoint_id: str, latest: Sequence[Row]) -> str:
     newest = next((row["snapshot_id"] for row in latest), None)
-    how = f"goes on from {newest}" if newest else "starts from its image"
+    how = f"resumes from {newest}" if newest else "starts from its image"
     return f"; the next start of {checkpoint_id} {how}"

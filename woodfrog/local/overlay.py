@@ -108,7 +108,7 @@ class ContainerDirectory:
         """
         unseen = cls(path.with_name(f"{_UNSEEN}{path.name}"))
         unseen.path.mkdir(mode=0o700, parents=True)
-        assert unseen.lock(), "nobody else looks at a directory with this name"
+        assert unseen.lock(), "no other process looks at a directory with this name"
         directory = cls(unseen.path.rename(path))
         directory._lock = unseen._lock
         for name in ("upper", "work", "rootfs"):

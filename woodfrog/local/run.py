@@ -245,7 +245,7 @@ class SupervisedContainer:
             words = " ".join(logged(log, "error"))
             cause = f"the container could not be created (exit code {code})"
             raise FailureError(
-                command_error(words, self._spec.args[0]) or Failure("create-failed", cause, "The line above says why.")
+                command_error(words, self._spec.args[0]) or Failure("create-failed", cause, "See the error above.")
             )
         return int(pid_file.read_text())
 
@@ -322,7 +322,7 @@ class SupervisedContainer:
         status = self._status()
         if status is None:  # of a container that is not protected the runtime alone knows
             unprotected = next(iter(logged(runtime_log, "warning")), None)
-            self._say("started", unprotected or f"how it started is not known; `woodfrog why {self._key.id}` tells")
+            self._say("started", unprotected or f"how it started is not known; see `woodfrog why {self._key.id}`")
             return
         lines = next_start.after_start(self._key.id, status.reason, status.restored_from, status.left, status.warnings)
         for line in lines:
@@ -332,7 +332,7 @@ class SupervisedContainer:
             self._say("layer", offer(kept))
 
     def _tell_capture(self) -> None:
-        """Say what it was captured as, and what the next start goes on from; wait a moment for it to be stored."""
+        """Say what it was captured as, and what the next start resumes from; wait a moment for it to be stored."""
         status = self._status()
         deadline = time.monotonic() + _SETTLE_SECONDS
         while status is not None and status.state == "dumping" and time.monotonic() < deadline:

@@ -145,7 +145,7 @@ class StartDeferred(_KeyEvent, frozen=True, tag="incarnation.start-deferred"):
 
 
 class RestoreChosen(_KeyEvent, frozen=True, tag="incarnation.restore-chosen"):
-    """The incarnation shall go on from ``snapshot_id``; ``reason`` says why this one, and why no newer one."""
+    """The incarnation shall resume from ``snapshot_id``; ``reason`` says why this one, and why no newer one."""
 
     snapshot_id: SnapshotId
     reason: str
@@ -158,7 +158,7 @@ class ColdStartChosen(_KeyEvent, frozen=True, tag="incarnation.cold-start-chosen
 
     reason: str
     fresh: bool = False
-    """Whether somebody asked for it; no later start goes back before it."""
+    """Whether it was requested; no later start goes back before it."""
     left: int | None = None
     """How many snapshots with captured or stored work are left behind; unknown in logs of before."""
 
@@ -348,7 +348,7 @@ class PodScheduled(_KeyEvent, frozen=True, tag="pod.scheduled"):
 
 
 class PodTerminating(_KeyEvent, frozen=True, tag="pod.terminating"):
-    """A pod with a container under the key was told to end: its last dump is to be expected, and worth waiting for."""
+    """A pod with a container under the key was asked to end: its last dump is to be expected, and worth waiting for."""
 
     pod: str
     uid: str

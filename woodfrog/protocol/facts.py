@@ -236,7 +236,7 @@ def _gpu_difference(was: GpuFacts, now: GpuFacts) -> str | None:
 
 
 def driver_order(version: str) -> tuple[int, ...]:
-    """Make a driver's version comparable; what is no number ends it."""
+    """Make a driver's version comparable; what is not a number ends it."""
     numbers: list[int] = []
     for word in version.split("."):
         if not word.isdecimal():

@@ -22,7 +22,7 @@ POD_EVENT_VERSION = 1
 
 
 class Why(StrEnum):
-    """Why a pod was told to end."""
+    """Why a pod was asked to end."""
 
     DELETED = "deleted"
     """Somebody, or the controller that owns it, deleted it."""
@@ -59,7 +59,7 @@ class Scheduled(_Happened, frozen=True, tag="scheduled"):
 
 
 class Terminating(_Happened, frozen=True, tag="terminating"):
-    """The pod was told to end; its containers get their stop signal about now, unless a preStop hook comes first."""
+    """The pod was asked to end; its containers get their stop signal about now, unless a preStop hook comes first."""
 
     why: Why
     by: str = ""

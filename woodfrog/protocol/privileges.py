@@ -259,7 +259,7 @@ def _confined_by(profile: str, allowed: Collection[str]) -> bool:
 
 
 def _is_the_kernels(place: str) -> bool:
-    """Whether a path lies in /proc or /sys and is no mount of its own unless somebody protects it, which cannot be made up for."""
+    """Whether a path lies in /proc or /sys and is not a mount of its own unless somebody protects it, which cannot be made up for."""
     return place.startswith(("/proc/", "/sys/")) and not place.startswith("/sys/fs/cgroup")
 
 

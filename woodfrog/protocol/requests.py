@@ -82,7 +82,7 @@ class RestoreFrom(_Answer, frozen=True, tag="restore"):
 
 
 class StartCold(_Answer, frozen=True, tag="cold"):
-    """Start from the image. ``unusable`` counts the snapshots that were valid, are still there and cannot be gone on from."""
+    """Start from the image. ``unusable`` counts the snapshots that were valid, are still there and cannot be resumed from."""
 
     incarnation: IncarnationNumber
     reason: str

@@ -52,7 +52,7 @@ def decode(data: bytes | str, as_type: Any) -> Any:
         UnicodeError,
         RecursionError,
     ) as problem:  # msgspec says so of text that is not UTF-8, and of a thousand brackets
-        raise MalformedMessageError(f"it is no JSON that can be read: {problem}") from problem
+        raise MalformedMessageError(f"it is not JSON that can be read: {problem}") from problem
 
 
 def shortened(complaint: str) -> str:

@@ -6,7 +6,7 @@ with their public key. Whoever is to restore the snapshot shows what is wrapped,
 
 Wrapping is ECIES: the shared secret of a pair made for this one key and the recipient's, through HKDF, seals it with AES-GCM.
 The snapshot's name is vouched for with it. So what is wrapped for one snapshot is of no use for another, and a node cannot have
-the key of a snapshot unwrapped that it was not told to restore.
+the key of a snapshot unwrapped that it was not asked to restore.
 """
 
 from __future__ import annotations

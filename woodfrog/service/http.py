@@ -53,7 +53,7 @@ class Address(msgspec.Struct, frozen=True):
             or not (port.isascii() and port.isdigit() and int(port) < 65536)
             or (":" in host and host[0] != "[")
         ):
-            raise InvalidAddressError(f"{text!r} is no host:port, such as 0.0.0.0:8080")
+            raise InvalidAddressError(f"{text!r} is not a host:port, such as 0.0.0.0:8080")
         return cls(host.strip("[]"), int(port))
 
 

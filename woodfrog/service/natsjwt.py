@@ -100,7 +100,7 @@ def read_request(token: bytes, *, now_seconds: float) -> RequestClaims:
     if claims.aud != REQUEST_AUDIENCE or claims.nats.type != "authorization_request":
         raise InvalidClaimError("not an authorization request")
     if claims.exp < now_seconds:
-        raise InvalidClaimError("the request has expired; nobody waits for the answer")
+        raise InvalidClaimError("the request has expired")
     return claims
 
 

@@ -35,7 +35,7 @@ class InvalidSeedError(ValueError):
 
 
 class InvalidPublicKeyError(ValueError):
-    """A text that is no public key of the owner that it is to be of."""
+    """A text that is not a public key of the owner that it is to be of."""
 
 
 def _written(payload: bytes) -> str:
@@ -72,7 +72,7 @@ def signed_by(public: str, owner: Owner, data: bytes, signature: bytes) -> bool:
     """Tell whether the holder of a public key signed the data.
 
     Raises:
-        InvalidPublicKeyError: it is no key of this owner.
+        InvalidPublicKeyError: it is not a key of this owner.
     """
     try:
         VerifyKey(public_bytes(public, owner)).verify(data, signature)

@@ -185,7 +185,9 @@ class ApiServer:
         except Exception:  # noqa: BLE001 - a question that cannot be answered must not end the process
             await _log.aexception("a question cannot be answered", path=request.path)
             failure = Failure(
-                "api-failed", "the question cannot be answered", "The control plane's log says why; it is a defect."
+                "api-failed",
+                "the question cannot be answered",
+                "It is a defect; the control plane's log has the details.",
             )
             response = _refused(RefusedRequestError(HTTPStatus.INTERNAL_SERVER_ERROR, failure))
         if not response.prepared:

@@ -6,7 +6,7 @@
 
 The role ``act`` may change what it sees, where the API lets anybody change anything; ``view``, or none, may not.
 
-The file is read again when it changes. One that cannot be read or understood lets nobody in.
+The file is read again when it changes. One that cannot be read or understood admits no viewer.
 """
 
 from __future__ import annotations
@@ -115,4 +115,4 @@ class TokenFile:
             what = os.strerror(problem.errno) if isinstance(problem, OSError) and problem.errno else str(problem)
             if what != self._problem:
                 self._problem = what
-                _log.error("the file of tokens lets nobody in", file=str(self._path), problem=what)
+                _log.error("the file of tokens admits no viewer", file=str(self._path), problem=what)

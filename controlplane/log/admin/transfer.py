@@ -91,7 +91,7 @@ async def _carry(source: Database, target: Database) -> Moved:
     if await source.read(_archived):
         raise _refused(
             "events of the old log have been archived, and only a log that is whole in its table can be carried over",
-            "Go on with the old database, or begin with an empty one.",
+            "Keep the old database, or begin with an empty one.",
         )
     end, held = await source.read(read.head), await target.read(read.head)
     common = Position(min(end, held))
@@ -100,7 +100,7 @@ async def _carry(source: Database, target: Database) -> Moved:
     ):
         raise _refused(
             "the new database holds another log already",
-            "Name a database that is empty. To go on with the log that is there, do not ask for anything to be carried over.",
+            "Name a database that is empty. To keep the log that is there, do not ask for anything to be carried over.",
         )
     if held >= end > 0:
         return Moved(0, held)
@@ -163,7 +163,7 @@ def _put(connection: Connection, rows: Rows) -> None:
     """Write events as they were, with what follows from them."""
     head = connection.execute(select(log_head.c.position).with_for_update()).scalar_one()
     if head != rows[0]["position"] - 1:
-        raise _refused("somebody else writes to the new database at the same time", _STOP)
+        raise _refused("another process writes to the new database at the same time", _STOP)
     insertion = statements.insertion(connection.dialect, events)
     writes = [insertion.of([tuple(row[name] for name in insertion.names) for row in rows])]
     generation = rebuild.writable(connection)

@@ -319,7 +319,7 @@ def _check_allowed(connection: Connection, last: int, form: str) -> None:
             raise ArchiveError(
                 Failure(
                     code="archive-not-owner",
-                    cause=f"whoever removes events must own the log's tables, and {owner} does",
+                    cause=f"the role that removes events must own the log's tables, and {owner} does",
                     advice="Name the database's URL as that role, by --database-url.",
                 )
             )
@@ -371,8 +371,8 @@ def _overtaken() -> ArchiveError:
     return ArchiveError(
         Failure(
             code="archive-refused",
-            cause="somebody else archived at the same time",
-            advice="Nothing was removed here; do it again to go on.",
+            cause="another process archived at the same time",
+            advice="Nothing was removed here; run the command again to continue.",
         )
     )
 

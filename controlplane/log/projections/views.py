@@ -27,11 +27,11 @@ _KEY: Final[list[ColumnDoc]] = [
 ]
 _STATUSES: Final = (
     "`dumping`; `captured` (on the node, not yet durable); `valid` (stored and verified); `superseded` (too late: a later "
-    "container had started without it); `failed`; `invalidated` (proved unusable, or somebody said so); `expired` (a policy or "
-    "somebody wants it gone); `deleted` (the store holds nothing of it any more)."
+    "container had started without it); `failed`; `invalidated` (proved unusable, or a user said so); `expired` (by a policy or "
+    "a user); `deleted` (the store holds nothing of it any more)."
 )
 _FAILING: Final = (
-    "Event that told of it: `snapshot.dump-failed`, `incarnation.restore-failed`, `incarnation.start-refused`, "
+    "Event that recorded it: `snapshot.dump-failed`, `incarnation.restore-failed`, `incarnation.start-refused`, "
     "`command.finished`."
 )
 _FAILURE: Final[list[ColumnDoc]] = [
@@ -88,10 +88,10 @@ _ALL = (
         ("failure_stage", TEXT, "Where a failed dump was: `preflight`, `capture`, `rehearsal` or `store`."),
         *_FAILURE,
         ("pinned", BOOLEAN, "Whether it is kept, and chosen before all others while it is valid (1), or not (0)."),
-        ("pinned_reason", TEXT, "Why it was pinned, as somebody said; NULL if it is not."),
-        ("expired_at", MOMENT, "When it was decided that it shall go; it is not chosen from then on."),
+        ("pinned_reason", TEXT, "Why it was pinned, as its user said; NULL if it is not."),
+        ("expired_at", MOMENT, "When its deletion was decided; it is not chosen from then on."),
         ("expired_reason", TEXT, "Which policy, or who, wants it gone."),
-        ("delete_after", MOMENT, "Until then its bytes stay, for whoever may still read them."),
+        ("delete_after", MOMENT, "Until then its bytes stay, for readers that may still need them."),
         ("deleted_at", MOMENT, "When its last byte was removed from the store."),
         (
             "rehearsal",
@@ -126,7 +126,7 @@ _ALL = (
         ("container_id", TEXT, "The container engine's id, unique on its node."),
         ("opened_at", MOMENT, "When the worker asked how to start."),
         ("waited_for", TEXT, "What the start was held back for; NULL if it was not."),
-        ("waited_until", MOMENT, "Until when it would have waited at the longest."),
+        ("waited_until", MOMENT, "Until when it would have waited at most."),
         ("choice", TEXT, "`restored` or `cold`; NULL while undecided. The last one, if a restore failed."),
         ("snapshot_id", TEXT, "Snapshot that was chosen; NULL for a cold start."),
         ("reason", TEXT, "Why this choice, and why no newer snapshot."),
@@ -258,7 +258,7 @@ _ALL = (
         ("position", BIG, "Place in the one global order: 1, 2, 3 … without gaps."),
         ("stream", TEXT, "`checkpoint/<cluster>/<namespace>/<id>`, `node/<node>` or `log/<cluster>`."),
         ("version", BIG, "Place in its stream: 1, 2, 3 … without gaps."),
-        ("event_id", TEXT, "UUID, the same however often the event is told."),
+        ("event_id", TEXT, "UUID, the same however often the event is sent."),
         ("type", TEXT, "What happened, e.g. `snapshot.stored`."),
         ("schema_version", INTEGER, "Version of the type's form as written."),
         ("data", TEXT, "The event, a JSON object."),

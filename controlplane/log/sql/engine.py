@@ -309,7 +309,7 @@ def _refusal(
             Failure(
                 code="log-disk-full",
                 cause="the disk that holds the event log's database is full",
-                advice="Free space on that disk; the control plane goes on by itself.",
+                advice="Free space on that disk; the control plane continues by itself.",
                 detail=str(cause),
             )
         )

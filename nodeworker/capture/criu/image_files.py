@@ -40,7 +40,7 @@ class ImageFiles(Mapping[str, bytes]):
         with open(descriptor, "rb") as file:  # noqa: PTH123 -- it is open already
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST_BYTES:
-                raise MalformedImageError(f"{name} is no file, or has more than {_LONGEST_BYTES} bytes")
+                raise MalformedImageError(f"{name} is not a file, or has more than {_LONGEST_BYTES} bytes")
             return file.read(_LONGEST_BYTES)
 
     def __iter__(self) -> Iterator[str]:

@@ -241,7 +241,7 @@ class Cuda:
         told = gpu.explain_driver_error("restore", pid, str(problem), driver=self._node.gpu_driver, processes=len(pids))
         if alone:
             raise FailureError(told) from problem
-        advice = f"The process cannot go on; its last snapshot can. {told.advice}"
+        advice = f"The process cannot continue; its last snapshot can. {told.advice}"
         raise FailureError(Failure("gpu-lost", told.cause, advice)) from problem
 
     def _restore(self, pid: int, pairs: GpuPairs, *, alone: bool) -> None:
@@ -270,7 +270,7 @@ def with_gpus(facts: NodeFacts, driver: DriverProcess) -> NodeFacts:
     try:
         inventory = driver.inventory()
     except DriverError as problem:
-        _log.warning("NVML does not tell of this node's GPUs", error=str(problem))
+        _log.warning("NVML does not list this node's GPUs", error=str(problem))
         return facts
     return msgspec.structs.replace(facts, gpu_driver=inventory.driver, gpus=inventory.gpus)
 

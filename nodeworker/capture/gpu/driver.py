@@ -130,7 +130,7 @@ def uuid_bytes(text: str) -> bytes:
     try:
         return uuid.UUID(text.removeprefix("GPU-")).bytes
     except ValueError as problem:
-        raise DriverError(f"{text!r} is no GPU's UUID") from problem
+        raise DriverError(f"{text!r} is not a GPU's UUID") from problem
 
 
 def _milliseconds(seconds: float) -> int:

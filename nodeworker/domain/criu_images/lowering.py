@@ -45,7 +45,7 @@ def lower(images: Mapping[str, bytes], top: Privileges, tree: Tree | None = None
     although its images say so, says :func:`left_writable`.
 
     Raises:
-        CannotLowerError: a place that is to be read-only is no mount in the snapshot, or a process writes to it.
+        CannotLowerError: a place that is to be read-only is not a mount in the snapshot, or a process writes to it.
         MalformedImageError: an image is missing, or not what CRIU writes.
     """
     tree = tree or read_tree(images)
@@ -158,7 +158,7 @@ def _check(images: Mapping[str, bytes], tree: Tree, found: list[Mount], places: 
     there = {mount.place for mount in found}
     missing = [place for place in places if place not in there]
     if missing:
-        raise CannotLowerError(f"{', '.join(missing[:_SHOWN])}, to be read-only, is no mount of its own there")
+        raise CannotLowerError(f"{', '.join(missing[:_SHOWN])}, to be read-only, is not a mount of its own there")
     who = writers(images, tree.tasks, found, ids)
     if who:
         held = ", ".join(f"process {one.pid} holds {one.path[:200]!r}" for one in who[:_SHOWN])
