@@ -60,8 +60,9 @@ outages := outages -m "$(loops)" --ignore=tests/faults
 cluster := cluster -m cluster
 
 define run
-@rm -f .pytest_cache/$(firstword $($(1)))/passed
-$(bin)/pytest -o cache_dir=.pytest_cache/$($(1))
+@rm -f .pytest_cache/$(firstword $($(1)))/passed .pytest_cache/$(firstword $($(1)))/took
+@began=$$(date +%s); $(bin)/pytest --durations=20 --durations-min=1 -o cache_dir=.pytest_cache/$($(1)); code=$$?; \
+	echo $$((($$(date +%s) - began) / 60)) min $$((($$(date +%s) - began) % 60)) s >.pytest_cache/$(firstword $($(1)))/took; exit $$code
 @touch .pytest_cache/$(firstword $($(1)))/passed
 endef
 
@@ -71,7 +72,8 @@ endef
 
 # Three at once on two processors: the tests that run containers wait for the machine, those of tests/integration for servers.
 test: lint
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-containers test-servers test-engine-containers test-others
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-containers test-servers test-engine-containers test-others; code=$$?; \
+	for part in containers servers engine-containers others; do echo "$$part: $$(cat .pytest_cache/$$part/took 2>/dev/null || echo not run)"; done; exit $$code
 
 test-containers: setup
 	$(call run,containers)
