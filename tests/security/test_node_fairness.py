@@ -86,7 +86,7 @@ class Broker:
         self.answers.append((reply, wire.decode(data, Refusal | Rows)))
 
     async def ask(self, node: str) -> None:
-        message = SimpleNamespace(subject=subjects.resolve(NodeName(node)), reply=node, data=b"{}")
+        message = SimpleNamespace(subject=subjects.resolve(NodeName(node)), reply=node, data=b"{}", headers=None)
         await self.heard[subjects.RESOLVE_ALL](cast("Msg", message))
 
 
