@@ -230,7 +230,7 @@ class DecisionLoop:
                 batch = [await self._queue.get()]
                 while len(batch) < _LARGEST_BATCH and not self._queue.empty():
                     batch.append(self._queue.get_nowait())
-                work = asyncio.ensure_future(self._take(batch))
+                work = asyncio.ensure_future(self._append_batch(batch))
                 try:
                     await asyncio.shield(work)
                 except asyncio.CancelledError:
@@ -258,31 +258,42 @@ class DecisionLoop:
             async with asyncio.timeout(_CLOSING_SECONDS):
                 await self._copy_state()
 
-    async def _take(self, batch: list[_Pending]) -> LogUnavailableError | None:
-        """Decide and append; say why, if the log could not take it."""
+    async def _append_batch(self, batch: list[_Pending]) -> None:
+        """Decide and append a batch; if the log takes it only in part, every input by itself."""
         try:
             await self._commit([pending for pending in batch if not _has_failed(pending)])
         except LogUnavailableError as problem:
-            self._refusal = problem
-            await _log.aerror("the log is unavailable", error=str(problem), inputs=len(batch))
-            for pending in [*batch, *self._reports_behind()]:
-                _fail(pending, problem)
+            await self._unavailable(batch, problem)
+        except (EventConflictError, UnstorableEventError):
             await self._reload()
-            return problem
-        except (EventConflictError, UnstorableEventError) as problem:
-            await self._reload()
-            if len(batch) == 1:
-                await _log.aerror("the log cannot take an event", error=str(problem), source=batch[0].asked.source)
-                _fail(batch[0], UndecidableError(str(problem)))
-                return None
-            refused: LogUnavailableError | None = None
-            for pending in batch:
-                if refused is not None and isinstance(pending.asked, ReportReceived):
-                    _fail(pending, refused)
-                else:
-                    refused = await self._take([pending]) or refused
-            return refused
-        return None
+            await self._append_one_by_one(batch)
+
+    async def _append_one_by_one(self, batch: list[_Pending]) -> None:
+        """Append each input of a batch by itself, so that the one which the log cannot take stops no other.
+
+        Once the log is unavailable, reports behind it fail: recorded now, they would overtake it.
+        """
+        refused: LogUnavailableError | None = None
+        for pending in batch:
+            if refused is not None and isinstance(pending.asked, ReportReceived):
+                _fail(pending, refused)
+                continue
+            try:
+                await self._commit([] if _has_failed(pending) else [pending])
+            except LogUnavailableError as problem:
+                refused = problem
+                await self._unavailable([pending], problem)
+            except (EventConflictError, UnstorableEventError) as problem:
+                await _log.aerror("the log cannot take an event", error=str(problem), source=pending.asked.source)
+                await self._reload()
+                _fail(pending, UndecidableError(str(problem)))
+
+    async def _unavailable(self, batch: list[_Pending], problem: LogUnavailableError) -> None:
+        self._refusal = problem
+        await _log.aerror("the log is unavailable", error=str(problem), inputs=len(batch))
+        for pending in [*batch, *self._reports_behind()]:
+            _fail(pending, problem)
+        await self._reload()
 
     def _reports_behind(self) -> list[_Pending]:
         """Take the reports that wait out of the queue: recorded now, they would overtake those that were just refused.

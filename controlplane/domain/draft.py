@@ -126,6 +126,11 @@ class Draft(msgspec.Struct, gc=False):
         since = known.since if now is known.status and known.since is not None else at
         self.snapshots[name] = replace(known, status=now, since=since, **changes)
 
+    def set(self, event: SnapshotEvent, at: datetime, **changes: Any) -> None:
+        """Change the event's snapshot and leave its status as it is."""
+        known = self.snapshots.get(event.snapshot_id) or Snapshot(event.snapshot_id, event.incarnation)
+        self.snapshots[event.snapshot_id] = replace(known, since=known.since or at, **changes)
+
     def forget(self) -> None:
         """Drop what no decision asks for any more, all but the last few."""
         if len(self.snapshots) <= _FEW and len(self.incarnations) <= REMEMBERED:

@@ -324,11 +324,11 @@ def _deleted(draft: Draft, event: SnapshotDeleted, at: datetime) -> None:
 
 
 def _pinned(draft: Draft, event: SnapshotPinned, at: datetime) -> None:
-    draft.move(event, at, SnapshotStatus.DUMPING, pinned=True)
+    draft.set(event, at, pinned=True)
 
 
 def _unpinned(draft: Draft, event: SnapshotUnpinned, at: datetime) -> None:
-    draft.move(event, at, SnapshotStatus.DUMPING, pinned=False)
+    draft.set(event, at, pinned=False)
 
 
 def _retried(draft: Draft, event: SnapshotRetried, _at: datetime) -> None:

@@ -207,16 +207,16 @@ class _Page:
         self._position += 1
         link = chain.link(
             previous,
-            self._position,
-            stream,
-            version,
-            one.event_id,
-            one.type,
-            SCHEMA_VERSION,
-            one.data,
-            one.metadata,
-            one.occurred_at,
-            utc_text(recorded_at),
+            position=self._position,
+            stream=stream,
+            version=version,
+            event_id=one.event_id,
+            event_type=one.type,
+            schema_version=SCHEMA_VERSION,
+            data=one.data,
+            metadata=one.metadata,
+            occurred_at=one.occurred_at,
+            recorded_at=utc_text(recorded_at),
         )
         self._ends[stream] = (version, link)
         record = Recorded(

@@ -28,6 +28,7 @@ _encode = msgspec.json.Encoder().encode
 
 def link(
     previous: str,
+    *,
     position: int,
     stream: str,
     version: int,
@@ -47,16 +48,16 @@ def link(
 def _link_of(previous: str, row: Mapping[Any, Any]) -> str:
     return link(
         previous,
-        row["position"],
-        row["stream"],
-        row["version"],
-        row["event_id"],
-        row["type"],
-        row["schema_version"],
-        row["data"],
-        row["metadata"],
-        utc_text(row["occurred_at"]),
-        utc_text(row["recorded_at"]),
+        position=row["position"],
+        stream=row["stream"],
+        version=row["version"],
+        event_id=row["event_id"],
+        event_type=row["type"],
+        schema_version=row["schema_version"],
+        data=row["data"],
+        metadata=row["metadata"],
+        occurred_at=utc_text(row["occurred_at"]),
+        recorded_at=utc_text(row["recorded_at"]),
     )
 
 
