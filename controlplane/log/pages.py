@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, func, or_, select
 
 from controlplane.log.projections.views import CONTRACT
-from controlplane.log.read import plain
+from controlplane.log.read import newest_first, plain
 from woodfrog.protocol.events import NodeEvent, NodeRegistered
 from woodfrog.protocol.ids import Position
 from woodfrog.protocol.requests import View, cursor_of
@@ -72,7 +72,8 @@ def rows(
     statement = select(table).where(*scope.rows(table), *(table.c[name] == value for name, value in equal.items()))
     if before is not None:
         statement = statement.where(cursor < before)
-    found = connection.execute(statement.order_by(cursor.desc()).limit(limit)).mappings().all()
+    order = newest_first(cursor, narrow=not {"id", "snapshot_id"}.isdisjoint(equal))
+    found = connection.execute(statement.order_by(order).limit(limit)).mappings().all()
     return Page([plain(row) for row in found], found[-1][cursor.name] if len(found) == limit else None)
 
 
@@ -87,9 +88,10 @@ def events(
     since: datetime | None = None,
 ) -> Page:
     """Read a page of the log: of some ``streams`` and ``types`` if any are named, and of what was recorded later than ``since``."""
-    first, last = connection.execute(select(func.min(_EVENTS.c.position), func.max(_EVENTS.c.position))).one()
-    if last is None:
+    ends = _ends(connection)
+    if ends is None:
         return Page([], None)
+    first, last = ends
     if since is not None:
         first = max(first, position_at(connection, since) + 1)
     end = min(last + 1, before) if before is not None else last + 1
@@ -120,6 +122,13 @@ def events_after(
     )
     found = [plain(row) for row in connection.execute(statement).mappings()]
     return Position(found[-1]["position"] if len(found) == limit else max(through, after)), found
+
+
+def _ends(connection: Connection) -> tuple[int, int] | None:
+    """Find the first and the last position. Each alone is one step into an index; SQLite looks at every row for both at once."""
+    first, last = (select(of(_EVENTS.c.position)).scalar_subquery() for of in (func.min, func.max))
+    found = connection.execute(select(first, last)).one()
+    return None if found[0] is None else (found[0], found[1])
 
 
 def _wanted(scope: Scope, streams: Sequence[str], types: Sequence[str]) -> list[ColumnElement[bool]]:
@@ -162,9 +171,10 @@ def _newest(connection: Connection, which: ColumnElement[bool], until: int, limi
 
 def position_at(connection: Connection, moment: datetime) -> Position:
     """Find the newest event that had been recorded at a moment, by halving; the one before the table's first if none had."""
-    low, high = connection.execute(select(func.min(_EVENTS.c.position), func.max(_EVENTS.c.position))).one()
-    if low is None:
+    ends = _ends(connection)
+    if ends is None:
         return Position(0)
+    low, high = ends
     low -= 1
     while low < high:
         middle = (low + high + 1) // 2

@@ -8,7 +8,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select
 
 from controlplane.domain.event_time import believed
 from controlplane.log.projections.views import CONTRACT
@@ -148,7 +148,8 @@ def query(
     """
     contract = CONTRACT[view]
     table = contract.table
-    order = [table.c[name].desc() for name in ("position", "number") if name in table.c]
+    narrow = (key is not None and view != "events") or command_id is not None
+    order = [newest_first(table.c[name], narrow=narrow) for name in ("position", "number") if name in table.c]
     statement = select(table).order_by(*order).limit(limit)
     if before is not None:
         statement = statement.where(table.c[cursor_of(view)] < before)
@@ -168,6 +169,15 @@ def query(
     rows = [plain(row) for row in connection.execute(statement).mappings()]
     rows.reverse()
     return rows
+
+
+def newest_first(cursor: ColumnElement[Any], *, narrow: bool) -> ColumnElement[Any]:
+    """Order rows by a cursor; ``narrow`` where they are those of one id or command, which have an index of their own.
+
+    SQLite would walk through all rows of the log in the order of the cursor, to save the sorting of these few, until it has enough.
+    An expression is not in an index, so they are found first and sorted then.
+    """
+    return (cursor + 0).desc() if narrow else cursor.desc()
 
 
 def rows(connection: Connection, after: Position, limit: int) -> list[dict[str, Any]]:

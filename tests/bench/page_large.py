@@ -50,6 +50,7 @@ from woodfrog.protocol.events import (
 )
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import ContainerId, IncarnationNumber, SnapshotId
+from woodfrog.service import logs
 from woodfrog.service.http import Address
 
 IDS: Final = 40_000
@@ -268,6 +269,7 @@ async def measure(count: int, file: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and write."""
     if sys.argv[1:2] == ["--serve"]:
+        logs.configure()  # to standard error: standard output says the port
         asyncio.run(serve(*sys.argv[2:]))
         return
     parser = argparse.ArgumentParser()

@@ -6,13 +6,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 from support.databases import Database
 from support.logstory import KEY, NODE_A, START, new, opened, story
 
 from controlplane.http.api.database import Reader as LookingThrough
-from controlplane.log import EventLog, summary
+from controlplane.log import EventLog, read, summary
 from controlplane.log import pages as listing
 from controlplane.log.pages import Scope
 from controlplane.log.schema import utc_text
@@ -187,3 +189,26 @@ def test_a_spread_is_by_nearest_rank() -> None:
     assert summary.spread([]) == summary.Spread(0)
     assert summary.spread([None, 5.0]) == summary.Spread(1, 5.0, 5.0, 5.0, 5.0)
     assert summary.spread(range(1, 101)) == summary.Spread(100, 50, 90, 99, 100)
+
+
+async def test_what_is_asked_of_one_id_is_found_by_its_own_index(reader: Reader) -> None:
+    """SQLite would walk through every row of the log in their order; with a million of them that takes most of a second."""
+
+    def act(connection: listing.Connection) -> None:
+        if connection.dialect.name != "sqlite":
+            return
+        asked: list[tuple[str, Any]] = []
+        event.listen(connection, "before_cursor_execute", lambda *told: asked.append((told[2], told[3])))
+        for view in ("checkpoint_history", "restore_history", "latest_snapshots", "failures", "commands"):
+            equal = {"namespace": KEY.namespace, "id": KEY.id}
+            assert listing.rows(connection, view, ALL, equal, None, 100).rows
+            assert read.query(connection, view, key=KEY, command_id=None, limit=100)
+        listing.events(connection, ALL, [], [], None, 1)
+        statements, asked[:] = list(asked), []
+        assert len(statements) == 12
+        for statement, values in statements:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+            steps = [str(step[-1]) for step in plan]
+            assert not any("generation_position" in step or step.startswith("SCAN events") for step in steps), steps
+
+    await reader.read(act)
