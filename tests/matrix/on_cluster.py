@@ -99,7 +99,8 @@ class _Pod:
 
     def shell(self, text: str) -> subprocess.CompletedProcess[str]:
         done = self._exec("sh", "-c", snippet(text))
-        return subprocess.CompletedProcess(done.args, done.returncode, *map(_text, (done.stdout, done.stderr)))
+        said = _text(done.stderr).removesuffix(f"command terminated with exit code {done.returncode}\n")
+        return subprocess.CompletedProcess(done.args, done.returncode, _text(done.stdout), said)
 
     def read(self, path: str) -> bytes | None:
         done = self._exec("cat", path)

