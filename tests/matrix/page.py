@@ -63,13 +63,17 @@ def _told(row: Row) -> dict[str, Any]:
 def render(rows: list[Row], moved: list[Row]) -> str:
     """Write the page: of programs on one machine, and of those that a cluster moved."""
     programs = {program.name: program for program in PROGRAMS}
-    on_cluster = {row.program: row for row in moved}
+    here, there = ({row.program: row for row in each} for each in (rows, moved))
     lines = [
         _HEAD,
         f"{len(rows)} programs; {_good(rows)} of them continue out of the box. {len(moved)} were moved on a cluster; {_good(moved)} of them continued.\n",
         "| program | version | out of the box | frozen | memory | stored | why not | on | moved on a cluster |",
         "|---|---|---|---|---|---|---|---|---|",
-        *(_line(row, on_cluster.get(row.program), programs[row.program]) for row in rows),
+        *(
+            _line(here.get(name), there.get(name), program)
+            for name, program in programs.items()
+            if name in here or name in there
+        ),
     ]
     failing = {row.program: row for row in (*moved, *rows) if not row.out_of_the_box}
     if failing:
@@ -82,7 +86,10 @@ def _good(rows: list[Row]) -> int:
     return sum(row.out_of_the_box for row in rows)
 
 
-def _line(row: Row, moved: Row | None, program: Program) -> str:
+def _line(row: Row | None, moved: Row | None, program: Program) -> str:
+    if row is None:
+        assert moved is not None
+        return "| " + " | ".join((program.title, moved.version, *[""] * 6, _moved(moved))) + " |"
     frozen = "" if row.freeze_seconds is None else f"{row.freeze_seconds:.2f} s"
     version = row.version.removeprefix("v=").removeprefix("v")
     cells = (

@@ -77,12 +77,6 @@ LANGUAGES: Final = (
         Npm("bun", ("@oven/bun-linux-x64",)),
         "/opt/bun/node_modules/@oven/bun-linux-x64/bin/bun",
     ),
-    _npm(
-        "deno",
-        "Deno: http and a worker thread",
-        Npm("deno", ("@deno/linux-x64-glibc",)),
-        "/opt/deno/node_modules/@deno/linux-x64-glibc/deno run --allow-all",
-    ),
     Program(
         "node-debian",
         "Node of Debian: http and a worker thread",

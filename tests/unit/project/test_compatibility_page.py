@@ -51,6 +51,7 @@ def test_what_a_cluster_moved_has_a_column_of_its_own_and_an_entry_if_it_failed(
         Row(program="redis", version="1", out_of_the_box=True, moves=1, date="2026-02-02"),
         Row(program="valkey", version="1", out_of_the_box=False, moves=0, date="2026-02-03", step="state", code="state-differs", cause="it began anew"),
     ]  # fmt: skip
+    assert "| Redis | 1 |  |  |  |  |  |  | yes, 2026-02-02 |" in page.render([], moved)
     text = page.render(rows, moved)
     assert "| Redis | 1 | yes |  |  |  |  | 2026-01-01 | yes, 2026-02-02 |" in text
     assert "| 2026-01-01 | no, 2026-02-03: [`state-differs`](#valkey), at the state |" in text
