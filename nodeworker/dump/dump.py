@@ -8,8 +8,6 @@ not lose is in the journal before it is taken, so a worker's next life thaws wha
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-import time
 from collections.abc import Coroutine
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -19,27 +17,25 @@ import msgspec
 import structlog
 
 from nodeworker.bus import Bus
-from nodeworker.capture import exec_gate, projected_volumes, sqlite_files, thread_placement, volume_files
-from nodeworker.capture.bounds import Bounds
+from nodeworker.capture import exec_gate
 from nodeworker.capture.criu.runc import Runc
-from nodeworker.capture.criu.spool import Aside, Spool, raw_bytes
 from nodeworker.capture.gpu.cuda import Cuda
-from nodeworker.capture.trees import CapturedTree
 from nodeworker.disk.reservations import Disk
 from nodeworker.disk.snapshot_cache import SnapshotCache
 from nodeworker.domain.criu_options import CriuConfig
-from nodeworker.dump import connections, grace_period
+from nodeworker.dump import grace_period
 from nodeworker.dump.dump_queue import DumpQueue, EarlierDumpError, GoneError
-from nodeworker.dump.preflight import Plan, Preflight
+from nodeworker.dump.frozen_capture import FrozenCapture
+from nodeworker.dump.preflight import Preflight
 from nodeworker.dump.uploader import SnapshotUploader
 from nodeworker.errors import failure_of, refusal
-from nodeworker.journal import ContainerRecord, ContainerState, DumpRecord, DumpStep, FrozenRecord, Journal
+from nodeworker.journal import ContainerRecord, DumpRecord, Journal
 from nodeworker.settings import Settings
 from woodfrog.protocol.commands import DumpCommand
 from woodfrog.protocol.events import DumpStage, DumpStarted, Trigger
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CommandId, ContainerId, SnapshotId, new_snapshot_id
-from woodfrog.service import faultpoints, logs, tracing
+from woodfrog.service import logs, tracing
 
 _log = structlog.get_logger(component="dump")
 _ANNOUNCE_SECONDS: Final = 1.0
@@ -77,9 +73,8 @@ class Dumper:
         self._settings = settings
         self._journal = journal
         self._bus = bus
-        self._runc = runc
         self._uploader = uploader
-        self._cuda = cuda
+        self._frozen = FrozenCapture(settings, journal, runc, cuda, uploader)
         self.preflight = Preflight(settings, runc, cuda, copies, uploader.unstored, disk, criu_config)
         self._boot_id = boot_id
         self._turns = DumpQueue(settings.dumps_at_once)
@@ -290,7 +285,7 @@ class Dumper:
                     tries.announced = True
                 stage = DumpStage.CAPTURE
                 with tracing.span("dump capture", snapshot_id=record.snapshot_id) as step:
-                    record = await asyncio.to_thread(self._freeze_and_write, record, plan, container)
+                    record = await asyncio.to_thread(self._frozen.take, record, plan, container)
                     if step is not None:
                         step.say(freeze_seconds=record.freeze_seconds, raw_bytes=record.raw_bytes)
         except Exception as problem:
@@ -319,141 +314,3 @@ class Dumper:
                 command_id=record.command_id,
             ),
         )
-
-    def _freeze_and_write(self, record: DumpRecord, plan: Plan, container: ContainerRecord) -> DumpRecord:
-        """Write the capture while the container is frozen; then it runs on, or is dead if the dump is final.
-
-        GPUs are put aside before the freeze, because the driver needs the processes to run for it, and are back after the thaw.
-        In one thread, without a turn of the event loop in between: every moment here is one in which the workload stands.
-        """
-        spool = Spool(self._settings.spool / record.snapshot_id)
-        spool.make()
-        plan.room.folder = spool.folder
-        frozen = FrozenRecord(
-            container_id=record.container_id,
-            freezer_path=str(plan.freezer.path),
-            cgroup_version=plan.freezer.version,
-            snapshot_id=record.snapshot_id,
-            since=datetime.now(UTC),
-        )
-        self._journal.note_frozen(frozen)
-        faultpoints.reach("dump.after-journal")
-        began = time.monotonic()
-        bounds = plan.bounds.until(began + limit) if (limit := plan.freeze_limit(record.trigger)) else plan.bounds
-        cuda_pids: list[int] = []
-
-        def note_gpus(pids: tuple[int, ...]) -> None:
-            cuda_pids[:] = pids
-            self._journal.note_frozen(msgspec.structs.replace(frozen, cuda_pids=pids))
-
-        try:
-            if plan.gpus is not None:
-                self._cuda.suspend(plan.gpus, note_gpus)
-                faultpoints.reach("dump.gpus-aside")
-            plan.freezer.freeze()
-            faultpoints.reach("dump.frozen")
-            files, noticed = connections.dump(
-                plan,
-                spool,
-                lambda: self._runc.checkpoint(
-                    plan.root,
-                    record.container_id,
-                    image_path=spool.images,
-                    work_path=spool.work,
-                    leave_running=True,
-                    stopped_pids=plan.stopped_pids,
-                ),
-                lambda: self._copy_files(spool, plan, bounds),
-            )
-            if record.final:
-                record = self._note_complete(record, plan, spool, files, noticed)
-                self._kill(plan)
-            else:
-                plan.freezer.thaw()
-        except BaseException:
-            plan.freezer.release()
-            self._let_gpus_go(plan, cuda_pids)
-            self._note_thawed(record.container_id)
-            raise
-        finally:
-            plan.criu_config.write_text(plan.criu.for_dump())
-        warnings: tuple[str, ...] = () if record.final else self._let_gpus_go(plan, cuda_pids)
-        freeze_seconds = time.monotonic() - began
-        if not record.final:
-            record = self._note_complete(record, plan, spool, files, (*noticed, *warnings))
-        record = msgspec.structs.replace(record, step=DumpStep.CAPTURED, freeze_seconds=freeze_seconds)
-        try:
-            self._note_captured(record, container)
-        except sqlite3.Error as problem:
-            if not record.final:
-                raise
-            # The processes are dead and the spool holds all that is left of them: store it, whatever the journal says.
-            _log.exception("a final capture could not be journaled", snapshot_id=record.snapshot_id, error=str(problem))
-        faultpoints.reach("dump.captured")
-        return record
-
-    def _let_gpus_go(self, plan: Plan, cuda_pids: list[int]) -> tuple[str, ...]:
-        """Bring the GPUs of a thawed container back. One that cannot be is ended: it would wait for its GPU for ever.
-
-        Its engine starts it again then, from the last valid snapshot; answers what to tell with the capture.
-        """
-        if not cuda_pids:
-            return ()
-        try:
-            self._cuda.resume(cuda_pids)
-        except FailureError as problem:
-            _log.error("a container's GPUs are lost, so it is ended", pids=cuda_pids, failure=str(problem))
-            self._kill(plan)
-            return (f"the container was ended after this capture: {problem.failure.cause}",)
-        return ()
-
-    def _copy_files(self, spool: Spool, plan: Plan, bounds: Bounds) -> tuple[list[CapturedTree], tuple[str, ...]]:
-        faultpoints.reach("dump.after-criu")
-        pids = plan.freezer.pids()
-        held, noticed = volume_files.record(spool.images, plan.outside, pids)
-        spool.write_aside(Aside(held, thread_placement.record(pids, plan.cpusets), sqlite_files.record(pids)))
-        trees = [*spool.copy_files(plan.upper, plan.shm, plan.volumes, bounds), *projected_volumes.links(plan.configs)]
-        return trees, (*plan.noticed, *noticed)
-
-    def _kill(self, plan: Plan) -> None:
-        try:
-            plan.freezer.kill_all()
-        except FailureError as problem:
-            # SIGKILL is pending in every process: no more of it will run, whoever keeps the cgroup frozen.
-            _log.warning("the container was dumped and killed, but does not thaw", failure=str(problem))
-
-    def _note_complete(
-        self,
-        record: DumpRecord,
-        plan: Plan,
-        spool: Spool,
-        files: list[CapturedTree],
-        warnings: tuple[str, ...],
-    ) -> DumpRecord:
-        trees = spool.write_list(files)
-        record = msgspec.structs.replace(
-            record,
-            step=DumpStep.COMPLETE,
-            stopped_pids=plan.stopped_pids,
-            raw_bytes=raw_bytes(trees),
-            warnings=(*record.warnings, *warnings, *(warning for tree in trees for warning in tree.warnings)),
-        )
-        self._journal.save_dump(record)
-        faultpoints.reach("dump.complete")
-        return record
-
-    def _note_captured(self, record: DumpRecord, container: ContainerRecord) -> None:
-        with self._journal.transaction():
-            self._journal.note_thawed(record.container_id)
-            if record.final:
-                self._journal.save_container(
-                    msgspec.structs.replace(container, state=ContainerState.ENDED, final_snapshot=record.snapshot_id)
-                )
-            self._journal.save_dump(record, self._uploader.captured(record))
-
-    def _note_thawed(self, container_id: ContainerId) -> None:
-        """Forget that the container was frozen; if even that cannot be written, the next life thaws it once more."""
-        try:
-            self._journal.note_thawed(container_id)
-        except sqlite3.Error as problem:
-            _log.warning("the journal could not note a thawing", container_id=container_id, error=str(problem))

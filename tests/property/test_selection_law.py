@@ -191,6 +191,15 @@ def old_here(log: Log, number: int, before: int, node: str) -> set[str]:
     return {name for name in vouched if asked_at is None or captured_at[name] <= asked_at}
 
 
+def first_delays(about: list[tuple[int, Any]]) -> dict[str, int]:
+    """When each capture was first said to wait for its store."""
+    found: dict[str, int] = {}
+    for place, event in about:
+        if isinstance(event, SnapshotStoreDelayed):
+            found.setdefault(event.snapshot_id, place)
+    return found
+
+
 def runs_on(log: Log, number: int, lost: dict[str, bool]) -> bool:
     """Whether the container before still runs, as far as the log says, and its node must be asked to dump it, or has been."""
     opened = {event.incarnation: (place, event) for place, event in of(log, IncarnationOpened)}
@@ -212,7 +221,9 @@ def runs_on(log: Log, number: int, lost: dict[str, bool]) -> bool:
         return False
     issued = [(place, e.command.command_id) for place, e in about if isinstance(e, CommandIssued)]
     finished = {e.command_id for _, e in about if isinstance(e, CommandFinished)}
-    unfinished = any(command not in finished for _, command in issued)
+    # From then on the dump was taken, and its command waits for the store alone.
+    answered = max(first_delays(about).values(), default=-1)
+    unfinished = any(command not in finished and place > answered for place, command in issued)
     return unfinished or not any(place > asked_at for place, _ in issued)
 
 
