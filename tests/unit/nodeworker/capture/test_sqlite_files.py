@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import subprocess
 import sys
@@ -92,3 +94,20 @@ def test_what_is_no_database_is_not_recorded_and_what_is_not_there_is_passed_ove
     with (tmp_path / "text").open("r+"):
         assert sqlite_files.record([os.getpid()]) == ()
     sqlite_files.apply([DatabaseFile(1, 3, 4, 5), DatabaseFile(os.getpid(), 1 << 20, 1, 1 << 65)], [os.getpid()])
+
+
+def test_of_memory_that_is_reserved_only_the_pages_that_were_touched_are_read() -> None:
+    """A runtime with a heap of its own reserves gigabytes: read as a whole, they would cost minutes while nothing runs."""
+    touched = range(0, 1 << 28, 2 << 20)
+    with mmap.mmap(-1, 1 << 28, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as heap:
+        for place in touched:
+            heap[place + 4096] = 1
+        start = ctypes.addressof(ctypes.c_char.from_buffer(heap))
+        with open("/proc/self/mem", "rb", buffering=0) as memory:
+            read = [
+                len(data)
+                for begin, data in sqlite_files._blocks(os.getpid(), memory.fileno())
+                if start <= begin < start + len(heap)
+            ]
+    assert len(touched) <= len(read)
+    assert sum(read) <= 4 * len(touched) * mmap.PAGESIZE
