@@ -136,6 +136,9 @@ class Stack:
             if run.process.poll() is None:
                 run.process.kill()
                 run.process.communicate()
+            for stream in (run.process.stdout, run.process.stderr):
+                if stream is not None:  # of one that ended by itself nobody has read
+                    stream.close()
         for container in self.containers(missing_worker_is_fine=True):
             subprocess.run(
                 ["runc", "--root", self.runc_root, "delete", "--force", container["container_id"]],
