@@ -98,7 +98,7 @@ MUTANTS = {
         "SnapshotStatus.DUMPING",
     ),
     "a pin does not win": ("key=lambda snapshot: not snapshot.pinned", "key=lambda snapshot: 0"),
-    "what is unpinned stays pinned": ("SnapshotStatus.DUMPING, pinned=False", "SnapshotStatus.DUMPING, pinned=True"),
+    "what is unpinned stays pinned": ("draft.set(event, at, pinned=False)", "draft.set(event, at, pinned=True)"),
     "what is pinned expires": ("spared = snapshot.pinned or", "spared ="),
     "what is pinned counts among the last": (
         "snapshot.missed_by is not None or snapshot.pinned",
