@@ -282,7 +282,7 @@ def verify(
 
 @log.command()
 def rebuild(database_url: DatabaseUrl = None, archive: ArchiveDir = None, state_dir: StateDir = None) -> None:
-    """Make the tables behind the views anew from the events; whoever reads or writes meanwhile goes on."""
+    """Rebuild the tables behind the views from the events. Readers and writers are not interrupted."""
 
     async def work(log: EventLog) -> int:
         await log.rebuild()

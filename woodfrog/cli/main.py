@@ -180,7 +180,7 @@ def _runs_here(key: CheckpointKey, state_dir: Path | None) -> bool:
 def why_(
     checkpoint_id: Id, namespace: Namespace = dev.NAMESPACE, state_dir: StateDir = None, output: Output = Form.TABLE
 ) -> None:
-    """Tell why the last start of an id was what it was, and what has happened since."""
+    """Show why the last start of an id was what it was, and what has happened since."""
     with telling():
         reach = reach_of(state_dir)
         key = key_of(reach, checkpoint_id, namespace)

@@ -57,7 +57,7 @@ def migrate(
     namespace: Namespace = dev.NAMESPACE,
     output: Output = Form.TABLE,
 ) -> None:
-    """Move a running pod of a cluster to another node; it goes on there from where it was."""
+    """Move a running pod of a cluster to another node, where it resumes."""
     with telling():
         check_id(pod, "POD")
         check_id(namespace, "--namespace")

@@ -107,7 +107,7 @@ def exec_(
     namespace: Namespace = dev.NAMESPACE,
     state_dir: StateDir = None,
 ) -> None:
-    """Execute a command in a running container of `woodfrog run`. It is no part of snapshots.
+    """Execute a command in a running container of `woodfrog run`. Snapshots do not include it.
 
     Exit code: the command's own. 125: it could not be started. 126: it cannot be executed. 127: there is no such command.
     """

@@ -88,7 +88,7 @@ def unpin(
     state_dir: StateDir = None,
     output: Output = Form.TABLE,
 ) -> None:
-    """Make a pinned snapshot one like the others again."""
+    """Unpin a snapshot."""
     with telling():
         reach, noted = _decide("unpin", snapshot, namespace, state_dir, because)
         _put(reach, noted, output, f"{noted.snapshot_id} is not pinned")

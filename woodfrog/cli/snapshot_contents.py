@@ -116,7 +116,7 @@ def inspect(
     state_dir: StateDir = None,
     output: Output = Form.TABLE,
 ) -> None:
-    """Tell what is in a snapshot: where it was taken, its trees, its largest files."""
+    """Show what is in a snapshot: where it was taken, its trees, its largest files."""
     with telling(), opened(snapshot, namespace, checkpoint_id, state_dir) as (_, manifest):
         told = described(manifest)
         if output is Form.JSON:

@@ -6,8 +6,12 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
+
+from woodfrog.cli.main import app
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -52,3 +56,18 @@ def test_and_the_other_words_are_found(text: str) -> None:
 @pytest.mark.parametrize("text", ["there is no file", "it is no longer there", "resumes from s1"])
 def test_but_not_plain_ones(text: str) -> None:
     assert not UNUSED.search(text)
+
+
+def helps(command: Any, name: str = "woodfrog") -> Iterator[str]:
+    """What ``--help`` says of a command, of those below it and of their options."""
+    yield f"{name}: {command.help}"
+    for option in command.params:
+        yield f"{name} {option.name}: {getattr(option, 'help', None)}"
+    for word, verb in getattr(command, "commands", {}).items():
+        yield from helps(verb, f"{name} {word}")
+
+
+def test_help_uses_the_words_of_the_field() -> None:
+    said = list(helps(get_command(app)))
+    assert len(said) > 200
+    assert [text for text in said if UNUSED.search(text)] == []
