@@ -121,8 +121,19 @@ class Cri:
         return str(answer.stdout.decode())
 
     def remove_container(self, container: str) -> None:
-        """Remove a container."""
-        self._runtime.RemoveContainer(self.messages.RemoveContainerRequest(container_id=container), timeout=scaled(60))
+        """Remove a container as the kubelet does: killed first if it still runs, and again until the engine agrees."""
+        request = self.messages.RemoveContainerRequest(container_id=container)
+        deadline = time.monotonic() + scaled(30)
+        while True:
+            try:
+                self._runtime.RemoveContainer(request, timeout=scaled(60))
+            except grpc.RpcError as problem:
+                if "still running" not in str(problem) or time.monotonic() > deadline:
+                    raise
+                self.stop(container, 0)
+                time.sleep(0.2)
+            else:
+                return
 
     def remove_pod(self, pod: str) -> None:
         """Stop and remove a pod."""
