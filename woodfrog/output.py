@@ -51,7 +51,7 @@ def put_list(
             fields = list(dict.fromkeys(field for row in rows for field in row))
             put(
                 rows,
-                [(field.replace("_", " ").upper(), itemgetter(field)) for field in fields],
+                [(heading(field), itemgetter(field)) for field in fields],
                 Form.TABLE,
                 empty=empty,
             )
@@ -70,9 +70,17 @@ def table(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> str:
     cells = [[heading for heading, _ in columns]]
     cells += [[cell(get(row)) for _, get in columns] for row in rows]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
-    return "\n".join(
-        "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
-    )
+    return "\n".join(aligned(line, widths) for line in cells)
+
+
+def aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Write one line of a table."""
+    return "   ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def heading(field: str) -> str:
+    """Write the name of a field as the heading of its column."""
+    return field.replace("_", " ").upper()
 
 
 def put(rows: Sequence[dict[str, Any]], columns: Sequence[Column], form: Form, *, empty: str) -> None:

@@ -259,7 +259,10 @@ class DecisionLoop:
                 await self._copy_state()
 
     async def _append_batch(self, batch: list[_Pending]) -> None:
-        """Decide and append a batch; if the log takes it only in part, every input by itself."""
+        """Decide and append a batch; if the log does not take it as a whole, every input by itself."""
+        if len(batch) == 1:
+            await self._append_one_by_one(batch)
+            return
         try:
             await self._commit([pending for pending in batch if not _has_failed(pending)])
         except LogUnavailableError as problem:

@@ -19,7 +19,7 @@ from woodfrog.protocol.ids import IncarnationNumber
 
 
 def note_delayed(draft: Draft, event: SnapshotStoreDelayed, at: datetime) -> None:
-    """Take in that a capture waits for its store. It can be told again, for another reason, when the next dump is asked for already."""
+    """Fold that a capture waits for its store. It can be reported again, for another reason, after the next dump was asked for."""
     known = draft.snapshots.get(event.snapshot_id)
     is_first = known is None or not known.is_delayed
     draft.start(event.incarnation, **({"dump_command": None, "dumps_failed": 0} if is_first else {}))

@@ -111,12 +111,21 @@ def _found(pid: int, memory: int, wanted: list[bytes]) -> dict[bytes, list[int]]
 
 
 def _blocks(pid: int, memory: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the pages that a process has, in runs that overlap by what is looked for. Pages that it never touched are not read.
+    """Yield the touched pages of a process in runs that overlap by what is looked for, up to a limit."""
+    left = _MOST_BYTES
+    for begin, stop in _touched(pid, _IDENTITY.size - _ENTRY_BYTES):
+        data = os.pread(memory, stop - begin, begin)
+        yield begin, data
+        left -= len(data)
+        if left <= 0:
+            return
+
+
+def _touched(pid: int, overlap: int) -> Iterator[tuple[int, int]]:
+    """Find the runs of private pages that a process has, by their ends.
 
     A runtime with a heap of its own reserves gigabytes and touches a page here and there: to read the others as well would take minutes.
     """
-    left = _MOST_BYTES
-    overlap = _IDENTITY.size - _ENTRY_BYTES
     with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
         for first, last in _WRITABLE.findall(Path(f"/proc/{pid}/maps").read_text(errors="replace")):
             end = int(last, 16)
@@ -124,11 +133,6 @@ def _blocks(pid: int, memory: int) -> Iterator[tuple[int, bytes]]:
                 pages = (min(start + _BLOCK_BYTES, end) - start) // _PAGE_BYTES
                 entries = os.pread(pagemap.fileno(), pages * _ENTRY_BYTES, start // _PAGE_BYTES * _ENTRY_BYTES)
                 for run in _THERE.finditer(entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES]):
-                    begin, stop = start + run.start() * _PAGE_BYTES, start + run.end() * _PAGE_BYTES
-                    if run.end() == pages:  # what is looked for may go on in the next block
-                        stop = min(stop + overlap, end)
-                    data = os.pread(memory, stop - begin, begin)
-                    yield begin, data
-                    left -= len(data)
-                    if left <= 0:
-                        return
+                    # What is looked for may continue in the next block.
+                    beyond = overlap if run.end() == pages else 0
+                    yield start + run.start() * _PAGE_BYTES, min(start + run.end() * _PAGE_BYTES + beyond, end)

@@ -1,15 +1,16 @@
-"""Lists that are too long to be held in memory: rows are made anew for each pass, and none is kept."""
+"""Lists that are too long to be held in memory: rows are generated again for each pass, and none is kept."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from operator import methodcaller
 from typing import Any
 
 import msgspec
 import yaml
 
-from woodfrog.output import Column, ListForm, cell
+from woodfrog.output import Column, ListForm, aligned, cell, heading
 
 Rows = Callable[[], Iterator[dict[str, Any]]]
 
@@ -27,13 +28,9 @@ def put_streamed(rows: Rows, columns: Sequence[Column], form: ListForm, *, name:
                 sys.stdout.write(f"{cell(row.get(name))}\n")
         case ListForm.WIDE:
             first = next(rows(), {})
-            _put_table(rows, [(field.replace("_", " ").upper(), _field(field)) for field in first], empty)
+            _put_table(rows, [(heading(field), methodcaller("get", field)) for field in first], empty)
         case _:
             _put_table(rows, columns, empty)
-
-
-def _field(name: str) -> Callable[[dict[str, Any]], Any]:
-    return lambda row: row.get(name)
 
 
 def _put_json(rows: Rows) -> None:
@@ -46,7 +43,7 @@ def _put_json(rows: Rows) -> None:
 
 
 def _put_table(rows: Rows, columns: Sequence[Column], empty: str) -> None:
-    widths = [len(heading) for heading, _ in columns]
+    widths = [len(title) for title, _ in columns]
     some = False
     for row in rows():
         some = True
@@ -54,11 +51,6 @@ def _put_table(rows: Rows, columns: Sequence[Column], empty: str) -> None:
     if not some:
         sys.stderr.write(f"{empty}\n")
         return
-    _put_line([heading for heading, _ in columns], widths)
+    sys.stdout.write(f"{aligned([title for title, _ in columns], widths)}\n")
     for row in rows():
-        _put_line([cell(get(row)) for _, get in columns], widths)
-
-
-def _put_line(cells: Sequence[str], widths: Sequence[int]) -> None:
-    line = "   ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True))
-    sys.stdout.write(f"{line.rstrip()}\n")
+        sys.stdout.write(f"{aligned([cell(get(row)) for _, get in columns], widths)}\n")

@@ -159,9 +159,9 @@ def _size(entries: Mapping[str, Entry], entry: Entry | None) -> int | None:
     return entries[entry.hardlink].size_bytes if entry.hardlink is not None else entry.size_bytes
 
 
-def sentences(told: Mapping[str, Any]) -> Iterator[str]:
+def sentences(compared: Mapping[str, Any]) -> Iterator[str]:
     """Say what became of processes and memory."""
-    found, held = told["processes"], told["memory"]
+    found, held = compared["processes"], compared["memory"]
     if found is None:
         yield "processes: CRIU's images cannot be read here"
     else:

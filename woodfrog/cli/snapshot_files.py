@@ -203,12 +203,12 @@ def diff(
             processes = snapshot_diff.processes(
                 snapshot_diff.images_of(old, of_old), snapshot_diff.images_of(new, of_new), old, new
             )
-        told = {"before": old.snapshot_id, "after": new.snapshot_id, "processes": processes}
-        told |= {"memory": snapshot_diff.memory(old, new)}
+        compared = {"before": old.snapshot_id, "after": new.snapshot_id, "processes": processes}
+        compared |= {"memory": snapshot_diff.memory(old, new)}
         if output is Form.JSON:
-            put_json(told | {"files": list(snapshot_diff.files(old, new))})
+            put_json(compared | {"files": list(snapshot_diff.files(old, new))})
             return
-        sys.stdout.write("".join(f"{printable(line)}\n" for line in snapshot_diff.sentences(told)))
+        sys.stdout.write("".join(f"{printable(line)}\n" for line in snapshot_diff.sentences(compared)))
         columns = (
             ("CHANGE", lambda row: row["change"]),
             ("TREE", lambda row: row["tree"]),

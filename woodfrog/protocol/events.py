@@ -145,7 +145,7 @@ class StartDeferred(_KeyEvent, frozen=True, tag="incarnation.start-deferred"):
 
 
 class RestoreChosen(_KeyEvent, frozen=True, tag="incarnation.restore-chosen"):
-    """The incarnation shall resume from ``snapshot_id``; ``reason`` says why this one, and why no newer one."""
+    """The incarnation is to resume from ``snapshot_id``; ``reason`` says why this one, and why no newer one."""
 
     snapshot_id: SnapshotId
     reason: str

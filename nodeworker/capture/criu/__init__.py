@@ -1,1 +1,1 @@
-"""CRIU and runc: how they are called, what they are told, what they leave behind."""
+"""CRIU and runc: how they are called and configured, and what they leave behind."""
