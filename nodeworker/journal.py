@@ -47,6 +47,7 @@ CREATE TABLE IF NOT EXISTS frozen     (name TEXT PRIMARY KEY, record TEXT NOT NU
 CREATE TABLE IF NOT EXISTS dumps      (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS commands   (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS numbers    (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS identity   (value TEXT PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS lives      (name TEXT PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS outbox     (place INTEGER PRIMARY KEY AUTOINCREMENT, report TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS confirmed  (place INTEGER PRIMARY KEY, report_id TEXT NOT NULL UNIQUE, report TEXT NOT NULL) STRICT;
@@ -184,6 +185,11 @@ class Journal:
         self._connection.execute("PRAGMA synchronous=FULL")
         self._connection.executescript(_SCHEMA)
         self._connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+        self._connection.execute(
+            "INSERT INTO identity SELECT ? WHERE NOT EXISTS (SELECT * FROM identity)", (uuid.uuid4().hex,)
+        )
+        (self.identity,) = self._connection.execute("SELECT value FROM identity").fetchone()
+        """Stays as long as the file: another one means that what this file knew is gone."""
         self.on_report: Callable[[], None] = lambda: None
         """Called, in the writing thread, after reports were committed."""
         self.on_events: Callable[[Sequence[ReportedEvent]], None] = lambda _events: None

@@ -35,6 +35,7 @@ from controlplane.domain.inputs import (
     Tick,
 )
 from controlplane.domain.maintenance import expired, upkeep
+from controlplane.domain.node_resets import lost_captures
 from controlplane.domain.observations import job_acted, node_seen, pod_seen
 from controlplane.domain.placement import Placement, identified, misplaced, not_here, not_its_own
 from controlplane.domain.quotas import no_new_id
@@ -107,7 +108,7 @@ def _report(state: State, report: Report, now: datetime, policy: Policy) -> Deci
         return Decision()
     event = report.event
     if isinstance(event, NodeRegistered):
-        return Decision(events=(event,))
+        return Decision(events=(event, *lost_captures(state, event, now)))
     course = DecisionBuilder(state.keys.get(event.key, KeyState()), now)
     course.record(event)
     match event:

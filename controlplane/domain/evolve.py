@@ -461,12 +461,20 @@ _FOLDS: dict[type[KeyEvent], Callable[[Draft, Any, datetime], None]] = {
 def _node_after(node: NodeState | None, event: NodeEvent, at: datetime) -> NodeState:
     known = node or NodeState(worker_id=event.worker_id)
     match event:
-        case NodeRegistered(worker_id=worker_id, facts=facts, boot_id=boot_id):
+        case NodeRegistered(worker_id=worker_id, facts=facts, boot_id=boot_id, journal=journal):
             earlier = known.earlier_workers
             if known.worker_id != worker_id:
                 earlier = (*earlier, known.worker_id)[-REMEMBERED:]
             ending = known.ending_since  # Kubernetes has its reasons, whichever worker lives there
-            return NodeState(worker_id, facts, boot_id, since=at, ending_since=ending, earlier_workers=earlier)
+            return NodeState(
+                worker_id,
+                facts,
+                boot_id,
+                since=at,
+                ending_since=ending,
+                earlier_workers=earlier,
+                journal=journal or known.journal,
+            )
         case NodeLost() | NodeReturned():
             if known.worker_id != event.worker_id:
                 return known  # an earlier life's loss says nothing of this one

@@ -258,6 +258,8 @@ class NodeState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     ending_since: datetime | None = None
     """Since when it is about to end, if it is."""
     earlier_workers: tuple[WorkerId, ...] = ()
+    journal: str = ""
+    """Identity of its worker's journal, as far as it is known."""
     clock_offset_seconds: float | None = None
     """By how much its clock was ahead of the control plane's, if it ever was worth recording."""
 

@@ -215,7 +215,7 @@ class Worker:
         executor = CommandExecutor(journal, self._dumper, self._uploader, store, copies, gate)
         metrics = Metrics(journal, bus, self._dumper, self._uploader, disk, gate)
         self._restorer.on_fetched = metrics.fetched
-        await asyncio.to_thread(journal.report, self._registration())
+        await asyncio.to_thread(journal.report, self._registration(journal))
         await asyncio.to_thread(release_gpus, journal, self._cuda, frozen)
         whole = await asyncio.to_thread(
             lambda: settle_dumps(settings, journal, self._uploader, self._runc, boot_id=self._boot_id, frozen=frozen)
@@ -301,9 +301,15 @@ class Worker:
         facts = self._store_watch.add_to(self._facts)
         return Heartbeat(self._settings.node, self._worker_id, self._boot_id, facts, at=datetime.now(UTC))
 
-    def _registration(self) -> NodeRegistered:
+    def _registration(self, journal: Journal) -> NodeRegistered:
         facts = self._store_watch.add_to(self._facts)
-        return NodeRegistered(node=self._settings.node, worker_id=self._worker_id, boot_id=self._boot_id, facts=facts)
+        return NodeRegistered(
+            node=self._settings.node,
+            worker_id=self._worker_id,
+            boot_id=self._boot_id,
+            facts=facts,
+            journal=journal.identity,
+        )
 
     def _hear(self, group: asyncio.TaskGroup, words: list[str]) -> None:
         """Take in what the runtime's shell part says."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +77,35 @@ async def test_a_final_capture_outlives_an_outage_of_the_store_and_a_restart_of_
 
     await eventually(valid, saying="it is stored")
     await asyncio.to_thread(followed, node, "outlives", container)
+
+
+async def test_what_was_not_stored_of_a_reinstalled_node_is_recorded_as_lost_with_its_cause(
+    node: Node, client: Client
+) -> None:
+    node.start_worker(**SCALED)
+    container = await asyncio.to_thread(counting, node, "reinstalled")
+    store = node.state / "store"
+    store.rename(node.state / "elsewhere")
+    store.write_text("not a directory")
+    await asyncio.to_thread(stopped, [container])
+    await not_stored(client, "reinstalled", "captured")
+    await asyncio.to_thread(node.stop_worker)
+    for file in node.state.glob("journal.sqlite3*"):
+        file.unlink()
+    shutil.rmtree(node.state / "spool")
+    store.unlink()
+    (node.state / "elsewhere").rename(store)
+    await asyncio.to_thread(node.start_worker, **SCALED)
+
+    async def failed() -> bool:
+        return await statuses(client, "reinstalled") == ["failed"]
+
+    await eventually(failed, saying="the capture is recorded as lost")
+    (row,) = await query(client, "failures", key=CheckpointKey("local", "default", "reinstalled"))
+    assert (row["failure_code"], row["stage"]) == ("node-reset", "store")
+    await asyncio.to_thread(counting, node, "reinstalled")
+    (*_, reason) = await reasons(client, "reinstalled")
+    assert "was removed, and with it this capture" in reason
 
 
 @contextmanager

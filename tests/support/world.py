@@ -95,9 +95,11 @@ class World:
         report = Report(UUID(int=self.given), NodeName(teller), WorkerId(worker or f"worker-{teller}"), self.now, event)
         return self.give(ReportReceived(report))
 
-    def register(self, node: str, facts: NodeFacts = ANY_NODE, worker: str | None = None) -> Decision:
+    def register(
+        self, node: str, facts: NodeFacts = ANY_NODE, worker: str | None = None, journal: str = ""
+    ) -> Decision:
         worker_id = WorkerId(worker or f"worker-{node}")
-        event = NodeRegistered(node=NodeName(node), worker_id=worker_id, boot_id="boot", facts=facts)
+        event = NodeRegistered(node=NodeName(node), worker_id=worker_id, boot_id="boot", facts=facts, journal=journal)
         return self.report(event, node=node, worker=worker_id)
 
     def ask(

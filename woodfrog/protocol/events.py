@@ -84,6 +84,8 @@ class NodeRegistered(_NodeEvent, frozen=True, tag="node.registered"):
 
     boot_id: str
     facts: NodeFacts
+    journal: str = ""
+    """Identity of the worker's journal, which another start of the same node has again; unknown if empty."""
 
 
 class NodeLost(_NodeEvent, frozen=True, tag="node.lost"):

@@ -53,7 +53,10 @@ SPOOL_CORRUPT = "spool-corrupt"
 NODE_RESTARTED = "node-restarted"
 """A node went down before what was captured there was safe from that."""
 
-NODE_FAULTS = frozenset({SPOOL_CORRUPT, NODE_RESTARTED})
+NODE_RESET = "node-reset"
+"""The state of a node's worker was removed, with every capture that was not stored."""
+
+NODE_FAULTS = frozenset({SPOOL_CORRUPT, NODE_RESTARTED, NODE_RESET})
 """Codes of captures that were lost by a fault of their node: its power, memory or disk."""
 
 CAPTURE_REPLACED = "capture-replaced"

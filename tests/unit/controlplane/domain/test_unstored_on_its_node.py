@@ -11,7 +11,15 @@ from controlplane.domain import SnapshotStatus
 from controlplane.domain.captures import Capture, capture_of
 from controlplane.domain.prefetch import prefetch
 from woodfrog.protocol.commands import StoreCommand
-from woodfrog.protocol.events import CommandIssued, RestoreChosen, RestoreStage, SnapshotRetried, SnapshotSuperseded
+from woodfrog.protocol.events import (
+    CommandIssued,
+    DumpFailed,
+    DumpStage,
+    RestoreChosen,
+    RestoreStage,
+    SnapshotRetried,
+    SnapshotSuperseded,
+)
 from woodfrog.protocol.facts import ContainerFacts, NodeFacts
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import NodeName, SnapshotId
@@ -237,3 +245,40 @@ def test_a_retry_of_one_that_is_still_being_dumped_is_refused() -> None:
     refused = world.wish("retry", "s1").answer
     assert isinstance(refused, Refusal)
     assert refused.failure.code == "snapshot-not-valid"
+
+
+def test_what_a_reinstalled_node_had_captured_is_recorded_as_lost_and_the_next_start_uses_the_one_before() -> None:
+    world = away()
+    world.register("a", worker="a1", journal="first")
+    assert status(world, "s1") is SnapshotStatus.CAPTURED
+    world.register("a", worker="a2", journal="second")
+    assert status(world, "s1") is SnapshotStatus.FAILED
+    (failed,) = [event for event, _ in world.log if isinstance(event, DumpFailed)]
+    assert (failed.stage, failed.failure.code) == (DumpStage.STORE, "node-reset")
+    answer = world.ask("c2", "b").answer
+    assert isinstance(answer, RestoreFrom)
+    assert answer.snapshot_id == "old"
+
+
+@pytest.mark.parametrize("later", ["first", ""], ids=["the same journal", "a worker that does not say"])
+def test_a_worker_that_starts_again_on_its_node_loses_nothing(later: str) -> None:
+    world = away()
+    world.register("a", worker="a3", journal="first")
+    world.register("a", worker="a4", journal=later)
+    assert status(world, "s1") is SnapshotStatus.CAPTURED
+    world.register("a", worker="a5", journal="second")
+    assert status(world, "s1") is SnapshotStatus.FAILED
+
+
+def test_a_dump_that_had_begun_on_a_reinstalled_node_failed_and_other_nodes_keep_theirs() -> None:
+    world = World("a", "b")
+    world.register("a", worker="a6", journal="of a")
+    world.register("b", worker="b7", journal="of b")
+    world.run("c1", "a")
+    world.dump(1, "s1")
+    world.register("b", worker="b8", journal="another")
+    assert status(world, "s1") is SnapshotStatus.DUMPING
+    world.register("a", worker="a9", journal="another")
+    assert status(world, "s1") is SnapshotStatus.FAILED
+    (failed,) = [event for event, _ in world.log if isinstance(event, DumpFailed)]
+    assert (failed.stage, failed.failure.code) == (DumpStage.CAPTURE, "node-reset")
