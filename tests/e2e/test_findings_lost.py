@@ -168,6 +168,20 @@ def test_a_capture_that_the_store_did_not_take_is_stored_when_somebody_retries_i
     kill(stack, again)
 
 
+def test_whoever_waits_for_a_snapshot_is_shown_that_the_store_does_not_take_it(stack: Stack) -> None:
+    run = begin(stack, "awaited")
+    with store_away(stack):
+        refused = stack.cli("checkpoint", "awaited", "--timeout", "5", check=False)
+        assert refused.returncode == 1
+        first, last = refused.stderr.splitlines()[0], refused.stderr.splitlines()[-1]
+        assert "is captured and not stored, since" in first
+        assert "it can be restored there" in first
+        assert "not stored after 5 s: " in last
+        assert "The node tries until the capture is stored" in last
+    stack.until_stored("awaited")
+    kill(stack, run)
+
+
 def test_periodic_snapshots_go_on_while_the_store_is_away_and_a_crash_resumes_from_the_newest(stack: Stack) -> None:
     run = begin(stack, "periodic", "--interval", "1s")
     with store_away(stack):

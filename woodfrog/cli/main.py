@@ -21,6 +21,7 @@ from woodfrog.cli import (
     check,
     closed_streams,
     container_commands,
+    dump_wait,
     engine_commands,
     get_commands,
     log_commands,
@@ -146,7 +147,7 @@ def checkpoint(
         reach = reach_of(state_dir)
         key = key_of(reach, checkpoint_id, namespace)
         command_id = _ask_for_dump(reach, key, timeout_seconds, state_dir)
-        row = client.ended(reach, command_id, timeout_seconds)
+        row = dump_wait.stored(reach, key, command_id, timeout_seconds)
         if row["status"] != "succeeded":
             raise FailureError(client.failure_of(reach, row))
     if output is Form.JSON:

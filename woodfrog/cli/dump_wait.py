@@ -1,0 +1,58 @@
+"""Waiting for a dump that was asked for, until it is stored; while the store does not take it, the user is shown why."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Final
+
+import msgspec
+
+from woodfrog import client
+from woodfrog.cli import unstored_rows
+from woodfrog.dev_state import Reach
+from woodfrog.protocol.failures import FailureError
+from woodfrog.protocol.ids import CheckpointKey, CommandId
+from woodfrog.service.printable import printable
+
+_LOOK_SECONDS: Final = 1.0
+"""How often is looked whether the store refuses the capture."""
+
+
+def stored(reach: Reach, key: CheckpointKey, command_id: CommandId, timeout_seconds: float) -> dict[str, Any]:
+    """Wait until the command to dump has ended, and return its row of ``commands``.
+
+    Raises:
+        FailureError: ``timed-out``, with why the store did not take the capture if that is the reason; or as :func:`client.control`.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    shown = ""
+    while True:
+        try:
+            return client.ended(reach, command_id, min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
+        except FailureError as problem:
+            if problem.failure.code != "timed-out":
+                raise
+            unstored = _unstored(reach, key, command_id)
+            if unstored and not shown:
+                shown = unstored
+                sys.stderr.write(f"woodfrog: {printable(shown)}\n")
+            if time.monotonic() < deadline:
+                continue
+            cause = f"not stored after {timeout_seconds:g} s"
+            if not unstored:
+                raise FailureError(msgspec.structs.replace(problem.failure, cause=cause)) from None
+            advice = f"The node tries until the capture is stored; `woodfrog get snapshots {key.id}` shows when it is."
+            failure = msgspec.structs.replace(problem.failure, cause=f"{cause}: {unstored}", advice=advice)
+            raise FailureError(failure) from None
+
+
+def _unstored(reach: Reach, key: CheckpointKey, command_id: CommandId) -> str:
+    """Describe the command's capture if the store has refused it."""
+    rows = client.view(reach, "checkpoint_history", key, command_id)
+    if not any(row["status"] == "captured" for row in rows):
+        return ""
+    for row in unstored_rows.with_delays(rows, client.view(reach, "events", key)):
+        if row["not_stored"]:
+            return f"{row['snapshot_id']} is captured and not stored, {row['not_stored']}"
+    return ""
