@@ -186,7 +186,7 @@ def ended(reach: Reach, command_id: CommandId, timeout_seconds: float) -> dict[s
         time.sleep(_POLL_SECONDS)
 
 
-async def _events(reach: Reach, request: QueryRequest, seconds: float) -> list[dict[str, Any]]:
+async def _filtered(reach: Reach, request: QueryRequest, seconds: float) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     page, before = _PAGE, request.before
     while (left := request.limit - len(found)) > 0:
@@ -214,7 +214,20 @@ def events(
         FailureError: as :func:`control`.
     """
     request = QueryRequest(view="events", key=key, limit=limit, version=FILTER_VERSION, only=only)
-    return asyncio.run(_events(reach, request, seconds))
+    return asyncio.run(_filtered(reach, request, seconds))
+
+
+def of_namespace(
+    reach: Reach, name: View, namespace: str, *, limit: int, seconds: float = 10.0
+) -> list[dict[str, Any]]:
+    """Read the newest rows of a view that are of a namespace of this cluster, oldest first; ``seconds`` bound each page of them.
+
+    Raises:
+        FailureError: as :func:`control`.
+    """
+    only = EventFilter(namespace=namespace, cluster=reach.cluster)
+    request = QueryRequest(view=name, limit=limit, version=FILTER_VERSION, only=only)
+    return asyncio.run(_filtered(reach, request, seconds))
 
 
 def failure_of(reach: Reach, command: dict[str, Any]) -> Failure:

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 from msgspec.structs import replace
@@ -30,6 +30,7 @@ from controlplane.domain.placement import PlacedPod, Placement, misplaced
 from controlplane.log import pages
 from controlplane.log.eventlog import EventLog
 from controlplane.log.pages import Scope
+from controlplane.log.projections.views import CONTRACT
 from woodfrog.protocol import subjects
 from woodfrog.protocol.failures import FailureError
 from woodfrog.protocol.ids import CheckpointKey, CommandId, NodeName, check_id
@@ -86,27 +87,36 @@ class Queries(Responder):
         return Rows(rows=rows)
 
     async def _some(self, request: QueryRequest, only: EventFilter) -> Reply:
-        """Read a page of the events that a filter names."""
-        if request.view != "events" or request.command_id is not None:
-            return malformed(f"rows of the view {request.view} are not filtered so - at `$.only`")
-        if only.since is not None and (problem := time_problem(only.since)) is not None:
-            return malformed(f"{problem} - at `$.only.since`")
-        streams = [f"checkpoint/{request.key}"] * (request.key is not None) + [f"node/{only.node}"] * bool(only.node)
-        if len(streams) > 1 or (only.node and only.namespace):
-            return malformed("the events of a node belong to no id and no namespace - at `$.only.node`")
+        """Read a page of what a filter names."""
+        if (problem := _filter_problem(request, only)) is not None:
+            return malformed(problem)
         scope = Scope(only.cluster, frozenset({only.namespace}) if only.namespace else None)
-        act = partial(
-            pages.events,
-            scope=scope,
-            streams=streams,
-            types=only.types,
-            before=request.before,
-            limit=request.limit,
-            since=only.since,
-        )
+        of_view: dict[str, Any] = {"scope": scope, "before": request.before, "limit": request.limit}
+        if request.view == "events":
+            streams = [f"checkpoint/{request.key}"] if request.key is not None else []
+            streams += [f"node/{only.node}"] if only.node else []
+            act = partial(pages.events, streams=streams, types=only.types, since=only.since, **of_view)
+        else:
+            act = partial(pages.rows, view=request.view, equal={}, **of_view)
         async with asyncio.timeout(DECIDE_SECONDS):
             page = await self._log.page(act)
         return Rows(rows=page.rows[::-1], next=page.next)
+
+
+def _filter_problem(request: QueryRequest, only: EventFilter) -> str | None:
+    """Say which part of a query with a filter contradicts another, or what its view does not have."""
+    if request.view == "events":
+        if only.since is not None and (problem := time_problem(only.since)) is not None:
+            return f"{problem} - at `$.only.since`"
+        if only.node and (only.namespace or request.key is not None):
+            return "the events of a node belong to no id and no namespace - at `$.only.node`"
+        of_namespace = True
+    else:
+        of_namespace = bool(only.namespace) and only == EventFilter(namespace=only.namespace, cluster=only.cluster)
+        of_namespace &= request.key is None and "namespace" in CONTRACT[request.view].table.c
+    if not of_namespace or request.command_id is not None:
+        return f"rows of the view {request.view} are not filtered so - at `$.only`"
+    return None
 
 
 class Pods(Protocol):

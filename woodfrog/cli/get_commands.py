@@ -54,8 +54,7 @@ def _rows(reach: Reach, view: View, which: tuple[str | None, str | None], limit:
         return client.view(reach, view, key_of(reach, checkpoint_id, namespace or dev.NAMESPACE), limit=limit)
     if namespace is None:
         return client.view(reach, view, None, limit=limit)
-    found = client.view(reach, view, None, limit=_MOST_ROWS)
-    return [row for row in found if row.get("namespace") == namespace][-limit:]
+    return client.of_namespace(reach, view, namespace, limit=limit)
 
 
 def _which(checkpoint_id: str | None, namespace: str | None, *, everywhere: bool) -> tuple[str | None, str | None]:

@@ -192,7 +192,7 @@ def cursor_of(view: View) -> Literal["number", "position"]:
 
 
 class EventFilter(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which events are wanted; what is empty restricts nothing. A page looks at a bounded range of positions only."""
+    """Which events, or rows of another view, are wanted; what is empty restricts nothing. A page looks at a bounded range of positions only."""
 
     namespace: str = ""
     """With the cluster of whoever is asked."""
@@ -218,7 +218,8 @@ class QueryRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int = REQUEST_VERSION
     before: int | None = None
     only: EventFilter | None = None
-    """Of version :data:`FILTER_VERSION`, and of ``events`` only; ``next`` of the answer is then the ``before`` of the next page."""
+    """Of version :data:`FILTER_VERSION`; ``next`` of the answer is then the ``before`` of the next page. Of other views than ``events`` it
+    names a namespace and its cluster only."""
 
 
 class Rows(_Answer, frozen=True, tag="rows"):

