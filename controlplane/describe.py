@@ -157,7 +157,11 @@ _TELL: dict[type, Callable[[Any], str]] = {
         else f"node {e.node} asked for a start that it has no right to: {e.failure}"
     ),
     LogHeadSigned: lambda e: f"the log's head at position {e.position} was signed",
-    CheckpointForgotten: lambda e: f"forgotten: nothing was started as this id for {e.idle_seconds:g} s",
+    CheckpointForgotten: lambda e: (
+        f"forgotten: nothing was started as this id for {e.idle_seconds:g} s"
+        if e.idle_seconds
+        else f"forgotten, as was requested{f': {e.reason}' if e.reason else ''}"
+    ),
     StartDeferred: lambda e: f"the start waits, until {moment(e.until)} at most: {e.waiting_for}",
     RestoreChosen: lambda e: f"snapshot {e.snapshot_id} was chosen: {e.reason}{_left(e.left, 'newer ')}",
     ColdStartChosen: lambda e: f"a cold start was chosen: {e.reason}{_left(e.left)}",

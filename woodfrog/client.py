@@ -24,6 +24,8 @@ from woodfrog.protocol.requests import (
     CheckpointRequest,
     CommandAccepted,
     EventFilter,
+    ForgetRequest,
+    Forgetting,
     ImportRequest,
     Noted,
     QueryRequest,
@@ -274,6 +276,15 @@ def take_in(reach: Reach, request: ImportRequest) -> Noted:
         FailureError: as :func:`control`.
     """
     return control(reach, subjects.IMPORT, request, Noted)
+
+
+def forget(reach: Reach, request: ForgetRequest) -> Forgetting:
+    """Have an id forgotten, or learn how much of it is still stored.
+
+    Raises:
+        FailureError: as :func:`control`.
+    """
+    return control(reach, subjects.FORGET, request, Forgetting)
 
 
 def decide_about(reach: Reach, request: SnapshotRequest) -> Noted:

@@ -25,7 +25,7 @@ from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS
 from controlplane.core.input_queue import InputQueue, UndecidableError
 from controlplane.core.key_waiters import KeyWaiters
 from controlplane.core.watermark import Watermark
-from controlplane.domain.inputs import CheckpointAsked, ImportAsked, Input, ResolveAsked, SnapshotAsked
+from controlplane.domain.inputs import CheckpointAsked, ForgetAsked, ImportAsked, Input, ResolveAsked, SnapshotAsked
 from controlplane.domain.placement import PlacedPod, Placement, misplaced
 from controlplane.log import pages
 from controlplane.log.eventlog import EventLog
@@ -37,6 +37,7 @@ from woodfrog.protocol.ids import CheckpointKey, CommandId, NodeName, check_id
 from woodfrog.protocol.requests import (
     CheckpointRequest,
     EventFilter,
+    ForgetRequest,
     QueryRequest,
     ResolveRequest,
     RestoreFrom,
@@ -156,6 +157,7 @@ class Decisions(Responder):
             subjects.CHECKPOINT: self._checkpoint,
             subjects.SNAPSHOT: self._snapshot,
             subjects.IMPORT: self._import,
+            subjects.FORGET: self._forget,
         }
         super().__init__(client, answerers, may_answer=check_lease, questions_per_node=questions_per_node)
         self._jetstream = client.jetstream(timeout=REQUEST_SECONDS)
@@ -287,6 +289,13 @@ class Decisions(Responder):
     async def _import(self, message: Msg) -> Reply:
         request = message_validation.import_request(message.data)
         return await self._decided(ImportAsked(request, f"import/{uuid.uuid4()}"), actor="request")
+
+    async def _forget(self, message: Msg) -> Reply:
+        request = message_validation.request(message.data, ForgetRequest)
+        _check_key(request.key)
+        return await self._decided(
+            ForgetAsked(request, f"forget/{uuid.uuid4()}"), actor=message_validation.actor_of(request.by)
+        )
 
     async def _decided(self, asked: Input, *, actor: str) -> Reply:
         async with asyncio.timeout(DECIDE_SECONDS):

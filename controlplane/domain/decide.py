@@ -14,12 +14,14 @@ from datetime import datetime
 from controlplane.domain.choose import choose
 from controlplane.domain.clock_skew import is_news
 from controlplane.domain.decision_builder import DecisionBuilder, refuse
+from controlplane.domain.forget_requests import forget
 from controlplane.domain.fresh_starts import left_behind
 from controlplane.domain.handover import Asker, Wait
 from controlplane.domain.import_requests import take_in
 from controlplane.domain.inputs import (
     CheckpointAsked,
     Decision,
+    ForgetAsked,
     HeadTaken,
     ImportAsked,
     Input,
@@ -80,14 +82,8 @@ def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decisio
             return _report(state, report, now, policy)
         case ResolveAsked():
             return _resolve(state, given, now, policy)
-        case CheckpointAsked():
-            return checkpoint(state, given, now, policy)
-        case SnapshotAsked() | ImportAsked():
-            return (
-                take_in(state, given, now, policy)
-                if isinstance(given, ImportAsked)
-                else decide_about(state, given, now, policy)
-            )
+        case CheckpointAsked() | SnapshotAsked() | ImportAsked() | ForgetAsked():
+            return _requested(state, given, now, policy)
         case PodSeen():
             return pod_seen(state, given, now, policy)
         case JobActed() | HeadTaken():
@@ -98,6 +94,20 @@ def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decisio
             return _silent(state, given) if isinstance(given, NodeSilent) else _heard(state, given)
         case Tick():
             return upkeep(state, given, now, policy)
+
+
+def _requested(
+    state: State, given: CheckpointAsked | SnapshotAsked | ImportAsked | ForgetAsked, now: datetime, policy: Policy
+) -> Decision:
+    match given:
+        case CheckpointAsked():
+            return checkpoint(state, given, now, policy)
+        case SnapshotAsked():
+            return decide_about(state, given, now, policy)
+        case ImportAsked():
+            return take_in(state, given, now, policy)
+        case ForgetAsked():
+            return forget(state, given, now)
 
 
 def _report(state: State, report: Report, now: datetime, policy: Policy) -> Decision:

@@ -6,19 +6,16 @@ refused: what that container stores afterwards would come too late. Whoever want
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
 
 from controlplane.domain.decision_builder import DecisionBuilder, refuse
 from controlplane.domain.inputs import Decision, ImportAsked, Policy
 from controlplane.domain.quotas import no_new_id, over_bytes
 from controlplane.domain.state import KeyState, State, namespace_of
+from controlplane.domain.under_way import under_way
 from woodfrog.protocol.events import SnapshotImported
 from woodfrog.protocol.ids import IncarnationNumber
-from woodfrog.protocol.requests import ImportRequest, Noted, Refusal
-
-_START_SECONDS: Final = 600.0
-"""A container that has not started so long after it was to be created does not start any more."""
+from woodfrog.protocol.requests import Noted, Refusal
 
 
 def take_in(state: State, asked: ImportAsked, now: datetime, policy: Policy) -> Decision:
@@ -38,8 +35,9 @@ def take_in(state: State, asked: ImportAsked, now: datetime, policy: Policy) -> 
     quota = no_new_id(state, request.key, policy.quotas) or over_bytes(state, request.key, policy.quotas)
     if quota is not None:
         return Decision(answer=Refusal(failure=quota))
-    if (busy := _in_use(state, request, key, now)) is not None:
-        return busy
+    advice = "import again, or import under another id with --id"
+    if (busy := under_way(state, request.key, key, now, advice=advice)) is not None:
+        return Decision(answer=Refusal(failure=busy))
     if request.only_check:
         return Decision(answer=noted)
     newest = key.newest or state.floors.get(namespace_of(request.key), key.newest)
@@ -60,26 +58,3 @@ def take_in(state: State, asked: ImportAsked, now: datetime, policy: Policy) -> 
         )
     )
     return course.decision(noted)
-
-
-def _in_use(state: State, request: ImportRequest, key: KeyState, now: datetime) -> Decision | None:
-    """Refuse while something of the id may still be stored that the import would make too late."""
-    lost = {name for name, node in state.nodes.items() if node.lost}
-    for start in key.incarnations.values():
-        recent = start.opened_at is not None and now < start.opened_at + timedelta(seconds=_START_SECONDS)
-        if start.number < key.latest_start or start.ended or start.node in lost or not (start.started or recent):
-            continue
-        what = "runs" if start.started else "is being started"
-        return refuse(
-            "id-in-use",
-            f"A container of {request.key} {what} on node {start.node} (incarnation {start.number})",
-            "Stop it and import again, or import under another id with --id.",
-        )
-    for snapshot in key.snapshots.values():
-        if snapshot.status.in_flight and key.has_a_future(snapshot) and snapshot.node not in lost:
-            return refuse(
-                "dump-in-flight",
-                f"The dump {snapshot.snapshot_id} of {request.key} is not stored yet",
-                "Wait until it is stored and import again, or import under another id with --id.",
-            )
-    return None

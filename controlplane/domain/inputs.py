@@ -23,6 +23,8 @@ from woodfrog.protocol.reports import Heartbeat, Report
 from woodfrog.protocol.requests import (
     CheckpointRequest,
     CommandAccepted,
+    ForgetRequest,
+    Forgetting,
     ImportRequest,
     Noted,
     Refusal,
@@ -91,6 +93,13 @@ class ImportAsked(msgspec.Struct, frozen=True):
     """Somebody brings a snapshot from elsewhere, whose bytes are in the store."""
 
     request: ImportRequest
+    source: str
+
+
+class ForgetAsked(msgspec.Struct, frozen=True):
+    """Somebody wants an id forgotten."""
+
+    request: ForgetRequest
     source: str
 
 
@@ -167,6 +176,7 @@ Input = (
     | CheckpointAsked
     | SnapshotAsked
     | ImportAsked
+    | ForgetAsked
     | PodSeen
     | JobActed
     | NodeSeen
@@ -176,7 +186,7 @@ Input = (
     | HeadTaken
 )
 
-Answer = Resolution | CommandAccepted | Noted | Refusal
+Answer = Resolution | CommandAccepted | Noted | Forgetting | Refusal
 
 
 class Decision(msgspec.Struct, frozen=True):

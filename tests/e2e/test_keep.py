@@ -115,6 +115,27 @@ def test_what_is_invalidated_is_passed_over_and_what_is_deleted_leaves_the_store
     assert "unknown-snapshot" in keeping.cli("pin", "20260101T000000Z-00000000", check=False).stderr
 
 
+def test_a_forgotten_id_leaves_the_store_and_its_next_start_is_that_of_a_new_one(keeping: Stack) -> None:
+    running = keeping.run("unwanted", *COUNT)
+    running.until_lines("/count", 3)
+    keeping.json("checkpoint", "unwanted")
+    assert "id-in-use" in keeping.cli("forget", "unwanted", "--force", check=False).stderr
+    os.kill(running.init_pid(), 9)
+    running.wait()
+    until(lambda: "container.ended" in keeping.types("unwanted"), saying="the container has ended")
+    refused = keeping.cli("forget", "unwanted", check=False)
+    assert (refused.returncode, "latest-snapshot" in refused.stderr) == (1, True)
+    said = keeping.cli("forget", "unwanted", "--force", "--because", "it is not needed").stdout
+    assert said == "unwanted is forgotten, 1 snapshot deleted: its next start is that of a new id\n"
+    assert in_store(keeping, "unwanted") == set()
+    assert "forgotten, as was requested: it is not needed" in keeping.cli("history", "unwanted").stdout
+    assert "unknown-id" in keeping.cli("forget", "unwanted", check=False).stderr
+    again = keeping.run("unwanted", *COUNT)
+    assert again.until_lines("/count", 3)[:2] == ["1", "2"]
+    os.kill(again.init_pid(), 9)
+    again.wait()
+
+
 def test_a_snapshot_can_be_looked_into_and_exported(keeping: Stack, tmp_path: Path) -> None:
     name, later = taken(keeping, "looked-into", 2)
     told = keeping.json("inspect", name)

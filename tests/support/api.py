@@ -14,8 +14,8 @@ import aiohttp
 import msgspec
 
 from controlplane.bus import message_validation
-from controlplane.domain import CheckpointAsked, Policy, SnapshotAsked, State, decide, evolve
-from controlplane.http.api.actions import Asks
+from controlplane.domain import CheckpointAsked, ForgetAsked, Policy, SnapshotAsked, State, decide, evolve
+from controlplane.http.api.actions import Answer, Asks, Request
 from controlplane.http.api.assembly import open_api
 from controlplane.http.api.next_dumps import Live
 from controlplane.http.api.settings import ApiSettings
@@ -23,7 +23,7 @@ from controlplane.kube.api import KubernetesApi
 from controlplane.log import EventLog, Metadata, NewEvent
 from woodfrog.protocol import subjects, wire
 from woodfrog.protocol.ids import CommandId, Epoch, Position
-from woodfrog.protocol.requests import CheckpointRequest, CommandAccepted, Noted, Refusal, SnapshotRequest
+from woodfrog.protocol.requests import CheckpointRequest, ForgetRequest, SnapshotRequest
 from woodfrog.service.http import Address
 
 EVERYTHING = "e" * 32
@@ -47,19 +47,19 @@ class Deciding:
     def __init__(self, log: EventLog, epoch: Epoch) -> None:
         self._log, self._epoch = log, epoch
 
-    async def ask(
-        self, subject: str, request: CheckpointRequest | SnapshotRequest
-    ) -> CommandAccepted | Noted | Refusal:
+    async def ask(self, subject: str, request: Request) -> Answer:
         """Answer, through the bytes that would go over the wire."""
         data, number, now = wire.encode(request), uuid4(), datetime.now(UTC)
         state = State()
         for event, at in (await self._log.tell(Position(0), 1_000_000))[1]:
             evolve(state, event, at)
-        asked: CheckpointAsked | SnapshotAsked
+        asked: CheckpointAsked | ForgetAsked | SnapshotAsked
         if subject == subjects.CHECKPOINT:
             asked = CheckpointAsked(
                 message_validation.request(data, CheckpointRequest), CommandId(str(number)), str(number)
             )
+        elif subject == subjects.FORGET:
+            asked = ForgetAsked(message_validation.request(data, ForgetRequest), str(number))
         else:
             asked = SnapshotAsked(message_validation.request(data, SnapshotRequest), str(number))
         decision = decide(state, asked, now, Policy())
@@ -67,7 +67,7 @@ class Deciding:
         events = [NewEvent(uuid4(), event, metadata, now) for event in decision.events]
         if events:
             await self._log.append(events, epoch=self._epoch)
-        assert isinstance(decision.answer, CommandAccepted | Noted | Refusal)
+        assert isinstance(decision.answer, Answer)
         return decision.answer
 
 

@@ -23,6 +23,7 @@ from woodfrog.cli import (
     container_commands,
     dump_wait,
     engine_commands,
+    forget_command,
     get_commands,
     log_commands,
     migrate_pod,
@@ -214,6 +215,7 @@ session_commands.register(app)
 snapshot_commands.register(app)
 snapshots_.register(app)
 snapshot_import.register(app)
+forget_command.register(app)
 log_commands.register(app)
 migrate_pod.register(app)
 check.register(app)

@@ -403,12 +403,17 @@ class PodEndCounted(_KeyEvent, frozen=True, tag="pod.end-counted"):
 
 
 class CheckpointForgotten(_KeyEvent, frozen=True, tag="checkpoint.forgotten"):
-    """The key was not used for ``idle_seconds`` and nothing is stored of it: it is known no more, and may be used anew.
+    """The key was not used for ``idle_seconds``, or somebody wanted it forgotten, and nothing is stored of it any more.
+
+    It is known no more, and may be used again.
 
     ``incarnation`` is its last. Later starts under it have higher numbers.
     """
 
     idle_seconds: float
+    """0 if somebody wanted it."""
+    reason: str = ""
+    """Theirs."""
 
 
 class CommandIssued(_KeyEvent, frozen=True, tag="command.issued"):

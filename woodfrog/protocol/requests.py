@@ -164,6 +164,28 @@ class ImportRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int = REQUEST_VERSION
 
 
+class ForgetRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Delete every snapshot of an id, and forget the id once the store holds nothing of it: to be asked until that is so.
+
+    ``force`` does so even if the next start would resume from one of them.
+    """
+
+    key: CheckpointKey
+    because: str = ""
+    force: bool = False
+    version: int = REQUEST_VERSION
+    by: str = ""
+    """As in :class:`CheckpointRequest`."""
+
+
+class Forgetting(_Answer, frozen=True, tag="forgetting"):
+    """Every snapshot of the id is to be deleted; with none left, the id is forgotten."""
+
+    key: CheckpointKey
+    left: int
+    """How many snapshots the store still holds bytes of."""
+
+
 class Noted(_Answer, frozen=True, tag="noted"):
     """It is in the log, or was so before."""
 

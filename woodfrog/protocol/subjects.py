@@ -34,6 +34,7 @@ RESOLVE_ALL: Final = f"{PREFIX}.resolve.*"
 CHECKPOINT: Final = f"{PREFIX}.control.checkpoint"
 SNAPSHOT: Final = f"{PREFIX}.control.snapshot"
 IMPORT: Final = f"{PREFIX}.control.import"
+FORGET: Final = f"{PREFIX}.control.forget"
 QUERY: Final = f"{PREFIX}.control.query"
 CONTROL_ALL: Final = f"{PREFIX}.control.*"
 

@@ -23,7 +23,15 @@ from controlplane.http.api.viewers import RefusedRequestError, Viewer
 from woodfrog.protocol import subjects, wire
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import CheckpointKey, SnapshotId
-from woodfrog.protocol.requests import CheckpointRequest, CommandAccepted, Noted, Refusal, SnapshotRequest
+from woodfrog.protocol.requests import (
+    CheckpointRequest,
+    CommandAccepted,
+    ForgetRequest,
+    Forgetting,
+    Noted,
+    Refusal,
+    SnapshotRequest,
+)
 
 _LONGEST_REASON: Final = 500
 _DAY_SECONDS: Final = 86_400.0
@@ -40,6 +48,8 @@ _STATUS: Final = {
 """Of refusals of the control plane; every other one is a conflict with what is."""
 
 Right = Literal["update", "delete"]
+Request = CheckpointRequest | SnapshotRequest | ForgetRequest
+Answer = CommandAccepted | Noted | Forgetting | Refusal
 
 
 class CheckpointBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +71,7 @@ class NeededReasonBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeletionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why, and whether the latest valid snapshot of an id may be deleted, too."""
+    """Why, and whether the snapshot may be deleted that the next start would resume from."""
 
     because: Annotated[str, msgspec.Meta(max_length=_LONGEST_REASON)] = ""
     force: bool = False
@@ -72,16 +82,16 @@ class Done(msgspec.Struct, frozen=True):
 
     namespace: str
     id: str
-    snapshot_id: str | None
-    command_id: str | None
+    snapshot_id: str | None = None
+    command_id: str | None = None
+    left: int | None = None
+    """Of an id that is to be forgotten: how many snapshots the store still holds bytes of. To be asked again until there are none."""
 
 
 class Asks(Protocol):
     """Asks the control plane that leads."""
 
-    async def ask(
-        self, subject: str, request: CheckpointRequest | SnapshotRequest
-    ) -> CommandAccepted | Noted | Refusal:
+    async def ask(self, subject: str, request: Request) -> Answer:
         """Return its answer.
 
         Raises:
@@ -100,7 +110,7 @@ class Action(msgspec.Struct, frozen=True):
     body: type
     right: Right
     """What somebody has to be allowed on ``checkpoints.woodfrog.io`` in the namespace."""
-    request: Callable[[str, Mapping[str, Any], Any, str], tuple[str, CheckpointRequest | SnapshotRequest]]
+    request: Callable[[str, Mapping[str, Any], Any, str], tuple[str, Request]]
     """Makes the request of a cluster, the path's parameters, a body, and who asks."""
 
 
@@ -109,6 +119,11 @@ def _checkpoint(
 ) -> tuple[str, CheckpointRequest]:
     key = CheckpointKey(cluster, values["namespace"], values["id"])
     return subjects.CHECKPOINT, CheckpointRequest(key, body.timeout_seconds, by=by)
+
+
+def _forget(cluster: str, values: Mapping[str, Any], body: DeletionBody, by: str) -> tuple[str, ForgetRequest]:
+    key = CheckpointKey(cluster, values["namespace"], values["id"])
+    return subjects.FORGET, ForgetRequest(key, body.because, force=body.force, by=by)
 
 
 def _about_snapshot(
@@ -133,6 +148,15 @@ ACTIONS: Final = (
         CheckpointBody,
         "update",
         _checkpoint,
+    ),
+    Action(
+        "forget",
+        "/api/v1/ids/{namespace}/{id}/forget",
+        "Delete every snapshot of an id, and forget the id once the store holds nothing of it.",
+        (p.IN_NAMESPACE, p.OF_ID),
+        DeletionBody,
+        "delete",
+        _forget,
     ),
     _about_snapshot("pin", "Keep a snapshot, and resume from it at every start.", ReasonBody, "update"),
     _about_snapshot("unpin", "Unpin a snapshot.", ReasonBody, "update"),
@@ -180,7 +204,9 @@ class Actions:
             case Noted():
                 return Done(answer.key.namespace, answer.key.id, answer.snapshot_id, answer.command_id)
             case CommandAccepted():
-                return Done(namespace, values["id"], None, answer.command_id)
+                return Done(namespace, values["id"], command_id=answer.command_id)
+            case Forgetting():
+                return Done(namespace, values["id"], left=answer.left)
 
 
 class OverNats:
@@ -189,9 +215,7 @@ class OverNats:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def ask(
-        self, subject: str, request: CheckpointRequest | SnapshotRequest
-    ) -> CommandAccepted | Noted | Refusal:
+    async def ask(self, subject: str, request: Request) -> Answer:
         """Return the answer of the control plane that leads.
 
         Raises:
@@ -205,9 +229,7 @@ class OverNats:
                     except nats.errors.NoRespondersError:  # the lead is changing hands
                         await asyncio.sleep(_RETRY_SECONDS)
                     else:
-                        answer: CommandAccepted | Noted | Refusal = wire.decode(
-                            reply.data, CommandAccepted | Noted | Refusal
-                        )
+                        answer: Answer = wire.decode(reply.data, Answer)
                         return answer
         except (TimeoutError, OSError, nats.errors.Error, wire.MalformedMessageError) as problem:
             advice = "Look whether it was recorded, and ask again; see that a control plane leads."

@@ -10,8 +10,9 @@ const MEANS = {
   retry: ["Retry", "It may be chosen again: failed restores and short lives until now do not count, nor that it was invalidated. A capture that waits for its store is stored now."],
   invalidate: ["Invalidate", "It is never chosen again. The next start resumes from an older one, or starts cold."],
   delete: ["Delete", "It is removed from the store, and nothing brings it back."],
+  forget: ["Forget", "Every snapshot of the id is removed from the store, and nothing brings them back; then the id is known no more. Its history stays in the log."],
 };
-const DESTROYING = new Set(["invalidate", "delete"]);
+const DESTROYING = new Set(["invalidate", "delete", "forget"]);
 
 // Which of the actions make sense for a snapshot as it is.
 const fits = {
@@ -33,7 +34,8 @@ function ask(name, about, path, latest, done) {
   const id = `dialog-${names += 1}`;
   const form = h("form", { onsubmit: send },
     h("h2", { id }, `${word}: ${about}`), h("p", {}, means),
-    latest ? h("label", { className: "check" }, force, " It is the latest valid snapshot. Delete it nevertheless: the next start steps back.") : null,
+    latest ? h("label", { className: "check" }, force, name === "forget" ? " The next start would resume from a snapshot. Forget the id nevertheless: the next start is cold."
+      : " It is the latest valid snapshot. Delete it nevertheless: the next start steps back.") : null,
     name === "checkpoint" ? null : field(name === "invalidate" ? "Because (shown wherever it is passed over)" : "Because (for the history)", because),
     problem,
     h("p", { className: "actions" }, h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"), " ", go));
@@ -43,9 +45,15 @@ function ask(name, about, path, latest, done) {
     go.disabled = true;
     try {
       const body = name === "checkpoint" ? {} : { because: because.value.trim(), ...(latest ? { force: force.checked } : {}) };
-      const said = await post(path, body);
+      let said = await post(path, body);
+      while (said.left) {
+        go.textContent = `${said.left} to be deleted`;
+        await new Promise((after) => setTimeout(after, 1000));
+        if (!dialog.open) return;
+        said = await post(path, body);
+      }
       dialog.close();
-      done(said.command_id ? `${word}: command ${said.command_id} is recorded` : `${word}: recorded for ${said.snapshot_id}`);
+      done(said.left === 0 ? `${said.id} is forgotten` : said.command_id ? `${word}: command ${said.command_id} is recorded` : `${word}: recorded for ${said.snapshot_id}`);
     } catch (failed) {
       problem.textContent = String(failed.message ?? failed);
       problem.hidden = false;
@@ -60,8 +68,8 @@ const button = (name, about, path, latest, done) =>
   h("button", { type: "button", className: "small", "aria-label": `${MEANS[name][0]} ${about}`, onclick: () => ask(name, about, path, latest, done) }, MEANS[name][0]);
 
 export function forId(allowed, state, path, done) {
-  return allowed.includes("checkpoint") && state.state === "running"
-    ? h("p", { className: "actions" }, button("checkpoint", state.id, `${path}/checkpoint`, false, done)) : null;
+  const name = ["checkpoint", "forget"].find((each) => allowed.includes(each) && (each === "checkpoint") === (state.state === "running"));
+  return name ? h("p", { className: "actions" }, button(name, state.id, `${path}/${name}`, name === "forget" && Boolean(state.latest_snapshot), done)) : null;
 }
 
 export function forSnapshot(allowed, row, newest, done) {

@@ -59,7 +59,7 @@ async def acting(tmp_path: Path) -> AsyncIterator[Log]:
 async def test_whoever_may_changes_something_and_is_recorded_with_it(acting: Log) -> None:
     act, name = acting.api.act, await acting.latest()
     status, said = await act(f"{IN}/{name}/pin", because="known to be good")
-    assert (status, said) == (200, {"namespace": "default", "id": KEY.id, "snapshot_id": name, "command_id": None})
+    assert (status, said["namespace"], said["id"], said["snapshot_id"]) == (200, "default", KEY.id, name)
     event = await acting.last()
     assert (event["type"], event["metadata"]["actor"], event["data"]["reason"]) == (
         "snapshot.pinned", "user/actor", "known to be good",
@@ -72,8 +72,10 @@ async def test_whoever_may_changes_something_and_is_recorded_with_it(acting: Log
     assert (await act(f"{IN}/{name}/retry"))[0] == 200
     assert (await act(f"{IN}/{name}/delete", force=True, because="not needed"))[0] == 200
     assert (await acting.last())["type"] == "snapshot.expired"
-    status, said = await act(f"{LIFE}/checkpoint")
-    assert (status, said["code"]) == (409, "dump-in-flight")
+    for path, code in (("checkpoint", "dump-in-flight"), ("forget", "id-in-use")):
+        status, said = await act(f"{LIFE}/{path}")
+        assert (status, said["code"]) == (409, code)
+    assert (await act(f"{LIFE}-unknown/forget"))[1]["code"] == "unknown-id"
     assert (await act(f"{IN}/20260101T000000Z-00000000/pin"))[0] == 404
 
 
