@@ -1,47 +1,35 @@
 """The Kubernetes API, as plain requests for JSON that is decoded into exactly the fields that are used.
 
-The generated models of kubernetes-asyncio reject an object of a release that is newer or older than they are if a field is
-missing that one of them requires; the fields that Woodfrog uses have been the same since Kubernetes 1.20. They would also
-build every field of every object of a list, and a watch wants the lines as they come.
+Generated models reject an object of a release that is newer or older than they are if a field is missing that one of them requires;
+the fields that Woodfrog uses have been the same since Kubernetes 1.20. They would also build every field of every object of a list,
+and a watch wants the lines as they come.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import aiohttp
-import msgspec
-from kubernetes_asyncio.client import ApiClient, Configuration
-from kubernetes_asyncio.client.exceptions import ApiException
-from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
 
+from controlplane.kube import connection
+from controlplane.kube.connection import Connection
 from controlplane.kube.models import Status
 from woodfrog.protocol import wire
-from woodfrog.protocol.failures import Failure, FailureError
 
 REQUEST_SECONDS: Final = 5.0
-"""The longest that one request may take."""
+"""The longest that a request may take that is waited for by somebody who cannot wait."""
 _ANSWER_SECONDS: Final = 30.0
 """The longest that a page of a list may take."""
 _LONGEST_LINE_BYTES: Final = 16 << 20
-_JSON: Final = {"Accept": "application/json", "Content-Type": "application/json"}
-_MERGE_PATCH: Final = {"Accept": "application/json", "Content-Type": "application/merge-patch+json"}
-_NOT_FOUND: Final = 404
-_ANY_SUCCESS: Final = {200: "object", 201: "object", 202: "object"}
+_MERGE_PATCH: Final = "application/merge-patch+json"
 
 T = TypeVar("T")
 
 
-class KubernetesUnavailableError(Exception):
-    """The API did not do what it was asked for; the message says what it answered."""
-
-
-class ApiError(KubernetesUnavailableError):
+class ApiError(Exception):
     """The API refused a request, or could not be asked: ``status`` is 0 where there was no answer."""
 
     def __init__(self, status: int, message: str, *, reason: str = "", retry_after_seconds: float = 0.0) -> None:
@@ -56,51 +44,29 @@ class ApiError(KubernetesUnavailableError):
         return self.status == HTTPStatus.GONE or self.reason == "Expired"
 
 
-class NotThereError(Exception):
-    """The API knows no such object."""
-
-
 class KubernetesApi:
     """A connection to the API; :func:`kubernetes` opens it."""
 
-    def __init__(self, client: ApiClient) -> None:
-        self._client = client
+    def __init__(self, session: aiohttp.ClientSession, how: Connection) -> None:
+        self._session = session
+        self._how = how
 
-    async def request(self, method: str, path: str, answer: type[T], body: object = None) -> T:
-        """Send one request and decode the answer.
-
-        Raises:
-            NotThereError: there is no such object.
-            KubernetesUnavailableError: no answer, or none that can be used.
-        """
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                said: Any = await self._client.call_api(
-                    path,
-                    method,
-                    header_params=dict(_JSON),
-                    body=body,
-                    response_types_map=_ANY_SUCCESS,
-                    auth_settings=["BearerToken"],
-                    _return_http_data_only=True,
-                )
-            return msgspec.convert(said, answer)
-        except ApiException as problem:
-            if problem.status == _NOT_FOUND:
-                raise NotThereError(path) from problem
-            raise KubernetesUnavailableError(f"{method} {path}: {problem.status} {problem.reason}") from problem
-        except (TimeoutError, OSError, aiohttp.ClientError) as problem:
-            raise KubernetesUnavailableError(f"{method} {path}: {problem!r}") from problem
-        except msgspec.ValidationError as problem:
-            raise KubernetesUnavailableError(f"{method} {path}: answered with something else: {problem}") from problem
-
-    async def ask(self, method: str, path: str, answer: type[T], body: Any = None, /, **query: str) -> T:
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        answer: type[T],
+        body: Any = None,
+        longest_seconds: float = _ANSWER_SECONDS,
+        /,
+        **query: str,
+    ) -> T:
         """Make a request; the answer is decoded as ``answer``. The body of a PATCH is a merge patch (RFC 7386).
 
         Raises:
             ApiError: whatever went wrong.
         """
-        bounds = aiohttp.ClientTimeout(total=_ANSWER_SECONDS, connect=REQUEST_SECONDS)
+        bounds = aiohttp.ClientTimeout(total=longest_seconds, connect=REQUEST_SECONDS)
         async with self._open(method, path, query, bounds, body) as response:
             try:
                 data = await response.read()
@@ -139,20 +105,31 @@ class KubernetesApi:
     async def _open(
         self, method: str, path: str, query: Mapping[str, str], bounds: aiohttp.ClientTimeout, body: Any = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        headers = {"Accept": "application/json"}
+        data = None
+        if body is not None:
+            data = wire.encode(body)
+            headers["Content-Type"] = _MERGE_PATCH if method == "PATCH" else "application/json"
+        how = self._how
         try:
-            response: aiohttp.ClientResponse = await self._client.call_api(
-                path,
+            if (credential := await how.credential.header()) is not None:
+                headers["Authorization"] = credential
+            response = await self._session.request(
                 method,
-                query_params=list(query.items()),
-                header_params=dict(_MERGE_PATCH if method == "PATCH" else {"Accept": "application/json"}),
-                body=body,
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-                _request_timeout=bounds,
+                how.server + path,
+                params=query,
+                data=data,
+                headers=headers,
+                timeout=bounds,
+                ssl=how.tls or True,
+                server_hostname=how.server_name,
+                proxy=how.proxy,
             )
-        except (aiohttp.ClientError, TimeoutError, OSError) as problem:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as problem:
             raise ApiError(0, f"the API server cannot be asked: {problem!r}") from problem
         async with response:
+            if response.status == HTTPStatus.UNAUTHORIZED:
+                how.credential.refused()
             if response.status >= HTTPStatus.BAD_REQUEST:
                 raise await _refusal(response)
             yield response
@@ -165,24 +142,9 @@ async def kubernetes() -> AsyncIterator[KubernetesApi]:
     Raises:
         FailureError: ``kubernetes-config``.
     """
-    configuration = Configuration()
-    # Many clusters' own authorities leave out extensions that Python insists on since 3.13 and every other client forgives.
-    configuration.disable_strict_ssl_verification = True
-    try:
-        if file := os.environ.get("KUBECONFIG"):
-            await load_kube_config(config_file=file, client_configuration=configuration)
-        else:
-            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    except ConfigException as problem:
-        raise FailureError(
-            Failure(
-                "kubernetes-config",
-                f"the Kubernetes API cannot be found: {problem}",
-                "Run in a pod that mounts its ServiceAccount's token, or set KUBECONFIG.",
-            )
-        ) from problem
-    async with ApiClient(configuration) as client:
-        yield KubernetesApi(client)
+    how = await connection.find()
+    async with aiohttp.ClientSession(trust_env=True, headers={"User-Agent": "woodfrog"}) as session:
+        yield KubernetesApi(session, how)
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> ApiError:

@@ -24,7 +24,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from controlplane.bus.responder import flushed
-from controlplane.kube.api import KubernetesUnavailableError
+from controlplane.kube.api import ApiError
 from controlplane.kube.token_review import NodeWorker, NodeWorkers, RefusedError
 from woodfrog.protocol import permissions
 from woodfrog.service import natsjwt
@@ -123,7 +123,7 @@ class AuthCallout:
         except RefusedError as problem:
             reason = str(problem)
             await _log.awarning("a connection is refused", reason=reason, host=asked.client_info.host)
-        except KubernetesUnavailableError as problem:
+        except ApiError as problem:
             reason = "Kubernetes cannot be asked now"
             await _log.aerror("a connection cannot be judged and is refused", error=str(problem))
         else:

@@ -7,11 +7,12 @@ The kubelet can have tokens made for the pods of its own node only, so who holds
 from __future__ import annotations
 
 import base64
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 
-from controlplane.kube.api import KubernetesApi, NotThereError
+from controlplane.kube.api import REQUEST_SECONDS, ApiError, KubernetesApi
 from woodfrog.protocol import wire
 from woodfrog.protocol.ids import InvalidIdError, NodeName, check_id
 
@@ -99,7 +100,7 @@ class NodeWorkers:
 
         Raises:
             RefusedError: none's.
-            KubernetesUnavailableError: it cannot be found out now.
+            ApiError: it cannot be found out now.
         """
         claimed = _claimed(token)
         if (
@@ -128,7 +129,8 @@ class NodeWorkers:
             "kind": "TokenReview",
             "spec": {"token": token, "audiences": [AUDIENCE]},
         }
-        review = (await self._api.request("POST", _REVIEWS, _Reviewed, question)).status
+        asked = self._api.ask("POST", _REVIEWS, _Reviewed, question, REQUEST_SECONDS)
+        review = (await asked).status
         if not review.authenticated or review.user is None:
             raise RefusedError(f"Kubernetes does not accept the token: {review.error or 'no reason given'}")
         if AUDIENCE not in (review.audiences or []):  # a server that knows no audiences would accept any token
@@ -136,9 +138,12 @@ class NodeWorkers:
         return review.user
 
     async def _pod(self, name: str, uid: str) -> _Pod:
+        path = f"/api/v1/namespaces/{self._namespace}/pods/{name}"
         try:
-            pod = await self._api.request("GET", f"/api/v1/namespaces/{self._namespace}/pods/{name}", _Pod)
-        except NotThereError as problem:
+            pod = await self._api.ask("GET", path, _Pod, None, REQUEST_SECONDS)
+        except ApiError as problem:
+            if problem.status != HTTPStatus.NOT_FOUND:
+                raise
             raise RefusedError(f"pod {name} is gone") from problem
         if pod.metadata.uid != uid:
             raise RefusedError(f"pod {name} is another one by now")

@@ -15,8 +15,8 @@ from typing import Final
 
 import msgspec
 from blake3 import blake3
-from nacl.exceptions import BadSignatureError
-from nacl.signing import SigningKey, VerifyKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from sqlalchemy import Connection, select
 
 from controlplane.log.chain import Problem
@@ -35,8 +35,8 @@ class HeadKey:
     """What signs heads: derived from a secret text, so that whatever makes Secrets can make it."""
 
     def __init__(self, secret: bytes) -> None:
-        self._key = SigningKey(blake3(secret, derive_key_context=_CONTEXT).digest())
-        self.public = bytes(self._key.verify_key).hex()
+        self._key = Ed25519PrivateKey.from_private_bytes(blake3(secret, derive_key_context=_CONTEXT).digest())
+        self.public = self._key.public_key().public_bytes_raw().hex()
         """The public key, 64 hex digits: what a verifier is to be given."""
 
     @classmethod
@@ -61,7 +61,7 @@ class HeadKey:
         unsigned = LogHeadSigned(
             cluster=cluster, position=position, heads=heads, signed_at=at, public_key=self.public, signature=""
         )
-        return msgspec.structs.replace(unsigned, signature=self._key.sign(_said(unsigned)).signature.hex())
+        return msgspec.structs.replace(unsigned, signature=self._key.sign(_said(unsigned)).hex())
 
 
 def _said(head: LogHeadSigned) -> bytes:
@@ -71,8 +71,8 @@ def _said(head: LogHeadSigned) -> bytes:
 def is_signed(head: LogHeadSigned, public: str) -> bool:
     """Return whether the head was signed by the owner of a public key."""
     try:
-        VerifyKey(bytes.fromhex(public)).verify(_said(head), bytes.fromhex(head.signature))
-    except (BadSignatureError, ValueError, TypeError, binascii.Error):
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(bytes.fromhex(head.signature), _said(head))
+    except (InvalidSignature, ValueError, TypeError, binascii.Error):
         return False
     return True
 

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+import aiohttp
 from aiohttp import web
-from kubernetes_asyncio.client import ApiClient, Configuration
 
 from controlplane.kube.api import KubernetesApi
+from controlplane.kube.connection import Connection
 
 Object = dict[str, Any]
 
@@ -99,9 +100,7 @@ async def serving(answer: Callable[[Request], Any]) -> AsyncIterator[KubernetesA
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        configuration = Configuration()
-        configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with ApiClient(configuration) as client:
-            yield KubernetesApi(client)
+        async with aiohttp.ClientSession() as session:
+            yield KubernetesApi(session, Connection(f"http://127.0.0.1:{runner.addresses[0][1]}"))
     finally:
         await runner.cleanup()

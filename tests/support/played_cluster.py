@@ -46,7 +46,9 @@ class PlayedCluster(KubernetesApi):
 
     # What anybody asks of the API server.
 
-    async def ask(self, method: str, path: str, answer: Any, body: Any = None, /, **query: str) -> Any:
+    async def ask(
+        self, method: str, path: str, answer: Any, body: Any = None, longest_seconds: float = 0, /, **query: str
+    ) -> Any:
         """Answer as the API server would, through JSON."""
         await asyncio.sleep(0.01)
         self.requests.append((method, path))

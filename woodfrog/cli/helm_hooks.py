@@ -21,13 +21,12 @@ from http import HTTPStatus
 from os import environ
 from typing import Any, Final, NamedTuple
 
-import aiohttp
-from kubernetes_asyncio import client, config
-from kubernetes_asyncio.client.exceptions import ApiException
+import msgspec
 
-from controlplane.kube.api import ApiError, KubernetesApi
+from controlplane.kube.api import ApiError, KubernetesApi, kubernetes
 from controlplane.kube.jobs.actions import JobActions
 from controlplane.kube.jobs.limit_reset import give_back
+from controlplane.kube.models import Node, NodeStatus, PodStatus
 from controlplane.kube.node_conditions import READY
 from controlplane.log.records import utc_now
 from woodfrog import client as ask
@@ -38,8 +37,7 @@ _LOOK_SECONDS: Final = 1.0
 _REQUEST_SECONDS: Final = 10.0
 _REPORT_SECONDS: Final = 15.0
 _LONGEST_COMPLAINT: Final = 300
-_UNANSWERED: Final = (ApiException, aiohttp.ClientError, OSError, TimeoutError)
-"""What a request raises whose answer did not come, or was none. aiohttp's are no OSError where a server hangs up."""
+_NODES: Final = "/api/v1/nodes"
 
 
 class _Pod(NamedTuple):
@@ -50,76 +48,102 @@ class _Pod(NamedTuple):
     complaint: str
 
 
+class _PodSpec(msgspec.Struct, rename="camel"):
+    node_name: str | None = None
+    affinity: Any = None
+
+
+class _PodObject(msgspec.Struct):
+    spec: _PodSpec
+    status: PodStatus = PodStatus()
+
+
+class _Pods(msgspec.Struct):
+    items: list[_PodObject]
+
+
+class _Nodes(msgspec.Struct):
+    items: list[Node]
+
+
+class _Generation(msgspec.Struct, rename="camel"):
+    generation: int = 1
+
+
+class _DaemonSetStatus(msgspec.Struct, rename="camel"):
+    desired_number_scheduled: int = 0
+    observed_generation: int = 0
+
+
+class _DaemonSet(msgspec.Struct):
+    metadata: _Generation
+    status: _DaemonSetStatus
+
+
 class _Cluster:
     """The few questions that the hooks have to the API server."""
 
-    def __init__(self, api: client.ApiClient, namespace: str, selector: str) -> None:
-        self._core = client.CoreV1Api(api)
-        self._apps = client.AppsV1Api(api)
-        self._namespace = namespace
+    def __init__(self, api: KubernetesApi, namespace: str, selector: str) -> None:
+        self._api = api
+        self._daemonsets = f"/apis/apps/v1/namespaces/{namespace}/daemonsets"
+        self._pods = f"/api/v1/namespaces/{namespace}/pods"
         self._selector = selector
 
     async def delete_daemonset(self, name: str) -> None:
         """Delete it with its pods; nothing if it is not there."""
         try:
-            await self._apps.delete_namespaced_daemon_set(
-                name, self._namespace, propagation_policy="Foreground", _request_timeout=_REQUEST_SECONDS
-            )
-        except ApiException as problem:
+            await self._api.ask("DELETE", f"{self._daemonsets}/{name}", dict, propagationPolicy="Foreground")
+        except ApiError as problem:
             if problem.status != HTTPStatus.NOT_FOUND:
                 raise
 
     async def wanted_pods(self, daemonset: str) -> int | None:
-        """Tell how many nodes shall have a pod; ``None`` until the controller has seen the DaemonSet."""
-        found = await self._apps.read_namespaced_daemon_set(
-            daemonset, self._namespace, _request_timeout=_REQUEST_SECONDS
-        )
-        if (found.status.observed_generation or 0) < (found.metadata.generation or 1):
+        """Return how many nodes shall have a pod; ``None`` until the controller has seen the DaemonSet."""
+        found = await self._api.ask("GET", f"{self._daemonsets}/{daemonset}", _DaemonSet)
+        if found.status.observed_generation < found.metadata.generation:
             return None
-        return int(found.status.desired_number_scheduled)
+        return found.status.desired_number_scheduled
 
     async def pods(self) -> list[_Pod]:
         """List the pods."""
-        found = await self._core.list_namespaced_pod(
-            self._namespace, label_selector=self._selector, _request_timeout=_REQUEST_SECONDS
-        )
-        return [_Pod(_node_of(pod), _is(pod.status, "Ready"), _complaint(pod)) for pod in found.items]
+        found = await self._api.ask("GET", self._pods, _Pods, labelSelector=self._selector)
+        return [_Pod(_node_of(pod), _is(pod.status, "Ready"), _complaint(pod.status)) for pod in found.items]
 
     async def nodes_away(self) -> set[str]:
         """Name the nodes that are not ready."""
-        found = await self._core.list_node(_request_timeout=_REQUEST_SECONDS)
+        found = await self._api.ask("GET", _NODES, _Nodes)
         return {node.metadata.name for node in found.items if not _is(node.status, "Ready")}
 
     async def take_labels(self) -> None:
         """Take the label away by which the RuntimeClass selects nodes; the control plane sets it for new workers only."""
-        found = await self._core.list_node(label_selector=READY, _request_timeout=_REQUEST_SECONDS)
+        found = await self._api.ask("GET", _NODES, _Nodes, labelSelector=READY)
         for node in found.items:
             patch = {"metadata": {"labels": {READY: None}}}
-            await self._core.patch_node(node.metadata.name, patch, _request_timeout=_REQUEST_SECONDS)
+            await self._api.ask("PATCH", f"{_NODES}/{node.metadata.name}", dict, patch)
 
     async def nodes(self) -> set[str]:
         """Name all nodes."""
-        found = await self._core.list_node(_request_timeout=_REQUEST_SECONDS)
+        found = await self._api.ask("GET", _NODES, _Nodes)
         return {node.metadata.name for node in found.items}
 
 
-def _is(status: Any, condition: str) -> bool:
+def _is(status: NodeStatus | PodStatus, condition: str) -> bool:
     return any(each.type == condition and each.status == "True" for each in status.conditions or ())
 
 
-def _node_of(pod: Any) -> str:
+def _node_of(pod: _PodObject) -> str:
     """Name a pod's node: a DaemonSet's pod that is not scheduled yet says in its affinity where it is meant for."""
     if pod.spec.node_name:
-        return str(pod.spec.node_name)
+        return pod.spec.node_name
     try:
-        terms = pod.spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution.node_selector_terms
-        return str(terms[0].match_fields[0].values[0])
-    except (AttributeError, IndexError, TypeError):
+        terms = pod.spec.affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        return str(terms[0]["matchFields"][0]["values"][0])
+    except (KeyError, IndexError, TypeError):
         return ""
 
 
-def _complaint(pod: Any) -> str:
-    for container in pod.status.init_container_statuses or ():
+def _complaint(status: PodStatus) -> str:
+    for container in status.init_container_statuses or ():
         for state in (container.state, container.last_state):
             ended = state.terminated if state else None
             if ended and ended.exit_code:
@@ -163,7 +187,7 @@ async def _until_none(
         try:
             away = await cluster.nodes_away()
             left = await remaining(away)
-        except _UNANSWERED as problem:
+        except ApiError as problem:
             _say(f"{doing}: the API server does not answer: {problem}")
         else:
             if not left:
@@ -182,7 +206,7 @@ async def _until_none(
 
 
 async def _stop_nodes(asked: argparse.Namespace) -> int:
-    async with _api() as api:
+    async with kubernetes() as api:
         cluster = _Cluster(api, asked.namespace, asked.selector)
 
         async def remaining(away: set[str]) -> set[str]:
@@ -200,7 +224,7 @@ async def _stop_nodes(asked: argparse.Namespace) -> int:
 
 
 async def _await_uninstalled(asked: argparse.Namespace) -> int:
-    async with _api() as api:
+    async with kubernetes() as api:
         cluster = _Cluster(api, asked.namespace, asked.selector)
         return await _until_none(
             cluster,
@@ -215,27 +239,19 @@ async def _give_back_jobs(asked: argparse.Namespace) -> int:
     """Wait until the control plane's pods are gone, and put the users' ``backoffLimit`` back."""
     deadline = time.monotonic() + asked.limit_seconds
     problem: object = "the control plane has not ended"
-    async with _api() as api:
+    async with kubernetes() as api:
         cluster = _Cluster(api, asked.namespace, asked.selector)
-        kubernetes = KubernetesApi(api)
-        actions = JobActions(kubernetes, runtime_classes=(), instance="uninstall", clock=utc_now)
+        actions = JobActions(api, runtime_classes=(), instance="uninstall", clock=utc_now)
         while time.monotonic() < deadline:
             try:
                 if not await cluster.pods():
-                    _say(f"backoffLimit of Jobs put back: {await give_back(kubernetes, actions)}")
+                    _say(f"backoffLimit of Jobs put back: {await give_back(api, actions)}")
                     return 0
-            except (*_UNANSWERED, ApiError) as failed:
+            except ApiError as failed:
                 problem = failed
             await asyncio.sleep(_LOOK_SECONDS)
     _say(f"backoffLimit of Jobs not put back in {asked.limit_seconds:g} s: {problem}")
     return 1
-
-
-def _api() -> client.ApiClient:
-    configuration = client.Configuration()
-    configuration.disable_strict_ssl_verification = True  # as controlplane.kube.api explains
-    config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    return client.ApiClient(configuration)
 
 
 def _check(asked: argparse.Namespace) -> int:

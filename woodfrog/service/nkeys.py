@@ -14,8 +14,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final, Self
 
-from nacl.exceptions import BadSignatureError
-from nacl.signing import SigningKey, VerifyKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 _SEED: Final = 18 << 3
 _SEED_LENGTH: Final = 58
@@ -75,8 +75,8 @@ def signed_by(public: str, owner: Owner, data: bytes, signature: bytes) -> bool:
         InvalidPublicKeyError: it is not a key of this owner.
     """
     try:
-        VerifyKey(public_bytes(public, owner)).verify(data, signature)
-    except (BadSignatureError, ValueError) as problem:
+        Ed25519PublicKey.from_public_bytes(public_bytes(public, owner)).verify(signature, data)
+    except (InvalidSignature, ValueError) as problem:
         if isinstance(problem, InvalidPublicKeyError):
             raise
         return False
@@ -87,7 +87,7 @@ class KeyPair:
     """One user's keys, or an account's."""
 
     def __init__(self, secret: bytes, owner: Owner = Owner.USER) -> None:
-        self._signing = SigningKey(secret)
+        self._signing = Ed25519PrivateKey.from_private_bytes(secret)
         self._owner = owner
 
     @classmethod
@@ -126,16 +126,16 @@ class KeyPair:
     def seed(self) -> str:
         """The secret."""
         head = bytes([_SEED | self._owner >> 5, (self._owner & 0x1F) << 3])
-        return _written(head + bytes(self._signing))
+        return _written(head + self._signing.private_bytes_raw())
 
     @property
     def public(self) -> str:
         """What everybody knows the owner by."""
-        return _written(bytes([self._owner]) + bytes(self._signing.verify_key))
+        return _written(bytes([self._owner]) + self._signing.public_key().public_bytes_raw())
 
     def sign(self, data: bytes) -> bytes:
         """Sign, so that :func:`signed_by` holds."""
-        return self._signing.sign(data).signature
+        return self._signing.sign(data)
 
     def signature(self, nonce: str) -> bytes:
         """Sign a server's nonce, in base64 as nats-py sends it."""

@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from controlplane.http.api.viewers import RefusedRequestError, Viewer
-from controlplane.kube.api import KubernetesApi, KubernetesUnavailableError, NotThereError
+from controlplane.kube.api import REQUEST_SECONDS, ApiError, KubernetesApi
 from woodfrog.protocol.failures import KUBERNETES_UNREACHABLE, Failure
 
 AUDIENCE: Final = "woodfrog-api"
@@ -137,8 +137,8 @@ class KubernetesViewers:
         question = {"apiVersion": f"{group}.k8s.io/v1", "kind": kind, "spec": spec}
         try:
             async with self._at_once:
-                return await self._api.request("POST", path, answer, question)
-        except (KubernetesUnavailableError, NotThereError) as problem:
+                return await self._api.ask("POST", path, answer, question, REQUEST_SECONDS)
+        except ApiError as problem:
             cause = f"Kubernetes does not say who asks and what they may see: {problem}"
             advice = "See whether the API server answers the control plane, and whether the control plane may create reviews."
             raise RefusedRequestError(

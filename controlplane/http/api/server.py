@@ -1,6 +1,6 @@
 """The API and the page over HTTP: who asks is found out, what is asked is bounded, and every answer can be kept by its ETag.
 
-aiohttp serves it (docs/decisions/0066): ``kubernetes-asyncio`` brings it anyway. What it does not bound is bounded here: how many
+aiohttp serves it (docs/decisions/0066). What it does not bound is bounded here: how many
 connections there are, how long one may be idle, and how many requests are answered at the same time.
 """
 

@@ -6,18 +6,18 @@ from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 import pytest
+from support.kubeapi import Request, serving, status
 from support.played_cluster import PlayedCluster
 
+from controlplane.kube.api import ApiError
 from controlplane.kube.jobs.models import LEDGER
+from controlplane.kube.node_conditions import READY
 from woodfrog.cli import helm_hooks
 from woodfrog.cli.helm_hooks import (
-    _complaint,
-    _node_of,
+    _Cluster,
     _Pod,
     _remaining_installations,
     _remaining_workers,
@@ -94,7 +94,7 @@ async def test_workers_on_nodes_that_are_there_have_to_end() -> None:
 
 async def test_an_api_server_that_does_not_answer_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Nodes(_Pod("a", DONE, ""))
-    answers = iter([OSError("refused"), aiohttp.ServerDisconnectedError()])
+    answers = iter([ApiError(0, "refused"), ApiError(503, "later")])
 
     async def nodes_away() -> set[str]:
         for problem in answers:
@@ -106,16 +106,54 @@ async def test_an_api_server_that_does_not_answer_is_asked_again(capsys: pytest.
     assert "the API server does not answer: refused" in capsys.readouterr().out
 
 
-def test_a_pod_says_its_node_before_it_is_scheduled_and_why_it_failed() -> None:
-    ended = SimpleNamespace(terminated=SimpleNamespace(exit_code=1, message="no\n room"))
-    pod: Any = SimpleNamespace(
-        spec=SimpleNamespace(node_name="n", affinity=None),
-        status=SimpleNamespace(init_container_statuses=[SimpleNamespace(state=None, last_state=ended)]),
-    )
-    assert _node_of(pod) == "n"
-    assert _complaint(pod) == "no room"
-    pod.spec.node_name = None
-    assert _node_of(pod) == ""
+def daemonset_pod(spec: dict[str, Any], **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "p"}, "spec": spec, "status": status}
+
+
+async def test_a_pod_says_its_node_before_it_is_scheduled_and_why_it_failed() -> None:
+    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["meant"]}]}]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    ended = {"name": "uninstall", "lastState": {"terminated": {"exitCode": 1, "message": "no\n room"}}}
+    pods = [
+        daemonset_pod({"affinity": {"nodeAffinity": required}}),
+        daemonset_pod({"affinity": {"podAffinity": {}}}),
+        daemonset_pod(
+            {"nodeName": "n"}, conditions=[{"type": "Ready", "status": "True"}], initContainerStatuses=[ended]
+        ),
+    ]
+    async with serving(lambda _: {"items": pods}) as api:
+        found = await _Cluster(api, "woodfrog-system", "app=x").pods()
+    assert found == [_Pod("meant", NOT, ""), _Pod("", NOT, ""), _Pod("n", DONE, "no room")]
+
+
+async def test_nodes_lose_their_label_and_the_workers_go_however_often_that_is_asked() -> None:
+    asked: list[Request] = []
+    nodes = [
+        {"metadata": {"name": "a"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}},
+        {"metadata": {"name": "b"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}},
+    ]
+
+    def answer(request: Request) -> Any:
+        asked.append(request)
+        return {"items": nodes} if request.method == "GET" else status(404, "NotFound")
+
+    async with serving(answer) as api:
+        cluster = _Cluster(api, "woodfrog-system", "app=x")
+        await cluster.delete_daemonset("woodfrog-node")
+        assert (await cluster.nodes(), await cluster.nodes_away()) == ({"a", "b"}, {"b"})
+        with pytest.raises(ApiError, match="NotFound"):
+            await cluster.take_labels()
+    assert asked[0] == Request("DELETE", {"propagationPolicy": "Foreground"}, {})
+    assert asked[-1] == Request("PATCH", {}, {"metadata": {"labels": {READY: None}}})
+
+
+async def test_a_daemonset_that_its_controller_has_not_seen_wants_an_unknown_number_of_pods() -> None:
+    seen = {"metadata": {"generation": 2}, "status": {"observedGeneration": 1, "desiredNumberScheduled": 3}}
+    async with serving(lambda _: seen) as api:
+        cluster = _Cluster(api, "woodfrog-system", "app=x")
+        assert await cluster.wanted_pods("woodfrog-uninstall") is None
+        seen["status"]["observedGeneration"] = 2
+        assert await cluster.wanted_pods("woodfrog-uninstall") == 3
 
 
 async def test_the_numbers_of_jobs_are_put_back_once_the_control_plane_is_gone(
@@ -132,12 +170,11 @@ async def test_the_numbers_of_jobs_are_put_back_once_the_control_plane_is_gone(
             return [left.pop()] if left else []
 
     @asynccontextmanager
-    async def api() -> AsyncIterator[None]:
-        yield
+    async def kubernetes() -> AsyncIterator[PlayedCluster]:
+        yield cluster
 
-    monkeypatch.setattr(helm_hooks, "_api", api)
+    monkeypatch.setattr(helm_hooks, "kubernetes", kubernetes)
     monkeypatch.setattr(helm_hooks, "_Cluster", lambda *_: Pods())
-    monkeypatch.setattr(helm_hooks, "KubernetesApi", lambda _: cluster)
     asked = Namespace(namespace="woodfrog-system", selector="x=y", limit_seconds=5.0)
     assert await helm_hooks._give_back_jobs(asked) == 0
     assert (job["spec"]["backoffLimit"], job["metadata"]["annotations"], left) == (5, {}, [])
