@@ -19,7 +19,7 @@ from typing import Any, Final
 _VERSIONS: Final = ("v1", "v1alpha2")
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
-_END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
+_END_STREAM, _ACK, _END_HEADERS, _PADDED = 1, 1, 4, 8
 _WINDOW_BYTES: Final = 1 << 24
 _VERBOSE: Final = b"\x08\x01"
 _RUNTIME_HANDLERS: Final = 3
@@ -175,7 +175,7 @@ def _call(address: Path, method: str, message: bytes, seconds: float) -> bytes |
             elif kind == _PING and not flags & _ACK:
                 connection.sendall(_frame(_PING, _ACK, 0, payload))
             elif kind == _DATA and stream == 1:
-                body += payload
+                body += payload[1 : len(payload) - payload[0]] if flags & _PADDED else payload
             elif kind in {_RESET, _GOAWAY}:
                 return None
             if kind in {_DATA, _HEADERS} and stream == 1 and flags & _END_STREAM:
