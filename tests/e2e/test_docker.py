@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import pages
 from support.engine_cases import KILLED, EngineCases
 from support.engines import COUNT, IMAGE, Docker, Engine
 from support.stack import WOODFROG, Stack, until
@@ -38,26 +37,14 @@ def engine(docker: Docker) -> Iterator[Docker]:
 class TestDocker(EngineCases):
     """The cases of every engine."""
 
-    def follow(self, engine: Engine) -> str:
+    def programs(self, engine: Engine) -> dict[str, str]:
         assert isinstance(engine, Docker)
-        page = pages.HOW_TO / "use-docker.md"
-        (compose,) = pages.blocks(page, "yaml")
-        (engine.folder / "page.yml").write_text(compose)
-        docker = shutil.which("docker")
         config = f'case $1 in *install) exec {WOODFROG} "$@" --config {engine.config} ;; esac'
-        programs = {
+        return {
             "woodfrog": f'{config}; exec {WOODFROG} "$@"',
-            "docker": f'[ "$1" != compose ] || {{ shift; exec {engine.compose_command} -f {engine.folder}/page.yml "$@"; }}\n'
-            f'exec {docker} "$@"',
+            "docker": f'[ "$1" != compose ] || {{ shift; exec {engine.compose_command} "$@"; }}\n'
+            f'exec {shutil.which("docker")} "$@"',
         }
-        try:
-            printed = engine.follow(page, programs)
-        finally:
-            engine.stack.cli("install", "docker", "--config", str(engine.config))
-        lines = pages.said(printed, "docker compose logs trainer")
-        numbers = [int(line.split()[-1]) for line in lines if "|" in line]
-        assert numbers[0] > 1
-        return printed
 
     def test_docker_init_is_restored_with_its_child(self, engine: Docker) -> None:
         engine.run("init", "init", "--init")

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import pages
 from support.engine_cases import EngineCases
 from support.engines import Engine, Podman
 from support.stack import WOODFROG, Stack, until
@@ -39,18 +38,15 @@ class TestPodman(EngineCases):
 
     foreground = ("--stop-signal", "SIGINT")
 
-    def follow(self, engine: Engine) -> str:
+    def programs(self, engine: Engine) -> dict[str, str]:
         podman = " ".join(str(word) for word in engine.command())
         config = engine.folder / "page.conf"
-        return engine.follow(
-            pages.HOW_TO / "use-podman.md",
-            {
-                # The containers.conf of the tests names the runtime already: the page's own file is tested below.
-                "woodfrog": f'case $1 in install) exit 0 ;; uninstall) exec {WOODFROG} "$@" --config {config} ;; esac\n'
-                f'exec {WOODFROG} "$@"',
-                "podman": f'PATH={os.environ["PATH"]} exec {podman} "$@"',
-            },
-        )
+        return {
+            # The containers.conf of the tests names the runtime already: the page's own file is tested below.
+            "woodfrog": f'case $1 in install) exit 0 ;; uninstall) exec {WOODFROG} "$@" --config {config} ;; esac\n'
+            f'exec {WOODFROG} "$@"',
+            "podman": f'PATH={os.environ["PATH"]} exec {podman} "$@"',
+        }
 
     def test_a_container_that_podman_removes_at_its_end_goes_on_and_has_its_image(
         self, stack: Stack, engine: Podman

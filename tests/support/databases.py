@@ -52,7 +52,7 @@ class PostgresServer:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="woodfrog-postgres-"))
         self._user = "nobody" if os.geteuid() == 0 else None
-        self._bin = self._binaries()
+        self.bin = self.binaries()
         self._data = self._folder / "data"
         self._log = self._folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -83,13 +83,13 @@ class PostgresServer:
         if self._user is not None:
             shutil.chown(self._folder, self._user)
         make = [
-            str(self._bin / "initdb"), "--pgdata", str(self._data), "--username", "postgres", "--auth", "trust",
+            str(self.bin / "initdb"), "--pgdata", str(self._data), "--username", "postgres", "--auth", "trust",
             "--encoding", "UTF8", "--locale", "C",
         ]  # fmt: skip
         made = subprocess.run(make, user=self._user, cwd=self._folder, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr
         run = [
-            str(self._bin / "postgres"), "-D", str(self._data), "-p", str(self.port), "-h", "127.0.0.1",
+            str(self.bin / "postgres"), "-D", str(self._data), "-p", str(self.port), "-h", "127.0.0.1",
             "-k", str(self._folder), "-c", "fsync=on", "-c", "max_connections=200", "-c", "max_wal_size=2GB",
         ]  # fmt: skip
         with self._log.open("ab") as log:

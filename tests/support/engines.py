@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from nodeworker.domain.engine_config import podman_drop_in
-from support import images, pages
+from support import images
 from support.containerd import Containerd
 from support.stack import Stack, until
+from support.terminal import desk
 from woodfrog.local.overlay import make_network
 
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done"
@@ -129,21 +130,19 @@ class Engine:
         subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True, timeout=30)
         self.cli("import", archive, name)
 
-    def follow(self, page: Path, programs: dict[str, str]) -> str:
-        """Type what a page says, with these programs of one line first in PATH; return what was printed."""
+    def follow(self, page: str, programs: dict[str, str]) -> None:
+        """Type what a page says, with these programs of one line first in PATH."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            programs_folder = Path(folder) / "bin"
+            programs_folder.mkdir()
             for name, line in programs.items():
-                program = Path(folder) / name
+                program = programs_folder / name
                 program.write_text(f"#!/bin/sh\n{line}\n")
                 program.chmod(0o755)
-            path = f"{folder}:{self.environment['PATH']}"
-            done = subprocess.run(
-                ["sh", "-c", pages.typed(page)],
-                check=False, capture_output=True, text=True, timeout=100, cwd=folder, stdin=subprocess.DEVNULL,
-                env={**self.environment, "PATH": path, "WOODFROG_STATE_DIR": str(self.stack.state)},
-            )  # fmt: skip
-        assert done.returncode == 0, (done.stdout, done.stderr)
-        return done.stdout
+            path = f"{programs_folder}:{self.environment['PATH']}"
+            environment = {**self.environment, "PATH": path, "WOODFROG_STATE_DIR": str(self.stack.state)}
+            with desk(Path(folder), environment) as made:
+                made.follow(page, self.name)
 
     def remove_containers(self) -> None:
         """Remove every container, whatever it does."""

@@ -24,7 +24,7 @@ KINDS = {
     "self-test": "The self-test of a node (`test_self_test.py`)",
     "cgroups": "Limits, statistics and namespaces of cgroups (`test_cgroups.py`)",
     "security": "Users, capabilities, seccomp, AppArmor, rlimits (`test_security_contexts.py`)",
-    "programs": "Programs continue exactly, and what people ran into (`test_continuity.py`, `test_detached.py`, `test_findings_*.py`)",
+    "programs": "Programs continue exactly, and what people ran into (`test_continuity.py`, `test_detached.py`, `test_findings_*.py`), and the pages (`test_pages_of_a_machine.py`)",
     "runtime": "The OCI runtime and the capture, under real runc and CRIU (`test_runc_*.py`, `test_worker_*.py`, `test_versions.py`)",
     "containerd": "containerd, by `ctr` and by the CRI, and its configuration (`test_engines.py`, `test_install_node.py`, `test_node_containerd_config.py`)",
     "pods": "Pods and their volumes, as a kubelet makes them (`test_pods*.py`)",
@@ -34,7 +34,7 @@ KINDS = {
     "cluster": "A Kubernetes cluster, from `helm install` to `helm uninstall` (`tests/cluster`)",
 }
 _FILES = (
-    (r"test_self_test$", "self-test"), (r"test_cgroups$", "cgroups"), (r"test_(security_contexts|privileges)$", "security"), (r"test_(continuity|detached|findings_\w+|io_uring|matrix)$", "programs"),
+    (r"test_self_test$", "self-test"), (r"test_cgroups$", "cgroups"), (r"test_(security_contexts|privileges)$", "security"), (r"test_(continuity|detached|findings_\w+|io_uring|matrix|pages_of_a_machine)$", "programs"),
     (r"test_((runc|worker|store)_\w+|freeze_limit|versions)$", "runtime"), (r"test_(engines|install_node|node_containerd_config)$", "containerd"), (r"test_pods\w*$", "pods"), (r"test_docker(\.\w+)?$", "docker"),
     (r"test_podman(\.\w+)?$", "podman"), (r"tests\.faults\.\w+$", "faults"), (r"tests\.cluster\.\w+$", "cluster"),
 )  # fmt: skip
