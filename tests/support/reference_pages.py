@@ -5,15 +5,18 @@ They say what there is; pages written by hand say what it means and what may be 
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from typer.main import get_command
 
 from controlplane.http.api.openapi import document
 from woodfrog.cli.main import app
+from woodfrog.protocol import events as protocol
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 _HOW = "This page is written from the code by `python -m support.reference_pages` in `tests`; a test fails when it is out of date."
@@ -135,7 +138,48 @@ def _type(schema: dict[str, Any]) -> str:
     return " or ".join(kind) if isinstance(kind, list) else str(kind)
 
 
-PAGES = {"commands.md": commands, "http-api-paths.md": paths}
+def events() -> str:
+    """Every type of event, with its fields as JSON."""
+    head = (
+        f"# Every event\n\n{_HOW}\nAn event is what the column `data` of the view [`events`](sql.md) holds, and the payload of a message of [AUDIT](audit.md). "
+        "Its field `type` names it. Fields that have their default are left out; readers ignore fields that they do not know.\n"
+    )
+    classes = {
+        node.name: node
+        for node in ast.parse(Path(protocol.__file__).read_text()).body
+        if isinstance(node, ast.ClassDef)
+    }
+    kinds = sorted(get_args(protocol.Event), key=_tag)
+    return "\n".join([head, *(_event(kind, classes) for kind in kinds)])
+
+
+def _event(kind: type, classes: dict[str, ast.ClassDef]) -> str:
+    fields = [
+        row for each in reversed(kind.__mro__) if each.__name__ in classes for row in _members(classes[each.__name__])
+    ]
+    table = "\n".join(["| field | type | default | meaning |", "|---|---|---|---|", *fields])
+    return f"## `{_tag(kind)}`\n\n{_prose(ast.get_docstring(classes[kind.__name__]))}\n\n{table}\n"
+
+
+def _tag(kind: Any) -> str:
+    return str(kind.__struct_config__.tag)
+
+
+def _members(declared: ast.ClassDef) -> Iterator[str]:
+    for member, after in pairwise([*declared.body, ast.Pass()]):
+        if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name):
+            about = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            default = f"`{ast.unparse(member.value)}`" if member.value is not None else ""
+            kind = ast.unparse(member.annotation).replace("|", "\\|")
+            yield f"| `{member.target.id}` | `{kind}` | {default} | {_cell(_prose(str(about)))} |"
+
+
+def _prose(text: str | None) -> str:
+    """A docstring as Markdown."""
+    return " ".join((text or "").replace("``", "`").split())
+
+
+PAGES = {"commands.md": commands, "http-api-paths.md": paths, "events.md": events}
 
 if __name__ == "__main__":
     for name, written in PAGES.items():
