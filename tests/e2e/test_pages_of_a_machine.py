@@ -15,7 +15,7 @@ from support.console import pages_of, walk
 from support.stack import WOODFROG, running
 from support.terminal import desk
 
-pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(480)]
 
 PLACE = "machine"
 

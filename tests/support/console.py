@@ -14,7 +14,8 @@ The line before a block says where it is run, in a comment that a reader does no
 In a block with lines that begin with ``$ `` the others are what is printed, in that order, among other lines; ``^C`` is pressed. In a block
 without such lines everything is typed. ``…`` stands for anything. An id of a snapshot, and the beginning of a digest before a ``…``, stand for
 what is printed in their place, and for the same further down. Lines that are a number are a count: it begins as the page's does, and then
-no number may be missing or there twice, whatever happened in between.
+no number may be missing or there twice, whatever happened in between. A program counts on standard output and Woodfrog speaks on standard
+error, so a count and other lines have no order between them.
 """
 
 from __future__ import annotations
@@ -197,19 +198,20 @@ class Meanings:
 
     def after(self, shows: Sequence[str], printed: Sequence[str]) -> tuple[Meanings, list[str]]:
         """Return what is known after these lines, and what the page shows and was not printed."""
-        known, left = self, [line for line in shows if line.strip() != "…"]
-        counting = any(_COUNT.fullmatch(line.strip()) for line in shows)
+        known, lines = self, [line.strip() for line in shows]
+        counts = [found for line in lines if (found := _COUNT.fullmatch(line))]
+        others = [line for line in lines if line != "…" and not _COUNT.fullmatch(line)]
+        counting = bool(counts)
         for line in map(str.strip, printed):
             if counting and (number := _COUNT.fullmatch(line)):
-                if left and (shown := _COUNT.fullmatch(left[0].strip())):
-                    known = known._number(int(shown[1]), int(number[1]))
-                    left.pop(0)
+                if counts:
+                    known = known._number(int(counts.pop(0)[1]), int(number[1]))
                 elif known.counted:
                     known = replace(known._number(known.on_page + 1, int(number[1])), on_page=known.on_page)
-            elif left and (learned := known._fit(left[0], line)) is not None:
+            elif others and (learned := known._fit(others[0], line)) is not None:
                 known = replace(known, words={**known.words, **learned})
-                left.pop(0)
-        return known, left
+                others.pop(0)
+        return known, [*(count[0] for count in counts), *others]
 
 
 def walk(page: str, place: str) -> Iterator[Block]:

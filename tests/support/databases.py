@@ -52,7 +52,7 @@ class PostgresServer:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="woodfrog-postgres-"))
         self._user = "nobody" if os.geteuid() == 0 else None
-        self.bin = self.binaries()
+        self.bin = self._binaries()
         self._data = self._folder / "data"
         self._log = self._folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None

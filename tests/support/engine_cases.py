@@ -214,7 +214,7 @@ class EngineCases:
         """Return programs of one line, which call those that the pages name with the test's own configuration."""
         raise NotImplementedError
 
-    @pytest.mark.timeout(240)
+    @pytest.mark.timeout(360)
     def test_the_pages_about_the_engine_work_as_they_are_written(self, engine: Engine) -> None:
         engine.cli("tag", IMAGE, "busybox")
         for page in pages_of(engine.name):
