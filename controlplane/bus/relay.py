@@ -78,7 +78,7 @@ class Relay:
         log: EventLog,
         *,
         committed: Watermark,
-        open_commands: Mapping[CommandId, CommandIssued],
+        open_commands: Mapping[CommandId, Command],
         nodes: Callable[[], Mapping[NodeName, object]],
         cluster: str,
         check_lease: Callable[[], None],
@@ -183,17 +183,17 @@ class Relay:
     async def _send_open_again(self, cursor: _Cursor) -> _Cursor:
         """Fill a wiped COMMANDS with the commands that were sent and are still open."""
         await self._committed.reached(cursor.position, REQUEST_SECONDS)
-        for issued in await self._issued_up_to(cursor.position):
-            cursor = await self._send_command(cursor, issued.command)
+        for command in await self._issued_up_to(cursor.position):
+            cursor = await self._send_command(cursor, command)
         return cursor
 
-    async def _issued_up_to(self, position: Position) -> list[CommandIssued]:
+    async def _issued_up_to(self, position: Position) -> list[Command]:
         later: set[CommandId] = set()
         after = position
         while page := await self._log.read(after, _PAGE):
             later |= {record.event.command.command_id for record in page if isinstance(record.event, CommandIssued)}
             after = page[-1].position
-        return [issued for issued in self._open_commands.values() if issued.command.command_id not in later]
+        return [command for command in self._open_commands.values() if command.command_id not in later]
 
     async def _find_queues(self) -> None:
         """Find out whose command queues are there, and make those of all other known nodes."""

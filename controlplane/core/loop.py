@@ -25,8 +25,8 @@ from controlplane.core import state_cache
 from controlplane.core.event_lines import note
 from controlplane.core.input_queue import InputResult, UndecidableError
 from controlplane.core.key_waiters import KeyWaiters
-from controlplane.core.state_cache import Folded
 from controlplane.core.watermark import Watermark
+from controlplane.domain.catalogue.commands import follow
 from controlplane.domain.decide import decide
 from controlplane.domain.event_time import believed
 from controlplane.domain.evolve import Replay, evolve
@@ -42,16 +42,8 @@ from controlplane.log.records import (
     StaleEpochError,
     UnstorableEventError,
 )
-from woodfrog.protocol.events import (
-    AnyEvent,
-    CommandFinished,
-    CommandIssued,
-    DumpFailed,
-    DumpStarted,
-    Event,
-    SnapshotDeleted,
-    SnapshotStored,
-)
+from woodfrog.protocol.commands import Command
+from woodfrog.protocol.events import AnyEvent, command_of
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import CheckpointKey, CommandId, Epoch, NodeName, Position, event_id
 from woodfrog.service import faultpoints, tracing
@@ -118,8 +110,8 @@ class DecisionLoop:
         self._copying: asyncio.Task[None] | None = None
         self.committed = Watermark()
         """The position up to which events are in the log *and* in :attr:`open_commands`."""
-        self.open_commands: dict[CommandId, CommandIssued] = {}
-        """Commands issued and not finished, in the order of the log."""
+        self.open_commands: dict[CommandId, Command] = {}
+        """Commands issued and not finished, in the order of the log; the state is ahead of it while a batch is written."""
         self.waiters = KeyWaiters()
         """Told of every event that is in the log *and* in the state."""
         self.on_appended: Callable[[Sequence[AnyEvent], float], None] = lambda _events, _seconds: None
@@ -146,38 +138,36 @@ class DecisionLoop:
 
     async def _fold(self) -> None:
         with _no_collections():
-            position, folded = await self._newest_copy()
+            position, state = await self._newest_copy()
             self._copied = position
-            replay = Replay(folded.state)
+            replay = Replay(state)
             while True:
                 position, told = await self._log.tell(position, _PAGE)
                 if not told:
                     break
                 for event, at in told:
                     replay.take(event, at)
-                    if isinstance(event, CommandIssued | CommandFinished):
-                        _follow_commands(folded.open_commands, event)
         self._state = replay.end()
         self.open_commands.clear()
-        self.open_commands.update(folded.open_commands)
+        self.open_commands.update(self._state.commands)
         await self.committed.set(position)
 
-    async def _newest_copy(self) -> tuple[Position, Folded]:
+    async def _newest_copy(self) -> tuple[Position, State]:
         found = await self._log.load_state(state_cache.fingerprint())
         if found is not None:
             try:
                 return found[0], state_cache.decode(found[1])
             except msgspec.DecodeError as problem:
                 await _log.awarning("a copy of the state cannot be read", position=found[0], error=str(problem))
-        return Position(0), Folded(State(), {})
+        return Position(0), State()
 
     async def _copy_state(self) -> None:
         """Keep a copy of the state as it is now; a log that cannot take it costs the next start some time, nothing else."""
         position = Position(self.committed.value)
-        folded = Folded(self._state, self.open_commands).copy()
+        state = state_cache.copy(self._state)
         try:
             await self._log.save_state(
-                position, state_cache.fingerprint(), state_cache.encode(folded), epoch=self._epoch
+                position, state_cache.fingerprint(), state_cache.encode(state), epoch=self._epoch
             )
         except (LogUnavailableError, StaleEpochError) as problem:
             await _log.awarning("no copy of the state was taken", position=position, error=str(problem))
@@ -372,7 +362,7 @@ class DecisionLoop:
         note(recorded)
         faultpoints.reach("app.after-append")
         for one in recorded:
-            _follow_commands(self.open_commands, one.event)
+            follow(self.open_commands, one.event)
         self.waiters.tell(appended)
         await self.committed.set(max(one.position for one in recorded))
 
@@ -402,28 +392,13 @@ def _new_events(pending: _Pending, decision: Decision, now: datetime, trace: str
                 if ordinal == 0 or not isinstance(pending.asked, ReportReceived)
                 else "controlplane",
                 causation=pending.asked.source,
-                correlation=_command_of(event),
+                correlation=command_of(event),
                 trace=trace,
             ),
             occurred_at=reported_at if ordinal == 0 else now,
         )
         for ordinal, event in enumerate(decision.events)
     ]
-
-
-def _command_of(event: Event) -> CommandId | None:
-    if isinstance(event, CommandIssued):
-        return event.command.command_id
-    if isinstance(event, DumpStarted | SnapshotStored | DumpFailed | SnapshotDeleted | CommandFinished):
-        return event.command_id
-    return None
-
-
-def _follow_commands(commands: dict[CommandId, CommandIssued], event: AnyEvent) -> None:
-    if isinstance(event, CommandIssued):
-        commands[event.command.command_id] = event
-    elif isinstance(event, CommandFinished):
-        commands.pop(event.command_id, None)
 
 
 def _has_failed(pending: _Pending) -> bool:

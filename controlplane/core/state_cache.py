@@ -22,6 +22,7 @@ import msgspec
 from blake3 import blake3
 from msgspec.structs import replace
 
+import controlplane.domain
 import controlplane.log.upcast
 import woodfrog.protocol.commands
 import woodfrog.protocol.events
@@ -30,15 +31,14 @@ import woodfrog.protocol.failures
 import woodfrog.protocol.ids
 import woodfrog.protocol.pods
 import woodfrog.protocol.privileges
-from controlplane.domain import state
 from controlplane.domain.draft import shared, with_shared_privileges
 from controlplane.domain.state import KeyState, NodeState, State, count_usage
 from woodfrog.protocol.commands import Command
-from woodfrog.protocol.events import CommandIssued
 from woodfrog.protocol.ids import CheckpointKey, CommandId, IncarnationNumber, NodeName
 
 _PART_KEYS: Final = 500
 _FOLDED_BY: Final[tuple[ModuleType, ...]] = (
+    controlplane.domain,
     controlplane.log.upcast,
     woodfrog.protocol.commands,
     woodfrog.protocol.events,
@@ -54,7 +54,6 @@ class _Part(msgspec.Struct, frozen=True, omit_defaults=True):
     keys: list[tuple[CheckpointKey, KeyState]] = []
     nodes: dict[NodeName, NodeState] = {}
     commands: dict[CommandId, Command] = {}
-    open_commands: dict[CommandId, CommandIssued] = {}
     floors: dict[str, IncarnationNumber] = {}
 
 
@@ -62,17 +61,9 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Part).decode
 
 
-class Folded(msgspec.Struct):
-    """What folding the log gives: the state, and the open commands in the order of the log."""
-
-    state: State
-    open_commands: dict[CommandId, CommandIssued]
-
-    def copy(self) -> Folded:
-        """Copy it as it is now; its frozen values are shared."""
-        state = self.state
-        kept = State(dict(state.keys), dict(state.nodes), dict(state.commands), dict(state.floors), dict(state.usage))
-        return Folded(kept, dict(self.open_commands))
+def copy(state: State) -> State:
+    """Copy the state as it is now; its frozen values are shared."""
+    return State(dict(state.keys), dict(state.nodes), dict(state.commands), dict(state.floors), dict(state.usage))
 
 
 @cache
@@ -81,19 +72,16 @@ def fingerprint() -> str:
     digest = blake3()
     for module in _FOLDED_BY:
         assert module.__file__ is not None
-        digest.update(Path(module.__file__).read_bytes())
-    for path in sorted(Path(state.__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+        file = Path(module.__file__)
+        for path in sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]:
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def encode(folded: Folded) -> Iterator[bytes]:
-    """Encode, part by part as they are asked for; nothing of ``folded`` may be changed meanwhile."""
-    kept = folded.state
-    yield _encode(
-        _Part(nodes=kept.nodes, commands=kept.commands, open_commands=folded.open_commands, floors=kept.floors)
-    )
-    keys = iter(kept.keys.items())
+def encode(state: State) -> Iterator[bytes]:
+    """Encode, part by part as they are asked for; nothing of ``state`` may be changed meanwhile."""
+    yield _encode(_Part(nodes=state.nodes, commands=state.commands, floors=state.floors))
+    keys = iter(state.keys.items())
     while part := list(islice(keys, _PART_KEYS)):
         yield _encode(_Part(keys=part))
 
@@ -113,20 +101,19 @@ def _with_shared_facts(key: KeyState) -> KeyState:
     return replace(key, snapshots=snapshots, incarnations=starts)
 
 
-def decode(parts: Iterable[bytes]) -> Folded:
+def decode(parts: Iterable[bytes]) -> State:
     """Decode what :func:`encode` gave.
 
     Raises:
         msgspec.DecodeError: if it was changed since.
     """
-    folded = Folded(State(), {})
+    state = State()
     for data in parts:
         part = _decode(data)
-        folded.state.keys.update((name, _with_shared_facts(key)) for name, key in part.keys)
-        folded.state.nodes.update(part.nodes)
-        folded.state.commands.update(part.commands)
-        folded.open_commands.update(part.open_commands)
-        folded.state.floors.update(part.floors)
-    for name, key in folded.state.keys.items():
-        count_usage(folded.state.usage, name, None, key)
-    return folded
+        state.keys.update((name, _with_shared_facts(key)) for name, key in part.keys)
+        state.nodes.update(part.nodes)
+        state.commands.update(part.commands)
+        state.floors.update(part.floors)
+    for name, key in state.keys.items():
+        count_usage(state.usage, name, None, key)
+    return state

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-CLOCK_TOLERANCE_SECONDS: Final = 5.0
-"""A clock that is kept by NTP is within milliseconds; what is measured over the network is within a second or two."""
+from woodfrog.protocol.events.nodes import CLOCK_TOLERANCE_SECONDS
 
 
 def is_news(recorded_seconds: float | None, measured_seconds: float | None) -> bool:

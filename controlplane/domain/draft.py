@@ -23,41 +23,14 @@ from controlplane.domain.state import (
     Pod,
     Snapshot,
     SnapshotStatus,
+    moves_on,
 )
-from woodfrog.protocol.events import (
-    DumpFailed,
-    DumpStarted,
-    SnapshotCaptured,
-    SnapshotDeleted,
-    SnapshotExpired,
-    SnapshotImported,
-    SnapshotInvalidated,
-    SnapshotPinned,
-    SnapshotStored,
-    SnapshotStoreDelayed,
-    SnapshotSuperseded,
-    SnapshotUnpinned,
-)
+from woodfrog.protocol.events.base import AboutSnapshot
 from woodfrog.protocol.facts import ContainerFacts, NodeFacts
 from woodfrog.protocol.ids import IncarnationNumber, SnapshotId
 from woodfrog.protocol.privileges import Privileges
 
-SnapshotEvent = (
-    DumpStarted
-    | SnapshotCaptured
-    | SnapshotStoreDelayed
-    | SnapshotStored
-    | SnapshotImported
-    | DumpFailed
-    | SnapshotSuperseded
-    | SnapshotInvalidated
-    | SnapshotExpired
-    | SnapshotDeleted
-    | SnapshotPinned
-    | SnapshotUnpinned
-)
 _REMEMBERED_FACTS: Final = 16_384
-_RANK: Final = {status: rank for rank, status in enumerate(SnapshotStatus)}
 _FEW: Final = min(REMEMBERED, REMEMBERED_STORED)
 """With so few snapshots, and incarnations, nothing can be too many: most keys, most of the time."""
 
@@ -116,20 +89,15 @@ class Draft(msgspec.Struct, gc=False):
         elif changes:
             self.incarnations[number] = replace(known, **changes)
 
-    def move(self, event: SnapshotEvent, at: datetime, status: SnapshotStatus, **changes: Any) -> None:
-        """Move the event's snapshot on to ``status``, never back: a late "captured" does not undo "valid"."""
+    def move(self, event: AboutSnapshot, at: datetime, status: SnapshotStatus | None, **changes: Any) -> None:
+        """Change the event's snapshot and move it on to ``status``, if any; never back."""
         name = event.snapshot_id
         known = self.snapshots.get(name)
         if known is None:
             known = Snapshot(name, event.incarnation)
-        now = status if _RANK[status] > _RANK[known.status] else known.status
+        now = status if status is not None and moves_on(known.status, status) else known.status
         since = known.since if now is known.status and known.since is not None else at
         self.snapshots[name] = replace(known, status=now, since=since, **changes)
-
-    def set(self, event: SnapshotEvent, at: datetime, **changes: Any) -> None:
-        """Change the event's snapshot and leave its status as it is."""
-        known = self.snapshots.get(event.snapshot_id) or Snapshot(event.snapshot_id, event.incarnation)
-        self.snapshots[event.snapshot_id] = replace(known, since=known.since or at, **changes)
 
     def forget(self) -> None:
         """Drop what no decision asks for any more, all but the last few."""

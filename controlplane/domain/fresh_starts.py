@@ -51,7 +51,9 @@ def cold(key: KeyState, snapshots: Collection[Snapshot]) -> Cold:
 
 
 def note_started(draft: Draft, number: IncarnationNumber) -> None:
-    """Take in that an incarnation has started, in case it was to start fresh."""
+    """Take in that an incarnation has started; it may have been to start fresh."""
+    draft.start(number, started=True)
+    draft.latest_start = max(draft.latest_start, number)
     start = draft.incarnations[number]
     if isinstance(start.choice, Cold) and start.choice.fresh and number > draft.fresh_since:
         draft.fresh_since = number

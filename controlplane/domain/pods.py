@@ -12,40 +12,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from msgspec.structs import replace
-
-from controlplane.domain.state import REMEMBERED_PODS, Incarnation, KeyState, Pod
-from woodfrog.protocol.events import PodContainerEnded, PodFact, PodGone, PodScheduled, PodTerminating
+from controlplane.domain.state import Incarnation, KeyState, Pod
 from woodfrog.protocol.ids import IncarnationNumber
 
 MARGIN_SECONDS = 15.0
 """How long after its grace period a pod's dump may still begin: a kubelet and a worker under load are late."""
-
-
-def pods_after(key: KeyState, event: PodFact, at: datetime) -> KeyState:
-    """Say how the key stands once something was seen of one of its pods. Never raises; what is settled stays so."""
-    pod = key.pods.get(event.uid, Pod(name=event.pod, uid=event.uid))
-    match event:
-        case PodScheduled(node=node):
-            pod = replace(pod, node=node)
-        case PodTerminating():
-            pod = replace(
-                pod,
-                node=event.node or pod.node,
-                terminating_at=pod.terminating_at or at,
-                grace_seconds=event.grace_seconds,
-                why=event.why,
-                dumps_at_stop=event.dumps_at_stop,
-            )
-        case PodContainerEnded():
-            return key
-        case PodGone():
-            pod = replace(pod, gone_at=pod.gone_at or at)
-    pods = {**key.pods, event.uid: pod}
-    if len(pods) > REMEMBERED_PODS:
-        first = next((uid for uid, seen in pods.items() if seen.gone_at is not None), next(iter(pods)))
-        del pods[first]
-    return replace(key, pods=pods)
 
 
 def pod_of(key: KeyState, start: Incarnation) -> Pod | None:

@@ -9,33 +9,21 @@ over a restart, and is then late but no less true.
 
 from __future__ import annotations
 
+from controlplane.domain.catalogue import ENTRIES
+from controlplane.domain.catalogue.entry import KeyEntry
 from controlplane.domain.state import Incarnation, KeyState, Restore, Snapshot, SnapshotStatus, State
 from woodfrog.protocol.commands import DeleteCommand
 from woodfrog.protocol.events import (
     CommandFinished,
-    ContainerEnded,
-    ContainerStarted,
     DumpFailed,
-    DumpStarted,
     NodeRegistered,
+    ReportedDumpEvent,
+    ReportedStartEvent,
     RestoreFailed,
-    SnapshotCaptured,
     SnapshotDeleted,
-    SnapshotRehearsed,
     SnapshotStored,
-    SnapshotStoreDelayed,
 )
 from woodfrog.protocol.reports import Report
-
-_OfIncarnation = ContainerStarted | ContainerEnded | RestoreFailed
-_OfSnapshot = DumpStarted | SnapshotCaptured | SnapshotRehearsed | SnapshotStoreDelayed | SnapshotStored | DumpFailed
-_ONCE_STORED = {
-    SnapshotStatus.VALID,
-    SnapshotStatus.SUPERSEDED,
-    SnapshotStatus.INVALIDATED,
-    SnapshotStatus.EXPIRED,
-    SnapshotStatus.DELETED,
-}
 
 
 def is_duplicate(state: State, report: Report) -> bool:
@@ -47,37 +35,8 @@ def is_duplicate(state: State, report: Report) -> bool:
     if isinstance(event, CommandFinished):
         return event.command_id not in state.commands
     key = state.keys.get(event.key, KeyState())
-    if isinstance(event, _OfIncarnation):
-        incarnation = key.incarnations.get(event.incarnation)
-        return incarnation is not None and _incarnation_shows(incarnation, event)
-    snapshot = key.snapshots.get(event.snapshot_id)
-    if isinstance(event, SnapshotDeleted):
-        return snapshot is not None and snapshot.status is SnapshotStatus.DELETED
-    return snapshot is not None and _snapshot_shows(snapshot, event)
-
-
-def _incarnation_shows(incarnation: Incarnation, event: _OfIncarnation) -> bool:
-    match event:
-        case ContainerStarted():
-            return incarnation.started
-        case ContainerEnded():
-            return incarnation.ended
-        case RestoreFailed(snapshot_id=snapshot_id):
-            return snapshot_id in incarnation.set_aside
-
-
-def _snapshot_shows(snapshot: Snapshot, event: _OfSnapshot) -> bool:
-    match event:
-        case DumpStarted():
-            return True
-        case SnapshotCaptured():
-            return snapshot.status is not SnapshotStatus.DUMPING
-        case SnapshotStoreDelayed() | SnapshotRehearsed():
-            return not snapshot.status.in_flight
-        case SnapshotStored():
-            return snapshot.status in _ONCE_STORED
-        case DumpFailed():
-            return snapshot.status is SnapshotStatus.FAILED
+    entry = ENTRIES[type(event)]
+    return isinstance(entry, KeyEntry) and entry.is_recorded(key, event)
 
 
 def rejection_reason(state: State, report: Report) -> str | None:
@@ -99,14 +58,14 @@ def rejection_reason(state: State, report: Report) -> str | None:
     return _contradiction(key, event)
 
 
-def _contradiction(key: KeyState, event: _OfIncarnation | _OfSnapshot) -> str | None:
+def _contradiction(key: KeyState, event: ReportedStartEvent | ReportedDumpEvent) -> str | None:
     incarnation = key.incarnations.get(event.incarnation)
     if incarnation is None:
         ever = "is long over" if event.incarnation <= key.newest else "was never opened"
         return f"incarnation {event.incarnation} of {event.key} {ever}"
     if incarnation.node not in {None, event.node}:
         return f"incarnation {event.incarnation} of {event.key} is on node {incarnation.node}, not on {event.node}"
-    if isinstance(event, _OfIncarnation):
+    if isinstance(event, ReportedStartEvent):
         return _contradiction_about_incarnation(incarnation, event)
     snapshot = key.snapshots.get(event.snapshot_id)
     return None if snapshot is None else _contradiction_about_snapshot(snapshot, event)
@@ -120,7 +79,7 @@ def _contradiction_about_command(state: State, report: Report, event: CommandFin
     return f"command {event.command_id} was given to incarnation {command.incarnation} on node {command.node}"
 
 
-def _contradiction_about_incarnation(incarnation: Incarnation, event: _OfIncarnation) -> str | None:
+def _contradiction_about_incarnation(incarnation: Incarnation, event: ReportedStartEvent) -> str | None:
     name = f"incarnation {event.incarnation} of {event.key}"
     if not isinstance(event, RestoreFailed):
         same = incarnation.container_id in {None, event.container_id}
@@ -130,12 +89,12 @@ def _contradiction_about_incarnation(incarnation: Incarnation, event: _OfIncarna
     return None if told else f"{name} was not asked to restore snapshot {event.snapshot_id}"
 
 
-def _contradiction_about_snapshot(snapshot: Snapshot, event: _OfSnapshot) -> str | None:
+def _contradiction_about_snapshot(snapshot: Snapshot, event: ReportedDumpEvent) -> str | None:
     if (snapshot.incarnation, snapshot.node) != (event.incarnation, event.node):
         return f"snapshot {event.snapshot_id} is of incarnation {snapshot.incarnation} on node {snapshot.node}"
     if isinstance(event, SnapshotStored) and snapshot.status is SnapshotStatus.FAILED:
         return f"the dump of snapshot {event.snapshot_id} was reported as failed"
-    if isinstance(event, DumpFailed) and snapshot.status in _ONCE_STORED:
+    if isinstance(event, DumpFailed) and snapshot.status.was_stored:
         return f"snapshot {event.snapshot_id} was reported as stored"
     return None
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
+from controlplane.domain.draft import Draft
 from controlplane.domain.pods import pod_of
 from controlplane.domain.state import Incarnation, KeyState, Restore, Snapshot
+from woodfrog.protocol.ids import IncarnationNumber
 
 RESTORE_TRIES: Final = 2
 """After how many short lives in a row a snapshot is passed over."""
@@ -29,6 +31,12 @@ _STOPPED_BY_SIGNAL: Final = frozenset({128 + 1, 128 + 2, 128 + 3, 128 + 9, 128 +
 def is_done(key: KeyState, start: Incarnation) -> bool:
     """Whether the start's program has done its work: it ended with exit code 0 and nobody had asked it to stop."""
     return start.exit_code == 0 and _chose_to_end(key, start)
+
+
+def note_done(draft: Draft, number: IncarnationNumber) -> None:
+    """Take in that a start has ended, if its program has done its work."""
+    if is_done(draft.ended(), draft.incarnations[number]):
+        draft.done_through = max(draft.done_through, number)
 
 
 def short_lives(key: KeyState, snapshot: Snapshot) -> list[Incarnation]:

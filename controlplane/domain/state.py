@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -52,6 +53,19 @@ class SnapshotStatus(StrEnum):
     def in_flight(self) -> bool:
         """Whether the snapshot may yet become valid."""
         return self in {SnapshotStatus.DUMPING, SnapshotStatus.CAPTURED}
+
+    @property
+    def was_stored(self) -> bool:
+        """Whether a snapshot comes to it only after it was stored."""
+        return not self.in_flight and self is not SnapshotStatus.FAILED
+
+
+_RANK: Final[Mapping[str, int]] = {status: rank for rank, status in enumerate(SnapshotStatus)}
+
+
+def moves_on(status: str, to: str) -> bool:
+    """Return whether a snapshot of ``status`` moves on ``to`` another: a late "captured" does not undo "valid"."""
+    return _RANK[to] > _RANK[status]
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

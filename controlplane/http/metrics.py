@@ -13,7 +13,8 @@ from typing import Final
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from controlplane.bus.report_consumer import PutAside
@@ -27,17 +28,23 @@ from controlplane.log.deadletters import DeadLetter
 from woodfrog.protocol.events import (
     AnyEvent,
     ColdStartChosen,
-    ContainerStarted,
-    DumpFailed,
     KeyEvent,
-    RestoreChosen,
-    RestoreFailed,
     SnapshotCaptured,
     SnapshotStored,
+    UnknownEvent,
     event_type,
 )
+from woodfrog.protocol.events.measures import Metric
 from woodfrog.service.http import Page
-from woodfrog.service.metrics import QUICK_BUCKETS, SECONDS_BUCKETS, BoundedLabel, new_registry, page
+from woodfrog.service.metrics import (
+    QUICK_BUCKETS,
+    SECONDS_BUCKETS,
+    BoundedLabel,
+    Children,
+    count_event,
+    new_registry,
+    page,
+)
 
 _log = structlog.get_logger(component="metrics")
 _SLICE: Final = 2000
@@ -81,19 +88,19 @@ class Metrics:
             "Questions of nodes that had too many open, since this process began to lead; the workers ask again.",
             registry=registry,
         )
-        self._dumps = Counter(
+        dumps = Counter(
             "woodfrog_dumps", "Dumps that came to an end: stored, or failed.", ["outcome"], registry=registry
         )
-        self._dump_failures = Counter(
+        dump_failures = Counter(
             "woodfrog_dump_failures",
             "Dumps that failed, by stage and failure code.",
             ["stage", "code"],
             registry=registry,
         )
-        self._starts = Counter(
+        starts = Counter(
             "woodfrog_starts", "Containers that started: restored, or cold.", ["outcome"], registry=registry
         )
-        self._leaving = Counter(
+        leaving = Counter(
             "woodfrog_starts_leaving_work",
             "Starts decided that leave captured or stored work behind: cold, from an older snapshot, or fresh as was asked for.",
             ["outcome"],
@@ -101,8 +108,8 @@ class Metrics:
         )
         # There from the start: Prometheus does not count a first appearance as an increase.
         for outcome in ("cold", "older", "fresh"):
-            self._leaving.labels(outcome)
-        self._restore_failures = Counter(
+            leaving.labels(outcome)
+        restore_failures = Counter(
             "woodfrog_restore_failures",
             "Restores that failed, by stage and failure code.",
             ["stage", "code"],
@@ -116,28 +123,37 @@ class Metrics:
         )
         for rule in Rule:
             self._violations.labels(rule.value)
-        self._freeze_seconds = Histogram(
+        freeze_seconds = Histogram(
             "woodfrog_freeze_seconds",
             "How long containers stood still for a dump.",
             buckets=SECONDS_BUCKETS,
             registry=registry,
         )
-        self._store_seconds = Histogram(
+        store_seconds = Histogram(
             "woodfrog_store_seconds",
             "Time to store a capture and read it back.",
             buckets=SECONDS_BUCKETS,
             registry=registry,
         )
-        self._create_seconds = Histogram(
+        create_seconds = Histogram(
             "woodfrog_create_seconds",
             "Time from the runtime's create to its answer.",
             ["outcome"],
             buckets=SECONDS_BUCKETS,
             registry=registry,
         )
-        self._stored_bytes = Counter(
-            "woodfrog_stored_bytes", "Bytes that snapshots took in the store.", registry=registry
-        )
+        stored_bytes = Counter("woodfrog_stored_bytes", "Bytes that snapshots took in the store.", registry=registry)
+        self._of_events: Children = {
+            Metric.DUMPS: dumps.labels,
+            Metric.DUMP_FAILURES: lambda stage, code: dump_failures.labels(stage, self._code(code)),
+            Metric.STARTS: starts.labels,
+            Metric.STARTS_LEAVING_WORK: leaving.labels,
+            Metric.RESTORE_FAILURES: lambda stage, code: restore_failures.labels(stage, self._code(code)),
+            Metric.FREEZE_SECONDS: lambda: freeze_seconds,
+            Metric.STORE_SECONDS: lambda: store_seconds,
+            Metric.CREATE_SECONDS: create_seconds.labels,
+            Metric.STORED_BYTES: lambda: stored_bytes,
+        }
         self._storage_bytes = Gauge(
             "woodfrog_nats_storage_bytes", "Bytes of NATS's storage that the streams take.", registry=registry
         )
@@ -204,29 +220,8 @@ class Metrics:
         for event in events:
             self._events.labels(self._type(event_type(event))).inc()
             self._watch(event, settled=getattr(event, "key", None) not in moved)
-            match event:
-                case SnapshotCaptured():
-                    self._freeze_seconds.observe(event.freeze_seconds)
-                case SnapshotStored():
-                    self._dumps.labels("stored").inc()
-                    self._store_seconds.observe(event.store_seconds)
-                    self._stored_bytes.inc(max(event.stored_bytes, 0))
-                case DumpFailed():
-                    self._dumps.labels("failed").inc()
-                    self._dump_failures.labels(event.stage.value, self._code(event.failure.code)).inc()
-                case ColdStartChosen(left=left, fresh=fresh) if left:
-                    self._leaving.labels("fresh" if fresh else "cold").inc()
-                case RestoreChosen(left=left) if left:
-                    self._leaving.labels("older").inc()
-                case RestoreFailed():
-                    self._restore_failures.labels(event.stage.value, self._code(event.failure.code)).inc()
-                case ContainerStarted():
-                    outcome = "cold" if event.restored_from is None else "restored"
-                    self._starts.labels(outcome).inc()
-                    if event.create_seconds is not None:
-                        self._create_seconds.labels(outcome).observe(event.create_seconds)
-                case _:
-                    pass
+            if not isinstance(event, UnknownEvent):
+                count_event(event, self._of_events)
 
     def _watch(self, event: AnyEvent, *, settled: bool) -> None:
         """Count a broken rule. The state is that after the whole batch, which may hold a capture that a cold start did not know."""
@@ -249,13 +244,13 @@ class _Census(Collector):
     """What the state holds, counted in slices so that no input waits for a large one."""
 
     def __init__(self) -> None:
-        self._families: list[Metric] = []
+        self._families: list[Family] = []
 
-    def describe(self) -> Iterable[Metric]:
+    def describe(self) -> Iterable[Family]:
         """Name nothing in advance: a standby has nothing of this."""
         return []
 
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> Iterable[Family]:
         """Give what was counted last."""
         return self._families
 

@@ -21,26 +21,16 @@ import msgspec
 import structlog
 
 from controlplane.core.watermark import Watermark
+from controlplane.domain.catalogue import ENTRIES
+from controlplane.domain.catalogue.entry import Known
 from controlplane.domain.event_time import believed
 from controlplane.domain.state import KeyState
 from controlplane.kube.api import ApiError, KubernetesApi
 from controlplane.log.eventlog import EventLog
 from controlplane.log.records import LogUnavailableError, Recorded
-from woodfrog.protocol.events import (
-    AnyEvent,
-    ColdStartChosen,
-    ContainerStarted,
-    DumpFailed,
-    RehearsalOutcome,
-    RestoreFailed,
-    SnapshotCaptured,
-    SnapshotRehearsed,
-    SnapshotStored,
-    SnapshotStoreDelayed,
-    StartRefused,
-)
-from woodfrog.protocol.failures import CAPTURE_REPLACED, QUOTA
-from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber, Position, SnapshotId
+from woodfrog.protocol.events import AnyEvent, KeyEvent, SnapshotCaptured, StartRefused, event_type
+from woodfrog.protocol.events.base import AboutSnapshot
+from woodfrog.protocol.ids import CheckpointKey, Position, SnapshotId
 
 _log = structlog.get_logger(component="telling")
 
@@ -72,11 +62,6 @@ class PodNote(msgspec.Struct, frozen=True):
     warning: bool = False
 
 
-class _Start(msgspec.Struct, frozen=True):
-    pod: str
-    uid: str
-
-
 class EventFormatter:
     """Turns events into what their pods are told. Pure but for a short memory; the rest it finds in the live state."""
 
@@ -87,122 +72,44 @@ class EventFormatter:
 
     def note(self, event: AnyEvent, at: datetime) -> PodNote | None:
         """Say what is to be told because of an event, if anything."""
-        match event:
-            case SnapshotCaptured():
-                _keep(self._frozen, event.snapshot_id, event.freeze_seconds)
-            case ContainerStarted(restored_from=str() as snapshot, warnings=warnings):
-                key = self._find(event.key)
-                known = key.snapshots.get(snapshot) if key is not None else None
-                since = known.since if known is not None else None
-                age = f", stored {_age(at - since)} ago" if since is not None else ""
-                start = key.incarnations.get(event.incarnation) if key is not None else None
-                choice = start.choice if start is not None else None
-                left = (leaves(choice.left, choice.reason),) if choice is not None and choice.left else ()
-                note = "; ".join((f"resumes from snapshot {snapshot}{age}", *left, *warnings))
-                return self._about(event, "Restored", "Restore", note, warning=bool(warnings or left))
-            case ColdStartChosen(reason=reason, left=left_count, fresh=fresh):
-                note = f"starts from its image{f', {leaves(left_count)}' if left_count else ''}: {reason}"
-                return self._about(event, "ColdStarted", "Start", note, warning=bool(left_count) and not fresh)
-            case SnapshotStored():
-                return self._checkpointed(event, at)
-            case SnapshotRehearsed():
-                return self._rehearsed(event)
-            case SnapshotStoreDelayed():
-                return self._delayed(event, at)
-            case DumpFailed(failure=failure) if (
-                failure.code != CAPTURE_REPLACED
-            ):  # the newer one has an Event of its own
-                note = f"the dump failed while {_STAGES[event.stage]}: {failure.cause}. {failure.advice}"
-                return self._about(event, "CheckpointFailed", "Checkpoint", note, warning=True)
-            case RestoreFailed(failure=failure):
-                note = f"snapshot {event.snapshot_id} could not be restored, another way is sought: {failure.cause}"
-                return self._about(event, "RestoreFailed", "Restore", f"{note}. {failure.advice}", warning=True)
-            case StartRefused(failure=failure) if failure.code == QUOTA and event.pod and event.pod_uid:
-                note = f"starts from its image and without protection: {failure.cause}. {failure.advice}"
-                return _note(event.key, _Start(event.pod, event.pod_uid), "Unprotected", "Start", note, warning=True)
-            case _:
-                pass
-        return None
-
-    def _start_of(self, key: CheckpointKey, number: IncarnationNumber) -> _Start | None:
-        state = self._find(key)
-        start = state.incarnations.get(number) if state is not None else None
-        if start is None or start.container.pod is None or start.container.pod_uid is None:
+        if isinstance(event, SnapshotCaptured):
+            _keep(self._frozen, event.snapshot_id, event.freeze_seconds)
+        entry = ENTRIES.get(type(event))
+        if entry is None or entry.note is None or not isinstance(event, KeyEvent):
             return None
-        return _Start(start.container.pod, start.container.pod_uid)
+        key = self._find(event.key)
+        freeze_seconds = self._frozen.get(event.snapshot_id) if isinstance(event, AboutSnapshot) else None
+        note = entry.note(event, Known(at, key, freeze_seconds))
+        pod, uid = _pod_of(event, key)
+        if note is None or not pod or not uid:
+            return None
+        if note.frequent and self._is_told(f"{uid} {event_type(event)}", at):
+            return None
+        return PodNote(
+            namespace=event.key.namespace,
+            pod=pod,
+            uid=uid,
+            reason=note.reason,
+            action=note.action,
+            note=_cut(f"{event.key.id}: {note.text}", _LONGEST_NOTE_BYTES),
+            warning=note.warning,
+        )
 
-    def _is_frequent(self, event: SnapshotStored | SnapshotStoreDelayed, at: datetime) -> bool:
+    def _is_told(self, what: str, at: datetime) -> bool:
         """Whether the same was told of the pod a moment ago; else remember that it is told now."""
-        start = self._start_of(event.key, event.incarnation)
-        if start is None:
-            return False
-        name = f"{start.uid} {type(event).__name__}"
-        last = self._told.get(name)
+        last = self._told.get(what)
         if last is not None and timedelta(0) <= at - last < _BETWEEN_SNAPSHOTS:
             return True
-        _keep(self._told, name, at)
+        _keep(self._told, what, at)
         return False
 
-    def _delayed(self, event: SnapshotStoreDelayed, at: datetime) -> PodNote | None:
-        if self._is_frequent(event, at):
-            return None
-        meanwhile = ", can be restored there" if event.manifest_digest else ""
-        where = f"snapshot {event.snapshot_id} lies on node {event.node} only{meanwhile}"
-        note = f"{where} and is tried again: {event.failure.cause}. {event.failure.advice}"
-        return self._about(event, "CheckpointNotStored", "Checkpoint", note, warning=True)
 
-    def _checkpointed(self, event: SnapshotStored, at: datetime) -> PodNote | None:
-        if self._is_frequent(event, at):
-            return None
-        frozen = self._frozen.get(event.snapshot_id)
-        pause = f", frozen for {frozen:.2f} s" if frozen is not None else ""
-        note = f"snapshot {event.snapshot_id} is stored and verified: {_size(event.stored_bytes)}{pause}"
-        return self._about(event, "Checkpointed", "Checkpoint", note)
-
-    def _rehearsed(self, event: SnapshotRehearsed) -> PodNote | None:
-        """One that failed is followed by the failure of its dump, which says why."""
-        if event.outcome is RehearsalOutcome.RESTORABLE:
-            note = f"a restore of snapshot {event.snapshot_id} was rehearsed in {event.seconds:.1f} s"
-            return self._about(event, "Rehearsed", "Rehearse", note)
-        if event.outcome is RehearsalOutcome.FAILED or event.failure is None:
-            return None
-        note = f"a restore of snapshot {event.snapshot_id} was not rehearsed: {event.failure.cause}"
-        return self._about(event, "NotRehearsed", "Rehearse", note)
-
-    def _about(
-        self,
-        event: ContainerStarted
-        | ColdStartChosen
-        | SnapshotStored
-        | SnapshotRehearsed
-        | SnapshotStoreDelayed
-        | DumpFailed
-        | RestoreFailed,
-        reason: str,
-        action: str,
-        note: str,
-        *,
-        warning: bool = False,
-    ) -> PodNote | None:
-        start = self._start_of(event.key, event.incarnation)
-        return None if start is None else _note(event.key, start, reason, action, note, warning=warning)
-
-
-def _note(key: CheckpointKey, start: _Start, reason: str, action: str, note: str, *, warning: bool) -> PodNote:
-    return PodNote(
-        namespace=key.namespace,
-        pod=start.pod,
-        uid=start.uid,
-        reason=reason,
-        action=action,
-        note=_cut(f"{key.id}: {note}", _LONGEST_NOTE_BYTES),
-        warning=warning,
-    )
-
-
-def leaves(count: int, reason: str = "") -> str:
-    """Say how much captured work a start leaves behind."""
-    return f"leaves {count} snapshot{'s' * (count != 1)} with later work behind{f' ({reason})' if reason else ''}"
+def _pod_of(event: KeyEvent, key: KeyState | None) -> tuple[str | None, str | None]:
+    """Return the name and the uid of the pod whose start the event is about; of a start that was refused it says them itself."""
+    if isinstance(event, StartRefused):
+        return event.pod, event.pod_uid
+    start = key.incarnations.get(event.incarnation) if key is not None else None
+    return (None, None) if start is None else (start.container.pod, start.container.pod_uid)
 
 
 class EventRecorder:
@@ -313,14 +220,6 @@ def event_about(
     }
 
 
-_STAGES: Final = {
-    "preflight": "it was looked into",
-    "capture": "the processes were written out",
-    "rehearsal": "its restore was rehearsed",
-    "store": "it was being stored",
-}
-
-
 def _keep(memory: OrderedDict[Any, Any], name: Any, value: Any) -> None:
     memory[name] = value
     memory.move_to_end(name)
@@ -330,20 +229,3 @@ def _keep(memory: OrderedDict[Any, Any], name: Any, value: Any) -> None:
 
 def _cut(text: str, longest_bytes: int) -> str:
     return text.encode()[:longest_bytes].decode(errors="ignore")
-
-
-def _age(span: timedelta) -> str:
-    seconds = max(0.0, span.total_seconds())
-    for unit, length in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} s"
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

@@ -17,17 +17,10 @@ from nodeworker.dump.dump import Dumper
 from nodeworker.dump.uploader import SnapshotUploader
 from nodeworker.journal import Journal
 from nodeworker.restore.fetch_gate import FetchGate
-from woodfrog.protocol.events import (
-    ContainerStarted,
-    DumpFailed,
-    ReportedEvent,
-    RestoreFailed,
-    SnapshotCaptured,
-    SnapshotRehearsed,
-    SnapshotStored,
-)
+from woodfrog.protocol.events import ReportedEvent
+from woodfrog.protocol.events.measures import Metric
 from woodfrog.service.http import Answerer, Page
-from woodfrog.service.metrics import SECONDS_BUCKETS, BoundedLabel, new_registry, page
+from woodfrog.service.metrics import SECONDS_BUCKETS, BoundedLabel, Children, count_event, new_registry, page
 
 
 class Metrics:
@@ -77,30 +70,40 @@ class Metrics:
         self._containers = Gauge(
             "woodfrog_worker_containers", "Protected containers that the worker knows.", registry=registry
         )
-        self._dumps = Counter(
+        dumps_ended = Counter(
             "woodfrog_worker_dumps", "Dumps that came to an end: stored, or failed.", ["outcome"], registry=registry
         )
-        self._starts = Counter(
+        starts = Counter(
             "woodfrog_worker_starts", "Containers that started: restored, or cold.", ["outcome"], registry=registry
         )
-        self._failures = Counter(
+        failures = Counter(
             "woodfrog_worker_failures",
             "Dumps and restores that failed, by stage and failure code.",
             ["what", "stage", "code"],
             registry=registry,
         )
-        self._rehearsals = Counter(
+        rehearsals = Counter(
             "woodfrog_worker_rehearsals",
             "Rehearsals of a snapshot's restore: restorable, failed, or not-rehearsed if one was due and not possible.",
             ["outcome"],
             registry=registry,
         )
-        self._stored_bytes = Counter(
+        stored_bytes = Counter(
             "woodfrog_worker_stored_bytes", "Bytes that snapshots took in the store.", registry=registry
         )
-        self._freeze_seconds = _seconds(self, "freeze", "How long containers stood still for a dump.")
-        self._store_seconds = _seconds(self, "store", "Time to store a capture and read it back.")
+        freeze_seconds = _seconds(self, "freeze", "How long containers stood still for a dump.")
+        store_seconds = _seconds(self, "store", "Time to store a capture and read it back.")
         self._fetch_seconds = _seconds(self, "fetch", "Time to fetch and verify a snapshot's images for a restore.")
+        self._of_events: Children = {
+            Metric.DUMPS: dumps_ended.labels,
+            Metric.DUMP_FAILURES: lambda stage, code: failures.labels("dump", stage, self._code(code)),
+            Metric.STARTS: starts.labels,
+            Metric.RESTORE_FAILURES: lambda stage, code: failures.labels("restore", stage, self._code(code)),
+            Metric.REHEARSALS: rehearsals.labels,
+            Metric.FREEZE_SECONDS: lambda: freeze_seconds,
+            Metric.STORE_SECONDS: lambda: store_seconds,
+            Metric.STORED_BYTES: lambda: stored_bytes,
+        }
         journal.on_events = self._reported
 
     def serves(self) -> None:
@@ -113,24 +116,7 @@ class Metrics:
 
     def _reported(self, events: Sequence[ReportedEvent]) -> None:
         for event in events:
-            match event:
-                case SnapshotCaptured():
-                    self._freeze_seconds.observe(event.freeze_seconds)
-                case SnapshotRehearsed():
-                    self._rehearsals.labels(event.outcome.value).inc()
-                case SnapshotStored():
-                    self._dumps.labels("stored").inc()
-                    self._store_seconds.observe(event.store_seconds)
-                    self._stored_bytes.inc(event.stored_bytes)
-                case DumpFailed():
-                    self._dumps.labels("failed").inc()
-                    self._failures.labels("dump", event.stage.value, self._code(event.failure.code)).inc()
-                case RestoreFailed():
-                    self._failures.labels("restore", event.stage.value, self._code(event.failure.code)).inc()
-                case ContainerStarted():
-                    self._starts.labels("cold" if event.restored_from is None else "restored").inc()
-                case _:
-                    pass
+            count_event(event, self._of_events)
 
     def pages(self) -> dict[str, Answerer]:
         """Put the worker's pages together, by their paths."""

@@ -60,7 +60,7 @@ async def until(what: Callable[[], Awaitable[bool]], seconds: float) -> None:
 async def _relay(database: str, url: str) -> None:
     log = await EventLog.open(database)
     committed = Watermark()
-    commands = {one.command.command_id: one for one in map(issued, range(0, EVENTS, COMMAND_EVERY))}
+    commands = {one.command.command_id: one.command for one in map(issued, range(0, EVENTS, COMMAND_EVERY))}
     await committed.set(Position(EVENTS))
     client = await connect(url, name="relay")
     await Relay(

@@ -12,7 +12,6 @@ from support.logstory import KEY, NODE_A, NODE_B, ONE, START, WORKER_A, new, sto
 
 from controlplane.domain.evolve import evolve
 from controlplane.domain.state import Restore, SnapshotStatus, State
-from controlplane.log.projections import fold as projections
 from controlplane.log.projections.fold import Rows, fold
 from controlplane.log.records import NewEvent, Recorded
 from controlplane.log.schema import commands, incarnations, nodes, snapshots
@@ -109,8 +108,3 @@ def test_both_folds_say_the_same_of_any_events_in_any_order(order: list[NewEvent
     assert {row["command_id"] for row in rows.tables[commands].values() if row["status"] == "open"} == set(
         state.commands
     )
-
-
-def test_the_statuses_are_the_domains_in_the_same_order() -> None:
-
-    assert tuple(SnapshotStatus) == projections._FORWARD

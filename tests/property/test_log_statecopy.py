@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from support.logstory import NODE_A, START, WORKER_A, new, story
 
 from controlplane.core import state_cache
-from controlplane.core.state_cache import Folded
 from controlplane.domain.evolve import Replay, evolve
 from controlplane.domain.state import State, count_usage
 from controlplane.log.records import NewEvent
@@ -26,14 +25,10 @@ TOLD = [
 ]
 
 
-def fold(folded: Folded, told: list[NewEvent]) -> Folded:
+def fold(state: State, told: list[NewEvent]) -> State:
     for one in told:
-        evolve(folded.state, one.event, one.occurred_at)
-    return folded
-
-
-def empty() -> Folded:
-    return Folded(State(), {})
+        evolve(state, one.event, one.occurred_at)
+    return state
 
 
 @settings(max_examples=300, deadline=None)
@@ -41,13 +36,13 @@ def empty() -> Folded:
 def test_a_copy_and_the_events_since_give_what_folding_from_the_start_gives(
     order: list[NewEvent], copied_at: list[int]
 ) -> None:
-    gone_on = empty()
+    gone_on = State()
     last = 0
     for position in [*sorted(copied_at), len(order)]:
         fold(gone_on, order[last:position])
         gone_on = state_cache.decode(list(state_cache.encode(gone_on)))
         last = position
-    assert gone_on == fold(empty(), order)
+    assert gone_on == fold(State(), order)
 
 
 @settings(max_examples=300, deadline=None)
@@ -81,21 +76,21 @@ def test_a_replay_in_one_go_ends_in_the_values_that_folding_along_gives(
 
 
 def test_a_copy_is_what_the_state_was_when_it_was_taken() -> None:
-    folded = fold(empty(), TOLD[:10])
-    parts = state_cache.encode(folded.copy())
+    folded = fold(State(), TOLD[:10])
+    parts = state_cache.encode(state_cache.copy(folded))
     first = next(parts)
     fold(folded, TOLD[10:])
-    assert state_cache.decode([first, *parts]) == fold(empty(), TOLD[:10])
+    assert state_cache.decode([first, *parts]) == fold(State(), TOLD[:10])
 
 
 def test_the_keys_of_a_large_state_come_in_parts() -> None:
-    folded = fold(empty(), TOLD)
-    (key,) = folded.state.keys
-    value = folded.state.keys[key]
+    folded = fold(State(), TOLD)
+    (key,) = folded.keys
+    value = folded.keys[key]
     for number in range(1200):
         other = type(key)("local", "default", f"key-{number}")
-        folded.state.keys[other] = value
-        count_usage(folded.state.usage, other, None, value)
+        folded.keys[other] = value
+        count_usage(folded.usage, other, None, value)
     parts = list(state_cache.encode(folded))
     assert len(parts) == 4
     assert state_cache.decode(parts) == folded
@@ -103,12 +98,12 @@ def test_the_keys_of_a_large_state_come_in_parts() -> None:
 
 def test_snapshots_that_were_taken_on_equal_nodes_hold_their_facts_once() -> None:
     told = [one.event for one in story() if isinstance(one.event, SnapshotStored)]
-    folded = empty()
+    folded = State()
     for number in range(2):
         facts = NodeFacts(cpu_features=tuple(f"feature_{feature}" for feature in range(3)))
         stored = replace(told[0], snapshot_id=SnapshotId(f"snapshot-{number}"), taken_on=facts)
-        evolve(folded.state, stored, START)
-    for state in (folded.state, state_cache.decode(list(state_cache.encode(folded))).state):
+        evolve(folded, stored, START)
+    for state in (folded, state_cache.decode(list(state_cache.encode(folded)))):
         (key,) = state.keys.values()
         first, second = key.snapshots.values()
         assert first.taken_on is second.taken_on

@@ -25,8 +25,8 @@ def _functions(module: ModuleType) -> Iterator[FunctionType]:
 def _holding(text: str) -> FunctionType:
     """Find the one function of the domain in which ``text`` stands, once."""
     modules = [
-        importlib.import_module(f"controlplane.domain.{module.name}")
-        for module in pkgutil.iter_modules(controlplane.domain.__path__)
+        importlib.import_module(module.name)
+        for module in pkgutil.walk_packages(controlplane.domain.__path__, "controlplane.domain.")
     ]
     found = {
         function.__code__: function

@@ -76,7 +76,7 @@ MUTANTS = {
     "a capture is restored behind a start that left it": ("if not key.has_a_future(snapshot):", "if False:"),
     "a command's end is taken in again": ("return event.command_id not in state.commands", "return False"),
     "an open command does not expire": ("if now >= command.deadline", "if False"),
-    "a command ends although it has ended": ("state.commands.pop(event.command_id, None)", "pass"),
+    "a command ends although it has ended": ("open_commands.pop(event.command_id, None)", "pass"),
     "one failure condemns": ("elif len(nodes) > 1", "elif nodes"),
     "a proof does not condemn": ("if event.failure.code in CONDEMNING_CODES", "if False"),
     "what an empty directory lacks condemns": (
@@ -98,7 +98,7 @@ MUTANTS = {
         "SnapshotStatus.DUMPING",
     ),
     "a pin does not win": ("key=lambda snapshot: not snapshot.pinned", "key=lambda snapshot: 0"),
-    "what is unpinned stays pinned": ("draft.set(event, at, pinned=False)", "draft.set(event, at, pinned=True)"),
+    "what is unpinned stays pinned": ('{"pinned": False}', '{"pinned": True}'),
     "what is pinned expires": ("spared = snapshot.pinned or", "spared ="),
     "what is pinned counts among the last": (
         "snapshot.missed_by is not None or snapshot.pinned",
@@ -113,8 +113,14 @@ MUTANTS = {
         "snapshot.status is not SnapshotStatus.VALID or snapshot.missed_by is not None",
         "snapshot.status is not SnapshotStatus.VALID",
     ),
-    "what has expired is chosen": ("SnapshotStatus.EXPIRED, note", "SnapshotStatus.DUMPING, note"),
-    "what was invalidated is chosen": ("SnapshotStatus.INVALIDATED, note", "SnapshotStatus.DUMPING, note"),
+    "what has expired is chosen": (
+        "status is not None and moves_on(",
+        "status not in {None, SnapshotStatus.EXPIRED} and moves_on(",
+    ),
+    "what was invalidated is chosen": (
+        "status is not None and moves_on(",
+        "status not in {None, SnapshotStatus.INVALIDATED} and moves_on(",
+    ),
     "the policy at large counts most": ("by_id or self.namespaces", "self.default or self.namespaces"),
     "one too few is kept": ("rank < keep.last", "rank < keep.last - 1"),
     "one too many is kept": ("rank < keep.last", "rank <= keep.last"),

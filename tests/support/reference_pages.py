@@ -146,7 +146,8 @@ def events() -> str:
     )
     classes = {
         node.name: node
-        for node in ast.parse(Path(protocol.__file__).read_text()).body
+        for path in Path(protocol.__file__).parent.glob("*.py")
+        for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.ClassDef)
     }
     kinds = sorted(get_args(protocol.Event), key=_tag)

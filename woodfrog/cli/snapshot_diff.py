@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from controlplane.describe import size
 from nodeworker.domain.criu_images import MalformedImageError
 from nodeworker.domain.criu_images.memory import Process, read_processes
 from nodeworker.store import Unpacker, tree_of
 from woodfrog.cli.snapshot_contents import shown_tree
+from woodfrog.protocol.amounts import size
 from woodfrog.protocol.manifest import HOLE, Entry, Manifest, Tree, TreeName
 
 _LARGEST_IMAGE_BYTES: Final = 64 << 20

@@ -25,13 +25,13 @@ from typing import Any, TypeVar
 import msgspec
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
-from controlplane.describe import size
 from woodfrog import client as ask
 from woodfrog.dev_state import Description, StateDirectory
 from woodfrog.local import orphans
 from woodfrog.local.interrupts import deferred
 from woodfrog.output import Form
 from woodfrog.protocol import subjects
+from woodfrog.protocol.amounts import size
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.runtime_api import ContainerStatus
 from woodfrog.service.nats import connect

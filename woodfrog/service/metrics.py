@@ -6,16 +6,21 @@ series for good. :class:`BoundedLabel` lets the first so many through and calls 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
+    Counter,
+    Histogram,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 
+from woodfrog.protocol.events.base import EventBase
+from woodfrog.protocol.events.measures import Metric
 from woodfrog.service.http import Page
 
 SECONDS_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
@@ -24,6 +29,9 @@ QUICK_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.
 """For commits, and answers that somebody waits for."""
 _MOST_VALUES: Final = 100
 OTHER: Final = "other"
+
+Children = Mapping[Metric, Callable[..., Counter | Histogram]]
+"""What of events a service counts: given the labels' values, the counter or histogram to count in."""
 
 
 class BoundedLabel:
@@ -48,6 +56,17 @@ def new_registry() -> CollectorRegistry:
     registry = CollectorRegistry(auto_describe=True)
     ProcessCollector(registry=registry)
     return registry
+
+
+def count_event(event: EventBase, children: Children) -> None:
+    """Count what the event says is to be counted of it, as far as the service does."""
+    for measure in event.measures():
+        if measure.metric in children:
+            child = children[measure.metric](*measure.labels)
+            if isinstance(child, Histogram):
+                child.observe(measure.value)
+            else:
+                child.inc(measure.value)
 
 
 def page(registry: CollectorRegistry) -> Page:

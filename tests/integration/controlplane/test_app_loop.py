@@ -369,7 +369,7 @@ async def test_a_copy_of_the_state_is_taken_while_decisions_go_on(
     position, told = await log.tell(Position(0), int(copied[0]))
     for event, at in told:
         evolve(state, event, at)
-    assert (position, state) == (copied[0], state_cache.decode(copied[1]).state)
+    assert (position, state) == (copied[0], state_cache.decode(copied[1]))
 
 
 async def test_whoever_lost_the_lead_leaves_no_copy_of_its_state(log: FlakyLog) -> None:

@@ -10,7 +10,8 @@ import pytest
 from msgspec.structs import replace
 from support.golden import today
 
-from controlplane.describe import describe, explain, moment, size
+from controlplane.describe import describe, explain, moment
+from woodfrog.protocol.amounts import size
 from woodfrog.protocol.events import (
     ColdStartChosen,
     ContainerEnded,
