@@ -12,11 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from nodeworker.journal import ContainerRecord
 from nodeworker.settings import Settings
-from woodfrog.protocol.events import DumpFailed, DumpStage
-from woodfrog.protocol.failures import Failure
-from woodfrog.protocol.ids import ContainerId, new_snapshot_id
+from woodfrog.protocol.ids import ContainerId
 
 STOP: Final = "stop"
 DELETED: Final = "deleted"
@@ -34,22 +31,6 @@ def noted(settings: Settings) -> list[tuple[ContainerId, list[tuple[str, datetim
 def forget(settings: Settings, container_id: ContainerId) -> None:
     """Remove what was noted of a container."""
     (settings.missed / container_id).unlink(missing_ok=True)
-
-
-def missed_stop(settings: Settings, record: ContainerRecord, at: datetime) -> DumpFailed:
-    """Return the report of a final dump that nobody was there to take."""
-    return DumpFailed(
-        key=record.key,
-        incarnation=record.incarnation,
-        snapshot_id=new_snapshot_id(at),
-        node=settings.node,
-        stage=DumpStage.PREFLIGHT,
-        failure=Failure(
-            "worker-away",
-            "no node worker was there at the stop signal, so the container got the signal and no final snapshot was taken",
-            "Keep the worker running (`woodfrog dev`, or the DaemonSet) while protected containers are stopped.",
-        ),
-    )
 
 
 def _words(path: Path) -> Iterator[tuple[str, datetime]]:

@@ -21,6 +21,7 @@ from typing import Final
 
 import structlog
 
+from nodeworker import reports
 from nodeworker.agent import absence
 from nodeworker.agent.command_executor import CommandExecutor
 from nodeworker.agent.local_server import LocalServer
@@ -303,13 +304,7 @@ class Worker:
 
     def _registration(self, journal: Journal) -> NodeRegistered:
         facts = self._store_watch.add_to(self._facts)
-        return NodeRegistered(
-            node=self._settings.node,
-            worker_id=self._worker_id,
-            boot_id=self._boot_id,
-            facts=facts,
-            journal=journal.identity,
-        )
+        return reports.registered(self._settings.node, self._worker_id, self._boot_id, facts, journal.identity)
 
     def _hear(self, group: asyncio.TaskGroup, words: list[str]) -> None:
         """Take in what the runtime's shell part says."""
@@ -412,7 +407,7 @@ class Worker:
                 if word == absence.STOP:
                     await self._restorer.stopped(container_id)
                 if word == absence.STOP and record.final_snapshot is None:
-                    failed = absence.missed_stop(self._settings, record, at)
+                    failed = reports.stop_missed(self._settings.node, record, at)
                     await asyncio.to_thread(partial(self._journal.report, failed, at=at))
                 elif word == absence.DELETED:
                     await self._restorer.ended(container_id, None, at)

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from nodeworker import reports
 from nodeworker.disk.snapshot_cache import SnapshotCache
 from nodeworker.dump.dump import Dumper, NotBegunError
 from nodeworker.dump.uploader import SnapshotUploader
@@ -22,7 +23,7 @@ from nodeworker.restore.fetch_gate import FetchGate
 from nodeworker.store.snapshots import SnapshotStore
 from nodeworker.threads import in_daemon_thread
 from woodfrog.protocol.commands import CheckCommand, Command, DeleteCommand, DumpCommand, PrefetchCommand, StoreCommand
-from woodfrog.protocol.events import CommandFinished, ContainerEnded, Outcome, ReportedEvent, SnapshotDeleted
+from woodfrog.protocol.events import ReportedEvent
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CommandId
 from woodfrog.service import faultpoints, logs
@@ -80,7 +81,7 @@ class CommandExecutor:
     async def _carry_out(self, command: Command) -> None:
         known = await asyncio.to_thread(self._journal.take_command, command)
         if known is not None and known.outcome is not None:
-            await asyncio.to_thread(self._journal.report, self._finished(command, known.failure))
+            await asyncio.to_thread(self._journal.report, reports.command_finished(command, known.failure))
             return
         if known is not None:  # it was taken by an earlier life of the worker, and does not gain time by coming again
             command = msgspec.structs.replace(command, deadline=min(command.deadline, known.command.deadline))
@@ -102,7 +103,7 @@ class CommandExecutor:
         late = datetime.now(UTC) > command.deadline
         failure = _too_late(command) if late else await self._uploader.try_now(command.snapshot_id)
         await asyncio.to_thread(
-            self._journal.finish_command, command.command_id, failure, self._finished(command, failure)
+            self._journal.finish_command, command.command_id, failure, reports.command_finished(command, failure)
         )
 
     async def _dump(self, command: DumpCommand) -> None:
@@ -114,18 +115,11 @@ class CommandExecutor:
         # Behind a stop that waits for its turn a command waits, too: refused, it would have a successor go on without that last dump.
         refused = self._objection(command, container, busy=self._dumper.is_dumping(command.container_id))
         if refused is not None or container is None:
-            told: list[ReportedEvent] = [self._finished(command, refused)]
+            told: list[ReportedEvent] = [reports.command_finished(command, refused)]
             if (
                 container is None
             ):  # the log believes that it runs: its end fell into a time without a worker, or without its journal
-                told.append(
-                    ContainerEnded(
-                        key=command.key,
-                        incarnation=command.incarnation,
-                        node=command.node,
-                        container_id=command.container_id,
-                    )
-                )
+                told.append(reports.commanded_container_gone(command))
             await asyncio.to_thread(self._journal.finish_command, command.command_id, refused, *told)
             return
         try:
@@ -162,14 +156,7 @@ class CommandExecutor:
             )
             return
         faultpoints.reach("delete.done")
-        deleted = SnapshotDeleted(
-            key=command.key,
-            incarnation=command.incarnation,
-            snapshot_id=command.snapshot_id,
-            node=command.node,
-            command_id=command.command_id,
-        )
-        self._journal.finish_command(command.command_id, None, deleted)
+        self._journal.finish_command(command.command_id, None, reports.snapshot_deleted(command))
         _log.info("a snapshot is deleted", snapshot_id=command.snapshot_id)
 
     def _check(self, command: CheckCommand) -> None:
@@ -179,7 +166,7 @@ class CommandExecutor:
         refused = self._objection(command, container, busy=busy)
         if refused is None and container is not None:
             refused = self._dumper.preflight.objection(container)
-        self._journal.finish_command(command.command_id, refused, self._finished(command, refused))
+        self._journal.finish_command(command.command_id, refused, reports.command_finished(command, refused))
 
     def _prefetch(self, command: PrefetchCommand) -> None:
         """Lay a snapshot ready; where no copies are made, that is told and does no harm."""
@@ -197,11 +184,11 @@ class CommandExecutor:
                 command, Failure("no-copies", cause, "See WOODFROG_COPIES; a restore fetches it as it always did.")
             )
             return
-        self._journal.finish_command(command.command_id, None, self._finished(command, None))
+        self._journal.finish_command(command.command_id, None, reports.command_finished(command, None))
         _log.info("a snapshot lies ready", snapshot_id=command.snapshot_id)
 
     def _end(self, command: Command, failure: Failure) -> None:
-        self._journal.finish_command(command.command_id, failure, self._finished(command, failure))
+        self._journal.finish_command(command.command_id, failure, reports.command_finished(command, failure))
 
     def _objection(
         self, command: DumpCommand | CheckCommand, container: ContainerRecord | None, *, busy: bool
@@ -222,15 +209,6 @@ class CommandExecutor:
         if busy:
             return Failure("dump-in-flight", "another dump of the container is under way", "Wait for that one.")
         return None
-
-    def _finished(self, command: Command, failure: Failure | None) -> CommandFinished:
-        return CommandFinished(
-            key=command.key,
-            incarnation=command.incarnation,
-            command_id=command.command_id,
-            outcome=Outcome.SUCCEEDED if failure is None else Outcome.FAILED,
-            failure=failure,
-        )
 
 
 def _too_late(command: Command) -> Failure:

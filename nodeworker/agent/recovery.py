@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from nodeworker import reports
 from nodeworker.capture import exec_gate
 from nodeworker.capture.criu.freezer import Freezer
 from nodeworker.capture.criu.runc import Runc
@@ -82,7 +83,7 @@ def settle_dumps(
             stage = DumpStage.CAPTURE if record.step is DumpStep.STARTED else DumpStage.STORE
             uploader.fail(record, stage, problem)
         elif record.step is DumpStep.COMPLETE:
-            whole.append(_finish_capture(journal, uploader, runc, record, frozen.get(record.container_id)))
+            whole.append(_finish_capture(journal, settings, runc, record, frozen.get(record.container_id)))
         else:
             whole.append(record)
     wanted = {record.snapshot_id for record in whole}
@@ -110,7 +111,7 @@ def _lost(settings: Settings, record: DumpRecord, boot_id: str) -> Failure | Non
 
 
 def _finish_capture(
-    journal: Journal, uploader: SnapshotUploader, runc: Runc, record: DumpRecord, frozen: FrozenRecord | None
+    journal: Journal, settings: Settings, runc: Runc, record: DumpRecord, frozen: FrozenRecord | None
 ) -> DumpRecord:
     """Report a capture that was whole when the worker died; the container was let go by now, or is dead."""
     since = record.started_at if frozen is None else frozen.since
@@ -123,5 +124,5 @@ def _finish_capture(
             journal.save_container(
                 msgspec.structs.replace(container, state=ContainerState.ENDED, final_snapshot=record.snapshot_id)
             )
-        journal.save_dump(record, uploader.captured(record))
+        journal.save_dump(record, reports.captured(settings.node, record))
     return record

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from nodeworker import reports
 from nodeworker.bus import Bus
 from nodeworker.capture import exec_gate
 from nodeworker.capture.criu.runc import Runc
@@ -32,7 +33,7 @@ from nodeworker.errors import failure_of, refusal
 from nodeworker.journal import ContainerRecord, DumpRecord, Journal
 from nodeworker.settings import Settings
 from woodfrog.protocol.commands import DumpCommand
-from woodfrog.protocol.events import DumpStage, DumpStarted, Trigger
+from woodfrog.protocol.events import DumpStage, Trigger
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CommandId, ContainerId, SnapshotId, new_snapshot_id
 from woodfrog.service import logs, tracing
@@ -74,7 +75,7 @@ class Dumper:
         self._journal = journal
         self._bus = bus
         self._uploader = uploader
-        self._frozen = FrozenCapture(settings, journal, runc, cuda, uploader)
+        self._frozen = FrozenCapture(settings, journal, runc, cuda)
         self.preflight = Preflight(settings, runc, cuda, copies, uploader.unstored, disk, criu_config)
         self._boot_id = boot_id
         self._turns = DumpQueue(settings.dumps_at_once)
@@ -184,7 +185,7 @@ class Dumper:
             if tries.record is None:
                 record = self._record(container, Trigger.STOP_SIGNAL)
                 await asyncio.to_thread(
-                    self._journal.report, self._uploader.failed(record, DumpStage.PREFLIGHT, failure)
+                    self._journal.report, reports.dump_failed(self._settings.node, record, DumpStage.PREFLIGHT, failure)
                 )
             await self._close(tries)
             raise FailureError(failure) from problem
@@ -199,7 +200,7 @@ class Dumper:
     async def _close(self, tries: grace_period.Tries) -> None:
         """Report the end of a final dump that was tried, and is not tried again; another dump may have frozen the container meanwhile."""
         if (record := tries.record) is not None and (failure := tries.failure) is not None:
-            told = self._uploader.failed(record, DumpStage.PREFLIGHT, failure)
+            told = reports.dump_failed(self._settings.node, record, DumpStage.PREFLIGHT, failure)
             await asyncio.to_thread(self._journal.finish_dump, record, failure, told)
 
     async def _known(self, container_id: ContainerId) -> ContainerRecord:
@@ -302,15 +303,4 @@ class Dumper:
         return record.snapshot_id
 
     def _announce(self, record: DumpRecord) -> None:
-        self._journal.save_dump(
-            record,
-            DumpStarted(
-                key=record.key,
-                incarnation=record.incarnation,
-                snapshot_id=record.snapshot_id,
-                node=self._settings.node,
-                trigger=record.trigger,
-                final=record.final,
-                command_id=record.command_id,
-            ),
-        )
+        self._journal.save_dump(record, reports.dump_started(self._settings.node, record))

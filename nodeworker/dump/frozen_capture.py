@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import msgspec
 import structlog
 
+from nodeworker import reports
 from nodeworker.capture import projected_volumes, sqlite_files, thread_placement, volume_files
 from nodeworker.capture.bounds import Bounds
 from nodeworker.capture.criu.runc import Runc
@@ -21,7 +22,6 @@ from nodeworker.capture.gpu.cuda import Cuda
 from nodeworker.capture.trees import CapturedTree
 from nodeworker.dump import connections
 from nodeworker.dump.preflight import Plan
-from nodeworker.dump.uploader import SnapshotUploader
 from nodeworker.journal import ContainerRecord, ContainerState, DumpRecord, DumpStep, FrozenRecord, Journal
 from nodeworker.settings import Settings
 from woodfrog.protocol.failures import FailureError
@@ -56,14 +56,11 @@ class _Freeze:
 class FrozenCapture:
     """Takes the captures of one worker. Every method blocks."""
 
-    def __init__(
-        self, settings: Settings, journal: Journal, runc: Runc, cuda: Cuda, uploader: SnapshotUploader
-    ) -> None:
+    def __init__(self, settings: Settings, journal: Journal, runc: Runc, cuda: Cuda) -> None:
         self._settings = settings
         self._journal = journal
         self._runc = runc
         self._cuda = cuda
-        self._uploader = uploader
 
     def take(self, record: DumpRecord, plan: Plan, container: ContainerRecord) -> DumpRecord:
         """Write the capture while the container is frozen; then it runs on, or is dead if the dump is final.
@@ -185,7 +182,7 @@ class FrozenCapture:
                             container, state=ContainerState.ENDED, final_snapshot=record.snapshot_id
                         )
                     )
-                self._journal.save_dump(record, self._uploader.captured(record))
+                self._journal.save_dump(record, reports.captured(self._settings.node, record))
         except sqlite3.Error as problem:
             if not record.final:
                 raise

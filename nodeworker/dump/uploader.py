@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from nodeworker import reports
 from nodeworker.capture.criu.spool import Aside, Spool
 from nodeworker.disk.criu_logs import keep_log
 from nodeworker.disk.snapshot_cache import SnapshotCache
@@ -27,9 +28,9 @@ from nodeworker.errors import failure_of
 from nodeworker.journal import DumpRecord, Journal
 from nodeworker.rehearsal.rehearsals import Rehearsals
 from nodeworker.settings import Settings
-from nodeworker.store.snapshots import ManifestHeader, SnapshotStore, Stored
+from nodeworker.store.snapshots import ManifestHeader, SnapshotStore
 from nodeworker.threads import in_daemon_thread
-from woodfrog.protocol.events import DumpFailed, DumpStage, SnapshotCaptured, SnapshotStored, SnapshotStoreDelayed
+from woodfrog.protocol.events import DumpStage
 from woodfrog.protocol.facts import NodeFacts
 from woodfrog.protocol.failures import CAPTURE_REPLACED, Failure
 from woodfrog.protocol.ids import CommandId, SnapshotId
@@ -105,7 +106,7 @@ class SnapshotUploader:
         with self._journal.transaction():
             if stage in {DumpStage.PREFLIGHT, DumpStage.CAPTURE}:  # later it runs, or stands for its next dump
                 self._journal.note_thawed(record.container_id)
-            self._journal.finish_dump(record, failure, self.failed(record, stage, failure))
+            self._journal.finish_dump(record, failure, reports.dump_failed(self._settings.node, record, stage, failure))
 
     def clear(self, record: DumpRecord) -> None:
         """Remove what a try of a final dump left; another one follows."""
@@ -116,29 +117,6 @@ class SnapshotUploader:
         spool = Spool(self._settings.spool / record.snapshot_id)
         keep_log(self._settings, spool.work / "dump.log", record.snapshot_id)
         spool.remove()
-
-    def failed(self, record: DumpRecord, stage: DumpStage, failure: Failure) -> DumpFailed:
-        """Make the report of a dump that came to nothing."""
-        return DumpFailed(
-            key=record.key,
-            incarnation=record.incarnation,
-            snapshot_id=record.snapshot_id,
-            node=self._settings.node,
-            stage=stage,
-            failure=failure,
-            command_id=record.command_id,
-        )
-
-    def captured(self, record: DumpRecord) -> SnapshotCaptured:
-        """Make the report of a capture that is whole and is yet to be stored."""
-        return SnapshotCaptured(
-            key=record.key,
-            incarnation=record.incarnation,
-            snapshot_id=record.snapshot_id,
-            node=self._settings.node,
-            freeze_seconds=record.freeze_seconds,
-            raw_bytes=record.raw_bytes,
-        )
 
     def store(self, record: DumpRecord, *, rehearse: bool = False) -> None:
         """Begin to store a capture in the background, after a rehearsal if it is wished; ``close`` leaves it to the next life.
@@ -222,7 +200,9 @@ class SnapshotUploader:
         record = msgspec.structs.replace(record, delay=failure, delayed_since=since, manifest_digest=digest)
         if news:
             with suppress(sqlite3.Error):
-                self._journal.save_dump(record, self._delayed(record, failure, since))
+                self._journal.save_dump(
+                    record, reports.store_delayed(self._settings.node, record, failure, since, self._facts)
+                )
         return record
 
     def _vouched(self, record: DumpRecord) -> str:
@@ -232,19 +212,6 @@ class SnapshotUploader:
         except Exception as problem:  # noqa: BLE001 -- then it waits for the store, and only that
             _log.warning("a capture cannot be restored from here", snapshot_id=record.snapshot_id, error=str(problem))
             return ""
-
-    def _delayed(self, record: DumpRecord, failure: Failure, since: datetime) -> SnapshotStoreDelayed:
-        return SnapshotStoreDelayed(
-            key=record.key,
-            incarnation=record.incarnation,
-            snapshot_id=record.snapshot_id,
-            node=self._settings.node,
-            failure=failure,
-            since=since,
-            manifest_digest=record.manifest_digest,
-            taken_on=msgspec.structs.replace(self._facts, store=None) if record.manifest_digest else None,
-            taken_from=record.facts if record.manifest_digest else None,
-        )
 
     def _header(self, record: DumpRecord, aside: Aside) -> ManifestHeader:
         return ManifestHeader(
@@ -272,7 +239,9 @@ class SnapshotUploader:
             stored = self._store.put(header, spool.read_list(), check_of(spool, record))
         store_seconds = time.monotonic() - began
         faultpoints.reach("dump.stored")
-        self._journal.finish_dump(record, None, self._stored(record, stored, store_seconds))
+        self._journal.finish_dump(
+            record, None, reports.stored(self._settings.node, record, stored, store_seconds, self._facts)
+        )
         _log.info(
             "a snapshot is stored",
             snapshot_id=record.snapshot_id,
@@ -284,20 +253,4 @@ class SnapshotUploader:
             record.key,
             record.snapshot_id,
             lambda: self._store.read_manifest(record.key, record.snapshot_id, stored.manifest_digest),
-        )
-
-    def _stored(self, record: DumpRecord, stored: Stored, store_seconds: float) -> SnapshotStored:
-        return SnapshotStored(
-            key=record.key,
-            incarnation=record.incarnation,
-            snapshot_id=record.snapshot_id,
-            node=self._settings.node,
-            manifest_digest=stored.manifest_digest,
-            raw_bytes=stored.raw_bytes,
-            stored_bytes=stored.stored_bytes,
-            store_seconds=store_seconds,
-            taken_on=msgspec.structs.replace(self._facts, store=stored.store),
-            taken_from=record.facts,
-            command_id=record.command_id,
-            warnings=record.warnings,
         )

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from nodeworker import bundle
+from nodeworker import bundle, reports
 from nodeworker.capture.criu.runc import Runc
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.domain.rehearsal import (
@@ -40,7 +40,7 @@ from nodeworker.rehearsal.cgroup import RehearsalCgroup
 from nodeworker.rehearsal.task import RehearsalTask, Rehearsed, scratch_of
 from nodeworker.settings import Settings
 from woodfrog.protocol import wire
-from woodfrog.protocol.events import RehearsalOutcome, SnapshotRehearsed
+from woodfrog.protocol.events import RehearsalOutcome
 from woodfrog.protocol.facts import NodeFacts
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import SnapshotId
@@ -225,17 +225,7 @@ class Rehearsals:
         )
         if verdict.outcome is RehearsalOutcome.RESTORABLE:
             self._remember(kind)
-        self._journal.report(
-            SnapshotRehearsed(
-                key=record.key,
-                incarnation=record.incarnation,
-                snapshot_id=record.snapshot_id,
-                node=self._settings.node,
-                outcome=verdict.outcome,
-                failure=verdict.failure,
-                seconds=seconds,
-            )
-        )
+        self._journal.report(reports.rehearsed(self._settings.node, record, verdict, seconds))
 
     def _remember(self, kind: str) -> None:
         with suppress(OSError):

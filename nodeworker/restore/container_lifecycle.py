@@ -16,14 +16,13 @@ from pathlib import Path
 
 import msgspec
 
-from nodeworker import bundle
+from nodeworker import bundle, reports
 from nodeworker.disk.criu_logs import drop_old_logs
 from nodeworker.errors import refusal
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
 from nodeworker.restore import restore_files
 from nodeworker.runtime.container import Marker
 from nodeworker.settings import Settings
-from woodfrog.protocol.events import ContainerEnded, ContainerStarted
 from woodfrog.protocol.failures import FailureError
 from woodfrog.protocol.ids import CONTAINER_ID, ContainerId, SnapshotId
 
@@ -95,15 +94,7 @@ class ContainerLifecycle:
 
     def _start(self, record: ContainerRecord) -> None:
         running = msgspec.structs.replace(record, state=ContainerState.RUNNING, applied=None)
-        started = ContainerStarted(
-            key=record.key,
-            incarnation=record.incarnation,
-            node=self._settings.node,
-            container_id=record.container_id,
-            restored_from=record.restored_from,
-            create_seconds=record.create_seconds,
-            warnings=record.warnings,
-        )
+        started = reports.container_started(self._settings.node, record)
         with self._journal.transaction():
             self._journal.note_life(running)
             self._journal.save_container(running, started)
@@ -140,14 +131,7 @@ class ContainerLifecycle:
 
     def end(self, record: ContainerRecord, exit_code: int | None, at: datetime | None = None) -> None:
         """Report it of a container that is known, now or ``at`` an earlier time, and remove what was kept for it. Blocks."""
-        ended = ContainerEnded(
-            key=record.key,
-            incarnation=record.incarnation,
-            node=self._settings.node,
-            container_id=record.container_id,
-            exit_code=exit_code,
-            stopped=record.stopped,
-        )
+        ended = reports.container_ended(self._settings.node, record, exit_code)
         self._journal.forget_container(record.container_id, *((ended,) if record.incarnation else ()), at=at)
         shutil.rmtree(self.fetched(record), ignore_errors=True)
         folder = self._settings.container_dir(record.container_id)

@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from nodeworker import bundle
+from nodeworker import bundle, reports
 from nodeworker.bundle import Bundle
 from nodeworker.bus import Bus
 from nodeworker.capture import cgroup_v1, hostname, user_namespace
@@ -42,7 +42,7 @@ from nodeworker.restore.pending_creates import PendingCreates
 from nodeworker.restore.proofs import Proofs
 from nodeworker.settings import Settings
 from nodeworker.threads import in_daemon_thread, to_the_end, to_the_end_unless
-from woodfrog.protocol.events import RestoreFailed, RestoreStage
+from woodfrog.protocol.events import RestoreStage
 from woodfrog.protocol.facts import NodeFacts
 from woodfrog.protocol.failures import CONDEMNING_CODES, QUOTA, REPEATED_CODES, Failure, FailureError
 from woodfrog.protocol.ids import CheckpointKey, ContainerId, InvalidIdError, SnapshotId, WorkerId
@@ -507,15 +507,7 @@ class Restorer:
             failure=str(failure),
             detail=failure.detail,
         )
-        event = RestoreFailed(
-            key=record.key,
-            incarnation=record.incarnation,
-            snapshot_id=snapshot_id,
-            node=self._settings.node,
-            stage=stage,
-            failure=failure,
-            store=store,
-        )
+        event = reports.restore_failed(self._settings.node, record, snapshot_id, stage, failure, store)
         self._proofs.forget(record.container_id)
         if stage is not RestoreStage.FETCH or self._journal_says_applied(record):
             restore_files.rollback(live, self._lifecycle.fetched(record))

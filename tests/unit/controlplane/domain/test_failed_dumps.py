@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from nodeworker.dump.uploader import SnapshotUploader
-from woodfrog.protocol.events import DumpStage
+from nodeworker.journal import DumpRecord
+from woodfrog.protocol.events import DumpStage, Trigger
+from woodfrog.protocol.facts import ContainerFacts
 from woodfrog.protocol.failures import Failure
-from woodfrog.protocol.ids import ContainerId, SnapshotId
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -53,12 +56,21 @@ def test_a_freeze_that_came_after_a_capture_is_not_forgotten_with_it(
 ) -> None:
     journal = Calls()
     of: Any = SimpleNamespace(
-        _settings=SimpleNamespace(spool=tmp_path, logs=tmp_path),
+        _settings=SimpleNamespace(node="here", spool=tmp_path, logs=tmp_path),
         _journal=journal,
         _remove_spool=lambda _record: None,
-        failed=lambda *_: None,
     )
-    record: Any = SimpleNamespace(snapshot_id=SnapshotId("s-1"), container_id=ContainerId("one"), key="key")
+    record = DumpRecord(
+        snapshot_id=SnapshotId("s-1"),
+        container_id=ContainerId("one"),
+        key=CheckpointKey.checked("local", "default", "train"),
+        incarnation=IncarnationNumber(1),
+        trigger=Trigger.COMMAND,
+        final=False,
+        facts=ContainerFacts(),
+        started_at=datetime.now(UTC),
+        boot_id="boot",
+    )
     SnapshotUploader.fail(of, record, stage, Failure("a-code", "a cause", ""))
     assert journal.thawed == thawed
     assert journal.finished == [record]

@@ -14,11 +14,11 @@ import pytest
 from nodeworker.dump import grace_period
 from nodeworker.dump.dump import Dumper
 from nodeworker.dump.dump_queue import DumpQueue
-from nodeworker.journal import ContainerRecord
-from woodfrog.protocol.events import DumpStage
+from nodeworker.journal import ContainerRecord, DumpRecord
+from woodfrog.protocol.events import DumpStage, Trigger
 from woodfrog.protocol.facts import ContainerFacts
 from woodfrog.protocol.failures import Failure, FailureError
-from woodfrog.protocol.ids import CheckpointKey, ContainerId, SnapshotId
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, NodeName, SnapshotId
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -32,29 +32,39 @@ RUNNING = ContainerRecord(
     facts=ContainerFacts(),
     asked_at=datetime.now(UTC),
 )
+TRIED = DumpRecord(
+    snapshot_id=SnapshotId("s-1"),
+    key=RUNNING.key,
+    incarnation=RUNNING.incarnation,
+    container_id=ONE,
+    trigger=Trigger.STOP_SIGNAL,
+    final=True,
+    started_at=RUNNING.asked_at,
+    facts=RUNNING.facts,
+    boot_id="boot",
+)
 
 
 class Node:
     """A worker's dumps of a container, of which one try has failed."""
 
     def __init__(self, known: ContainerRecord | None, *, limit_seconds: float = 5.0) -> None:
-        self.failed: list[tuple[object, DumpStage, Failure]] = []
+        self.failed: list[tuple[DumpRecord, DumpStage, Failure]] = []
         self.dumper = Dumper.__new__(Dumper)
         inside: Any = self.dumper
         inside._turns = DumpQueue(1)
         inside._journal = SimpleNamespace(
             container=lambda _container_id: known,
-            finish_dump=lambda record, failure, event: self.failed.append((record, event, failure)),
+            finish_dump=lambda record, failure, event: self.failed.append((record, event.stage, failure)),
         )
-        inside._settings = SimpleNamespace(stop_limit_seconds=limit_seconds)
-        inside._uploader = SimpleNamespace(failed=lambda _record, stage, _failure: stage)
+        inside._settings = SimpleNamespace(stop_limit_seconds=limit_seconds, node=NodeName("here"))
         self.turns: DumpQueue = inside._turns
 
     async def try_again(self) -> SnapshotId:
         came = datetime.now(UTC)
         tries = grace_period.Tries(came, came + timedelta(seconds=30))
         tries.pause_seconds(TRACED)
-        tries.record = "the record"  # type: ignore[assignment]
+        tries.record = TRIED
         return await self.dumper._final(RUNNING, tries, came, came + timedelta(seconds=30))
 
 
@@ -63,13 +73,13 @@ async def test_of_a_container_that_went_away_between_two_tries_the_end_is_report
     with pytest.raises(FailureError) as problem:
         await node.try_again()
     assert problem.value.failure == TRACED
-    assert node.failed == [("the record", DumpStage.PREFLIGHT, TRACED)]
+    assert node.failed == [(TRIED, DumpStage.PREFLIGHT, TRACED)]
 
 
 async def test_of_a_container_that_another_stop_has_dumped_meanwhile_too() -> None:
     node = Node(msgspec.structs.replace(RUNNING, final_snapshot=SnapshotId("s-2")))
     assert await node.try_again() == "s-2"
-    assert node.failed == [("the record", DumpStage.PREFLIGHT, TRACED)]
+    assert node.failed == [(TRIED, DumpStage.PREFLIGHT, TRACED)]
 
 
 async def test_and_where_a_dump_that_began_meanwhile_takes_too_long() -> None:
@@ -79,7 +89,7 @@ async def test_and_where_a_dump_that_began_meanwhile_takes_too_long() -> None:
     with pytest.raises(FailureError) as problem:
         await node.try_again()
     assert problem.value.failure.code == "dump-in-flight"
-    assert node.failed == [("the record", DumpStage.PREFLIGHT, TRACED)]
+    assert node.failed == [(TRIED, DumpStage.PREFLIGHT, TRACED)]
     busy.cancel()
 
 
