@@ -50,10 +50,12 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from itertools import takewhile
 
+from controlplane.domain import choice_wording as wording
 from controlplane.domain import fresh_starts
+from controlplane.domain.choice_wording import Skipped
 from controlplane.domain.handover import Asker, Wait, awaited, remark, running_before
 from controlplane.domain.privilege_policy import lowered
-from controlplane.domain.start_outcomes import RESTORE_TRIES, SHORT_LIFE_SECONDS, short_lives
+from controlplane.domain.start_outcomes import RESTORE_TRIES, short_lives
 from controlplane.domain.state import (
     Cold,
     Incarnation,
@@ -66,8 +68,6 @@ from controlplane.domain.state import (
 )
 from woodfrog.protocol.facts import at_start
 from woodfrog.protocol.ids import NodeName
-
-_REASONS_SHOWN = 5
 
 
 def choose(
@@ -87,41 +87,28 @@ def choose(
         return fresh_starts.cold(key, key.newest_first())
     start = key.incarnations.get(asker.incarnation, Incarnation(number=asker.incarnation))
     until = start.wait_until or now + timedelta(seconds=handover_seconds)
-    skipped: list[str] = []
+    skipped: list[Skipped] = []
     before = running_before(key, nodes, asker)
     wait = awaited(key, before, start, now, until) if before is not None else None
-    also = f"; {remark(before)}" if before is not None else ""
+    also = remark(before) if before is not None else ""
     for snapshot in key.candidates():
         if wait is not None and not snapshot.pinned:
             return wait
         obstacle = _obstacle(key, nodes, asker, start, snapshot, restore_tries)
         if obstacle is None and snapshot.status.in_flight and not snapshot.waits_on(asker.node):
             if now < until:
-                return Wait(_description(snapshot), until)
-            obstacle = f"{_whereabouts(snapshot)} when the time for the hand-over was up"
+                return Wait(wording.awaited(snapshot), until)
+            obstacle = wording.waited_for_in_vain(snapshot)
         if obstacle is None:
-            chosen = f"{snapshot.snapshot_id} of incarnation {snapshot.incarnation}"
-            if snapshot.pinned:
-                chosen = f"{chosen} is pinned"
-            else:
-                chosen = f"{chosen} is the newest {'usable ' if skipped else ''}snapshot"
-            if snapshot.waits_on(asker.node):
-                chosen = f"{chosen}, which is on this node, {snapshot.note}"
             less = lowered(snapshot.taken_from, asker.container) if asker.bounded else ""
-            why = "; ".join(part for part in (chosen, less, _listed(skipped)) if part)
             newer = takewhile(lambda each: each is not snapshot, key.newest_first())  # noqa: B023 - used up at once
             left = 0 if snapshot.pinned else len(fresh_starts.left_behind(key, newer))
-            return Restore(snapshot.snapshot_id, why + also, left)
-        skipped.append(f"{'pinned' if snapshot.pinned else 'newer'} {snapshot.snapshot_id} skipped: {obstacle}")
+            return Restore(snapshot.snapshot_id, wording.chosen(snapshot, asker.node, skipped, less, also), left)
+        skipped.append(Skipped(snapshot, obstacle))
     if wait is not None:
         return wait
-    return Cold(_nothing_usable(skipped) + also, left=len(fresh_starts.left_behind(key, key.snapshots.values())))
-
-
-def _nothing_usable(skipped: list[str]) -> str:
-    if not skipped:
-        return "no snapshot of this id was ever begun"
-    return f"no snapshot is usable; {_listed([each.removeprefix('newer ') for each in skipped])}"
+    left = len(fresh_starts.left_behind(key, key.snapshots.values()))
+    return Cold(wording.nothing_usable(skipped, also), left=left)
 
 
 def _obstacle(
@@ -136,20 +123,20 @@ def _obstacle(
     if snapshot.status is SnapshotStatus.VALID:
         taken_on, taken_from = snapshot.taken_on, snapshot.taken_from
     elif not snapshot.status.in_flight:
-        return _fate(snapshot)
+        return wording.fate(snapshot)
     else:
         if not key.has_a_future(snapshot):
-            return f"incarnation {key.latest_start} has started without waiting for it"
+            return wording.overtaken(key)
         node = nodes.get(snapshot.node) if snapshot.node is not None else None
         if node is not None and node.lost and snapshot.node != asker.node:  # who asks is not lost
-            return f"it is still on node {snapshot.node}, which is lost"
+            return wording.on_lost_node(snapshot)
         origin = key.incarnations.get(snapshot.incarnation)
         taken_on = node.facts if node is not None else snapshot.taken_on
         taken_from = at_start(origin.container) if origin is not None else snapshot.taken_from
         if snapshot.waits_on(asker.node):
             taken_on, taken_from = snapshot.taken_on, snapshot.taken_from
     if snapshot.snapshot_id in start.set_aside:
-        return start.too_much.get(snapshot.snapshot_id, "it could not be restored in this start")
+        return start.too_much.get(snapshot.snapshot_id, wording.NOT_IN_THIS_START)
     against = None if snapshot.pinned else _held_against(key, asker, snapshot, restore_tries)
     return against or asker.misfit(taken_on, taken_from, taken_at=snapshot.node)
 
@@ -157,53 +144,10 @@ def _obstacle(
 def _held_against(key: KeyState, asker: Asker, snapshot: Snapshot, restore_tries: int) -> str | None:
     """Say what earlier starts speak against the snapshot, or ``None``."""
     if (asker.node, image_of(asker.container)) in snapshot.failed_on:
-        return "it could not be restored on this node before"
+        return wording.NOT_ON_THIS_NODE
     if snapshot.incarnation <= key.done_through > snapshot.retried_at:
-        return f"incarnation {key.done_through} has done its work: it ended by itself, with exit code 0"
-    before_fresh_start = fresh_starts.lies_behind(key, snapshot)
-    if before_fresh_start is not None:
-        return before_fresh_start
+        return wording.behind_work_done(key)
+    if fresh_starts.lies_behind(key, snapshot):
+        return wording.behind_fresh_start(key)
     lives = short_lives(key, snapshot)
-    if len(lives) >= restore_tries:
-        return (
-            f"the last {len(lives)} containers that resumed from it ended by themselves within {SHORT_LIFE_SECONDS:g} s, "
-            f"the last with exit code {lives[0].exit_code}"
-        )
-    return None
-
-
-def _fate(snapshot: Snapshot) -> str:
-    """Say what became of a snapshot that can never be chosen."""
-    match snapshot.status:
-        case SnapshotStatus.FAILED:
-            return f"its dump failed: {snapshot.note}"
-        case SnapshotStatus.INVALIDATED:
-            return f"it was invalidated: {snapshot.note}"
-        case SnapshotStatus.SUPERSEDED:
-            return f"it came after incarnation {snapshot.missed_by} had started without it"
-        case SnapshotStatus.DELETED:
-            return f"it was deleted: {snapshot.note}"
-        case _:
-            return f"it has expired: {snapshot.note}"
-
-
-def _whereabouts(snapshot: Snapshot) -> str:
-    """Say of a snapshot in flight how far it has come."""
-    if not snapshot.note:
-        return "it was still being dumped or stored"
-    there = ", and could be restored there only," if snapshot.local_digest else ","
-    return f"it is on node {snapshot.node}, {snapshot.note}{there}"
-
-
-def _description(snapshot: Snapshot) -> str:
-    kind = "final dump" if snapshot.final else "dump"
-    where = f" on node {snapshot.node}" if snapshot.node is not None else ""
-    delay = f", {snapshot.note}" if snapshot.note else ""
-    return f"the {kind} {snapshot.snapshot_id} of incarnation {snapshot.incarnation}{where}{delay}"
-
-
-def _listed(skipped: list[str]) -> str:
-    """Put the reasons into one line, the newest first and not too many: a pod's Event holds 1024 characters."""
-    shown = "; ".join(skipped[:_REASONS_SHOWN])
-    rest = len(skipped) - _REASONS_SHOWN
-    return f"{shown}; and {rest} more" if rest > 0 else shown
+    return wording.ends_soon(lives) if len(lives) >= restore_tries else None

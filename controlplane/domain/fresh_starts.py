@@ -25,11 +25,9 @@ def is_asked(key: KeyState, container: ContainerFacts) -> bool:
     return bool(container.fresh) and container.fresh not in key.fresh_used
 
 
-def lies_behind(key: KeyState, snapshot: Snapshot) -> str | None:
-    """Say that the snapshot is from before a fresh start, or ``None``."""
-    if snapshot.incarnation < key.fresh_since > snapshot.retried_at:
-        return f"incarnation {key.fresh_since} started fresh, as was asked for"
-    return None
+def lies_behind(key: KeyState, snapshot: Snapshot) -> bool:
+    """Whether the snapshot is from before a fresh start."""
+    return snapshot.incarnation < key.fresh_since > snapshot.retried_at
 
 
 def left_behind(key: KeyState, passed_over: Iterable[Snapshot]) -> tuple[Snapshot, ...]:
