@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 import typer
 from msgspec.structs import replace
 
-from controlplane import describe
 from woodfrog import client
 from woodfrog.cli import container_commands, unstored_rows
 from woodfrog.cli.context import reach_of
@@ -23,6 +22,7 @@ from woodfrog.dev_state import Reach
 from woodfrog.local import dev
 from woodfrog.local.oci_bundle import BadInputError
 from woodfrog.output import ListForm
+from woodfrog.protocol import amounts
 from woodfrog.protocol.durations import InvalidAmountError, parse_seconds
 from woodfrog.protocol.events import EVENT_TYPES
 from woodfrog.protocol.ids import CheckpointKey, check_id
@@ -78,7 +78,7 @@ def ids(
     columns = (
         *shown("namespace", "id", "state", "node", "snapshot_id"),
         ("AGE", lambda row: age(row.get("captured_at"), datetime.now(UTC))),
-        ("SIZE", lambda row: None if row.get("stored_bytes") is None else describe.size(row["stored_bytes"])),
+        ("SIZE", lambda row: None if row.get("stored_bytes") is None else amounts.size(row["stored_bytes"])),
     )
     with telling():
         which = _which(None, namespace, everywhere=all_namespaces)

@@ -15,6 +15,7 @@ from controlplane import describe
 from woodfrog.dev_state import Reach, StateDirectory, default_state_dir
 from woodfrog.local.oci_bundle import BadInputError
 from woodfrog.output import Column, Form, ListForm
+from woodfrog.protocol import amounts
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CheckpointKey, InvalidIdError
 from woodfrog.service.printable import printable
@@ -45,7 +46,7 @@ def _cell(name: str, row: dict[str, Any]) -> Any:
     if value is None:
         return None
     if name.endswith("_bytes"):
-        return describe.size(value)
+        return amounts.size(value)
     if name.endswith("_seconds"):
         return f"{value:.3f}"
     return describe.moment(value) if name.endswith("_at") else value

@@ -24,6 +24,7 @@ from woodfrog.cli.options import Namespace, Output, StateDir, telling
 from woodfrog.dev_state import StateDirectory, default_state_dir
 from woodfrog.local import dev
 from woodfrog.output import Column, Form, put_json, table
+from woodfrog.protocol import amounts
 from woodfrog.protocol.facts import NodeFacts
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CheckpointKey, SnapshotId, check_id
@@ -149,7 +150,7 @@ def export(
             told = {"snapshot_id": manifest.snapshot_id, "file": str(file.absolute()), "bytes": size}
             put_json(told | {"digest": writer.digest})
         else:
-            sys.stdout.write(f"{manifest.snapshot_id} is exported to {file} ({describe.size(size)})\n")
+            sys.stdout.write(f"{manifest.snapshot_id} is exported to {file} ({amounts.size(size)})\n")
             sys.stdout.write(f"digest: {writer.digest}\n")
 
 
@@ -203,7 +204,7 @@ def _stored_bytes(manifest: Manifest, entries: list[Entry]) -> int:
 
 def _columns(*names: str) -> tuple[Column, ...]:
     def cell(name: str, row: dict[str, Any]) -> Any:
-        return describe.size(row[name]) if name.endswith("_bytes") else row[name]
+        return amounts.size(row[name]) if name.endswith("_bytes") else row[name]
 
     return tuple((name.replace("_", " ").upper(), lambda row, name=name: cell(name, row)) for name in names)
 
@@ -219,7 +220,7 @@ def _text(told: dict[str, Any]) -> str:
         f"taken {describe.moment(told['taken_at'].isoformat())} from {source.image or 'an unknown image'}",
         f"on {on.architecture or '?'}, kernel {on.kernel_release or '?'}, CRIU {on.criu_version or '?'}, runc {on.runc_version or '?'}",
         *(f"GPU {uuid}, {_gpu(on, uuid)}, NVIDIA driver {on.gpu_driver or '?'}" for uuid in source.gpus or ()),
-        f"{describe.size(told['stored_bytes'])} in {told['packs']} packs",
+        f"{amounts.size(told['stored_bytes'])} in {told['packs']} packs",
         *(f"warning: {warning}" for warning in told["warnings"]),
         "",
         table(told["trees"], _columns("tree", "entries", "deleted", "raw_bytes", "stored_bytes")),

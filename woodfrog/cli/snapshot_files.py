@@ -23,6 +23,7 @@ from woodfrog.cli.snapshot_contents import OfId, SnapshotName, opened, shown_tre
 from woodfrog.local import dev
 from woodfrog.local.oci_bundle import BadInputError
 from woodfrog.output import Form, ListForm, put_json
+from woodfrog.protocol import amounts
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.manifest import HOLE, Entry, Manifest, Tree, TreeName
 from woodfrog.service.printable import printable
@@ -69,7 +70,7 @@ def files(
         ("TREE", lambda row: row["tree"]),
         ("MODE", lambda row: row["mode"]),
         ("OWNER", lambda row: f"{row['uid']}:{row['gid']}"),
-        ("SIZE", lambda row: describe.size(row["size_bytes"])),
+        ("SIZE", lambda row: amounts.size(row["size_bytes"])),
         ("MODIFIED", lambda row: describe.moment(row["modified_at"])),
         ("PATH", _name),
     )
@@ -223,4 +224,4 @@ def diff(
 
 
 def _size(size_bytes: int | None) -> str | None:
-    return None if size_bytes is None else describe.size(size_bytes)
+    return None if size_bytes is None else amounts.size(size_bytes)

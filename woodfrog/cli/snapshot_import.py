@@ -15,7 +15,6 @@ from typing import Annotated, Final
 import typer
 from msgspec.structs import replace
 
-from controlplane import describe
 from nodeworker.store import ManifestHeader, SnapshotStore, Stored
 from nodeworker.store.archive_reader import ArchiveReader
 from woodfrog import client
@@ -25,6 +24,7 @@ from woodfrog.cli.snapshot_commands import Because
 from woodfrog.cli.snapshot_contents import store_of
 from woodfrog.dev_state import Reach
 from woodfrog.output import Form, put_json
+from woodfrog.protocol import amounts
 from woodfrog.protocol.failures import QUOTA, Failure, FailureError
 from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber, SnapshotId, new_snapshot_id
 from woodfrog.protocol.manifest import Manifest
@@ -90,7 +90,7 @@ def import_(
                 {"snapshot_id": request.snapshot_id, "namespace": key.namespace, "id": key.id, "origin": request.origin}
             )
         else:
-            size = describe.size(request.stored_bytes)
+            size = amounts.size(request.stored_bytes)
             sys.stdout.write(
                 f"{request.snapshot_id} is imported ({size}): the next start of {key.id} resumes from it\n"
             )

@@ -15,144 +15,35 @@ from typing import Final, get_args
 
 import msgspec
 
+from woodfrog.protocol.events import commands, dumps, log, nodes, pods, snapshots, starts
 from woodfrog.protocol.events.base import AboutNode
-from woodfrog.protocol.events.commands import (
-    CommandEvent,
-    CommandFinished,
-    CommandIssued,
-    Outcome,
-    ReportedCommandEvent,
-)
-from woodfrog.protocol.events.dumps import (
-    DumpEvent,
-    DumpFailed,
-    DumpStage,
-    DumpStarted,
-    RehearsalOutcome,
-    ReportedDumpEvent,
-    SnapshotCaptured,
-    SnapshotImported,
-    SnapshotRehearsed,
-    SnapshotStored,
-    SnapshotStoreDelayed,
-    Trigger,
-)
-from woodfrog.protocol.events.log import LogHeadSigned
-from woodfrog.protocol.events.nodes import (
-    NodeClockMeasured,
-    NodeEnding,
-    NodeEvent,
-    NodeLost,
-    NodeRegistered,
-    NodeReturned,
-    NodeSpared,
-    ReportedNodeEvent,
-)
-from woodfrog.protocol.events.pods import (
-    JobOutcome,
-    PodContainerEnded,
-    PodEndCounted,
-    PodFact,
-    PodGone,
-    PodReplaced,
-    PodScheduled,
-    PodTerminating,
-)
-from woodfrog.protocol.events.snapshots import (
-    ReportedSnapshotEvent,
-    SnapshotDeleted,
-    SnapshotEvent,
-    SnapshotExpired,
-    SnapshotInvalidated,
-    SnapshotPinned,
-    SnapshotRetried,
-    SnapshotSuperseded,
-    SnapshotUnpinned,
-)
-from woodfrog.protocol.events.starts import (
-    CheckpointForgotten,
-    ColdStartChosen,
-    ContainerEnded,
-    ContainerStarted,
-    IncarnationOpened,
-    ReportedStartEvent,
-    RestoreChosen,
-    RestoreFailed,
-    RestoreStage,
-    StartDeferred,
-    StartEvent,
-    StartRefused,
-)
+from woodfrog.protocol.events.commands import *  # noqa: F403 -- each module lists in __all__ what it declares
+from woodfrog.protocol.events.dumps import *  # noqa: F403
+from woodfrog.protocol.events.log import *  # noqa: F403
+from woodfrog.protocol.events.nodes import *  # noqa: F403
+from woodfrog.protocol.events.pods import *  # noqa: F403
+from woodfrog.protocol.events.snapshots import *  # noqa: F403
+from woodfrog.protocol.events.starts import *  # noqa: F403
 from woodfrog.protocol.ids import CommandId
 
-__all__ = [
-    "EVENT_TYPES",
-    "SCHEMA_VERSION",
-    "AnyEvent",
-    "CheckpointForgotten",
-    "ColdStartChosen",
-    "CommandFinished",
-    "CommandIssued",
-    "ContainerEnded",
-    "ContainerStarted",
-    "DumpFailed",
-    "DumpStage",
-    "DumpStarted",
-    "Event",
-    "IncarnationOpened",
-    "JobOutcome",
-    "KeyEvent",
-    "LogHeadSigned",
-    "NodeClockMeasured",
-    "NodeEnding",
-    "NodeEvent",
-    "NodeLost",
-    "NodeRegistered",
-    "NodeReturned",
-    "NodeSpared",
-    "Outcome",
-    "PodContainerEnded",
-    "PodEndCounted",
-    "PodFact",
-    "PodGone",
-    "PodReplaced",
-    "PodScheduled",
-    "PodTerminating",
-    "RehearsalOutcome",
-    "ReportedDumpEvent",
-    "ReportedEvent",
-    "ReportedStartEvent",
-    "RestoreChosen",
-    "RestoreFailed",
-    "RestoreStage",
-    "SnapshotCaptured",
-    "SnapshotDeleted",
-    "SnapshotExpired",
-    "SnapshotImported",
-    "SnapshotInvalidated",
-    "SnapshotPinned",
-    "SnapshotRehearsed",
-    "SnapshotRetried",
-    "SnapshotStoreDelayed",
-    "SnapshotStored",
-    "SnapshotSuperseded",
-    "SnapshotUnpinned",
-    "StartDeferred",
-    "StartRefused",
-    "Trigger",
-    "UnknownEvent",
-    "command_of",
-    "event_type",
-    "stream_of",
-]
-
 ReportedEvent = (
-    ReportedNodeEvent | ReportedStartEvent | ReportedDumpEvent | ReportedSnapshotEvent | ReportedCommandEvent
+    nodes.ReportedNodeEvent
+    | starts.ReportedStartEvent
+    | dumps.ReportedDumpEvent
+    | snapshots.ReportedSnapshotEvent
+    | commands.ReportedCommandEvent
 )
 """What a worker may say; anything else in a report is refused."""
 
-KeyEvent = StartEvent | DumpEvent | SnapshotEvent | CommandEvent | PodFact | JobOutcome
-Event = NodeEvent | KeyEvent | LogHeadSigned
+KeyEvent = (
+    starts.StartEvent
+    | dumps.DumpEvent
+    | snapshots.SnapshotEvent
+    | commands.CommandEvent
+    | pods.PodFact
+    | pods.JobOutcome
+)
+Event = nodes.NodeEvent | KeyEvent | log.LogHeadSigned
 
 
 class UnknownEvent(msgspec.Struct, frozen=True, gc=False):
@@ -193,14 +84,14 @@ def stream_of(event: AnyEvent) -> str:
         return event.stream
     if isinstance(event, AboutNode):
         return f"node/{event.node}"
-    if isinstance(event, LogHeadSigned):
+    if isinstance(event, log.LogHeadSigned):
         return f"log/{event.cluster}"
     return f"checkpoint/{event.key}"
 
 
 def command_of(event: AnyEvent) -> CommandId | None:
     """Return the command that the event belongs to, if it belongs to one."""
-    if isinstance(event, CommandIssued):
+    if isinstance(event, commands.CommandIssued):
         return event.command.command_id
     named: CommandId | None = getattr(event, "command_id", None)
     return named

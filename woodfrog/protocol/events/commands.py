@@ -9,6 +9,14 @@ from woodfrog.protocol.events.base import AboutKey
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import CommandId
 
+__all__ = [
+    "CommandEvent",
+    "CommandFinished",
+    "CommandIssued",
+    "Outcome",
+    "ReportedCommandEvent",
+]
+
 
 class Outcome(StrEnum):
     """How a command ended."""

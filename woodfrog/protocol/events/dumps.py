@@ -12,6 +12,21 @@ from woodfrog.protocol.facts import ContainerFacts, NodeFacts
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import CommandId, NodeName
 
+__all__ = [
+    "DumpEvent",
+    "DumpFailed",
+    "DumpStage",
+    "DumpStarted",
+    "RehearsalOutcome",
+    "ReportedDumpEvent",
+    "SnapshotCaptured",
+    "SnapshotImported",
+    "SnapshotRehearsed",
+    "SnapshotStoreDelayed",
+    "SnapshotStored",
+    "Trigger",
+]
+
 
 class Trigger(StrEnum):
     """Why a dump was taken."""

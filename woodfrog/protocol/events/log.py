@@ -6,6 +6,10 @@ from datetime import datetime
 
 from woodfrog.protocol.events.base import EventBase
 
+__all__ = [
+    "LogHeadSigned",
+]
+
 
 class LogHeadSigned(EventBase, frozen=True, kw_only=True, tag="log.head-signed"):
     """Where all chains of the log stood at a position, signed by a key that the database does not hold."""

@@ -7,6 +7,18 @@ from typing import Final
 from woodfrog.protocol.events.base import AboutNode
 from woodfrog.protocol.facts import NodeFacts
 
+__all__ = [
+    "NodeClockMeasured",
+    "NodeEnding",
+    "NodeEvent",
+    "NodeLost",
+    "NodeRegistered",
+    "NodeReturned",
+    "NodeSpared",
+    "ReportedNodeEvent",
+]
+
+
 CLOCK_TOLERANCE_SECONDS: Final = 5.0
 """A clock that is kept by NTP is within milliseconds; what is measured over the network is within a second or two."""
 

@@ -6,6 +6,17 @@ from woodfrog.protocol.events.base import AboutPod
 from woodfrog.protocol.ids import NodeName
 from woodfrog.protocol.pods import EndedBecause, Why
 
+__all__ = [
+    "JobOutcome",
+    "PodContainerEnded",
+    "PodEndCounted",
+    "PodFact",
+    "PodGone",
+    "PodReplaced",
+    "PodScheduled",
+    "PodTerminating",
+]
+
 
 class PodScheduled(AboutPod, frozen=True, tag="pod.scheduled"):
     """A pod with a container under the key was given ``node``; ``incarnation`` is 0 while no start was asked for."""

@@ -8,6 +8,18 @@ from woodfrog.protocol.amounts import to_the_second
 from woodfrog.protocol.events.base import AboutSnapshot
 from woodfrog.protocol.ids import CommandId, IncarnationNumber, NodeName
 
+__all__ = [
+    "ReportedSnapshotEvent",
+    "SnapshotDeleted",
+    "SnapshotEvent",
+    "SnapshotExpired",
+    "SnapshotInvalidated",
+    "SnapshotPinned",
+    "SnapshotRetried",
+    "SnapshotSuperseded",
+    "SnapshotUnpinned",
+]
+
 
 class SnapshotSuperseded(AboutSnapshot, frozen=True, tag="snapshot.superseded"):
     """The snapshot came too late: incarnation ``by`` had started without it. It never becomes the latest."""

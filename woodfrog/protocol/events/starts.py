@@ -12,6 +12,21 @@ from woodfrog.protocol.facts import ContainerFacts
 from woodfrog.protocol.failures import QUOTA, Failure
 from woodfrog.protocol.ids import ContainerId, NodeName, SnapshotId
 
+__all__ = [
+    "CheckpointForgotten",
+    "ColdStartChosen",
+    "ContainerEnded",
+    "ContainerStarted",
+    "IncarnationOpened",
+    "ReportedStartEvent",
+    "RestoreChosen",
+    "RestoreFailed",
+    "RestoreStage",
+    "StartDeferred",
+    "StartEvent",
+    "StartRefused",
+]
+
 
 class RestoreStage(StrEnum):
     """Where a restore was when it failed."""
