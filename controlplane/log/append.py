@@ -30,6 +30,7 @@ from controlplane.log.records import (
 from controlplane.log.schema import UtcTime, events, log_head, streams, utc_text
 from controlplane.log.schema import event_ids as taken_ids
 from controlplane.log.sql import statements
+from controlplane.log.sql.values import Write
 from controlplane.log.sql.write_cache import WriteCache
 from controlplane.log.upcast import Upcasts
 from woodfrog.protocol import wire
@@ -177,7 +178,7 @@ class _Page:
             ends.pop(record.stream, None)
             ends[record.stream] = self._ends[record.stream]
 
-    def write(self, dialect: Dialect) -> statements.Write:
+    def write(self, dialect: Dialect) -> Write:
         """Tell how the events are written; triggers keep their ids and the ends of their streams."""
         text = UtcTime.is_text(dialect)
         return statements.insertion(dialect, events).of_stored(

@@ -14,7 +14,7 @@ from controlplane.domain.event_time import believed
 from controlplane.log.projections.views import CONTRACT
 from controlplane.log.records import ArchivedRangeError, Metadata, Recorded, ViewFilterError
 from controlplane.log.schema import archived_heads, events, log_head, streams, utc_text
-from controlplane.log.sql import statements
+from controlplane.log.sql import statements, values
 from controlplane.log.upcast import Upcasts
 from woodfrog.protocol.events import AnyEvent
 from woodfrog.protocol.failures import Failure
@@ -53,8 +53,8 @@ def read(connection: Connection, after: Position, limit: int, upcasts: Upcasts) 
     """
     rows = statements.plain(connection.dialect, _READ_PAGE).run(connection, after=after, count=limit)
     _check_first(rows, after)
-    conversions = statements.readers(connection.dialect, events)
-    return [record_of(row, upcasts) for row in statements.read_values(rows, conversions)]
+    conversions = values.readers(connection.dialect, events)
+    return [record_of(row, upcasts) for row in values.read_values(rows, conversions)]
 
 
 def tell(
@@ -69,7 +69,7 @@ def tell(
     if not rows:
         return after, []
     understand = upcasts.read
-    moment = statements.reader(connection.dialect, events.c.occurred_at)
+    moment = values.reader(connection.dialect, events.c.occurred_at)
     told = [
         (understand(type_, version, data), believed(moment(at), moment(recorded_at)))
         for _, type_, version, data, at, recorded_at in rows

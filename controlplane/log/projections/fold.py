@@ -20,7 +20,7 @@ from controlplane.domain.state import SnapshotStatus, moves_on
 from controlplane.log.records import Recorded
 from controlplane.log.schema import PROJECTIONS, commands, failures, incarnations, nodes, snapshots
 from controlplane.log.sql.rows import Fields, RowKey, empty, key_of, load, writes
-from controlplane.log.sql.statements import Write
+from controlplane.log.sql.values import Write
 from controlplane.log.sql.write_cache import WriteCache
 from woodfrog.protocol.events import AnyEvent, command_of, event_type
 from woodfrog.protocol.events.base import AboutKey

@@ -1,4 +1,4 @@
-"""Which database it is, and what that changes: the only module of the log with a word of SQLite or PostgreSQL in it.
+"""Which database it is, and what that changes; the SQL that appends run is in :mod:`sqlite` and :mod:`postgresql` beside it.
 
 SQLite writes ahead (WAL), so that readers in any process go on while one writes; syncs every commit to disk
 (``synchronous=FULL``; NORMAL may lose the last commits at power loss); and begins a writing transaction with BEGIN

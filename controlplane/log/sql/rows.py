@@ -1,7 +1,7 @@
-"""Rows read by primary key, changed in memory and written back in bulk, in SQL that every database understands.
+"""Rows read by primary key, changed in memory and written back in bulk.
 
 A batch of events touches few rows often. Reading them once, folding in Python and writing what changed of each once keeps a
-batch at a handful of statements, and needs no dialect's own "insert or update": who was read is updated, who was not is
+batch at a handful of statements, and on SQLite needs no "insert or update": who was read is updated, who was not is
 inserted. A row in memory has its table's columns in their order, all but ``generation``: a fold knows nothing of the rebuild
 that it serves.
 """
@@ -17,9 +17,9 @@ from typing import Any
 from sqlalchemy import Connection, Dialect, Table
 
 from controlplane.log.schema import GENERATION
-from controlplane.log.sql import statements
+from controlplane.log.sql import postgresql, sqlite, statements
 from controlplane.log.sql.engine import takes_columns
-from controlplane.log.sql.statements import Write
+from controlplane.log.sql.values import Statement, Write
 
 RowKey = tuple[Any, ...]
 """Values of a table's primary key, in its columns' order."""
@@ -88,18 +88,18 @@ def writes(
         elif before != row:
             changed.update(compress(row, map(is_not, row.values(), before.values())))
             old.append(row)
-    if takes_columns(dialect):  # one statement more costs more there than unchanged columns
-        new, old = [*new, *old], []
     found = []
+    if takes_columns(dialect):  # one statement more costs more there than unchanged columns
+        if new or old:
+            found.append(_write(postgresql.replacement(dialect, table), [*new, *old], generation))
+        return found
     if new:
-        insertion = statements.insertion(dialect, table, replacing=takes_columns(dialect))
-        found.append(insertion.of(_tuples(insertion.names, new, generation)))
+        found.append(_write(sqlite.insertion(dialect, table), new, generation))
     if old:
-        change = statements.change(dialect, table, tuple(sorted(changed)))
-        found.append(change.of(_tuples(change.names, old, generation)))
+        found.append(_write(sqlite.change(dialect, table, tuple(sorted(changed))), old, generation))
     return found
 
 
-def _tuples(names: tuple[str, ...], rows: Collection[Fields], generation: int) -> list[RowKey]:
-    take = _taker(names)
-    return [take({**row, GENERATION: generation}) for row in rows]
+def _write(statement: Statement, rows: Collection[Fields], generation: int) -> Write:
+    take = _taker(statement.names)
+    return statement.of([take({**row, GENERATION: generation}) for row in rows])
