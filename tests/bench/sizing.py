@@ -1,7 +1,7 @@
 """How much the log grows by what happens, and how much memory the parts have: the numbers of docs/reference/sizing.md.
 
-The log: so many of each thing (2,000) are appended to a log in SQLite, each with the events that a control plane writes for it, and the file
-is measured before and after, with the tables behind the views, indexes and hashes. The memory: ``woodfrog dev`` is started, and what its three
+The log: so many of each thing (2,000) are appended to a log in SQLite and to one in PostgreSQL, each with the events that a control plane writes
+for it, and the database is measured before and after, with the tables behind the views, indexes and hashes. The memory: ``woodfrog dev`` is started, and what its three
 processes have resident is read once they are ready, and again after a container was started, captured and restored a few times.
 
 ``python tests/bench/sizing.py [--memory]``; without ``--memory`` nothing is started. Numbers go to build/bench/sizing.json.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from uuid import uuid4
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from support.databases import Database, PostgresDatabase, PostgresServer, SqliteFile
 from support.stack import running
 
 from controlplane.log import EventLog, Metadata, NewEvent
@@ -79,13 +79,8 @@ KINDS: Final[dict[str, Callable[[int], Iterator[Event]]]] = {
 }
 
 
-async def _grown(folder: Path, kind: Callable[[int], Iterator[Event]]) -> tuple[int, float, float]:
-    """Return how many events one thing has, what it takes in the log's database, and what its events take as JSON."""
-    file = folder / "log.db"
-    file.unlink(missing_ok=True)
-    url = f"sqlite:///{file}"
-    await upgrade(url)
-    before = _size(file)
+async def _fill(url: str, kind: Callable[[int], Iterator[Event]]) -> int:
+    """Append :data:`COUNT` of a thing to a log; return how many events one has."""
     log = await EventLog.open(url)
     epoch = await log.take_lead()
     events = [event for number in range(COUNT) for event in kind(number)]
@@ -97,15 +92,36 @@ async def _grown(folder: Path, kind: Callable[[int], Iterator[Event]]) -> tuple[
         ]
         await log.append(told, epoch=epoch, recorded_at=now)
     await log.close()
-    with sqlite3.connect(file) as connection:
-        (data,) = connection.execute("SELECT sum(length(data) + length(metadata)) FROM events").fetchone()
-    return len(events) // COUNT, (_size(file) - before) / COUNT, data / COUNT
+    return len(events) // COUNT
 
 
-def _size(file: Path) -> int:
-    with sqlite3.connect(file) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return file.stat().st_size
+def _grown(database: Database, kind: Callable[[int], Iterator[Event]]) -> tuple[int, float]:
+    """Return how many events one thing has, and what it takes in a database that is empty now."""
+    asyncio.run(upgrade(database.url))
+    before = _size(database)
+    events = asyncio.run(_fill(database.url, kind))
+    return events, (_size(database) - before) / COUNT
+
+
+def _size(database: Database) -> int:
+    if isinstance(database, SqliteFile):
+        database.sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        return database.path.stat().st_size
+    return int(database.sql("SELECT pg_database_size(current_database())")[0][0])
+
+
+def _measure(server: PostgresServer, folder: Path) -> dict[str, Any]:
+    found = {}
+    for number, (name, kind) in enumerate(KINDS.items()):
+        events, sqlite_bytes = _grown(SqliteFile(folder / f"{number}.db"), kind)
+        _, postgresql_bytes = _grown(PostgresDatabase(server, server.new_database()), kind)
+        found[name] = {
+            "events": events,
+            "sqlite_bytes": round(sqlite_bytes),
+            "postgresql_bytes": round(postgresql_bytes),
+        }
+        print(f"{name}: {events} events, {sqlite_bytes:,.0f} bytes in SQLite, {postgresql_bytes:,.0f} in PostgreSQL")
+    return found
 
 
 def _resident_mib(pid: int) -> float:
@@ -133,12 +149,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--memory", action="store_true", help="start `woodfrog dev` and read its memory, as root")
     asked = parser.parse_args()
-    found: dict[str, Any] = {}
+    server = PostgresServer()
     with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as path:
-        for name, kind in KINDS.items():
-            events, size, data = asyncio.run(_grown(Path(path), kind))
-            found[name] = {"events": events, "database_bytes": round(size), "json_bytes": round(data)}
-            print(f"{name}: {events} events, {size:,.0f} bytes in SQLite, of which {data:,.0f} are the events as JSON")
+        server.start()
+        try:
+            found = _measure(server, Path(path))
+        finally:
+            server.close()
         if asked.memory:
             found["memory_mib"] = _memory(Path(path))
             for when, parts in found["memory_mib"].items():

@@ -20,7 +20,7 @@ from support.time_scale import scaled
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PROMPT = re.compile(r"\[\[wf (\d+)\]\]")
-_SECONDS = 60.0
+_SECONDS = 180.0
 _END_SECONDS = 40.0
 
 
