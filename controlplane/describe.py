@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from woodfrog.protocol.events import (
+    CheckpointForgotten,
     ColdStartChosen,
     ContainerEnded,
     ContainerStarted,
@@ -133,6 +134,10 @@ def _before(earlier: list[Event], number: IncarnationNumber) -> list[str]:
     """Tell what the incarnation before left behind."""
     if number == 1:
         return ["It is the first container with this id."]
+    beginning = IncarnationOpened | SnapshotImported
+    last = next((event for event in reversed(earlier) if isinstance(event, beginning | CheckpointForgotten)), None)
+    if isinstance(last, CheckpointForgotten):
+        return ["It is the first container since the id was forgotten."]
     before = number - 1
     brought = [event for event in earlier if isinstance(event, SnapshotImported) and event.incarnation == before]
     if brought:

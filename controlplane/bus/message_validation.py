@@ -34,6 +34,7 @@ _CODE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _POD: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
 _LONGEST_NAME: Final = 253
+_LONGEST_REASON: Final = 4000
 _MOST: Final = 1 << 53
 """Of bytes and of seconds: what every reader of JSON takes exactly."""
 
@@ -55,6 +56,11 @@ def request(data: bytes, kind: type[T]) -> T:
                 f"the request is of version {found.version}, this control plane knows {NEWEST_VERSION}",
                 "Upgrade the control plane (`helm upgrade`), or ask with a client of its release.",
             )
+        )
+    because = getattr(found, "because", "")
+    if len(because) > _LONGEST_REASON or "\0" in because:  # PostgreSQL holds no NUL, and a log may move there any day
+        raise wire.MalformedMessageError(
+            f"a reason has at most {_LONGEST_REASON} characters, and no NUL among them - at `$.because`"
         )
     read: T = found
     return read

@@ -42,7 +42,7 @@ def chosen(snapshot: Snapshot, node: NodeName, skipped: Sequence[Skipped], lower
 def nothing_usable(skipped: Sequence[Skipped], remark: str) -> str:
     """Say why none."""
     if not skipped:
-        why = "no snapshot of this id was ever begun"
+        why = "no snapshot of this id is known"
     else:
         each = [f"pinned {one}" if one.snapshot.pinned else str(one) for one in skipped]
         why = f"no snapshot is usable; {_listed(each)}"

@@ -13,7 +13,9 @@ from controlplane.domain.inputs import Decision, ForgetAsked
 from controlplane.domain.retention import latest_valid
 from controlplane.domain.state import State
 from controlplane.domain.under_way import under_way
-from woodfrog.protocol.events import CheckpointForgotten, SnapshotExpired
+from woodfrog.protocol.events import CheckpointForgotten, CommandFinished, Outcome, SnapshotExpired
+from woodfrog.protocol.failures import Failure
+from woodfrog.protocol.ids import CheckpointKey
 from woodfrog.protocol.requests import Forgetting, Refusal
 
 
@@ -22,7 +24,11 @@ def forget(state: State, asked: ForgetAsked, now: datetime) -> Decision:
     request = asked.request
     name, key = request.key, state.keys.get(request.key)
     if key is None:
-        return refuse("unknown-id", f"Nothing is known of {name}", "`woodfrog get ids` lists what is known.")
+        return refuse(
+            "unknown-id",
+            f"Nothing is known of {name}",
+            "`woodfrog get ids` lists the ids; one without a snapshot may have been forgotten already.",
+        )
     if (busy := under_way(state, name, key, now, advice="forget the id then")) is not None:
         return Decision(answer=Refusal(failure=busy))
     for snapshot in key.snapshots.values():
@@ -53,5 +59,22 @@ def forget(state: State, asked: ForgetAsked, now: datetime) -> Decision:
                 )
             )
     if not stored:
+        _end_commands(state, course, name)
         course.record(CheckpointForgotten(key=name, incarnation=key.newest, idle_seconds=0.0, reason=request.because))
     return course.decision(Forgetting(key=name, left=len(stored)))
+
+
+def _end_commands(state: State, course: DecisionBuilder, name: CheckpointKey) -> None:
+    """End what is open: there is nothing left that it is about, and its end would make the id known again."""
+    failure = Failure("command-expired", "The id was forgotten before anything was heard of the command", "")
+    for command in state.commands.values():
+        if command.key == name:
+            course.record(
+                CommandFinished(
+                    key=name,
+                    incarnation=command.incarnation,
+                    command_id=command.command_id,
+                    outcome=Outcome.EXPIRED,
+                    failure=failure,
+                )
+            )

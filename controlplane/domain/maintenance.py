@@ -14,7 +14,7 @@ from controlplane.domain.drain import to_be_dumped
 from controlplane.domain.id_expiry import forgotten, is_idle, last_expiries
 from controlplane.domain.inputs import Decision, Policy, Tick
 from controlplane.domain.quotas import over_bytes
-from controlplane.domain.retention import Expiry, Retention, expiries, in_use
+from controlplane.domain.retention import Expiry, Retention, expiries
 from controlplane.domain.schedule import due_at
 from controlplane.domain.state import KeyState, Snapshot, SnapshotStatus, State
 from controlplane.domain.stores import remover
@@ -22,7 +22,7 @@ from controlplane.domain.user_requests import demand
 from woodfrog.protocol.commands import Command, DeleteCommand, DumpCommand
 from woodfrog.protocol.events import CommandFinished, CommandIssued, Event, Outcome, SnapshotExpired
 from woodfrog.protocol.failures import Failure
-from woodfrog.protocol.ids import CheckpointKey, CommandId, SnapshotId, event_id
+from woodfrog.protocol.ids import CheckpointKey, CommandId, event_id
 
 KEYS_A_TICK = 2000
 """Over how many ids a tick looks."""
@@ -72,7 +72,7 @@ def _of_idle_key(
 ) -> Iterator[Event]:
     for expiry in last_expiries(key, idle_seconds):
         yield expired(name, expiry, now, policy.retention)
-    yield from _deletions(state, name, key, source, now, policy, used=frozenset())
+    yield from _deletions(state, name, key, source, now, policy)
     end = forgotten(name, key, state.nodes, idle_seconds, now)
     if end is not None:
         yield end
@@ -105,21 +105,14 @@ def _of_key(
 
 
 def _deletions(
-    state: State,
-    name: CheckpointKey,
-    key: KeyState,
-    source: str,
-    now: datetime,
-    policy: Policy,
-    used: frozenset[SnapshotId] | None = None,
+    state: State, name: CheckpointKey, key: KeyState, source: str, now: datetime, policy: Policy
 ) -> Iterator[Event]:
-    """Have removed what has expired; what is in use is not, of which ``used`` may say what it is."""
+    """Have removed what has expired. Nothing that was in use did, and what has expired is not chosen any more."""
     for snapshot in key.snapshots.values():
         if not _to_be_deleted(snapshot, now):
             continue
-        used = in_use(key, now, policy.retention.grace_seconds) if used is None else used
         node = remover(state.nodes, snapshot)
-        if node is not None and snapshot.snapshot_id not in used:
+        if node is not None:
             yield _issued(
                 DeleteCommand(
                     command_id=_command_id(source, snapshot.snapshot_id),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from controlplane.domain.catalogue import ENTRIES
 from controlplane.domain.catalogue.entry import KeyEntry
-from controlplane.domain.state import Incarnation, KeyState, Restore, Snapshot, SnapshotStatus, State
+from controlplane.domain.state import Incarnation, KeyState, NodeState, Restore, Snapshot, SnapshotStatus, State
 from woodfrog.protocol.commands import DeleteCommand
 from woodfrog.protocol.events import (
     CommandFinished,
@@ -30,13 +30,21 @@ def is_duplicate(state: State, report: Report) -> bool:
     """Whether the report says nothing that is not recorded: it was delivered again, or overtaken by a later word."""
     event = report.event
     if isinstance(event, NodeRegistered):
-        node = state.nodes.get(event.node)
-        return node is not None and event.worker_id in {node.worker_id, *node.earlier_workers}
+        return _is_registered(state.nodes.get(event.node), event)
     if isinstance(event, CommandFinished):
         return event.command_id not in state.commands
     key = state.keys.get(event.key, KeyState())
     entry = ENTRIES[type(event)]
     return isinstance(entry, KeyEntry) and entry.is_recorded(key, event)
+
+
+def _is_registered(node: NodeState | None, event: NodeRegistered) -> bool:
+    """Whether a registration is known: by itself, or by what is newer. A heartbeat may have come first, and names no journal."""
+    if node is None:
+        return False
+    if event.worker_id == node.worker_id:
+        return event.journal in {"", node.journal}
+    return event.worker_id in node.earlier_workers
 
 
 def rejection_reason(state: State, report: Report) -> str | None:
@@ -92,7 +100,8 @@ def _contradiction_about_incarnation(incarnation: Incarnation, event: ReportedSt
 def _contradiction_about_snapshot(snapshot: Snapshot, event: ReportedDumpEvent) -> str | None:
     if (snapshot.incarnation, snapshot.node) != (event.incarnation, event.node):
         return f"snapshot {event.snapshot_id} is of incarnation {snapshot.incarnation} on node {snapshot.node}"
-    if isinstance(event, SnapshotStored) and snapshot.status is SnapshotStatus.FAILED:
+    failed = snapshot.status is SnapshotStatus.FAILED and not snapshot.journal_gone
+    if isinstance(event, SnapshotStored) and failed:
         return f"the dump of snapshot {event.snapshot_id} was reported as failed"
     if isinstance(event, DumpFailed) and snapshot.status.was_stored:
         return f"snapshot {event.snapshot_id} was reported as stored"

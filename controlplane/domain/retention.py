@@ -13,13 +13,13 @@ asked of a clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 import msgspec
 
 from controlplane.domain.state import KeyState, Restore, Snapshot, SnapshotStatus
-from woodfrog.protocol.ids import CheckpointKey, SnapshotId
+from woodfrog.protocol.ids import CheckpointKey, NodeName, SnapshotId
 
 _UNUSABLE = {SnapshotStatus.SUPERSEDED, SnapshotStatus.INVALIDATED}
 
@@ -114,8 +114,10 @@ def latest_proved(key: KeyState) -> Snapshot | None:
     )
 
 
-def in_use(key: KeyState, now: datetime, grace_seconds: float) -> frozenset[SnapshotId]:
-    """Name the snapshots that containers are being restored from.
+def in_use(
+    key: KeyState, now: datetime, grace_seconds: float, lost: Collection[NodeName] = ()
+) -> frozenset[SnapshotId]:
+    """Name the snapshots that containers are being restored from, those on nodes that are ``lost`` not counted.
 
     A start that has been overtaken by a newer one, and whose end nobody told, counts for ``grace_seconds`` only: it may be
     on a node that will never be heard of again.
@@ -128,6 +130,7 @@ def in_use(key: KeyState, now: datetime, grace_seconds: float) -> frozenset[Snap
         if isinstance(start.choice, Restore)
         and not start.started
         and not start.ended
+        and start.node not in lost
         and (start is newest or overtaken_at is None or now < overtaken_at + timedelta(seconds=grace_seconds))
     )
 

@@ -96,6 +96,8 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     proved: bool = False
     """Whether a container has resumed from it: what was only read back may still fail to restore."""
     pinned: bool = False
+    journal_gone: bool = False
+    """Whether it failed for no other reason than that its node registered with another journal; the one that knew it may come back."""
     delete_after: datetime | None = None
     """From when on its bytes may be removed; known once expired."""
     deleting: CommandId | None = None

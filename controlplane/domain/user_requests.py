@@ -13,6 +13,7 @@ from controlplane.domain.quotas import over_bytes
 from controlplane.domain.retention import in_use, latest_valid
 from controlplane.domain.state import Incarnation, KeyState, Snapshot, SnapshotStatus, State
 from controlplane.domain.store_requests import store_now
+from controlplane.domain.under_way import lost_nodes
 from woodfrog.protocol.commands import CheckCommand, DumpCommand
 from woodfrog.protocol.events import (
     CommandIssued,
@@ -48,7 +49,7 @@ def decide_about(state: State, asked: SnapshotAsked, now: datetime, policy: Poli
         case "retry":
             return _retry(state, name, snapshot, asked, now)
         case "delete":
-            return _delete(name, key, snapshot, wish, now, policy)
+            return _delete(state, name, key, snapshot, asked, now, policy)
 
 
 def _find(state: State, wish: SnapshotRequest) -> tuple[CheckpointKey, KeyState, Snapshot] | None:
@@ -112,10 +113,16 @@ def _not_valid(snapshot: Snapshot) -> Decision:
 
 
 def _delete(
-    name: CheckpointKey, key: KeyState, snapshot: Snapshot, wish: SnapshotRequest, now: datetime, policy: Policy
+    state: State,
+    name: CheckpointKey,
+    key: KeyState,
+    snapshot: Snapshot,
+    asked: SnapshotAsked,
+    now: datetime,
+    policy: Policy,
 ) -> Decision:
     """Have a snapshot deleted at once: without the grace that an expiry by policy gives."""
-    status = snapshot.status
+    wish, status = asked.request, snapshot.status
     if status is SnapshotStatus.DELETED:
         return _noted(name, snapshot, None)
     if status is SnapshotStatus.EXPIRED and snapshot.delete_after is not None and snapshot.delete_after <= now:
@@ -132,7 +139,7 @@ def _delete(
             f"Snapshot {snapshot.snapshot_id} is pinned",
             f"`woodfrog unpin {snapshot.snapshot_id}` first, if it is not needed any more.",
         )
-    if snapshot.snapshot_id in in_use(key, now, policy.retention.grace_seconds):
+    if snapshot.snapshot_id in in_use(key, now, policy.retention.grace_seconds, lost_nodes(state)):
         return refuse(
             "snapshot-in-use",
             f"A container of {name} is being restored from snapshot {snapshot.snapshot_id}",

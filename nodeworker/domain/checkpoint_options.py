@@ -98,9 +98,10 @@ class CheckpointOptions(msgspec.Struct, frozen=True):
         """Say that the owner does not want a cold start while there are ``unusable`` snapshots, or ``None``."""
         if not self.require_restore or not unusable:
             return None
+        none = "its one snapshot cannot" if unusable == 1 else f"none of its {unusable} snapshots can"
         return Failure(
             "restore-required",
-            f"the container must not start from its image, and none of its {unusable} snapshots can be resumed from: {reason}",
+            f"the container must not start from its image, and {none} be resumed from: {reason}",
             f"Remove what is in the way, or the snapshots (`woodfrog delete`), or the annotation {REQUIRE_RESTORE}.",
         )
 

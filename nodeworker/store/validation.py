@@ -26,7 +26,7 @@ from woodfrog.protocol.manifest import (
     TreeName,
     entry_path_problem,
 )
-from woodfrog.protocol.wire import shortened
+from woodfrog.protocol.wire import shortened, time_problem
 
 LIMIT_FILE_BYTES = 16 << 40
 """ext4's largest file."""
@@ -61,9 +61,7 @@ def _problems(manifest: Manifest, key: CheckpointKey, snapshot_id: SnapshotId) -
         yield f"it has version {manifest.version}, this worker reads versions up to {MANIFEST_VERSION}"
     if manifest.key != key or manifest.snapshot_id != snapshot_id:
         yield f"it is that of snapshot {manifest.snapshot_id} of {manifest.key}"
-    size = manifest.chunk_bytes
-    if not _LEAST_CHUNK_BYTES <= size <= LIMIT_CHUNK_BYTES or size & (size - 1):
-        yield f"chunks of {size} bytes are out of bounds"
+    yield from _amount_problems(manifest)
     for index, pack in enumerate(manifest.packs):
         yield from (f"pack {index} {problem}" for problem in _pack_problems(pack))
     for index, chunk in enumerate(manifest.chunks):
@@ -77,6 +75,14 @@ def _problems(manifest: Manifest, key: CheckpointKey, snapshot_id: SnapshotId) -
         yield from (f"the file {held.path[:200]!r} outside {problem}" for problem in _held_problems(held))
     for tree in manifest.trees:
         yield from (f"in tree {tree.name}, {problem}" for problem in _tree_problems(tree, manifest))
+
+
+def _amount_problems(manifest: Manifest) -> Iterator[str]:
+    size = manifest.chunk_bytes
+    if (problem := time_problem(manifest.taken_at)) is not None:
+        yield f"it was taken at {problem}"
+    if not _LEAST_CHUNK_BYTES <= size <= LIMIT_CHUNK_BYTES or size & (size - 1):
+        yield f"chunks of {size} bytes are out of bounds"
 
 
 def _pack_problems(pack: Pack) -> Iterator[str]:

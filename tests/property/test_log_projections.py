@@ -19,6 +19,8 @@ from woodfrog.protocol.commands import DeleteCommand
 from woodfrog.protocol.events import (
     CommandFinished,
     CommandIssued,
+    DumpFailed,
+    DumpStage,
     NodeLost,
     NodeRegistered,
     Outcome,
@@ -30,6 +32,7 @@ from woodfrog.protocol.events import (
     stream_of,
 )
 from woodfrog.protocol.facts import NodeFacts
+from woodfrog.protocol.failures import NODE_RESET, Failure
 from woodfrog.protocol.ids import CommandId, Position, Version, WorkerId
 
 pytestmark = pytest.mark.timeout(60)
@@ -43,6 +46,10 @@ TOLD = [
     new(NodeRegistered(node=NODE_A, worker_id=LATER_WORKER, boot_id="boot", facts=NodeFacts())),
     new(NodeLost(node=NODE_A, worker_id=LATER_WORKER, silent_seconds=20.0)),
     new(NodeLost(node=NODE_A, worker_id=WORKER_A, silent_seconds=20.0)),
+    *(
+        new(DumpFailed(**ABOUT, node=NODE_A, stage=DumpStage.STORE, failure=Failure(code, "It is gone.", "Wait.")))
+        for code in (NODE_RESET, "criu-failed")
+    ),
     new(SnapshotPinned(**ABOUT)),
     new(SnapshotUnpinned(**ABOUT)),
     new(SnapshotExpired(**ABOUT, reason="the policy keeps the last 1", delete_after=START)),

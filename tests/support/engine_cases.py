@@ -105,7 +105,7 @@ class EngineCases:
         engine.run("new", "image", image=CHANGED)
         assert engine.until_counted("new")[0] == 1
         first, second = reasons(stack, "image")
-        assert first == "no snapshot of this id was ever begun"
+        assert first == "no snapshot of this id is known"
         assert "the image changed from" in second
         assert "busybox:1 (sha256:" in second
         assert "busybox:2 (sha256:" in second

@@ -21,7 +21,7 @@ from woodfrog.cli import manifest_rules
 from woodfrog.cli.context import cluster_of, go_on_in_pod, reach_of
 from woodfrog.cli.kubectl import Kubectl, NotFoundError
 from woodfrog.cli.manifest_rules import Finding
-from woodfrog.cli.options import Namespace, Output, StateDir, key_of, telling
+from woodfrog.cli.options import Namespace, Output, StateDir, key_of, telling, timeout
 from woodfrog.cli.pod_eligibility import ids_of
 from woodfrog.dev_state import Reach
 from woodfrog.local import dev
@@ -53,7 +53,7 @@ def check(
     file: Annotated[
         list[str] | None, typer.Option("-f", "--file", help="A manifest, - for standard input; may be repeated.")
     ] = None,
-    timeout_seconds: Annotated[float, typer.Option("--timeout", help="Seconds that the worker has to answer.")] = 60.0,
+    timeout_seconds: Annotated[float, timeout("Seconds that the worker has to answer.")] = 60.0,
     namespace: Namespace = dev.NAMESPACE,
     state_dir: StateDir = None,
     output: Output = Form.TABLE,

@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from woodfrog import client
-from woodfrog.cli.options import Id, Namespace, Output, StateDir, key_of, shown, state_of, telling
+from woodfrog.cli.options import Id, Namespace, Output, StateDir, key_of, shown, state_of, telling, timeout
 from woodfrog.local import dev, stopping
 from woodfrog.local.kept_layers import LAYERS, Layers
 from woodfrog.output import Form, put, put_json
@@ -23,9 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def stop(
     checkpoint_id: Id,
-    timeout_seconds: Annotated[
-        float, typer.Option("--timeout", help="Seconds that a container without a final snapshot has to end.")
-    ] = 30.0,
+    timeout_seconds: Annotated[float, timeout("Seconds that a container without a final snapshot has to end.")] = 30.0,
     kill: Annotated[bool, typer.Option("--kill", help="Kill it if it has not ended by then.")] = False,
     namespace: Namespace = dev.NAMESPACE,
     state_dir: StateDir = None,

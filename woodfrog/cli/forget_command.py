@@ -10,8 +10,9 @@ import typer
 
 from woodfrog import client
 from woodfrog.cli.context import reach_of
-from woodfrog.cli.options import Id, Namespace, Output, StateDir, key_of, telling
+from woodfrog.cli.options import Id, Namespace, Output, StateDir, key_of, telling, timeout
 from woodfrog.cli.snapshot_commands import Because
+from woodfrog.dev_state import Reach
 from woodfrog.local import dev
 from woodfrog.output import Form, put_json
 from woodfrog.protocol.failures import Failure, FailureError
@@ -31,7 +32,7 @@ def forget(
         bool, typer.Option("--force", help="Even if the next start would resume from one of its snapshots.")
     ] = False,
     because: Because = "",
-    timeout_seconds: Annotated[float, typer.Option("--timeout", help="Seconds after which to stop waiting.")] = 60.0,
+    timeout_seconds: Annotated[float, timeout("Seconds after which to stop waiting.")] = 60.0,
     namespace: Namespace = dev.NAMESPACE,
     state_dir: StateDir = None,
     output: Output = Form.TABLE,
@@ -51,9 +52,19 @@ def forget(
                 )
                 raise FailureError(Failure("timed-out", cause, advice))
             time.sleep(_POLL_SECONDS)
-            left = client.forget(reach, request).left
+            left = _left(reach, request)
         if output is Form.JSON:
             put_json({"namespace": key.namespace, "id": key.id, "deleted": deleted})
         else:
             snapshots = f"{deleted} snapshot{'s' * (deleted != 1)}"
             sys.stdout.write(f"{key.id} is forgotten, {snapshots} deleted: its next start is that of a new id\n")
+
+
+def _left(reach: Reach, request: ForgetRequest) -> int:
+    """Ask how much is left, once the id was known; if it is not any more, somebody else has had it forgotten meanwhile."""
+    try:
+        return client.forget(reach, request).left
+    except FailureError as problem:
+        if problem.failure.code == "unknown-id":
+            return 0
+        raise

@@ -67,6 +67,14 @@ def _which(checkpoint_id: str | None, namespace: str | None, *, everywhere: bool
     return checkpoint_id, namespace
 
 
+def _none(text: str, which: tuple[str | None, str | None]) -> str:
+    """Say that a list is empty, and what was looked for."""
+    checkpoint_id, namespace = which
+    if checkpoint_id is not None:
+        return f"{text} (id {checkpoint_id}, namespace {namespace or dev.NAMESPACE})"
+    return text if namespace is None else f"{text} (namespace {namespace})"
+
+
 def ids(
     namespace: OnlyNamespace = None,
     all_namespaces: AllNamespaces = False,
@@ -88,7 +96,14 @@ def ids(
             found = (_rows(reach, view, which, _MOST_ROWS) for view in ("restore_history", "latest_snapshots"))
             return joined(*found)
 
-        put_watched(read, columns, output, name="id", empty="no container with an id was ever started", watch=watch)
+        put_watched(
+            read,
+            columns,
+            output,
+            name="id",
+            empty=_none("no container with an id was ever started", which),
+            watch=watch,
+        )
 
 
 def snapshots(
@@ -124,7 +139,9 @@ def snapshots(
             )
             return unstored_rows.with_delays(rows, [event for events in told for event in events])
 
-        put_watched(read, columns, output, name="snapshot_id", empty="there are no snapshots", watch=watch)
+        put_watched(
+            read, columns, output, name="snapshot_id", empty=_none("there are no snapshots", which), watch=watch
+        )
 
 
 def nodes(
@@ -170,7 +187,9 @@ def commands(
     with telling():
         which = _which(checkpoint_id, namespace, everywhere=all_namespaces)
         read = partial(_rows, reach_of(state_dir), "commands", which, limit)
-        put_watched(read, columns, output, name="command_id", empty="no command was ever issued", watch=watch)
+        put_watched(
+            read, columns, output, name="command_id", empty=_none("no command was ever issued", which), watch=watch
+        )
 
 
 def failures(
@@ -187,7 +206,7 @@ def failures(
     with telling():
         which = _which(checkpoint_id, namespace, everywhere=all_namespaces)
         read = partial(_rows, reach_of(state_dir), "failures", which, limit)
-        put_watched(read, columns, output, name="position", empty="nothing has failed", watch=watch)
+        put_watched(read, columns, output, name="position", empty=_none("nothing has failed", which), watch=watch)
 
 
 def events(
@@ -214,15 +233,23 @@ def events(
         if node is not None and (checkpoint_id is not None or namespace is not None):
             raise BadInputError("--node", "the events of a node belong to no id and no namespace; name one of them")
         reach = reach_of(state_dir)
+        everything = checkpoint_id is None and wanted == EventFilter()
         if checkpoint_id is not None:
             key = key_of(reach, checkpoint_id, namespace or dev.NAMESPACE)
             wanted = replace(wanted, namespace="")
             read = partial(client.events, reach, wanted, key, limit=limit)
-        elif wanted != EventFilter():
+        elif not everything:
             read = partial(client.events, reach, replace(wanted, cluster=reach.cluster), limit=limit)
         else:
             read = partial(_rows, reach, "events", (None, None), limit)
-        put_watched(read, columns, output, name="position", empty="the log is empty", watch=watch)
+        put_watched(
+            read,
+            columns,
+            output,
+            name="position",
+            empty="the log is empty" if everything else "there are no such events",
+            watch=watch,
+        )
 
 
 def event_filter(

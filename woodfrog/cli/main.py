@@ -35,7 +35,7 @@ from woodfrog.cli import (
 )
 from woodfrog.cli import snapshot_contents as snapshots_
 from woodfrog.cli.context import reach_of
-from woodfrog.cli.options import Id, Namespace, Output, StateDir, key_of, state_of, telling
+from woodfrog.cli.options import Id, Namespace, Output, StateDir, key_of, state_of, telling, timeout
 from woodfrog.cli.release_name import release_name
 from woodfrog.dev_state import Description, Reach
 from woodfrog.local import demo, dev, page
@@ -139,7 +139,7 @@ def doctor(
 def checkpoint(
     checkpoint_id: Id,
     namespace: Namespace = dev.NAMESPACE,
-    timeout_seconds: Annotated[float, typer.Option("--timeout", help="Seconds after which to give up.")] = 600.0,
+    timeout_seconds: Annotated[float, timeout("Seconds after which to give up.")] = 600.0,
     state_dir: StateDir = None,
     output: Output = Form.TABLE,
 ) -> None:

@@ -20,7 +20,7 @@ import typer
 
 from woodfrog.cli.context import in_control_plane
 from woodfrog.cli.kubectl import Kubectl, NotFoundError, Object, away
-from woodfrog.cli.options import Namespace, Output, telling
+from woodfrog.cli.options import Namespace, Output, telling, timeout
 from woodfrog.cli.pod_eligibility import bare_copy, ids_of, is_ready, refusal_to_move, replaces
 from woodfrog.local import dev
 from woodfrog.output import Form, put_json
@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
 def migrate(
     pod: Annotated[str, typer.Argument(metavar="POD", help="The pod.", show_default=False)],
     to: Annotated[str | None, typer.Option("--to", help="The node to go to.", show_default="any other")] = None,
-    timeout_seconds: Annotated[float, typer.Option("--timeout", help="Seconds after which to stop waiting.")] = 600.0,
+    timeout_seconds: Annotated[float, timeout("Seconds after which to stop waiting.")] = 600.0,
     namespace: Namespace = dev.NAMESPACE,
     output: Output = Form.TABLE,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,22 @@ Limit = Annotated[int, typer.Option("--limit", min=1, help="The newest so many r
 Namespace = Annotated[str, typer.Option("-n", "--namespace", help="The namespace that the id belongs to.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The checkpoint id.", show_default=False)]
 OptionalId = Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this checkpoint id.", show_default=False)]
+
+
+def _seconds(text: str) -> float:
+    """Read a time to wait; `nan` and `inf` are numbers to Python, and nothing that anybody can wait for."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise typer.BadParameter(f"{text!r} is not a number of seconds.")
+    return seconds
+
+
+def timeout(about: str) -> Any:
+    """Make the option of a verb that waits."""
+    return typer.Option("--timeout", metavar="SECONDS", parser=_seconds, help=about)
 
 
 def shown(*names: str) -> tuple[Column, ...]:

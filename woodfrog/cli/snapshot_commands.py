@@ -12,7 +12,7 @@ import typer
 
 from woodfrog import client
 from woodfrog.cli.context import reach_of
-from woodfrog.cli.options import Namespace, Output, StateDir, telling
+from woodfrog.cli.options import Namespace, Output, StateDir, telling, timeout
 from woodfrog.dev_state import Reach
 from woodfrog.local import dev
 from woodfrog.output import Form, put_json
@@ -110,7 +110,7 @@ def invalidate(
 def retry(
     snapshot: SnapshotName,
     because: Because = "",
-    timeout_seconds: Annotated[float, typer.Option("--timeout", help="Seconds after which to stop waiting.")] = 60.0,
+    timeout_seconds: Annotated[float, timeout("Seconds after which to stop waiting.")] = 60.0,
     namespace: Namespace = dev.NAMESPACE,
     state_dir: StateDir = None,
     output: Output = Form.TABLE,
@@ -147,7 +147,7 @@ def delete(
     snapshot: SnapshotName,
     force: Annotated[bool, typer.Option("--force", help="Even if it is the latest valid one of its id.")] = False,
     because: Because = "",
-    timeout_seconds: Annotated[float, typer.Option("--timeout", help="Seconds after which to stop waiting.")] = 60.0,
+    timeout_seconds: Annotated[float, timeout("Seconds after which to stop waiting.")] = 60.0,
     namespace: Namespace = dev.NAMESPACE,
     state_dir: StateDir = None,
     output: Output = Form.TABLE,

@@ -220,7 +220,7 @@ def _text(told: dict[str, Any]) -> str:
         f"taken {describe.moment(told['taken_at'].isoformat())} from {source.image or 'an unknown image'}",
         f"on {on.architecture or '?'}, kernel {on.kernel_release or '?'}, CRIU {on.criu_version or '?'}, runc {on.runc_version or '?'}",
         *(f"GPU {uuid}, {_gpu(on, uuid)}, NVIDIA driver {on.gpu_driver or '?'}" for uuid in source.gpus or ()),
-        f"{amounts.size(told['stored_bytes'])} in {told['packs']} packs",
+        f"{amounts.size(told['stored_bytes'])} in {told['packs']} pack{'s' * (told['packs'] != 1)}",
         *(f"warning: {warning}" for warning in told["warnings"]),
         "",
         table(told["trees"], _columns("tree", "entries", "deleted", "raw_bytes", "stored_bytes")),

@@ -181,4 +181,4 @@ def sentences(compared: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _named(process: Process) -> str:
-    return f"{process.pid} {process.name}, {process.threads} threads, {size(process.memory_bytes)}"
+    return f"{process.pid} {process.name}, {process.threads} thread{'s' * (process.threads != 1)}, {size(process.memory_bytes)}"

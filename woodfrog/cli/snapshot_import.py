@@ -68,7 +68,11 @@ def import_(
                     Failure("archive-corrupt", cause, "Copy it again, or import the one that was meant.")
                 )
             was = archive.manifest
-            key = CheckpointKey.checked(reach.cluster, namespace or was.key.namespace, checkpoint_id or was.key.id)
+            key = CheckpointKey.checked(
+                reach.cluster,
+                was.key.namespace if namespace is None else namespace,
+                was.key.id if checkpoint_id is None else checkpoint_id,
+            )
             request = ImportRequest(
                 key=key,
                 snapshot_id=new_snapshot_id(was.taken_at),

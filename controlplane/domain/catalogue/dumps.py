@@ -33,7 +33,7 @@ from woodfrog.protocol.events.dumps import (
     SnapshotStoreDelayed,
 )
 from woodfrog.protocol.facts import ContainerFacts
-from woodfrog.protocol.failures import CAPTURE_REPLACED
+from woodfrog.protocol.failures import CAPTURE_REPLACED, NODE_RESET
 from woodfrog.protocol.ids import IncarnationNumber
 
 
@@ -129,7 +129,11 @@ def _delayed_note(event: SnapshotStoreDelayed, _known: Known) -> Note:
 
 
 def _stored(draft: Draft, event: SnapshotStored, _at: datetime) -> dict[str, Any]:
+    """One that was thought to be lost with its node's journal, and is stored nevertheless, did not fail."""
     draft.start(event.incarnation)
+    known = draft.snapshots.get(event.snapshot_id)
+    if known is not None and known.journal_gone and known.status is SnapshotStatus.FAILED:
+        draft.snapshots[event.snapshot_id] = replace(known, status=SnapshotStatus.CAPTURED)
     return {
         "node": event.node,
         "manifest_digest": event.manifest_digest,
@@ -162,8 +166,10 @@ def _missed_by(draft: Draft, event: SnapshotStored) -> IncarnationNumber | None:
     return None
 
 
-def _stored_row(_row: Row, event: SnapshotStored, at: datetime) -> Row:
-    return {
+def _stored_row(row: Row, event: SnapshotStored, at: datetime) -> Row:
+    came_back = row["status"] == SnapshotStatus.FAILED.value and row["failure_code"] == NODE_RESET
+    undone = {"status": SnapshotStatus.VALID.value, "failure_stage": None, **failure_columns(None)}
+    return (undone if came_back else {}) | {
         "node": event.node,
         "stored_at": at,
         "raw_bytes": event.raw_bytes,
@@ -207,7 +213,8 @@ def _imported_row(_row: Row, event: SnapshotImported, at: datetime) -> Row:
 
 def _failed(draft: Draft, event: DumpFailed, _at: datetime) -> dict[str, Any]:
     draft.start(event.incarnation)
-    return {"node": event.node, "note": event.failure.cause}
+    gone = event.failure.code == NODE_RESET
+    return {"node": event.node, "note": event.failure.cause, "journal_gone": gone}
 
 
 def _failed_row(_row: Row, event: DumpFailed, _at: datetime) -> Row:

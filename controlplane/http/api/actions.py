@@ -38,6 +38,7 @@ _DAY_SECONDS: Final = 86_400.0
 _ANSWER_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 0.1
 _STATUS: Final = {
+    "unknown-id": HTTPStatus.NOT_FOUND,
     "unknown-snapshot": HTTPStatus.NOT_FOUND,
     "malformed-request": HTTPStatus.BAD_REQUEST,
     "invalid-timeout": HTTPStatus.BAD_REQUEST,

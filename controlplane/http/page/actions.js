@@ -50,7 +50,7 @@ function ask(name, about, path, latest, done) {
         go.textContent = `${said.left} to be deleted`;
         await new Promise((after) => setTimeout(after, 1000));
         if (!dialog.open) return;
-        said = await post(path, body);
+        said = await post(path, body).catch(unlessForgotten);
       }
       dialog.close();
       done(said.left === 0 ? `${said.id} is forgotten` : said.command_id ? `${word}: command ${said.command_id} is recorded` : `${word}: recorded for ${said.snapshot_id}`);
@@ -60,6 +60,7 @@ function ask(name, about, path, latest, done) {
       go.disabled = false;
     }
   }
+  const unlessForgotten = (failed) => { if (failed.code === "unknown-id") return { id: about, left: 0 }; throw failed; };
   document.body.append(dialog);
   dialog.showModal();
 }

@@ -13,6 +13,7 @@ from support.golden import today
 from controlplane.describe import describe, explain, moment
 from woodfrog.protocol.amounts import size
 from woodfrog.protocol.events import (
+    CheckpointForgotten,
     ColdStartChosen,
     ContainerEnded,
     ContainerStarted,
@@ -126,6 +127,16 @@ def test_a_first_start_is_cold_because_it_is_the_first() -> None:
     assert (told.choice, told.snapshot_id, told.reason) == ("cold", None, "there is no snapshot")
     assert "first container" in " ".join(told.sentences)
     assert told.advice == ()
+
+
+def test_a_start_after_the_id_was_forgotten_is_the_first_one_again() -> None:
+    forgotten = CheckpointForgotten(key=KEY, incarnation=number(1), idle_seconds=0.0)
+    explained = explain(rows(opened(1), cold(1), stored(1, OLDER), forgotten, opened(2), cold(2)))
+    assert explained is not None
+    assert explained.sentences[1] == "It is the first container since the id was forgotten."
+    explained = explain(rows(opened(1), forgotten, opened(2), stored(2, NEWER), opened(3), restored(3, NEWER)))
+    assert explained is not None
+    assert explained.sentences[1] == "Incarnation 2 had left 1 stored snapshot."
 
 
 def test_the_last_start_is_the_one_explained() -> None:

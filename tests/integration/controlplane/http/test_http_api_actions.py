@@ -75,7 +75,8 @@ async def test_whoever_may_changes_something_and_is_recorded_with_it(acting: Log
     for path, code in (("checkpoint", "dump-in-flight"), ("forget", "id-in-use")):
         status, said = await act(f"{LIFE}/{path}")
         assert (status, said["code"]) == (409, code)
-    assert (await act(f"{LIFE}-unknown/forget"))[1]["code"] == "unknown-id"
+    status, said = await act(f"{LIFE}-unknown/forget")
+    assert (status, said["code"]) == (404, "unknown-id")
     assert (await act(f"{IN}/20260101T000000Z-00000000/pin"))[0] == 404
 
 

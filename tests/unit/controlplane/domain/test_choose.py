@@ -54,7 +54,7 @@ def chosen(choice: Restore | Wait | Cold) -> str:
 
 
 def test_a_first_start_is_cold_and_says_so() -> None:
-    assert choose(key(), NODES, asker(1), NOON) == Cold("no snapshot of this id was ever begun")
+    assert choose(key(), NODES, asker(1), NOON) == Cold("no snapshot of this id is known")
 
 
 def test_the_newest_incarnation_wins_though_an_older_one_was_stored_after_it() -> None:

@@ -63,7 +63,7 @@ class TestStarting:
     def test_a_first_start_opens_incarnation_one_cold(self) -> None:
         decision = World("a").ask("c1")
         assert types(decision) == ["incarnation.opened", "incarnation.cold-start-chosen"]
-        assert decision.answer == StartCold(incarnation=1, reason="no snapshot of this id was ever begun")
+        assert decision.answer == StartCold(incarnation=1, reason="no snapshot of this id is known")
 
     def test_the_next_start_goes_on_from_the_latest_valid_snapshot_and_names_its_digest(self) -> None:
         world = World("a")

@@ -9,8 +9,8 @@ from support.world import KEY, World
 
 from controlplane.domain import Decision, ForgetAsked, SnapshotStatus
 from woodfrog.protocol.commands import DeleteCommand
-from woodfrog.protocol.events import CheckpointForgotten, SnapshotDeleted
-from woodfrog.protocol.requests import ForgetRequest, Forgetting, Refusal, StartCold
+from woodfrog.protocol.events import CheckpointForgotten, CommandFinished, Outcome, SnapshotDeleted
+from woodfrog.protocol.requests import CommandAccepted, ForgetRequest, Forgetting, Refusal, RestoreFrom, StartCold
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -90,3 +90,34 @@ def test_an_id_whose_container_was_on_a_lost_node_can_be_forgotten() -> None:
     world.silent("b")
     world.later(timedelta(hours=1).total_seconds())
     assert forget(world).answer == Forgetting(KEY, 2)
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["its node is lost", "nothing was heard of it"])
+def test_an_id_whose_restore_never_ended_can_be_forgotten(lost: bool) -> None:
+    world = used()
+    world.register("b")
+    assert isinstance(world.ask("c2", "b").answer, RestoreFrom)
+    if lost:
+        world.silent("b")
+    world.later(timedelta(hours=1).total_seconds())
+    assert forget(world).answer == Forgetting(KEY, 2)
+    world.later(1.0)
+    assert remove(world) == 2, "nothing waits for that restore"
+    assert forget(world).answer == Forgetting(KEY, 0)
+
+
+def test_commands_that_are_open_end_with_the_id_and_do_not_make_it_known_again() -> None:
+    world = used()
+    world.run("c2", "a")
+    assert isinstance(world.checkpoint("wanted", timeout_seconds=600.0).answer, CommandAccepted)
+    world.ended(2)
+    forget(world)
+    world.later(1.0)
+    remove(world)
+    command_finished, forgotten = forget(world).events
+    assert isinstance(command_finished, CommandFinished)
+    assert (command_finished.command_id, command_finished.outcome) == ("wanted", Outcome.EXPIRED)
+    assert isinstance(forgotten, CheckpointForgotten)
+    world.later(timedelta(hours=1).total_seconds())
+    assert KEY not in world.state.keys
+    assert not world.state.commands

@@ -332,6 +332,10 @@ class TestDeletingOnRequest:
         wish(world, "unpin", "s1")
         world.ask("c2")
         assert code(wish(world, "delete", "s1", force=True)) == "snapshot-in-use"
+        world.silent("a")
+        assert types(wish(world, "delete", "s1", force=True)) == ["snapshot.expired"], (
+            "no restore on a lost node is waited for"
+        )
 
     def test_not_what_is_not_stored(self) -> None:
         world = running(Policy())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from support.world import ANY_NODE, KEY, World
+from support.world import ANY_NODE, KEY, World, types
 
 from controlplane.domain import SnapshotStatus
 from controlplane.domain.captures import Capture, capture_of
@@ -282,3 +282,54 @@ def test_a_dump_that_had_begun_on_a_reinstalled_node_failed_and_other_nodes_keep
     assert status(world, "s1") is SnapshotStatus.FAILED
     (failed,) = [event for event, _ in world.log if isinstance(event, DumpFailed)]
     assert (failed.stage, failed.failure.code) == (DumpStage.CAPTURE, "node-reset")
+
+
+def test_a_reset_is_seen_by_the_registration_although_a_heartbeat_of_the_new_worker_came_first() -> None:
+    world = away()
+    world.register("a", worker="b1", journal="first")
+    world.heard("a", worker="b2")
+    assert world.state.nodes[NodeName("a")].worker_id == "b2"
+    world.register("a", worker="b2", journal="second")
+    assert status(world, "s1") is SnapshotStatus.FAILED
+    assert world.register("a", worker="b2", journal="second").events == (), "told once more"
+    assert world.register("a", worker="b1", journal="first").events == (), "the word of an earlier life"
+    assert world.state.nodes[NodeName("a")].journal == "second"
+
+
+def test_the_first_journal_that_is_told_after_a_heartbeat_ends_nothing() -> None:
+    world = away()
+    world.heard("a", worker="b3")
+    world.register("a", worker="b3", journal="first")
+    assert world.state.nodes[NodeName("a")].journal == "first"
+    assert status(world, "s1") is SnapshotStatus.CAPTURED
+
+
+def test_a_capture_is_valid_if_the_journal_that_knew_it_comes_back_and_it_is_stored() -> None:
+    world = away()
+    world.register("a", worker="b4", journal="first")
+    world.register("a", worker="b5", journal="of a disk that was mounted too late")
+    assert status(world, "s1") is SnapshotStatus.FAILED
+    assert types(world.register("a", worker="b6", journal="first")) == ["node.registered"]
+    assert world.stored(1, "s1").rejected is None
+    assert status(world, "s1") is SnapshotStatus.VALID
+    answer = world.ask("c2", "b").answer
+    assert isinstance(answer, RestoreFrom)
+    assert answer.snapshot_id == "s1"
+
+
+def test_a_capture_that_comes_back_after_a_start_without_it_is_superseded() -> None:
+    world = away()
+    world.register("a", worker="b7", journal="first")
+    world.register("a", worker="b8", journal="second")
+    world.run("c2", "b")
+    world.register("a", worker="b9", journal="first")
+    assert types(world.stored(1, "s1")) == ["snapshot.stored", "snapshot.superseded"]
+    assert status(world, "s1") is SnapshotStatus.SUPERSEDED
+
+
+def test_one_that_failed_for_another_cause_is_still_not_believed_to_be_stored() -> None:
+    world = World("a")
+    world.run("c1", "a")
+    world.dump(1, "s1")
+    world.dump_failed(1, "s1")
+    assert world.stored(1, "s1").rejected == "the dump of snapshot s1 was reported as failed"

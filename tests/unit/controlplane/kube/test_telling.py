@@ -36,7 +36,7 @@ def one_life() -> World:
 def test_a_cold_start_and_a_checkpoint_are_told_on_the_pod() -> None:
     notes = told(one_life())
     assert [(note.reason, note.warning) for note in notes] == [("ColdStarted", False), ("Checkpointed", False)]
-    assert notes[0].note == "trainer: starts from its image: no snapshot of this id was ever begun"
+    assert notes[0].note == "trainer: starts from its image: no snapshot of this id is known"
     assert notes[1].note == "trainer: snapshot s1 is stored and verified: 500 B, frozen for 0.10 s"
     assert {(note.namespace, note.pod, note.uid) for note in notes} == {("default", "train-1", "0b9cbf2c-6f0c")}
 

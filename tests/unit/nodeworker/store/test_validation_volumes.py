@@ -1,8 +1,8 @@
-"""What a hostile manifest may not say of volumes and of the links to ConfigMaps."""
+"""What a hostile manifest may not say of volumes, of the links to ConfigMaps, and of its time."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -18,13 +18,13 @@ SNAPSHOT = SnapshotId("20261125T163914Z-0c5736cd")
 STAMP = "..2026_11_25_16_39_13.451096938"
 
 
-def problem(*trees: Tree, of: SnapshotId = SNAPSHOT) -> str | None:
+def problem(*trees: Tree, of: SnapshotId = SNAPSHOT, taken_at: datetime | None = None) -> str | None:
     manifest = Manifest(
         version=MANIFEST_VERSION,
         snapshot_id=of,
         key=KEY,
         incarnation=IncarnationNumber(1),
-        taken_at=datetime.now(UTC),
+        taken_at=taken_at or datetime.now(UTC),
         node_facts=NodeFacts(),
         container_facts=ContainerFacts(),
         stopped_pids=(),
@@ -84,3 +84,17 @@ def test_what_is_said_of_a_manifest_is_short_whatever_it_quotes(entry: Entry) ->
 
 def test_what_is_said_of_another_snapshots_manifest_is_short() -> None:
     assert len(str(problem(of=SnapshotId("a" * 100_000)))) < 1000
+
+
+@pytest.mark.parametrize(
+    "taken_at",
+    [
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))),
+        datetime(9999, 12, 31, 23, 59, tzinfo=timezone(timedelta(hours=-14))),
+        datetime(2026, 11, 25, 12),  # noqa: DTZ001 -- that is what is wrong with it
+    ],
+    ids=["before the first year", "after the last one", "without an offset"],
+)
+def test_a_time_that_is_none_is_refused(taken_at: datetime) -> None:
+    assert str(problem(taken_at=taken_at)).startswith("it was taken at a time")
+    assert problem() is None

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
+import click
 import pytest
+import typer
 from support.cli import described, woodfrog
 
+from woodfrog.cli.main import app
 from woodfrog.output import Form, put, table
 
 pytestmark = pytest.mark.timeout(10)
@@ -48,6 +52,28 @@ def test_a_bad_option_of_run_is_refused_by_name_and_changes_nothing(state: Path,
     assert refused.exit_code == 2
     assert option in refused.stderr
     assert sorted(state.rglob("*")) == before
+
+
+WAITING = {
+    "checkpoint": ("a",), "check": ("a",), "stop": ("a",), "retry": ("s",), "delete": ("s",), "forget": ("a",), "migrate": ("pod",),
+}  # fmt: skip
+"""The verbs with `--timeout`, each with what it needs."""
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-1", "1e999", "soon"])
+@pytest.mark.parametrize("verb", WAITING)
+def test_a_time_that_nobody_can_wait_for_is_refused_by_every_verb_that_waits(verb: str, bad: str) -> None:
+    refused = woodfrog(verb, *WAITING[verb], "--timeout", bad)
+    assert refused.exit_code == 2
+    assert "--timeout" in refused.stderr
+    assert "not a number of seconds" in refused.stderr
+
+
+def test_every_verb_that_waits_is_asked() -> None:
+    commands = cast("click.Group", typer.main.get_command(app)).commands
+    assert {name for name, verb in commands.items() if any("--timeout" in each.opts for each in verb.params)} == set(
+        WAITING
+    )
 
 
 @pytest.mark.parametrize(

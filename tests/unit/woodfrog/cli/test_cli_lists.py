@@ -208,3 +208,25 @@ def test_events_are_asked_for_by_id_namespace_node_type_and_time(monkeypatch: py
         refused = woodfrog("get", "events", *words)
         assert refused.exit_code == 2
         assert problem in refused.output
+
+
+@pytest.mark.usefixtures("log")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("ids", "-n", "nowhere"), "no container with an id was ever started (namespace nowhere)\n"),
+        (("snapshots", "gone"), "there are no snapshots (id gone, namespace default)\n"),
+        (("failures", "gone", "-n", "team"), "nothing has failed (id gone, namespace team)\n"),
+    ],
+)
+def test_an_empty_list_names_what_was_looked_for(words: tuple[str, ...], said: str) -> None:
+    assert woodfrog("get", *words).stderr == said
+
+
+def test_an_event_that_was_not_found_does_not_make_the_log_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(get_commands, "reach_of", lambda _: Reach("nats://nowhere", "local"))
+    monkeypatch.setattr(get_commands.client, "events", lambda *_, **__: [])
+    monkeypatch.setattr(get_commands.client, "view", lambda *_, **__: [])
+    for restricted in (("--type", "snapshot.stored"), ("-n", "team"), ("gone",), ("--since", "2h")):
+        assert woodfrog("get", "events", *restricted).stderr == "there are no such events\n"
+    assert woodfrog("get", "events").stderr == "the log is empty\n"
