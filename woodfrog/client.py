@@ -98,6 +98,10 @@ async def _connected(reach: Reach, seconds: float) -> AsyncIterator[Client]:
                 yield client
             finally:
                 await client.close()
+    except nats.errors.MaxPayloadError as problem:
+        raise FailureError(
+            Failure("malformed-request", "the request is larger than the broker carries", "Shorten what it says.")
+        ) from problem
     except (TimeoutError, OSError, nats.errors.Error) as problem:
         raise FailureError(
             Failure("control-plane-away", f"the control plane does not answer: {problem!r}", "Does it run, and NATS?")

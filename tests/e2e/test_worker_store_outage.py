@@ -108,6 +108,44 @@ async def test_what_was_not_stored_of_a_reinstalled_node_is_recorded_as_lost_wit
     assert "was removed, and with it this capture" in reason
 
 
+async def test_what_was_recorded_as_lost_is_stored_and_resumed_from_if_the_disk_with_the_nodes_state_comes_back(
+    node: Node, client: Client
+) -> None:
+    node.start_worker(**SCALED)
+    container = await asyncio.to_thread(counting, node, "mounted-late")
+    store, disk = node.state / "store", node.state / "disk"
+    store.rename(node.state / "elsewhere")
+    store.write_text("not a directory")
+    await asyncio.to_thread(stopped, [container])
+    await not_stored(client, "mounted-late", "captured")
+    await asyncio.to_thread(node.stop_worker)
+    disk.mkdir()
+    state = [*node.state.glob("journal.sqlite3*"), node.state / "spool"]
+    for part in state:
+        part.rename(disk / part.name)
+    await asyncio.to_thread(node.start_worker, **SCALED)
+
+    async def failed() -> bool:
+        return await statuses(client, "mounted-late") == ["failed"]
+
+    await eventually(failed, saying="the capture is recorded as lost")
+    await asyncio.to_thread(node.stop_worker)
+    for file in node.state.glob("journal.sqlite3*"):
+        file.unlink()
+    shutil.rmtree(node.state / "spool", ignore_errors=True)
+    for part in state:
+        (disk / part.name).rename(part)
+    store.unlink()
+    (node.state / "elsewhere").rename(store)
+    await asyncio.to_thread(node.start_worker, **SCALED)
+
+    async def valid() -> bool:
+        return await statuses(client, "mounted-late") == ["valid"]
+
+    await eventually(valid, saying="it is stored after all")
+    await asyncio.to_thread(followed, node, "mounted-late", container)
+
+
 @contextmanager
 def small_store(at: Path) -> Iterator[Path]:
     """A store on a disk that is full until the file that is yielded is removed."""

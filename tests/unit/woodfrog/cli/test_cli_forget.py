@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import nats.errors
 import pytest
 import typer
 
+from woodfrog import client
 from woodfrog.cli import forget_command
 from woodfrog.cli.context import Reach
 from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.protocol.ids import CheckpointKey
 from woodfrog.protocol.requests import ForgetRequest, Forgetting
 
 pytestmark = pytest.mark.timeout(30)
@@ -55,3 +58,20 @@ def test_whoever_starts_it_meanwhile_is_told(
     with pytest.raises(typer.Exit):
         forget_command.forget("old", force=True)
     assert "(id-in-use)" in capsys.readouterr().err
+
+
+def test_a_request_that_no_broker_carries_is_not_a_control_plane_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broker:
+        async def request(self, *_: object, **__: object) -> None:
+            raise nats.errors.MaxPayloadError
+
+        async def close(self) -> None:
+            pass
+
+    async def connect(*_: object, **__: object) -> Broker:
+        return Broker()
+
+    monkeypatch.setattr(client, "connect", connect)
+    with pytest.raises(FailureError) as refused:
+        client.forget(Reach("nats://nowhere", "local"), ForgetRequest(CheckpointKey("local", "default", "old")))
+    assert refused.value.failure.code == "malformed-request"
