@@ -134,6 +134,8 @@ def _before(earlier: list[Event], number: IncarnationNumber) -> list[str]:
     """Tell what the incarnation before left behind."""
     if number == 1:
         return ["It is the first container with this id."]
+    if not earlier:  # the numbers of forgotten ids are not given again in their namespace; or it is archived
+        return ["It is the first container with this id that the log holds."]
     beginning = IncarnationOpened | SnapshotImported
     last = next((event for event in reversed(earlier) if isinstance(event, beginning | CheckpointForgotten)), None)
     if isinstance(last, CheckpointForgotten):

@@ -134,6 +134,9 @@ def test_a_start_after_the_id_was_forgotten_is_the_first_one_again() -> None:
     explained = explain(rows(opened(1), cold(1), stored(1, OLDER), forgotten, opened(2), cold(2)))
     assert explained is not None
     assert explained.sentences[1] == "It is the first container since the id was forgotten."
+    explained = explain(rows(opened(2), cold(2)))
+    assert explained is not None
+    assert explained.sentences[1] == "It is the first container with this id that the log holds."
     explained = explain(rows(opened(1), forgotten, opened(2), stored(2, NEWER), opened(3), restored(3, NEWER)))
     assert explained is not None
     assert explained.sentences[1] == "Incarnation 2 had left 1 stored snapshot."
