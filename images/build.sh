@@ -54,7 +54,7 @@ lay_ready() { # KIND: the bundle, split into layers
 }
 
 make_base() {
-    base=localhost/woodfrog-shell:latest
+    base=localhost/woodfrog-busybox:latest
     root=$out/base
     rm -rf $root
     mkdir -p $root/bin $root/etc $root/root $root/tmp $root/usr
@@ -66,6 +66,7 @@ make_base() {
     ln -s ../bin $root/usr/sbin
     printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >$root/etc/passwd
     printf 'root:x:0:\nnogroup:x:65534:\n' >$root/etc/group
+    printf 'passwd: files\ngroup: files\nhosts: files dns\n' >$root/etc/nsswitch.conf
     container=$(engine from scratch)
     engine add --quiet "$container" $root / >/dev/null
     engine commit --quiet "$container" $base >/dev/null
