@@ -4,7 +4,7 @@ bin := .venv/bin
 usual := not long and not cluster and not gpu
 loops := long and not cluster
 
-.PHONY: help docs setup engines page-test demo fuzz matrix vm vm-all support test test-containers test-engine-containers test-servers test-others retest e2e retest-e2e faults chaos faults-kills faults-outages retest-faults lint unit gpu bench bench-cluster images lock clean
+.PHONY: help docs setup engines page-test demo fuzz matrix vm vm-all support test test-containers test-engine-containers test-servers test-others retest e2e retest-e2e faults chaos faults-kills faults-outages retest-faults lint unit coverage gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
@@ -22,6 +22,7 @@ help:
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make lint    ruff, mypy and the import contracts only"
 	@echo "make unit    the quick tests only: no root, no servers"
+	@echo "make coverage  the unit tests, and which share of the lines they run"
 	@echo "make bench   the benchmarks, each beside a peer; raw numbers in build/bench (RUNS=n: more or fewer turns)"
 	@echo "make images  build the images of node worker and control plane into build/images (BASE=image: on that)"
 	@echo "make bench-cluster  those on a cluster on which Woodfrog is installed"
@@ -53,6 +54,11 @@ docs: setup
 
 unit: setup
 	$(bin)/pytest tests/unit tests/property
+
+coverage: setup
+	@mkdir -p build
+	$(bin)/coverage run -m pytest -q tests/unit
+	@$(bin)/coverage report --skip-covered --sort=cover | tail -25
 
 # Tests run in parts, each with a name, marks and places. A part that did not pass is run again by what failed in it; if that is
 # not known, because pytest itself died, then the whole of it.
