@@ -94,14 +94,15 @@ class Kept:
             self.open_dumps = {name: of for name, of in self.open_dumps.items() if of != event.incarnation}
 
     def in_use(self, at: datetime, grace_seconds: float) -> set[str]:
-        """Name what containers were told to resume from and may still be reading."""
-        newest = max(self.opened_at, default=0)
-        recent = newest and at < self.opened_at[newest] + timedelta(seconds=grace_seconds)
-        return {
-            name
-            for number, name in self.told.items()
-            if name and number not in self.begun and (number == newest or recent)
-        }
+        """Name what containers were told to resume from and may still be reading: once a newer one is opened, for a while only."""
+
+        def is_reading(number: int) -> bool:
+            overtaken_at = min(
+                (opened_at for other, opened_at in self.opened_at.items() if other > number), default=None
+            )
+            return overtaken_at is None or at < overtaken_at + timedelta(seconds=grace_seconds)
+
+        return {name for number, name in self.told.items() if name and number not in self.begun and is_reading(number)}
 
     def newest_first(self) -> list[str]:
         """Name what a start could resume from, pins apart: stored, not ruled out, and not too late."""
