@@ -89,7 +89,10 @@ MUTANTS = {
         "latest_valid(key), None",
     ),
     "silence is not heard": ("node.worker_id != silence.worker_id", "True"),
-    "a decision changes the state": ("match given:", "state.nodes.clear()\n    match given:"),
+    "a decision changes the state": (
+        "match given:\n        case ReportReceived(",
+        "state.nodes.clear()\n    match given:\n        case ReportReceived(",
+    ),
     "what was told is told otherwise": ("newest.choice is not None and", "False and"),
     "an older start goes on beside the newer": ("number < newest.number", "False"),
     "a true word is not believed": ("event.node != report.node", "event.node == 'b'"),
