@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from controlplane.domain.state import KeyState, Restore, Snapshot, SnapshotStatus
+from controlplane.domain.state import Incarnation, KeyState, Restore, Snapshot, SnapshotStatus
 from woodfrog.protocol.ids import CheckpointKey, NodeName, SnapshotId
 
 _UNUSABLE = {SnapshotStatus.SUPERSEDED, SnapshotStatus.INVALIDATED}
@@ -122,8 +122,6 @@ def in_use(
     A start that has been overtaken by a newer one, and whose end nobody told, counts for ``grace_seconds`` only: it may be
     on a node that will never be heard of again.
     """
-    newest = key.incarnations.get(key.newest)
-    overtaken_at = newest.opened_at if newest is not None else None
     return frozenset(
         start.choice.snapshot_id
         for start in key.incarnations.values()
@@ -131,8 +129,16 @@ def in_use(
         and not start.started
         and not start.ended
         and start.node not in lost
-        and (start is newest or overtaken_at is None or now < overtaken_at + timedelta(seconds=grace_seconds))
+        and (
+            (overtaken_at := _overtaken_at(key, start)) is None or now < overtaken_at + timedelta(seconds=grace_seconds)
+        )
     )
+
+
+def _overtaken_at(key: KeyState, start: Incarnation) -> datetime | None:
+    """Say when the next start was opened. However many follow, what is not in use any more does not come into use again."""
+    later = min((number for number in key.incarnations if number > start.number), default=None)
+    return None if later is None else key.incarnations[later].opened_at
 
 
 def _too_many(keep: Keep, rank: int, snapshot: Snapshot, now: datetime) -> str | None:

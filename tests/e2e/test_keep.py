@@ -220,7 +220,7 @@ def test_history_and_choice_at_a_time_need_no_stack(keeping: Stack) -> None:
     assert keeping.json("choose", "past", "--node", "localhost", "--at", opened, *nowhere)["answer"] == "cold"
     then = keeping.json("choose", "past", "--node", "localhost", "--at", begun, *nowhere)
     assert then["answer"] == "wait"  # it ran, and a second start would have had it dumped first
-    assert f"incarnation {whole[0]['incarnation']}" in then["waiting_for"]
+    assert f"incarnation {whole[0]['data']['incarnation']}" in then["waiting_for"]
     ended = next(event["recorded_at"] for event in whole if event["type"] == "container.ended")
     assert keeping.json("choose", "past", "--node", "localhost", "--at", ended, *nowhere)["snapshot_id"] == name
     unknown = keeping.cli("choose", "past", "--node", "elsewhere", *nowhere, check=False)

@@ -7,6 +7,7 @@ out anew from the events before, so that a rule left out there is missed here.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -71,6 +72,7 @@ class Kept:
     in_flight: dict[str, int] = field(default_factory=dict)
     pinned: set[str] = field(default_factory=set)
     opened_at: dict[int, datetime] = field(default_factory=dict)
+    nodes: dict[int, str] = field(default_factory=dict)
     containers: dict[int, ContainerFacts] = field(default_factory=dict)
     told: dict[int, str | None] = field(default_factory=dict)
     """Starts that have an answer which was not withdrawn; ``None`` is a cold start."""
@@ -93,10 +95,12 @@ class Kept:
             self.delayed.add(event.snapshot_id)
             self.open_dumps = {name: of for name, of in self.open_dumps.items() if of != event.incarnation}
 
-    def in_use(self, at: datetime, grace_seconds: float) -> set[str]:
-        """Name what containers were told to resume from and may still be reading: once a newer one is opened, for a while only."""
+    def in_use(self, at: datetime, grace_seconds: float, lost: Mapping[str, bool] | None = None) -> set[str]:
+        """Name what containers were told to resume from and may still be reading: once a newer one is opened, for a while only; on nodes that are lost, not."""
 
         def is_reading(number: int) -> bool:
+            if lost and lost.get(self.nodes[number], False):
+                return False
             overtaken_at = min(
                 (opened_at for other, opened_at in self.opened_at.items() if other > number), default=None
             )
@@ -142,6 +146,8 @@ class Keeping:
         self.deletes: dict[str, DeleteCommand] = {}
         self.scheduled = Counter[tuple[CheckpointKey, int]]()
         """How many dumps of a start were stored that a schedule had asked for; cleared by whoever wants to see it again."""
+        self.lost: Mapping[str, bool] = {}
+        """Which nodes have not been heard of: nobody who wants something deleted waits for what is there."""
         self.wanted_gone: set[str] = set()
         """Snapshots that somebody asked to be deleted."""
         self.forced: set[str] = set()
@@ -158,6 +164,7 @@ class Keeping:
         match event:
             case IncarnationOpened():
                 key.opened_at[event.incarnation] = at
+                key.nodes[event.incarnation] = event.node
                 key.containers[event.incarnation] = event.container
             case RestoreChosen():
                 self._chosen(key, event)
@@ -256,7 +263,8 @@ class Keeping:
         stored = self._settled(key, name)
         if name in key.pinned:
             raise LawBrokenError(f"a pinned snapshot expires: {event}")
-        if name in key.in_use(at, self.policy.retention.grace_seconds):
+        insisted = self.lost if name in self.wanted_gone else None
+        if name in key.in_use(at, self.policy.retention.grace_seconds, insisted):
             raise LawBrokenError(f"a snapshot expires from which a container is being restored: {event}")
         ranked = key.newest_first()
         if ranked[:1] == [name] and name not in self.forced:
@@ -299,7 +307,8 @@ class Keeping:
             raise LawBrokenError(f"what is not to go is to be deleted: {command}")
         if stored.delete_after is None or at < stored.delete_after:
             raise LawBrokenError(f"it is to be deleted before its time, {stored.delete_after}: {command}")
-        if command.snapshot_id in key.in_use(at, self.policy.retention.grace_seconds):
+        reading = key.in_use(at, self.policy.retention.grace_seconds)
+        if command.snapshot_id in reading and command.snapshot_id not in self.wanted_gone:
             raise LawBrokenError(f"what a container is being restored from is to be deleted: {command}")
         if any(command.snapshot_id == other.snapshot_id for other in self.deletes.values()):
             raise LawBrokenError(f"two are to delete one snapshot at once: {command}")

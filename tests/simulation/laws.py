@@ -278,6 +278,7 @@ class Laws:
         self.log: list[Event] = []
         self.of_key: dict[CheckpointKey, list[Told]] = {}
         self.lost: dict[str, bool] = {}
+        self.keeping.lost = self.lost
         self.facts: dict[str, NodeFacts] = {}
         self.issued: dict[str, CommandIssued] = {}
         self.finished: set[str] = set()

@@ -9,7 +9,7 @@ import pytest
 from support.world import BROKEN, CORRUPT, KEY, NOON, World, types
 
 from controlplane.domain import Keep, Policy, Retention, SnapshotAsked, SnapshotStatus
-from controlplane.domain.retention import expiries
+from controlplane.domain.retention import expiries, in_use
 from woodfrog.protocol.commands import DeleteCommand
 from woodfrog.protocol.events import CommandFinished, CommandIssued, Outcome, SnapshotDeleted, SnapshotExpired
 from woodfrog.protocol.failures import Failure
@@ -385,3 +385,18 @@ def test_expiry_is_by_the_time_that_is_given_and_no_clock() -> None:
     assert expiries(world.key, retention, keep, at) == []
     assert [e.snapshot.snapshot_id for e in expiries(world.key, retention, keep, at + timedelta(seconds=1))] == ["s1"]
     assert world.key.snapshots["s1"].status is SnapshotStatus.VALID
+
+
+def test_what_is_not_in_use_any_more_does_not_come_into_use_again_however_many_starts_follow() -> None:
+    world = running(Policy())
+    world.snapshot(1, "s1")
+    world.ended(1)
+    world.ask("c2")
+    world.ask("c3", "b")
+    assert in_use(world.key, world.now, 600.0) == {"s1"}
+    world.ended(3)
+    world.wish("invalidate", "s1")
+    world.later(601.0)
+    assert in_use(world.key, world.now, 600.0) == set()
+    world.ask("c4", "b")
+    assert in_use(world.key, world.now, 600.0) == set()
