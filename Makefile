@@ -12,7 +12,7 @@ help:
 	@echo "make retest  what failed in make test, once more"
 	@echo "make e2e     install on the cluster that KUBECONFIG names, and kill what can be killed there"
 	@echo "make faults  the tests that kill for minutes (retest-faults: what failed there, once more)"
-	@echo "make chaos   a seeded run that kills, fills and loses things, with a report in build/chaos (CHAOS_PLACE=cluster, CHAOS_SECONDS=n, CHAOS_SEED=n, CHAOS_IDS=n)"
+	@echo "make chaos   a seeded run that kills, fills and loses things, with a report in build/chaos (CHAOS_PLACE=cluster, CHAOS_SECONDS=n, CHAOS_SEED=n, CHAOS_IDS=n, CHAOS_HARMS=disk)"
 	@echo "make gpu     the tests on a real NVIDIA GPU; what they find goes into build/gpu/result.json"
 	@echo "make fuzz    a minute of fuzzing for each reader of what another party wrote (FUZZ_SECONDS=n, FUZZ_SEED=n: others)"
 	@echo "make matrix  real programs through start, stop and start on another node; writes docs/reference/compatibility.md (PROGRAMS=\"redis go\": those; PLACE=cluster: as pods)"
@@ -145,8 +145,10 @@ CHAOS_SEED := 1
 CHAOS_IDS := 30
 # Or `cluster`: the one of KUBECONFIG and WOODFROG_E2E_CLUSTER (tests/cluster/README.md), with the images of `make images`.
 CHAOS_PLACE := machine
+# Part of a name, such as `disk`: only these harms are done.
+CHAOS_HARMS :=
 chaos: setup
-	PYTHONPATH=tests CHAOS_PLACE=$(CHAOS_PLACE) CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) CHAOS_IDS=$(CHAOS_IDS) $(bin)/python -m chaos
+	PYTHONPATH=tests CHAOS_PLACE=$(CHAOS_PLACE) CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) CHAOS_IDS=$(CHAOS_IDS) CHAOS_HARMS='$(CHAOS_HARMS)' $(bin)/python -m chaos
 
 vm: setup
 	@tests/vm/run trixie demo every-time

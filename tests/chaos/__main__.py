@@ -1,6 +1,7 @@
 """``make chaos``: a run for CHAOS_SECONDS from CHAOS_SEED, with a report in build/chaos.
 
 CHAOS_PLACE says where: ``machine``, this one, or ``cluster``, the one that KUBECONFIG and WOODFROG_E2E_CLUSTER name. Exit code 1 if a rule was broken. CHAOS_IDS ids take part, and CHAOS_RUNNING of them run at the same time.
+Of all harms those are done whose names contain CHAOS_HARMS, such as ``disk``.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def main() -> int:
             ids=number("CHAOS_IDS", 30),
             running=number("CHAOS_RUNNING", (8 if where == "cluster" else 2) * (os.cpu_count() or 1)),
             lanes=number("CHAOS_LANES", 6 if where == "cluster" else 1),
+            only=os.environ.get("CHAOS_HARMS") or "",
         )
         run.run()
     _BUILD.mkdir(parents=True, exist_ok=True)
@@ -45,6 +47,8 @@ def main() -> int:
         print(f'woodfrog_invariant_violations_total{{rule="{rule}"}} {count}')
     for each in run.violations:
         print(f"{each.rule}: {each.key}: {each.about}")
+    for kind in run.failed:
+        print(f"{kind.what}: {kind.example.code} {kind.times}")
     print(f"seed {run.seed}: {len(run.acts)} acts, {run.events} events, {run.took:.0f} s; {report}")
     return 1 if run.violations else 0
 

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,11 +21,15 @@ from support.stack import until
 
 from controlplane.domain.invariants import Rule, Violation, found_in
 
+from .account import Failed, failures, unfinished
 from .place import Live, Place
 from .programs import PROGRAMS, Program, gap
 
 _RETRIES: Final = 3
 _HARM_SECONDS: Final = 3.0
+_LONGER_HARM_SECONDS: Final = (3.0, 12.0)
+"""Where a dump takes seconds."""
+_SETTLE_SECONDS: Final = 120
 _BETWEEN_HARMS_SECONDS: Final = (5.0, 25.0)
 _OPERATIONS: Final = {"checkpoint": 3, "stop": 4, "crash": 2, "trouble": 2}
 
@@ -73,8 +78,11 @@ class Campaign:
     ids: int
     running: int
     lanes: int = 1
+    only: str = ""
+    """What the name of a harm must contain to be done."""
     acts: list[Act] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
     events: int = 0
     took: float = 0.0
 
@@ -102,8 +110,14 @@ class Campaign:
                 harming.result()
             until(self.place.healthy, 120, saying="everything answers again")
             list(threads.map(self._finish, lanes))
+        with suppress(AssertionError):
+            until(
+                lambda: not unfinished(self.place.log()), _SETTLE_SECONDS, saying="every capture is stored or given up"
+            )
         log = self.place.log()
         self.events = len(log)
+        self.failed = failures(log)
+        self.violations += unfinished(log)
         self.violations += found_in(log)
         self.took = time.monotonic() - self._began
 
@@ -122,14 +136,17 @@ class Campaign:
         chance = random.Random(f"{self.seed}/harm")
         while time.monotonic() - self._began < self.seconds:
             time.sleep(chance.uniform(*_BETWEEN_HARMS_SECONDS))
-            harms = self.place.harms()
+            harms = self._harms()
             name = chance.choice(sorted(harms))
             act = Act(time.monotonic() - self._began, "", "harm", name)
             self.acts.append(act)
             end = harms[name]()
-            time.sleep(_HARM_SECONDS)
+            time.sleep(chance.uniform(*_LONGER_HARM_SECONDS))
             end()
             act.result = f"ended after {time.monotonic() - self._began - act.at:.0f} s"
+
+    def _harms(self) -> dict[str, Callable[[], Callable[[], None]]]:
+        return {name: harm for name, harm in self.place.harms().items() if self.only in name}
 
     def _finish(self, lane: Lane) -> None:
         for one in lane.ids:
@@ -143,7 +160,7 @@ class Campaign:
         """Let one id do one thing, sometimes while something is harmed."""
         chance = lane.chance
         up = [one for one in lane.ids if one.live is not None]
-        harms = self.place.harms()
+        harms = self._harms()
         harm = chance.choice(sorted(harms)) if chance.random() < 0.4 and lane.harms else ""
         fresh = len(up) < lane.running and (not up or chance.random() < 0.5)
         one = chance.choice([one for one in lane.ids if one.live is None] if fresh else up)
@@ -183,18 +200,24 @@ class Campaign:
             return "did not start"
         one.live = live
         first = len(live.record())
-        try:
-            until(lambda: len(live.record()) >= first + 3, 60, saying="it counts")
-        except AssertionError:
-            if not live.runs():
-                return "ended by a harm before it counted"
-            self._broken(Rule.WRONG_DATA, one, "it does not continue")
-        problem = gap(live.record())
-        if problem is not None:
-            self._broken(Rule.WRONG_DATA, one, problem)
+        if not self._counts_on(one, live, first + 3):
+            return "ended by a harm before it counted"
+        missing = gap(live.record())
+        if missing is not None:
+            self._broken(Rule.WRONG_DATA, one, missing)
         said = self._account(one, live, first)
         one.starts.append(said)
         return said
+
+    def _counts_on(self, one: Id, live: Live, lines: int) -> bool:
+        """Wait until a container has counted that far; return whether it did, and was not ended by a harm before."""
+        try:
+            until(lambda: len(live.record()) >= lines, 60, saying="it counts")
+        except AssertionError:
+            if not live.runs():
+                return False
+            self._broken(Rule.WRONG_DATA, one, "it does not continue")
+        return True
 
     def _account(self, one: Id, live: Live, first: int) -> str:
         """Say how a start stands to what is known, and note what it contradicts."""
@@ -222,8 +245,8 @@ class Campaign:
         ended = self.place.stop(live)
         if not ended.captured:
             return f"not captured: {ended.said[-200:]}"
-        self._note_floor(one, floor)
-        return "captured"
+        self._note_floor(one, floor, ended.snapshot_id)
+        return f"captured: {ended.said[-200:]}" if "not stored" in ended.said else "captured"
 
     def _crash(self, one: Id) -> str:
         assert one.live is not None
@@ -235,7 +258,8 @@ class Campaign:
         assert one.live is not None
         floor = len(one.live.record())
         if not self.place.checkpoint(one.name):
-            return "refused or failed"
+            runs = self._counts_on(one, one.live, len(one.live.record()) + 3)
+            return f"refused or failed; it {'continues' if runs else 'was ended by a harm'}"
         self._note_floor(one, floor)
         return "stored"
 
@@ -243,10 +267,10 @@ class Campaign:
         assert one.live is not None
         return self.place.trouble(one.live)
 
-    def _note_floor(self, one: Id, floor: int) -> None:
-        """Remember the snapshot that is stored now, if it can be asked for."""
+    def _note_floor(self, one: Id, floor: int, snapshot_id: str | None = None) -> None:
+        """Remember the snapshot that was named, or that is stored now, if it can be asked for."""
         try:
-            newest = until(lambda: self.place.newest_stored(one.name), 30, saying="it is stored")
+            newest = snapshot_id or until(lambda: self.place.newest_stored(one.name), 30, saying="it is stored")
         except (AssertionError, subprocess.TimeoutExpired, ValueError):
             return
         one.floors.setdefault(newest, floor)

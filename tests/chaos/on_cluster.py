@@ -1,7 +1,7 @@
 """A chaos run on a cluster: pods without an owner, on nodes that can lose their power.
 
 Each start is a pod of its own. What a program has written is read on its node, from the container's root, because an exec session for
-each look would be a trouble of its own. A node's disk is not filled: it may be everybody's.
+each look would be a trouble of its own. Disks are filled if the adapter has small ones for it: a node's own may be everybody's.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from support.kube import BIN, Cluster, CommandFailedError, Object, running, unti
 
 from woodfrog.protocol.events import AnyEvent, Event, KeyEvent
 
+from .disks import WORKER, fill, small_disks
 from .place import Ended, Live, Place
 from .programs import RECORD, VOLUME, Program
 
@@ -32,21 +33,27 @@ _TASKS: Final = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
 _WORKER: Final = "python.* -m nodeworker$"
 _PARTS: Final = ("controlplane", "nats")
 _UNREACHABLE: Final = (CommandFailedError, subprocess.TimeoutExpired, ValueError)
+_OTHERS: Final = "find . -mindepth 1 -maxdepth 1 ! -name .away -exec"
+_LOSE: Final = f'cd "$0" && mkdir .away && {_OTHERS} mv -t .away {{}} +; true'
+_FIND: Final = (
+    f'cd "$0" && {_OTHERS} rm -rf {{}} +; for each in $(ls -A .away); do mv -T ".away/$each" "$each"; done; rmdir .away'
+)
 
 
 class OnCluster:
     """The cluster with Woodfrog installed."""
 
-    def __init__(self, cluster: Cluster, woodfrog: Installation) -> None:
+    def __init__(self, cluster: Cluster, woodfrog: Installation, store: str, *, fills: bool) -> None:
+        """``store`` is the folder that all nodes share, or empty; ``fills`` says whether it and the workers' have small disks."""
         self._cluster = cluster
         self._woodfrog = woodfrog
+        self._store = store
+        self._fills = fills
         self._nodes = cluster.nodes()
         self._numbers = itertools.count(1)
         self._run = f"{int(time.time()):x}"
         """Makes ids that no earlier run on this cluster had."""
         self._chance = random.Random(1)  # which node is harmed; the run's own seed decides everything else
-        store = yaml.safe_load(cluster.adapt("values")).get("store", {})
-        self._store = str(store.get("hostPath", {}).get("path", "")) if store.get("type") == "hostPath" else ""
 
     def start(self, name: str, program: Program) -> Live:
         self._cluster.kubectl("delete", "pods", "-l", f"chaos={name}", "--wait=true", seconds=180)
@@ -70,8 +77,8 @@ class OnCluster:
             until(lambda: live.pod not in self._pods(live.name), 180, f"{live.pod} is gone")
             made = until(lambda: self._dumped(live.name, before), 30, "its final snapshot is recorded")
         except (AssertionError, *_UNREACHABLE) as problem:  # such as a pod whose node had lost its power
-            return Ended(False, str(problem))
-        return Ended(made["status"] == "valid", str(made))
+            return self._waiting(live.name, before) or Ended(False, str(problem))
+        return Ended(made["status"] == "valid", str(made), made["snapshot_id"])
 
     def crash(self, live: Live) -> None:
         """Kill it, unless a node that lost its power has done so."""
@@ -101,7 +108,13 @@ class OnCluster:
             "take a node's power": self._kill_node,
             **{f"kill {part}": lambda part=part: self._kill(part) for part in _PARTS},
         }
-        return {**found, "lose the store": self._lose} if self._store else found
+        if self._fills:
+            found["fill a node's disk"] = lambda: fill(self._cluster, self._node(), WORKER)
+        if self._store:
+            found["lose the store"] = self._lose
+        if self._store and self._fills:
+            found["fill the store's disk"] = lambda: fill(self._cluster, self._nodes[0], self._store)
+        return found
 
     def trouble(self, live: Live) -> str:
         assert isinstance(live, _Pod)
@@ -157,6 +170,13 @@ class OnCluster:
         rows = [row for row in self._snapshots(name) if row["snapshot_id"] not in before]
         return rows[-1] if rows and rows[-1]["status"] in {"valid", "failed"} else None
 
+    def _waiting(self, name: str, before: set[str]) -> Ended | None:
+        """What a stop came to whose capture waits on its node, which can be seen."""
+        rows = [row for row in self._snapshots(name) if row["snapshot_id"] not in before]
+        if not rows or rows[-1]["status"] != "captured":
+            return None
+        return Ended(True, f"not stored {rows[-1]['not_stored'] or 'yet'}", rows[-1]["snapshot_id"])
+
     def _started(self, name: str, container: str) -> Any:
         for row in self._woodfrog.ask("history", self._id(name)):
             data = row["data"]
@@ -197,14 +217,10 @@ class OnCluster:
         return end
 
     def _lose(self) -> Callable[[], None]:
-        away = f"{self._store}-away"
-        self._cluster.on(
-            self._nodes[0], "sh", "-c", f"mkdir -p {away} && mv {self._store}/* {self._store}/.[!.]* {away}/; true"
-        )
-        back = f"find {self._store} -mindepth 1 -delete; mv {away}/* {away}/.[!.]* {self._store}/; rmdir {away}; true"
+        self._cluster.on(self._nodes[0], "sh", "-c", _LOSE, self._store)
 
         def end() -> None:
-            self._cluster.on(self._nodes[0], "sh", "-c", back)
+            self._cluster.on(self._nodes[0], "sh", "-c", _FIND, self._store)
 
         return end
 
@@ -264,8 +280,10 @@ def _ended(pod: Object) -> list[Object]:
 def cluster() -> Iterator[Place]:
     """Woodfrog on the cluster of ``KUBECONFIG`` and ``WOODFROG_E2E_CLUSTER``, removed at the end."""
     found = Cluster()
-    with installed(found) as woodfrog:
-        place = OnCluster(found, woodfrog)
+    values = yaml.safe_load(found.adapt("values")).get("store", {})
+    store = str(values["hostPath"]["path"]) if values.get("type") == "hostPath" else ""
+    with small_disks(found, store) as fills, installed(found) as woodfrog:
+        place = OnCluster(found, woodfrog, store, fills=fills)
         try:
             yield place
         finally:

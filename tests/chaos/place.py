@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -33,6 +34,8 @@ class Ended(NamedTuple):
 
     captured: bool
     said: str
+    snapshot_id: str | None = None
+    """As what it was captured, if that was said."""
 
 
 class Live(Protocol):
@@ -105,7 +108,8 @@ class OneMachine:
     def stop(self, live: Live) -> Ended:
         assert isinstance(live, _Lines)
         _, _, said = live.run.stop(120)
-        return Ended("captured as" in said, said.strip())
+        captured = re.search(r"captured as ([\w-]+)", said)
+        return Ended(captured is not None, said.strip(), captured and captured[1])
 
     def crash(self, live: Live) -> None:
         assert isinstance(live, _Lines)

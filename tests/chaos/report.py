@@ -28,6 +28,10 @@ def render(run: Campaign) -> str:
         for rule, count in run.counts.items()
     ]
     broken = [_row(escape(each.rule), escape(each.key), escape(each.about)) for each in run.violations]
+    failed = [
+        _row(*map(escape, (each.what, each.example.code, str(each.times), each.example.cause, each.example.advice)))
+        for each in run.failed
+    ]
     ids = [
         _row(
             escape(one.name),
@@ -52,6 +56,8 @@ def render(run: Campaign) -> str:
         "<h2>Invariants</h2>",
         _table(("Rule", "Violations"), rules),
         _table(("Rule", "Id", "What"), broken) if broken else "",
+        "<h2>Failures</h2>",
+        _table(("What", "Code", "Number", "Cause of the first", "Advice"), failed),
         "<h2>Ids</h2>",
         _table(("Id", "Starts", "Last start (open for all)"), ids),
         "<h2>Acts</h2>",
