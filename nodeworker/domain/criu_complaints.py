@@ -143,8 +143,9 @@ RULES: Final = (
     Rule(
         "external-socket",
         ("External socket is used", "Can't dump half of stream unix connection"),
-        "a process is connected to a unix socket outside of the container",
-        "Close connections to the host's sockets (syslog, D-Bus, a container engine) before the checkpoint.",
+        "a process is connected by a unix socket to one that is not part of the snapshot",
+        "Close connections to the host's sockets (syslog, D-Bus, a container engine) and to clients in sessions of `exec` first.",
+        names=r"unix connection\. name: ([^;\s]+)",
     ),
     Rule(
         "file-locks",
@@ -345,9 +346,10 @@ RULES: Final = (
     ),
     Rule(
         "criu-config",
-        ("errno 56", "unknown option", "unrecognized option"),
-        "CRIU does not know an option in its configuration file",
-        "Look for a CRIU configuration file on the node (/etc/criu) that is newer than its CRIU.",
+        ("errno 56", "unknown option", "unrecognized option", "Unsupported configuration file"),
+        "CRIU cannot use a configuration file of the node",
+        "Look into /etc/criu/default.conf and root's ~/.criu/default.conf: CRIU reads both, and may be older than they are.",
+        names=r"(unrecognized option \S+)",
     ),
     Rule(
         "criu-missing",

@@ -36,6 +36,9 @@ PASSING: Final = frozenset(
 )
 """Failures of a dump that may not come back at the next try."""
 
+BY_SESSIONS: Final = frozenset({"criu-failed", "external-socket", "in-flight-connection", "terminal-session", "traced"})
+"""Those that a session of ``exec`` may be the cause of."""
+
 _ENDED: Final = frozenset({"container-gone", "not-running", "ended-waiting", "container-unknown"})
 """What is said of a container that did not live to see the next try: the cause is what the try before failed for."""
 _FIRST_PAUSE_SECONDS: Final = 0.5

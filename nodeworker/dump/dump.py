@@ -23,8 +23,9 @@ from nodeworker.capture.criu.runc import Runc
 from nodeworker.capture.gpu.cuda import Cuda
 from nodeworker.disk.reservations import Disk
 from nodeworker.disk.snapshot_cache import SnapshotCache
+from nodeworker.domain import dump_retries
 from nodeworker.domain.criu_options import CriuConfig
-from nodeworker.dump import grace_period
+from nodeworker.dump import exec_sessions, grace_period
 from nodeworker.dump.dump_queue import DumpQueue, EarlierDumpError, GoneError
 from nodeworker.dump.frozen_capture import FrozenCapture
 from nodeworker.dump.preflight import Preflight
@@ -74,6 +75,7 @@ class Dumper:
         self._settings = settings
         self._journal = journal
         self._bus = bus
+        self._runc = runc
         self._uploader = uploader
         self._frozen = FrozenCapture(settings, journal, runc, cuda)
         self.preflight = Preflight(settings, runc, cuda, copies, uploader.unstored, disk, criu_config)
@@ -295,12 +297,18 @@ class Dumper:
                 tries.record = record
                 if (pause := tries.pause_seconds(failure)) is not None:
                     await asyncio.to_thread(self._uploader.clear, record)
+                    tries.record = await asyncio.to_thread(self._without_sessions, record, container, failure)
                     raise TryAgainError(pause) from problem
                 failure = tries.failure or failure
             await asyncio.to_thread(self._uploader.fail, record, stage, failure)
             raise FailureError(failure) from problem
         self._uploader.store(record, rehearse=True)
         return record.snapshot_id
+
+    def _without_sessions(self, record: DumpRecord, container: ContainerRecord, failure: Failure) -> DumpRecord:
+        """End the sessions in a container that is to end, if its dump may have failed because of one."""
+        ended = exec_sessions.end(self._runc, container) if failure.code in dump_retries.BY_SESSIONS else ()
+        return msgspec.structs.replace(record, warnings=(*record.warnings, *ended))
 
     def _announce(self, record: DumpRecord) -> None:
         self._journal.save_dump(record, reports.dump_started(self._settings.node, record))

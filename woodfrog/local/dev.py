@@ -30,6 +30,7 @@ from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import NodeName
 from woodfrog.service.backoff import Backoff
 from woodfrog.service.lifecycle import until_signalled
+from woodfrog.service.printable import printable
 
 CLUSTER = "local"
 NAMESPACE = "default"
@@ -38,6 +39,7 @@ _STOP_SECONDS = 30.0
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 _SETTLED_SECONDS = 10.0
+_LAST_BYTES = 16 << 10
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -45,6 +47,14 @@ _libc = ctypes.CDLL(None)
 def _end_with_parent() -> None:
     """Ask the kernel to end this child when ``woodfrog dev`` itself is killed (prctl(2))."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """A line of a part's log."""
+
+    event: str
+    level: str
+    error: str = ""
 
 
 class Part:
@@ -72,8 +82,16 @@ class Part:
             code = await self._live()
             if time.monotonic() - began > _SETTLED_SECONDS:
                 backoff.reset()
-            _say(f"{self.name} ended with {code}; it is started again (its log: {self._log})")
+            _say(f"{self.name} ended with {code}{self._last_words()}; it is started again (its log: {self._log})")
             await backoff.sleep()
+
+    def _last_words(self) -> str:
+        """Return why it ended, if the last line of its log says so."""
+        with suppress(OSError, IndexError, msgspec.DecodeError), self._log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
+            line = msgspec.json.decode(log.read().splitlines()[-1], type=_Line)
+            return f": {printable(line.error or line.event)}" if line.level == "error" else ""
+        return ""
 
     async def _live(self) -> int:
         with self._log.open("ab") as log:

@@ -78,8 +78,12 @@ def explain(log_path: Path | None, stderr: str, criu: Path | None = None) -> Fai
     failure = criu_failures.explain("" if log_path is None else _end_of(log_path), stderr)
     if failure.code == criu_complaints.CRASHED:
         number = None
-        with suppress(FailureError):
+        try:
             number = version(criu) if criu is not None else None
+        except FailureError as problem:  # it ends before it does anything, and may say why
+            said = criu_failures.explain("", problem.failure.detail)
+            if said.code != criu_complaints.UNKNOWN.code:
+                return said
         return criu_failures.crashed(failure, number, _kernel_line_of_a_crash())
     if failure.code == criu_complaints.UNKNOWN.code and log_path is not None:
         with suppress(OSError):
@@ -202,7 +206,7 @@ def refuse_adopted(pids: Collection[int], first: int) -> None:
         if pid == first or parent == 0 or parent in pids:
             continue
         rules = status_fields(parent).get("NSpid", "").split()[-1:] == ["1"]
-        if rules and _pid_namespace(parent) == _pid_namespace(pid) is not None:
+        if rules and pid_namespace(parent) == pid_namespace(pid) is not None:
             name = status_fields(pid).get("Name", "?")
             raise FailureError(
                 Failure(
@@ -213,7 +217,8 @@ def refuse_adopted(pids: Collection[int], first: int) -> None:
             )
 
 
-def _pid_namespace(pid: int) -> str | None:
+def pid_namespace(pid: int) -> str | None:
+    """Return what names the PID namespace of a process, or ``None`` if it has ended."""
     with suppress(OSError):
         return str(Path(f"/proc/{pid}/ns/pid").readlink())
     return None

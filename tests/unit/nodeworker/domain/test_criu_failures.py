@@ -104,6 +104,25 @@ def test_a_warning_is_no_cause() -> None:
     assert "io_uring" not in failure.detail
 
 
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("criu: unrecognized option '--nonsense'", "configuration file of the node: unrecognized option '--nonsense'"),
+        ("Error (criu/config.c:183): Unsupported configuration file format", "configuration file of the node"),
+        ("nothing that helps", "CRIU crashed: it ended without an answer"),
+    ],
+)
+def test_a_criu_that_ends_while_it_reads_the_nodes_configuration_has_not_crashed(
+    tmp_path: Path, said: str, cause: str
+) -> None:
+    tool = tmp_path / "criu"
+    tool.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 1\n')
+    tool.chmod(0o755)
+    failure = criu.explain(None, "CRIU version check failed: read criu-xprt-cln: connection reset by peer", tool)
+    assert failure.cause.endswith(cause)
+    assert failure.code == ("criu-crashed" if "crashed" in cause else "criu-config")
+
+
 def test_what_runc_wrote_counts_where_criu_wrote_no_log(tmp_path: Path) -> None:
     failure = criu.explain(tmp_path / "no.log", 'criu failed: type NOTIFY errno 56\nlog file: "x"\n')
     assert failure.code == "criu-config"
