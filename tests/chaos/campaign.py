@@ -29,6 +29,8 @@ _RETRIES: Final = 3
 _HARM_SECONDS: Final = 3.0
 _LONGER_HARM_SECONDS: Final = (3.0, 12.0)
 """Where a dump takes seconds."""
+_FULL_SECONDS: Final = (15.0, 40.0)
+"""A disk is full until somebody has noticed."""
 _SETTLE_SECONDS: Final = 120
 _BETWEEN_HARMS_SECONDS: Final = (5.0, 25.0)
 _OPERATIONS: Final = {"checkpoint": 3, "stop": 4, "crash": 2, "trouble": 2}
@@ -141,7 +143,7 @@ class Campaign:
             act = Act(time.monotonic() - self._began, "", "harm", name)
             self.acts.append(act)
             end = harms[name]()
-            time.sleep(chance.uniform(*_LONGER_HARM_SECONDS))
+            time.sleep(chance.uniform(*(_FULL_SECONDS if "disk" in name else _LONGER_HARM_SECONDS)))
             end()
             act.result = f"ended after {time.monotonic() - self._began - act.at:.0f} s"
 

@@ -18,7 +18,7 @@ WORKER: Final = "/var/lib/woodfrog"
 """Where a worker has its journal, its captures and what it fetches (``nodeworker/host/paths.py``)."""
 _WORKER_SIZE: Final = "1G"
 _STORE_SIZE: Final = "3G"
-_LEFT_KIB: Final = 256
+_LEFT_KIB: Final = 64
 _LONGEST_SECONDS: Final = 120
 _FILL: Final = f"""
 cd "$0" && exec 3>ballast || exit 1
