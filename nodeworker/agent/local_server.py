@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from nodeworker.errors import failure_of
 from woodfrog.protocol import wire
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import ContainerId
@@ -145,8 +146,7 @@ class LocalServer:
                 return await self._answer(ask)
         except Exception as problem:  # noqa: BLE001 -- the runtime must get an answer whatever went wrong
             await _log.aexception("a local request failed", ask=type(ask).__name__)
-            advice = "This is a fault in the worker; its log has the details."
-            return Refused(Failure("internal", f"the worker failed on {type(ask).__name__}: {problem!r}", advice))
+            return Refused(failure_of(problem, f"on {type(ask).__name__}"))
 
 
 def _malformed(problem: wire.MalformedMessageError) -> Refused:

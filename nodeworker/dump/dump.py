@@ -8,8 +8,9 @@ not lose is in the journal before it is taken, so a worker's next life thaws wha
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Coroutine
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -41,6 +42,7 @@ from woodfrog.service import logs, tracing
 
 _log = structlog.get_logger(component="dump")
 _ANNOUNCE_SECONDS: Final = 1.0
+_RECORD_AGAIN_SECONDS: Final = 1.0
 
 
 class NotBegunError(FailureError):
@@ -84,6 +86,8 @@ class Dumper:
         self._dumps: set[asyncio.Task[SnapshotId]] = set()
         self._not_begun: set[asyncio.Task[SnapshotId]] = set()
         """Of commands."""
+        self._unrecorded: set[asyncio.Task[None]] = set()
+        """The ends of dumps for which the journal has no room yet; the next life records those that are left."""
 
     def is_dumping(self, container_id: ContainerId) -> bool:
         """Say whether a dump of the container is being captured."""
@@ -109,6 +113,8 @@ class Dumper:
             task.cancel()
         if self._dumps:
             await asyncio.wait(self._dumps)
+        for later in self._unrecorded:
+            later.cancel()
 
     def forget(self, container_id: ContainerId) -> None:
         """Let the dumps of a container that is gone wait no longer."""
@@ -300,10 +306,28 @@ class Dumper:
                     tries.record = await asyncio.to_thread(self._without_sessions, record, container, failure)
                     raise TryAgainError(pause) from problem
                 failure = tries.failure or failure
-            await asyncio.to_thread(self._uploader.fail, record, stage, failure)
+            await self._fail(record, stage, failure)
             raise FailureError(failure) from problem
         self._uploader.store(record, rehearse=True)
         return record.snapshot_id
+
+    async def _fail(self, record: DumpRecord, stage: DumpStage, failure: Failure) -> None:
+        """Record how a dump ended: on a full disk as soon as there is room to, which nobody waits for."""
+        try:
+            await asyncio.to_thread(self._uploader.fail, record, stage, failure)
+        except sqlite3.Error as problem:
+            _log.warning("the end of a dump is not recorded yet", snapshot_id=record.snapshot_id, error=str(problem))
+            later = asyncio.create_task(self._fail_later(record, stage, failure))
+            self._unrecorded.add(later)
+            later.add_done_callback(self._unrecorded.discard)
+
+    async def _fail_later(self, record: DumpRecord, stage: DumpStage, failure: Failure) -> None:
+        told = self._uploader.failed(record, stage, failure)
+        while True:
+            await asyncio.sleep(_RECORD_AGAIN_SECONDS)
+            with suppress(sqlite3.Error):
+                await asyncio.to_thread(self._journal.finish_dump, record, failure, told)
+                return
 
     def _without_sessions(self, record: DumpRecord, container: ContainerRecord, failure: Failure) -> DumpRecord:
         """End the sessions in a container that is to end, if its dump may have failed because of one."""

@@ -109,9 +109,10 @@ class SnapshotUploader:
             self._journal.finish_dump(record, failure, reports.dump_failed(self._settings.node, record, stage, failure))
 
     def clear(self, record: DumpRecord) -> None:
-        """Remove what a try of a final dump left; another one follows."""
+        """Remove what a try of a final dump left; another one follows, also if there is no room to note that the container runs."""
         self._remove_spool(record)
-        self._journal.note_thawed(record.container_id)
+        with suppress(sqlite3.Error):
+            self._journal.note_thawed(record.container_id)
 
     def _remove_spool(self, record: DumpRecord) -> None:
         spool = Spool(self._settings.spool / record.snapshot_id)

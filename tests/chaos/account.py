@@ -10,6 +10,7 @@ from controlplane.domain.invariants import Rule, Violation
 from woodfrog.protocol.events import (
     AnyEvent,
     DumpFailed,
+    DumpStarted,
     RestoreFailed,
     SnapshotCaptured,
     SnapshotStored,
@@ -48,11 +49,11 @@ def failures(log: Log) -> list[Failed]:
 
 
 def unfinished(log: Log) -> list[Violation]:
-    """Return the captures that were neither stored nor given up: each is lost, if it does not wait any more, or stuck."""
-    waiting: dict[SnapshotId, SnapshotCaptured] = {}
+    """Return the dumps that were neither stored nor given up: each is lost, if it does not wait any more, or stuck."""
+    waiting: dict[SnapshotId, DumpStarted | SnapshotCaptured] = {}
     for event, _ in log:
         match event:
-            case SnapshotCaptured():
+            case DumpStarted() | SnapshotCaptured():
                 waiting[event.snapshot_id] = event
             case SnapshotStored() | DumpFailed():
                 waiting.pop(event.snapshot_id, None)

@@ -25,7 +25,9 @@ from .account import Failed, failures, unfinished
 from .place import Live, Place
 from .programs import PROGRAMS, Program, gap
 
-_RETRIES: Final = 3
+_TRIES: Final = 4
+_BETWEEN_TRIES_SECONDS: Final = 15.0
+"""A start may be refused while a disk is full, and whoever wants the container asks again."""
 _HARM_SECONDS: Final = 3.0
 _LONGER_HARM_SECONDS: Final = (3.0, 12.0)
 """Where a dump takes seconds."""
@@ -191,7 +193,9 @@ class Campaign:
 
     def _start(self, one: Id, harm: str) -> str:
         live = None
-        for _ in range(_RETRIES):
+        for number in range(_TRIES):
+            if number:
+                time.sleep(_BETWEEN_TRIES_SECONDS)
             try:
                 live = self.place.start(one.name, one.program)
                 break

@@ -7,6 +7,7 @@ each look would be a trouble of its own. Disks are filled if the adapter has sma
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import subprocess
 import sys
@@ -33,6 +34,7 @@ _TASKS: Final = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
 _WORKER: Final = "python.* -m nodeworker$"
 _PARTS: Final = ("controlplane", "nats")
 _UNREACHABLE: Final = (CommandFailedError, subprocess.TimeoutExpired, ValueError)
+_DUMPED_WHILE_FULL: Final = 2
 _OTHERS: Final = "find . -mindepth 1 -maxdepth 1 ! -name .away -exec"
 _LOSE: Final = f'cd "$0" && mkdir .away && {_OTHERS} mv -t .away {{}} +; true'
 _FIND: Final = (
@@ -109,11 +111,11 @@ class OnCluster:
             **{f"kill {part}": lambda part=part: self._kill(part) for part in _PARTS},
         }
         if self._fills:
-            found["fill a node's disk"] = lambda: fill(self._cluster, self._node(), WORKER)
+            found["fill a node's disk"] = lambda: self._fill(self._node(), WORKER)
         if self._store:
             found["lose the store"] = self._lose
         if self._store and self._fills:
-            found["fill the store's disk"] = lambda: fill(self._cluster, self._nodes[0], self._store)
+            found["fill the store's disk"] = lambda: self._fill(self._node(), self._store)
         return found
 
     def trouble(self, live: Live) -> str:
@@ -214,6 +216,16 @@ class OnCluster:
             self._cluster.adapt("start", node)
             until(self.healthy, 180, f"{node} is back")
 
+        return end
+
+    def _fill(self, node: str, folder: str) -> Callable[[], None]:
+        """Fill a disk, and have something on that node dumped that does not fit there."""
+        end = fill(self._cluster, node, folder)
+        here = [pod for pod in running(self._cluster.list("pods", "chaos")) if pod["spec"]["nodeName"] == node]
+        for pod in here[:_DUMPED_WHILE_FULL]:
+            words = [BIN / "woodfrog", "checkpoint", self._id(pod["metadata"]["labels"]["chaos"])]
+            path = {"PATH": f"{BIN}:{os.environ['PATH']}"}
+            subprocess.Popen(words, env={**os.environ, **path}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return end
 
     def _lose(self) -> Callable[[], None]:
