@@ -68,7 +68,7 @@ class OnCluster:
         )
         assert running(found), f"{pod} ended: {found[0]['status']}"
         container = str(found[0]["status"]["containerStatuses"][0]["containerID"]).split("//")[1]
-        started = until(lambda: self._started(name, container), 60, f"the start of {pod} is recorded")
+        started = until(lambda: self._started(name, container), 60, f"the start of {pod} is recorded", 1.0)
         return _Pod(self._cluster, name, found[0], container, started.get("restored_from"))
 
     def stop(self, live: Live) -> Ended:
@@ -77,7 +77,7 @@ class OnCluster:
         try:
             self._cluster.delete("pod", live.pod)
             until(lambda: live.pod not in self._pods(live.name), 180, f"{live.pod} is gone")
-            made = until(lambda: self._dumped(live.name, before), 30, "its final snapshot is recorded")
+            made = until(lambda: self._dumped(live.name, before), 30, "its final snapshot is recorded", 1.0)
         except (AssertionError, *_UNREACHABLE) as problem:  # such as a pod whose node had lost its power
             return self._waiting(live.name, before) or Ended(False, str(problem))
         return Ended(made["status"] == "valid", str(made), made["snapshot_id"])
