@@ -322,7 +322,7 @@ class Dumper:
             later.add_done_callback(self._unrecorded.discard)
 
     async def _fail_later(self, record: DumpRecord, stage: DumpStage, failure: Failure) -> None:
-        told = self._uploader.failed(record, stage, failure)
+        told = reports.dump_failed(self._settings.node, record, stage, failure)
         while True:
             await asyncio.sleep(_RECORD_AGAIN_SECONDS)
             with suppress(sqlite3.Error):

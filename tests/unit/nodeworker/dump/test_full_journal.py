@@ -45,10 +45,9 @@ async def test_the_end_of_a_dump_is_recorded_once_there_is_room(monkeypatch: pyt
     journal = Full(writes)
     inside: Any = Dumper.__new__(Dumper)
     inside._journal, inside._unrecorded = journal, set()
-    inside._uploader = SimpleNamespace(
-        fail=lambda record, stage, failure: journal.finish_dump(record, failure, stage),
-        failed=lambda _record, stage, _failure: stage,
-    )
+    inside._settings = SimpleNamespace(node="a")
+    inside._uploader = SimpleNamespace(fail=lambda record, stage, failure: journal.finish_dump(record, failure, stage))
+    monkeypatch.setattr(dump.reports, "dump_failed", lambda _node, _record, stage, _failure: stage)
     await inside._fail(RECORD, DumpStage.CAPTURE, FULL)
     await asyncio.gather(*inside._unrecorded)
     assert journal.recorded == [(RECORD, FULL, DumpStage.CAPTURE)]
