@@ -342,7 +342,7 @@ RULES: Final = (
         ("Can't open file",),
         "a file that a process has open or mapped is not there or cannot be reached",
         "Keep open files on the image, the container's own file system or its volumes, and the volumes mounted.",
-        names=r"Can.t open file (.+?) on restore",
+        names=r"Can.t open file (.+?)(?: on restore)?: ",
     ),
     Rule(
         "criu-config",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import textwrap
 from pathlib import Path
@@ -22,7 +21,6 @@ COUNT = textwrap.dedent("""
             print(count, file=file)
         time.sleep(0.05)
 """)
-LISTENS = "import socket\nlistener = socket.create_server(('127.0.0.1', {port}))\n"
 HOLDS = "import os\nheld = os.open('/v/{name}', os.O_RDWR | os.O_APPEND)\n"
 COMMAND = (sys.executable, "-c")
 
@@ -54,16 +52,6 @@ def goes_on(run: Run, counted: int) -> None:
     assert lines == [str(number) for number in range(1, len(lines) + 1)]
     os.kill(run.init_pid(), 9)
     run.wait()
-
-
-def test_a_port_that_was_taken_and_is_free_again_does_not_bar_the_snapshot(stack: Stack) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
-    counted = left(stack, "port", LISTENS.format(port=port))
-    with socket.create_server(("127.0.0.1", port)):
-        code, _ = refused(stack, "port")
-    assert code == "address-taken"
-    goes_on(stack.run("port", "true"), counted)
 
 
 @pytest.mark.parametrize("kind", ["file", "fifo"])

@@ -73,6 +73,7 @@ def test_a_complaint_is_turned_into_a_code_with_advice(line: str, code: str) -> 
     [
         ("File usr/bin/python3 has bad size 7 (expect 8)", ": usr/bin/python3 has bad size 7 (expect 8)"),
         ("Can't open file vol/x on restore: No such file or directory", ": vol/x"),
+        ("Can't open file v/fifo: No such file or directory", ": v/fifo"),
         ("Can't lookup mount=98 for fd=3 path=/q27", ": fd=3 /q27"),
         ("Can't dump ghost file /var/tmp/#56 of 629149696 size, increase limit", ": /var/tmp/#56 629149696"),
         ("mnt: No mapping for 612:/data mountpoint", ": /data"),
