@@ -82,7 +82,8 @@ class Part:
             code = await self._live()
             if time.monotonic() - began > _SETTLED_SECONDS:
                 backoff.reset()
-            _say(f"{self.name} ended with {code}{self._last_words()}; it is started again (its log: {self._log})")
+            why = await asyncio.to_thread(self._last_words)
+            _say(f"{self.name} ended with {code}{why}; it is started again (its log: {self._log})")
             await backoff.sleep()
 
     def _last_words(self) -> str:
