@@ -251,7 +251,9 @@ def line(log: Log, number: int) -> set[str]:
         for event, _ in log:
             if isinstance(event, RestoreChosen | ColdStartChosen | RestoreFailed) and event.incarnation == number:
                 chosen = event.snapshot_id if isinstance(event, RestoreChosen) else None
-        if chosen is None:
+        if (
+            chosen is None or chosen in found
+        ):  # a start may be reported to have dumped before it is answered, and then resume from that
             break
         found.add(chosen)
         number = next(event.incarnation for event, _ in log if names(event, chosen))
