@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from support.kubeapi import Request, serving, status
 
@@ -123,31 +124,32 @@ async def test_uninstalling_takes_the_labels_away_before_the_workers_end(monkeyp
     done: list[str] = []
 
     class Api:
-        async def list_node(self, label_selector: str = "", **_: Any) -> Any:
-            labelled = label_selector == "woodfrog.io/ready" and "unlabel" not in " ".join(done)
-            names = ["a", "b"] if labelled or not label_selector else []
-            ready = SimpleNamespace(conditions=[SimpleNamespace(type="Ready", status="True")])
-            return SimpleNamespace(
-                items=[SimpleNamespace(metadata=SimpleNamespace(name=name), status=ready) for name in names]
-            )
-
-        async def patch_node(self, name: str, patch: Any, **_: Any) -> None:
-            assert patch == {"metadata": {"labels": {"woodfrog.io/ready": None}}}
-            done.append(f"unlabel {name}")
-
-        async def delete_namespaced_daemon_set(self, name: str, *_: Any, **__: Any) -> None:
-            done.append(f"delete {name}")
-
-        async def list_namespaced_pod(self, *_: Any, **__: Any) -> Any:
-            return SimpleNamespace(items=[])
+        async def ask(self, method: str, path: str, answer: type[Any], body: Any = None, /, **query: str) -> Any:
+            match method, path:
+                case "PATCH", _:
+                    assert body == {"metadata": {"labels": {"woodfrog.io/ready": None}}}
+                    done.append(f"unlabel {path.removeprefix('/api/v1/nodes/')}")
+                    return {}
+                case "DELETE", _:
+                    done.append(f"delete {path.removeprefix('/apis/apps/v1/namespaces/n/daemonsets/')}")
+                    return {}
+                case "GET", "/api/v1/nodes":
+                    assert query in ({}, {"labelSelector": "woodfrog.io/ready"})
+                    names = ["a", "b"] if not query or not done else []
+                    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+                    return msgspec.convert(
+                        {"items": [{"metadata": {"name": name}, "status": ready} for name in names]}, answer
+                    )
+                case "GET", "/api/v1/namespaces/n/pods":
+                    return msgspec.convert({"items": []}, answer)
+                case _:
+                    raise AssertionError((method, path))
 
     @asynccontextmanager
-    async def api() -> AsyncIterator[None]:
-        yield None
+    async def api() -> AsyncIterator[Api]:
+        yield Api()
 
-    monkeypatch.setattr(helm_hooks, "_api", api)
-    monkeypatch.setattr(helm_hooks.client, "CoreV1Api", lambda _: Api())
-    monkeypatch.setattr(helm_hooks.client, "AppsV1Api", lambda _: Api())
+    monkeypatch.setattr(helm_hooks, "kubernetes", api)
     asked = SimpleNamespace(namespace="n", selector="s", daemonset="workers", limit_seconds=5.0, tolerate_failed=False)
     assert await helm_hooks._stop_nodes(asked) == 0  # type: ignore[arg-type]
     assert done == ["unlabel a", "unlabel b", "delete workers"]
