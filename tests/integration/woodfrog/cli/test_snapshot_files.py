@@ -196,7 +196,7 @@ def test_processes_are_listed_with_their_memory() -> None:
     }
     memory = {"bytes_before": 0, "bytes_after": 0, "bytes_not_in_before": 0}
     lines = list(snapshot_diff.sentences({"processes": added, "memory": memory}))
-    assert lines[1:3] == ["  added: 0 sh, 1 threads, 0 B", "  added: 1 sh, 1 threads, 0 B"]
+    assert lines[1:3] == ["  added: 0 sh, 1 thread, 0 B", "  added: 1 sh, 1 thread, 0 B"]
     assert lines[-2] == "  added: 2 more"
     images["pstree.img"] = b"nothing"
     with pytest.raises(MalformedImageError):
