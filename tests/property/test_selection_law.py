@@ -288,7 +288,7 @@ def best(  # noqa: C901 -- a model is believed if it can be read at one go
     if (until is None or now < until) and runs_on(log, number, lost):
         return "wait"
     for snapshot, (origin, _, where) in sorted(order.items(), key=lambda item: item[1], reverse=True):
-        if snapshot in over | tried or (snapshot in written and origin < since):
+        if snapshot in over | tried or origin < since:
             continue
         if snapshot in written:
             return snapshot
