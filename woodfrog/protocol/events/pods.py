@@ -37,7 +37,7 @@ class PodTerminating(AboutPod, frozen=True, tag="pod.terminating"):
     node: NodeName | None = None
     grace_seconds: float = 30.0
     dumps_at_stop: bool = True
-    """Whether its containers are dumped when they are told to stop (annotation ``woodfrog.io/on-stop``)."""
+    """Whether its containers are dumped when they get the stop signal (annotation ``woodfrog.io/on-stop``)."""
 
     def __str__(self) -> str:
         why = f"{self.why}{f' by {self.by}' if self.by else ''}"

@@ -40,7 +40,7 @@ class SnapshotInvalidated(AboutSnapshot, frozen=True, tag="snapshot.invalidated"
 
 
 class SnapshotExpired(AboutSnapshot, frozen=True, tag="snapshot.expired"):
-    """The snapshot shall go, because of ``reason``: it is never chosen again, and deleted from ``delete_after`` on."""
+    """The snapshot expires, because of ``reason``: it is never chosen again, and deleted from ``delete_after`` on."""
 
     reason: str
     delete_after: datetime

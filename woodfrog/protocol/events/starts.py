@@ -96,7 +96,7 @@ class RestoreChosen(AboutKey, frozen=True, tag="incarnation.restore-chosen"):
 
 
 class ColdStartChosen(AboutKey, frozen=True, tag="incarnation.cold-start-chosen"):
-    """The incarnation shall start from its image, because of ``reason``."""
+    """The incarnation is to start from its image, because of ``reason``."""
 
     reason: str
     fresh: bool = False
@@ -159,7 +159,7 @@ class ContainerStarted(AboutKey, frozen=True, tag="container.started"):
 
 
 class ContainerEnded(AboutKey, frozen=True, tag="container.ended"):
-    """The container is gone from its node. ``exit_code`` is unknown where nobody who knew told the worker."""
+    """The container is gone from its node. ``exit_code`` is unknown where nobody who knew reported it to the worker."""
 
     node: NodeName
     container_id: ContainerId
