@@ -106,18 +106,19 @@ class Queries(Responder):
 
 def _filter_problem(request: QueryRequest, only: EventFilter) -> str | None:
     """Say which part of a query with a filter contradicts another, or what its view does not have."""
-    if request.view == "events":
-        if only.since is not None and (problem := time_problem(only.since)) is not None:
-            return f"{problem} - at `$.only.since`"
-        if only.node and (only.namespace or request.key is not None):
-            return "the events of a node belong to no id and no namespace - at `$.only.node`"
-        of_namespace = True
-    else:
-        of_namespace = bool(only.namespace) and only == EventFilter(namespace=only.namespace, cluster=only.cluster)
-        of_namespace &= request.key is None and "namespace" in CONTRACT[request.view].table.c
-    if not of_namespace or request.command_id is not None:
+    if request.command_id is not None or (request.view != "events" and not _names_a_namespace(request, only)):
         return f"rows of the view {request.view} are not filtered so - at `$.only`"
+    if only.since is not None and (problem := time_problem(only.since)) is not None:
+        return f"{problem} - at `$.only.since`"
+    if only.node and (only.namespace or request.key is not None):
+        return "the events of a node belong to no id and no namespace - at `$.only.node`"
     return None
+
+
+def _names_a_namespace(request: QueryRequest, only: EventFilter) -> bool:
+    """Whether the filter names a namespace and nothing else, and the view has one: all that a view can be filtered by."""
+    alone = only == EventFilter(namespace=only.namespace, cluster=only.cluster) and request.key is None
+    return alone and bool(only.namespace) and "namespace" in CONTRACT[request.view].table.c
 
 
 class Pods(Protocol):

@@ -36,13 +36,13 @@ from controlplane.domain.inputs import (
     SnapshotAsked,
     Tick,
 )
-from controlplane.domain.maintenance import expired, upkeep
+from controlplane.domain.maintenance import upkeep
 from controlplane.domain.node_resets import lost_captures
 from controlplane.domain.observations import job_acted, node_seen, pod_seen
 from controlplane.domain.placement import Placement, identified, misplaced, not_here, not_its_own
 from controlplane.domain.quotas import no_new_id
 from controlplane.domain.report_validation import is_duplicate, rejection_reason
-from controlplane.domain.retention import expiries
+from controlplane.domain.retention import expired, expiries
 from controlplane.domain.state import Cold, Incarnation, KeyState, Restore, SnapshotStatus, State, namespace_of
 from controlplane.domain.stores import has_other_store, is_proof
 from controlplane.domain.user_requests import checkpoint, decide_about, demand
@@ -126,7 +126,7 @@ def _report(state: State, report: Report, now: datetime, policy: Policy) -> Deci
             _finish_command(state, event, course)
             keep = policy.retention.of(event.key)
             for expiry in expiries(course.key, policy.retention, keep, now):
-                course.record(expired(event.key, expiry, now, policy.retention))
+                course.record(expired(event.key, expiry, now, policy.retention.grace_seconds))
         case DumpFailed() | SnapshotDeleted():
             _finish_command(state, event, course)
         case RestoreFailed():

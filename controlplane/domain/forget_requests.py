@@ -10,10 +10,10 @@ from datetime import datetime
 
 from controlplane.domain.decision_builder import DecisionBuilder, refuse
 from controlplane.domain.inputs import Decision, ForgetAsked
-from controlplane.domain.retention import latest_valid
+from controlplane.domain.retention import Expiry, expired, latest_valid
 from controlplane.domain.state import State
 from controlplane.domain.under_way import under_way
-from woodfrog.protocol.events import CheckpointForgotten, CommandFinished, Outcome, SnapshotExpired
+from woodfrog.protocol.events import CheckpointForgotten, CommandFinished, Outcome
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import CheckpointKey
 from woodfrog.protocol.requests import Forgetting, Refusal
@@ -48,16 +48,9 @@ def forget(state: State, asked: ForgetAsked, now: datetime) -> Decision:
     course = DecisionBuilder(key, now)
     stored = [snapshot for snapshot in key.snapshots.values() if snapshot.takes_room]
     for snapshot in stored:
-        if snapshot.delete_after is None or snapshot.delete_after > now:
-            course.record(
-                SnapshotExpired(
-                    key=name,
-                    incarnation=snapshot.incarnation,
-                    snapshot_id=snapshot.snapshot_id,
-                    reason=request.because or "the id is to be forgotten",
-                    delete_after=now,
-                )
-            )
+        if not snapshot.is_due(now):
+            expiry = Expiry(snapshot, request.because or "the id is to be forgotten")
+            course.record(expired(name, expiry, now, grace_seconds=0.0))
     if not stored:
         _end_commands(state, course, name)
         course.record(CheckpointForgotten(key=name, incarnation=key.newest, idle_seconds=0.0, reason=request.because))

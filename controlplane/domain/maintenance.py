@@ -14,13 +14,13 @@ from controlplane.domain.drain import to_be_dumped
 from controlplane.domain.id_expiry import forgotten, is_idle, last_expiries
 from controlplane.domain.inputs import Decision, Policy, Tick
 from controlplane.domain.quotas import over_bytes
-from controlplane.domain.retention import Expiry, Retention, expiries
+from controlplane.domain.retention import expired, expiries
 from controlplane.domain.schedule import due_at
 from controlplane.domain.state import KeyState, Snapshot, SnapshotStatus, State
 from controlplane.domain.stores import remover
 from controlplane.domain.user_requests import demand
 from woodfrog.protocol.commands import Command, DeleteCommand, DumpCommand
-from woodfrog.protocol.events import CommandFinished, CommandIssued, Event, Outcome, SnapshotExpired
+from woodfrog.protocol.events import CommandFinished, CommandIssued, Event, Outcome
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import CheckpointKey, CommandId, event_id
 
@@ -50,17 +50,6 @@ def upkeep(state: State, tick: Tick, now: datetime, policy: Policy) -> Decision:
     return Decision(events=tuple(events))
 
 
-def expired(name: CheckpointKey, expiry: Expiry, now: datetime, retention: Retention) -> SnapshotExpired:
-    """Put an expiry into words for the log."""
-    return SnapshotExpired(
-        key=name,
-        incarnation=expiry.snapshot.incarnation,
-        snapshot_id=expiry.snapshot.snapshot_id,
-        reason=expiry.reason,
-        delete_after=now + timedelta(seconds=retention.grace_seconds),
-    )
-
-
 def _share(state: State, turn: int) -> Iterator[tuple[CheckpointKey, KeyState]]:
     shares = -(-len(state.keys) // KEYS_A_TICK) or 1
     first = turn % shares * KEYS_A_TICK
@@ -71,7 +60,7 @@ def _of_idle_key(
     state: State, name: CheckpointKey, key: KeyState, idle_seconds: float, source: str, now: datetime, policy: Policy
 ) -> Iterator[Event]:
     for expiry in last_expiries(key, idle_seconds):
-        yield expired(name, expiry, now, policy.retention)
+        yield expired(name, expiry, now, policy.retention.grace_seconds)
     yield from _deletions(state, name, key, source, now, policy)
     end = forgotten(name, key, state.nodes, idle_seconds, now)
     if end is not None:
@@ -83,7 +72,7 @@ def _of_key(
 ) -> Iterator[Event]:
     retention = policy.retention
     for expiry in expiries(key, retention, retention.of(name), now):
-        yield expired(name, expiry, now, retention)
+        yield expired(name, expiry, now, retention.grace_seconds)
     yield from _deletions(state, name, key, source, now, policy)
     due = due_at(name, key, state.nodes, policy.schedule)
     if due is not None and now >= due and over_bytes(state, name, policy.quotas) is None:

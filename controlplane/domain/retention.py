@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from controlplane.domain.state import Incarnation, KeyState, Restore, Snapshot, SnapshotStatus
+from woodfrog.protocol.events import SnapshotExpired
 from woodfrog.protocol.ids import CheckpointKey, NodeName, SnapshotId
 
 _UNUSABLE = {SnapshotStatus.SUPERSEDED, SnapshotStatus.INVALIDATED}
@@ -62,6 +63,17 @@ class Expiry(msgspec.Struct, frozen=True):
 
     snapshot: Snapshot
     reason: str
+
+
+def expired(name: CheckpointKey, expiry: Expiry, now: datetime, grace_seconds: float) -> SnapshotExpired:
+    """Put an expiry into words for the log; its bytes may be removed after ``grace_seconds``."""
+    return SnapshotExpired(
+        key=name,
+        incarnation=expiry.snapshot.incarnation,
+        snapshot_id=expiry.snapshot.snapshot_id,
+        reason=expiry.reason,
+        delete_after=now + timedelta(seconds=grace_seconds),
+    )
 
 
 def expiries(key: KeyState, retention: Retention, keep: Keep, now: datetime) -> list[Expiry]:

@@ -120,6 +120,10 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         """Whether it is being dumped or stored: what others wait for. One that waits for its store may wait for days."""
         return self.status.in_flight and not self.is_delayed
 
+    def is_due(self, now: datetime) -> bool:
+        """Whether it has expired and its bytes may be removed by now."""
+        return self.status is SnapshotStatus.EXPIRED and self.delete_after is not None and self.delete_after <= now
+
     @property
     def takes_room(self) -> bool:
         """Whether the store holds bytes of it that somebody will have to remove."""

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from controlplane.domain.decision_builder import refuse
 from controlplane.domain.inputs import CheckpointAsked, Decision, Policy, SnapshotAsked
 from controlplane.domain.quotas import over_bytes
-from controlplane.domain.retention import in_use, latest_valid
+from controlplane.domain.retention import Expiry, expired, in_use, latest_valid
 from controlplane.domain.state import Incarnation, KeyState, Snapshot, SnapshotStatus, State
 from controlplane.domain.store_requests import store_now
 from controlplane.domain.under_way import lost_nodes
@@ -18,7 +18,6 @@ from woodfrog.protocol.commands import CheckCommand, DumpCommand
 from woodfrog.protocol.events import (
     CommandIssued,
     Event,
-    SnapshotExpired,
     SnapshotInvalidated,
     SnapshotPinned,
     SnapshotRetried,
@@ -123,9 +122,7 @@ def _delete(
 ) -> Decision:
     """Have a snapshot deleted at once: without the grace that an expiry by policy gives."""
     wish, status = asked.request, snapshot.status
-    if status is SnapshotStatus.DELETED:
-        return _noted(name, snapshot, None)
-    if status is SnapshotStatus.EXPIRED and snapshot.delete_after is not None and snapshot.delete_after <= now:
+    if status is SnapshotStatus.DELETED or snapshot.is_due(now):
         return _noted(name, snapshot, None)
     if status.in_flight or not snapshot.takes_room:
         return refuse(
@@ -151,17 +148,8 @@ def _delete(
             f"Snapshot {snapshot.snapshot_id} is the latest valid one of {name}: the next start would resume from it",
             "Delete an older one; or use --force, and the next start goes back to the one before, or starts cold.",
         )
-    return _noted(
-        name,
-        snapshot,
-        SnapshotExpired(
-            key=name,
-            incarnation=snapshot.incarnation,
-            snapshot_id=snapshot.snapshot_id,
-            reason=wish.because or "its deletion was requested",
-            delete_after=now,
-        ),
-    )
+    expiry = Expiry(snapshot, wish.because or "its deletion was requested")
+    return _noted(name, snapshot, expired(name, expiry, now, grace_seconds=0.0))
 
 
 def checkpoint(state: State, asked: CheckpointAsked, now: datetime, policy: Policy) -> Decision:

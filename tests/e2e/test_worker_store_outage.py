@@ -54,23 +54,30 @@ def followed(node: Node, name: str, container: Counting) -> None:
     assert successor.has_counted_without_a_gap()
 
 
+@contextmanager
+def store_away(node: Node) -> Iterator[None]:
+    """Have something else be where the node's store is."""
+    store = node.state / "store"
+    elsewhere = store.rename(node.state / "elsewhere")
+    store.write_text("not a directory")
+    yield
+    store.unlink()
+    elsewhere.rename(store)
+
+
 async def test_a_final_capture_outlives_an_outage_of_the_store_and_a_restart_of_the_worker_in_the_middle_of_it(
     node: Node, client: Client
 ) -> None:
     node.start_worker(**SCALED)
     container = await asyncio.to_thread(counting, node, "outlives")
-    store = node.state / "store"
-    store.rename(node.state / "elsewhere")
-    store.write_text("not a directory")
-    await asyncio.to_thread(stopped, [container])
-    await asyncio.sleep(AWAY_SECONDS / 2)
-    await asyncio.to_thread(node.stop_worker)
-    await asyncio.to_thread(node.start_worker, **SCALED)
-    await asyncio.sleep(AWAY_SECONDS / 2)
-    assert await statuses(client, "outlives") == ["captured"]
-    assert len(list((node.state / "spool").iterdir())) == 1
-    store.unlink()
-    (node.state / "elsewhere").rename(store)
+    with store_away(node):
+        await asyncio.to_thread(stopped, [container])
+        await asyncio.sleep(AWAY_SECONDS / 2)
+        await asyncio.to_thread(node.stop_worker)
+        await asyncio.to_thread(node.start_worker, **SCALED)
+        await asyncio.sleep(AWAY_SECONDS / 2)
+        assert await statuses(client, "outlives") == ["captured"]
+        assert len(list((node.state / "spool").iterdir())) == 1
 
     async def valid() -> bool:
         return await statuses(client, "outlives") == ["valid"]
@@ -84,17 +91,13 @@ async def test_what_was_not_stored_of_a_reinstalled_node_is_recorded_as_lost_wit
 ) -> None:
     node.start_worker(**SCALED)
     container = await asyncio.to_thread(counting, node, "reinstalled")
-    store = node.state / "store"
-    store.rename(node.state / "elsewhere")
-    store.write_text("not a directory")
-    await asyncio.to_thread(stopped, [container])
-    await not_stored(client, "reinstalled", "captured")
-    await asyncio.to_thread(node.stop_worker)
-    for file in node.state.glob("journal.sqlite3*"):
-        file.unlink()
-    shutil.rmtree(node.state / "spool")
-    store.unlink()
-    (node.state / "elsewhere").rename(store)
+    with store_away(node):
+        await asyncio.to_thread(stopped, [container])
+        await not_stored(client, "reinstalled", "captured")
+        await asyncio.to_thread(node.stop_worker)
+        for file in node.state.glob("journal.sqlite3*"):
+            file.unlink()
+        shutil.rmtree(node.state / "spool")
     await asyncio.to_thread(node.start_worker, **SCALED)
 
     async def failed() -> bool:
@@ -113,30 +116,27 @@ async def test_what_was_recorded_as_lost_is_stored_and_resumed_from_if_the_disk_
 ) -> None:
     node.start_worker(**SCALED)
     container = await asyncio.to_thread(counting, node, "mounted-late")
-    store, disk = node.state / "store", node.state / "disk"
-    store.rename(node.state / "elsewhere")
-    store.write_text("not a directory")
-    await asyncio.to_thread(stopped, [container])
-    await not_stored(client, "mounted-late", "captured")
-    await asyncio.to_thread(node.stop_worker)
-    disk.mkdir()
-    state = [*node.state.glob("journal.sqlite3*"), node.state / "spool"]
-    for part in state:
-        part.rename(disk / part.name)
-    await asyncio.to_thread(node.start_worker, **SCALED)
+    disk = node.state / "disk"
+    with store_away(node):
+        await asyncio.to_thread(stopped, [container])
+        await not_stored(client, "mounted-late", "captured")
+        await asyncio.to_thread(node.stop_worker)
+        disk.mkdir()
+        state = [*node.state.glob("journal.sqlite3*"), node.state / "spool"]
+        for part in state:
+            part.rename(disk / part.name)
+        await asyncio.to_thread(node.start_worker, **SCALED)
 
-    async def failed() -> bool:
-        return await statuses(client, "mounted-late") == ["failed"]
+        async def failed() -> bool:
+            return await statuses(client, "mounted-late") == ["failed"]
 
-    await eventually(failed, saying="the capture is recorded as lost")
-    await asyncio.to_thread(node.stop_worker)
-    for file in node.state.glob("journal.sqlite3*"):
-        file.unlink()
-    shutil.rmtree(node.state / "spool", ignore_errors=True)
-    for part in state:
-        (disk / part.name).rename(part)
-    store.unlink()
-    (node.state / "elsewhere").rename(store)
+        await eventually(failed, saying="the capture is recorded as lost")
+        await asyncio.to_thread(node.stop_worker)
+        for file in node.state.glob("journal.sqlite3*"):
+            file.unlink()
+        shutil.rmtree(node.state / "spool", ignore_errors=True)
+        for part in state:
+            (disk / part.name).rename(part)
     await asyncio.to_thread(node.start_worker, **SCALED)
 
     async def valid() -> bool:
@@ -195,29 +195,26 @@ async def test_while_the_store_is_away_a_container_goes_on_on_its_node_from_what
 ) -> None:
     node.start_worker(**SCALED)
     first = await asyncio.to_thread(counting, node, "stays")
-    store, spool = node.state / "store", node.state / "spool"
-    store.rename(node.state / "elsewhere")
-    store.write_text("not a directory")
-    await asyncio.to_thread(stopped, [first])
-    await not_stored(client, "stays", "captured")
-    captured = await asyncio.to_thread(contents, spool)
+    spool = node.state / "spool"
+    with store_away(node):
+        await asyncio.to_thread(stopped, [first])
+        await not_stored(client, "stays", "captured")
+        captured = await asyncio.to_thread(contents, spool)
 
-    second = await asyncio.to_thread(counting, node, "stays")
-    await asyncio.to_thread(second.until, first.count() + 3)
-    assert second.numbers()[: first.count()] == first.numbers(), "not one number was lost or counted again"
-    assert second.has_counted_without_a_gap()
-    assert await asyncio.to_thread(contents, spool) == captured
-    assert "which is on this node, not stored: store-unreachable since" in (await reasons(client, "stays"))[-1]
+        second = await asyncio.to_thread(counting, node, "stays")
+        await asyncio.to_thread(second.until, first.count() + 3)
+        assert second.numbers()[: first.count()] == first.numbers(), "not one number was lost or counted again"
+        assert second.has_counted_without_a_gap()
+        assert await asyncio.to_thread(contents, spool) == captured
+        assert "which is on this node, not stored: store-unreachable since" in (await reasons(client, "stays"))[-1]
 
-    await asyncio.to_thread(stopped, [second])
-    await not_stored(client, "stays", "captured", "captured")
-    await asyncio.to_thread(node.stop_worker)
-    await asyncio.to_thread(node.start_worker, **SCALED)
-    third = await asyncio.to_thread(counting, node, "stays")
-    await asyncio.to_thread(third.until, second.count() + 3)
-    assert third.numbers()[: second.count()] == second.numbers(), "nor with another worker than captured it"
-    store.unlink()
-    (node.state / "elsewhere").rename(store)
+        await asyncio.to_thread(stopped, [second])
+        await not_stored(client, "stays", "captured", "captured")
+        await asyncio.to_thread(node.stop_worker)
+        await asyncio.to_thread(node.start_worker, **SCALED)
+        third = await asyncio.to_thread(counting, node, "stays")
+        await asyncio.to_thread(third.until, second.count() + 3)
+        assert third.numbers()[: second.count()] == second.numbers(), "nor with another worker than captured it"
     await asyncio.to_thread(stopped, [third])
 
     async def valid() -> bool:

@@ -33,18 +33,16 @@ def stored(reach: Reach, key: CheckpointKey, command_id: CommandId, timeout_seco
         except FailureError as problem:
             if problem.failure.code != "timed-out":
                 raise
-            unstored = _unstored(reach, key, command_id)
-            if unstored and not shown:
-                shown = unstored
-                sys.stderr.write(f"woodfrog: {printable(shown)}\n")
-            if time.monotonic() < deadline:
-                continue
-            cause = f"not stored after {timeout_seconds:g} s"
-            if not unstored:
-                raise FailureError(msgspec.structs.replace(problem.failure, cause=cause)) from None
-            advice = f"The node tries until the capture is stored; `woodfrog get snapshots {key.id}` shows when it is."
-            failure = msgspec.structs.replace(problem.failure, cause=f"{cause}: {unstored}", advice=advice)
-            raise FailureError(failure) from None
+            late = problem.failure
+        if not shown and (shown := _unstored(reach, key, command_id)):
+            sys.stderr.write(f"woodfrog: {printable(shown)}\n")
+        if time.monotonic() >= deadline:
+            break
+    cause = f"not stored after {timeout_seconds:g} s"
+    if not shown:
+        raise FailureError(msgspec.structs.replace(late, cause=cause))
+    advice = f"The node tries until the capture is stored; `woodfrog get snapshots {key.id}` shows when it is."
+    raise FailureError(msgspec.structs.replace(late, cause=f"{cause}: {shown}", advice=advice))
 
 
 def _unstored(reach: Reach, key: CheckpointKey, command_id: CommandId) -> str:

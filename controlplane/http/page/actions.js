@@ -69,8 +69,8 @@ const button = (name, about, path, latest, done) =>
   h("button", { type: "button", className: "small", "aria-label": `${MEANS[name][0]} ${about}`, onclick: () => ask(name, about, path, latest, done) }, MEANS[name][0]);
 
 export function forId(allowed, state, path, done) {
-  const name = ["checkpoint", "forget"].find((each) => allowed.includes(each) && (each === "checkpoint") === (state.state === "running"));
-  return name ? h("p", { className: "actions" }, button(name, state.id, `${path}/${name}`, name === "forget" && Boolean(state.latest_snapshot), done)) : null;
+  const name = state.state === "running" ? "checkpoint" : "forget";
+  return allowed.includes(name) ? h("p", { className: "actions" }, button(name, state.id, `${path}/${name}`, name === "forget" && Boolean(state.latest_snapshot), done)) : null;
 }
 
 export function forSnapshot(allowed, row, newest, done) {
