@@ -77,6 +77,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How much of the disk may hold unpacked copies of snapshots, for quick restores on this node; 0: there are none."""
     copies_seconds: float = 3600.0
     """How long such a copy stays."""
+    copies_spare_percent: float = 10.0
+    """How much of a file system copies leave free: the kubelet evicts pods below a tenth."""
     bounds_privileges: bool = True
     """``WOODFROG_PRIVILEGES``: whether what is restored may do no more than the new container's spec allows."""
 
@@ -162,6 +164,17 @@ def _positive(environment: Mapping[str, str], name: str, default: float) -> floa
         value = 0.0
     if not 0 < value < float("inf"):
         raise SettingsError(f"{name} is {text!r}; it must be a positive number")
+    return value
+
+
+def _percent(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 100:
+        raise SettingsError(f"{name} is {text!r}; it must be a number from 0 to less than 100")
     return value
 
 
@@ -291,6 +304,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         probe_address=address("WOODFROG_PROBE_ADDRESS"),
         copies_bytes=_copies_bytes(environment),
         copies_seconds=_seconds(environment, "WOODFROG_COPIES_AGE", "1h"),
+        copies_spare_percent=_percent(environment, "WOODFROG_COPIES_SPARE_PERCENT", 10.0),
         store_pause_limit_seconds=_seconds(environment, "WOODFROG_STORE_PAUSE_LIMIT", "60s"),
         spool_floor_bytes=_bytes(environment, "WOODFROG_SPOOL_FLOOR", 1 << 30),
         restore_limit_seconds=_seconds(environment, "WOODFROG_RESTORE_LIMIT", "10m"),

@@ -183,7 +183,11 @@ class Worker:
             token_file=settings.nats_token_file,
             trust=settings.nats_trust,
         )
-        disk = Disk(settings.disk_limit_bytes, (settings.spool, settings.fetched, settings.copies))
+        disk = Disk(
+            settings.disk_limit_bytes,
+            (settings.spool, settings.fetched, settings.copies),
+            spare_share=settings.copies_spare_percent / 100,
+        )
         gate = FetchGate(settings.prefetches_at_once)
         copies = await asyncio.to_thread(
             lambda: SnapshotCache(

@@ -12,13 +12,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
 
 from nodeworker.domain.common_failures import DISK_FULL
 from woodfrog.protocol.failures import Failure, FailureError
-
-SPARE_SHARE: Final = 0.1
-"""What need not be written at all leaves this share of a file system free: the kubelet evicts pods below a tenth."""
 
 
 class Room:
@@ -42,9 +38,13 @@ class Room:
 class Disk:
     """The reservations of one worker, on whatever file systems. May be used from any thread."""
 
-    def __init__(self, limit_bytes: int = 0, held: tuple[Path, ...] = ()) -> None:
-        """``limit_bytes``, if not 0, is the most that the folders ``held`` may occupy together."""
+    def __init__(self, limit_bytes: int = 0, held: tuple[Path, ...] = (), *, spare_share: float = 0.0) -> None:
+        """``limit_bytes``, if not 0, is the most that the folders ``held`` may occupy together.
+
+        What need not be written at all leaves ``spare_share`` of a file system free, from 0 to 1.
+        """
         self._limit_bytes = limit_bytes
+        self._spare_share = spare_share
         self._held = held
         self._lock = threading.Lock()
         self._rooms: list[Room] = []
@@ -62,10 +62,7 @@ class Disk:
             FailureError: ``disk-full``, with the numbers.
         """
         with self._lock:
-            space = os.statvfs(_existing(folder))
-            free_bytes = space.f_bavail * space.f_frsize
-            if spare:
-                free_bytes -= round(SPARE_SHARE * space.f_blocks * space.f_frsize)
+            free_bytes = self._free_bytes(folder, spare=spare)
             device = _existing(folder).stat().st_dev
             reserved_bytes = sum(
                 room.open_bytes for room in self._rooms if _existing(room.folder).stat().st_dev == device
@@ -79,6 +76,15 @@ class Disk:
             room = Room(self, needed_bytes, folder)
             self._rooms.append(room)
             return room
+
+    def is_crowded(self, folder: Path) -> bool:
+        """Whether the file system of ``folder`` has less free than what need not be there has to leave."""
+        return self._free_bytes(folder, spare=True) < 0
+
+    def _free_bytes(self, folder: Path, *, spare: bool) -> int:
+        space = os.statvfs(_existing(folder))
+        kept_free = self._spare_share * space.f_blocks if spare else 0
+        return round((space.f_bavail - kept_free) * space.f_frsize)
 
     def _refuse_beyond_limit(self, needed_bytes: int, what: str) -> None:
         if not self._limit_bytes:

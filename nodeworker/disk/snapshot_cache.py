@@ -28,7 +28,7 @@ from blake3 import blake3
 
 from nodeworker.capture.criu.spool import Spool
 from nodeworker.capture.trees import CapturedTree, ReadInto
-from nodeworker.disk.reservations import SPARE_SHARE, Disk
+from nodeworker.disk.reservations import Disk
 from nodeworker.domain.common_failures import broken_copy
 from nodeworker.store.snapshots import MANIFEST_NAME, SnapshotStore, check_manifest, content_bytes, tree_of
 from nodeworker.store.verify import path_of, prove_file
@@ -215,7 +215,9 @@ class SnapshotCache:
                 if not self.wanted or age_seconds > self._limit_seconds:
                     self._remove(folder)
             while self._held and (
-                sum(self._held.values()) > self._limit_bytes or len(self._held) > _MOST or _crowded(self.folder)
+                sum(self._held.values()) > self._limit_bytes
+                or len(self._held) > _MOST
+                or self._disk.is_crowded(self.folder)
             ):
                 self._remove(next(iter(self._held)))
 
@@ -283,11 +285,3 @@ def _occupied(folder: Path) -> int:
             with suppress(OSError):
                 total += os.lstat(os.path.join(path, name)).st_blocks * 512  # noqa: PTH118 -- Path is 5 times slower
     return total
-
-
-def _crowded(folder: Path) -> bool:
-    try:
-        space = os.statvfs(folder)
-    except OSError:
-        return False
-    return space.f_bavail < SPARE_SHARE * space.f_blocks

@@ -26,7 +26,11 @@ async def test_whatever_is_asked_the_answer_is_what_the_document_says(shown: Any
         "--exclude-checks", "unsupported_method,ignored_auth",
     ]  # fmt: skip
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT / "build/page")},
+        *command, cwd=tmp_path, env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT / 'build/page'}:{Path(__file__).parent}",
+            "SCHEMATHESIS_HOOKS": "rules_between_parameters",
+        },
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     said, _ = await process.communicate()

@@ -76,8 +76,13 @@ def test_what_was_written_already_is_not_counted_twice(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_what_need_not_be_written_leaves_a_tenth_free(tmp_path: Path) -> None:
-    refused(Disk(), 1, tmp_path, spare=True)
-    with Disk().reserve(99 * MIB, tmp_path, "a restore"):
+    disk = Disk(spare_share=0.1)
+    refused(disk, 1, tmp_path, spare=True)
+    assert not disk.is_crowded(tmp_path)
+    assert Disk(spare_share=0.11).is_crowded(tmp_path)
+    with disk.reserve(99 * MIB, tmp_path, "a restore"):
+        pass
+    with Disk(spare_share=0.05).reserve(49 * MIB, tmp_path, "a copy", spare=True):
         pass
 
 
@@ -97,7 +102,7 @@ def test_a_hundred_prefetches_at_once_do_not_fill_the_disk(tmp_path: Path) -> No
     place = Place(tmp_path)
     place.write("pages-1.img", os.urandom(MIB))
     digest = place.put().manifest_digest
-    disk = Disk()
+    disk = Disk(spare_share=0.1)
     copies = SnapshotCache(tmp_path / "copies", limit_bytes=1 << 30, limit_seconds=60, disk=disk)
     with pytest.raises(FailureError) as caught:
         copies.fill(KEY, SNAPSHOT, digest, place.store, whole=True)

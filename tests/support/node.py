@@ -40,6 +40,7 @@ class Node:
         self._process: subprocess.Popen[bytes] | None = None
         self.environment = {
             "WOODFROG_REHEARSE": "off",
+            "WOODFROG_COPIES_SPARE_PERCENT": "0",
             "WOODFROG_REHEARSE_LIMIT": f"{scaled(60):.0f}s",
             **os.environ,
             "WOODFROG_NODE": "node-1",

@@ -35,6 +35,8 @@ from woodfrog.service.printable import printable
 CLUSTER = "local"
 NAMESPACE = "default"
 NODE = NodeName("localhost")
+_COPIES_SPARE_PERCENT = "1"
+"""No kubelet evicts anybody here when the last tenth of the disk is taken."""
 _STOP_SECONDS = 30.0
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -185,6 +187,7 @@ class Stack:
     def _environment(self) -> dict[str, str]:
         runc, criu = lay_runtime(self._state)
         return {
+            "WOODFROG_COPIES_SPARE_PERCENT": _COPIES_SPARE_PERCENT,
             **os.environ,
             **self._settings,
             "WOODFROG_CLUSTER": CLUSTER,

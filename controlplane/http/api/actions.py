@@ -34,6 +34,8 @@ from woodfrog.protocol.requests import (
 )
 
 _LONGEST_REASON: Final = 500
+_NO_NUL: Final = r"^[^\x00]*$"
+"""What PostgreSQL stores of text."""
 _DAY_SECONDS: Final = 86_400.0
 _ANSWER_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 0.1
@@ -62,19 +64,19 @@ class CheckpointBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ReasonBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why, for the history."""
 
-    because: Annotated[str, msgspec.Meta(max_length=_LONGEST_REASON)] = ""
+    because: Annotated[str, msgspec.Meta(max_length=_LONGEST_REASON, pattern=_NO_NUL)] = ""
 
 
 class NeededReasonBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why; shown wherever the snapshot is passed over."""
 
-    because: Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_REASON)]
+    because: Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_REASON, pattern=_NO_NUL)]
 
 
 class DeletionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why, and whether the snapshot may be deleted that the next start would resume from."""
 
-    because: Annotated[str, msgspec.Meta(max_length=_LONGEST_REASON)] = ""
+    because: Annotated[str, msgspec.Meta(max_length=_LONGEST_REASON, pattern=_NO_NUL)] = ""
     force: bool = False
 
 

@@ -18,8 +18,13 @@ from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import MAX_ID_LENGTH
 
 _NAME: Final = r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$"
+_NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 _LARGEST: Final = 2**53 - 1
 """What JavaScript counts exactly."""
+_WANTED: Final = {
+    _NAME: "letters, digits, '.', '_' or '-', with a letter or a digit at both ends",
+    _NO_CONTROLS: "text without control characters",
+}
 
 
 class Param(msgspec.Struct, frozen=True):
@@ -29,7 +34,8 @@ class Param(msgspec.Struct, frozen=True):
     about: str
     kind: Literal["string", "integer"] = "string"
     place: Literal["query", "path", "header"] = "query"
-    pattern: str = ""
+    pattern: str = _NO_CONTROLS
+    """Of the whole text, from ``^`` to ``$``."""
     longest: int = MAX_ID_LENGTH
     least: int = 0
     most: int = _LARGEST
@@ -50,10 +56,8 @@ class Param(msgspec.Struct, frozen=True):
             raise self._refusal(text, f"one of {', '.join(self.choices)}")
         if not 1 <= len(text) <= self.longest:
             raise self._refusal(text, f"1 to {self.longest} characters")
-        if "\0" in text or not text.isprintable():
-            raise self._refusal(text, "printable text")
-        if self.pattern and not re.search(self.pattern, text, re.ASCII):
-            raise self._refusal(text, "letters, digits, '.', '_' or '-', with a letter or a digit at both ends")
+        if not re.fullmatch(self.pattern, text, re.ASCII):
+            raise self._refusal(text, _WANTED.get(self.pattern, f"text that matches {self.pattern}"))
         return text
 
     def schema(self) -> dict[str, Any]:
@@ -63,8 +67,7 @@ class Param(msgspec.Struct, frozen=True):
             return found if self.default is None else found | {"default": self.default}
         if self.choices:
             return {"type": "string", "enum": list(self.choices)}
-        found = {"type": "string", "minLength": 1, "maxLength": self.longest}
-        return found | ({"pattern": self.pattern} if self.pattern else {})
+        return {"type": "string", "minLength": 1, "maxLength": self.longest, "pattern": self.pattern}
 
     def _refusal(self, text: str, wanted: str) -> RefusedRequestError:
         shown = text if len(text) <= 60 else f"{text[:57]}..."

@@ -158,7 +158,9 @@ class Questions:
             position = values.get("position", head)
             at = pages.recorded_at(connection, position) if position != head else datetime.now(UTC)
             if at is None:
-                raise p.invalid("position", f"there is no event {position}, or it was archived; the newest is {head}")
+                cause = f"parameter position: there is no event {position}, or it was archived; the newest is {head}"
+                failure = Failure("api-not-found", cause, "See /api/v1/log for those that there are.")
+                raise RefusedRequestError(HTTPStatus.NOT_FOUND, failure, field="position")
             own = pages.of_stream(connection, f"checkpoint/{key}", position, what_if.MOST_EVENTS)
             return position, at, list(own), pages.registrations(connection, position)
 

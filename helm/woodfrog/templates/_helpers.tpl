@@ -643,6 +643,12 @@ sqlite+aiosqlite:////var/lib/woodfrog/log.db
   value: {{ .Values.node.limits.prefetches | quote }}
 - name: WOODFROG_DISK_LIMIT
   value: {{ .Values.node.limits.disk | quote }}
+- name: WOODFROG_COPIES
+  value: {{ .Values.node.copies.size | quote }}
+- name: WOODFROG_COPIES_AGE
+  value: {{ .Values.node.copies.age | quote }}
+- name: WOODFROG_COPIES_SPARE_PERCENT
+  value: {{ .Values.node.copies.sparePercent | quote }}
 - name: WOODFROG_REHEARSE
   value: {{ .Values.node.rehearse.snapshots | quote }}
 - name: WOODFROG_REHEARSE_MEMORY

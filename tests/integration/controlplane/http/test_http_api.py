@@ -109,6 +109,8 @@ async def test_a_viewer_of_one_namespace_sees_that_alone(shown: Log) -> None:
         ("/api/v1/ids?state=asleep", "state"),
         ("/api/v1/ids?after=x", "after"),
         ("/api/v1/ids?search=%00", "search"),
+        ("/api/v1/ids?search=a%C2%85", "search"),
+        ("/api/v1/ids?namespace=default%0A", "namespace"),
         ("/api/v1/ids?colour=blue", "colour"),
         ("/api/v1/ids?namespace=a%2Fb", "namespace"),
         ("/api/v1/ids?namespace=", "namespace"),
@@ -122,13 +124,19 @@ async def test_a_viewer_of_one_namespace_sees_that_alone(shown: Log) -> None:
         ("/api/v1/log/tail?after=-1", "after"),
         ("/api/v1/views/nodes?namespace=default", "namespace"),
         ("/api/v1/causes?hours=9000", "hours"),
-        (f"{LIFE}/choices?position=9999", "position"),
+        ("/api/v1/views/latest_snapshots?id=train-7", "namespace"),
     ],
 )
 async def test_what_may_not_be_asked_is_refused_by_its_name(shown: Log, query: str, field: str) -> None:
     status, _, body = await shown.api.get(query)
     assert (status, body["code"], body["field"]) == (400, "api-parameter", field)
     assert field in body["cause"]
+
+
+async def test_a_position_that_the_log_does_not_have_is_not_found(shown: Log) -> None:
+    status, _, body = await shown.api.get(f"{LIFE}/choices?position=9999")
+    assert (status, body["code"], body["field"]) == (404, "api-not-found", "position")
+    assert "9999" in body["cause"]
 
 
 async def test_only_reading_is_answered(shown: Log) -> None:

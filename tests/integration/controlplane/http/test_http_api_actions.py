@@ -109,6 +109,7 @@ async def test_nobody_else_changes_anything(acting: Log) -> None:
         ({"Content-Type": "application/json", "Sec-Fetch-Site": "same-site"}, b"{}", (403, "api-cross-site")),
         ({"Content-Type": "application/json"}, b'{"because": 5}', (400, "api-parameter")),
         ({"Content-Type": "application/json"}, b'{"colour": "blue"}', (400, "api-parameter")),
+        ({"Content-Type": "application/json"}, b'{"because": "a\\u0000b"}', (400, "api-parameter")),
         ({"Content-Type": "application/json"}, b'{"because": "' + b"x" * 501 + b'"}', (400, "api-parameter")),
         ({"Content-Type": "application/json"}, b'{"because": "' + b"x" * 5000 + b'"}', (413, "api-parameter")),
         ({"Content-Type": "application/json"}, b"\xff", (400, "api-parameter")),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nodeworker.capture.criu.spool import Spool
-from nodeworker.disk import snapshot_cache as module
+from nodeworker.disk.reservations import Disk
 from nodeworker.disk.snapshot_cache import SnapshotCache
 from woodfrog.protocol.ids import CheckpointKey, SnapshotId
 
@@ -24,8 +24,11 @@ class Place:
         self.copies = self.make()
         self.made = 0
 
-    def make(self, *, limit_bytes: int = 1000 * KIB, limit_seconds: float = 60) -> SnapshotCache:
-        return SnapshotCache(self.folder / "copies", limit_bytes=limit_bytes, limit_seconds=limit_seconds)
+    def make(
+        self, *, limit_bytes: int = 1000 * KIB, limit_seconds: float = 60, spare_share: float = 0.0
+    ) -> SnapshotCache:
+        disk = Disk(spare_share=spare_share)
+        return SnapshotCache(self.folder / "copies", limit_bytes=limit_bytes, limit_seconds=limit_seconds, disk=disk)
 
     def keep(self, checkpoint_id: str, kib: int = 100) -> str:
         """Take over a capture of an id; answers the name of its snapshot."""
@@ -92,9 +95,10 @@ def test_all_give_way_to_a_dump(place: Place) -> None:
     assert not place.copies.give_way()
 
 
-def test_the_last_of_the_disk_is_never_taken(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SPARE_SHARE", 1.1)
+def test_the_last_of_the_disk_is_never_taken(place: Place) -> None:
     place.keep("a")
+    place.copies = place.make(spare_share=1.1)
+    place.keep("b")
     assert place.names() == []
 
 
