@@ -288,6 +288,7 @@ incarnations = Table(
     Column("create_seconds", Float),
     Column("ended_at", UtcTime),
     Column("exit_code", Integer),
+    Column("forgotten_at", UtcTime),
     Index(None, "generation", "position"),
 )
 

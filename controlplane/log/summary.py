@@ -20,8 +20,8 @@ from controlplane.log.pages import Scope, position_at
 from controlplane.log.projections.views import CONTRACT
 from controlplane.log.read import plain
 
-IdState = Literal["running", "waiting", "starting", "ended"]
-"""Of the newest container of an id: its processes run; its start is held back; it is being started; it is gone."""
+IdState = Literal["running", "waiting", "starting", "ended", "forgotten"]
+"""Of the newest container of an id: its processes run; its start is held back; it is being started; it is gone, or the id is, too."""
 
 _STARTS: Final = CONTRACT["restore_history"].table
 _SNAPSHOTS: Final = CONTRACT["checkpoint_history"].table
@@ -31,7 +31,11 @@ _KEY: Final = ("cluster", "namespace", "id")
 _SNAPSHOT_NAME: Final = re.compile(r"\b\d{8}T\d{6}Z-[0-9a-f]{8}\b")
 _MOST_ROWS: Final = 20_000
 _MOST_REASONS: Final = 10
+_PROTECTED: Final = exists(
+    select(literal(1)).where(*(_SNAPSHOTS.c[part] == _STARTS.c[part] for part in _KEY), _SNAPSHOTS.c.status == "valid")
+)
 _STATE: Final[ColumnElement[str]] = case(
+    (and_(_STARTS.c.forgotten_at.is_not(None), ~_PROTECTED), "forgotten"),  # a snapshot may have been imported since
     (_STARTS.c.ended_at.is_not(None), "ended"),
     (_STARTS.c.started_at.is_not(None), "running"),
     (and_(_STARTS.c.choice.is_(None), _STARTS.c.waited_for.is_not(None)), "waiting"),
@@ -96,20 +100,13 @@ class Cause(msgspec.Struct, frozen=True):
 
 def _newest_start() -> Select[Any]:
     newer = _STARTS.alias("newer")
-    return select(_STARTS, _STATE.label("state"), _protected().label("protected")).where(
+    return select(_STARTS, _STATE.label("state"), _PROTECTED.label("protected")).where(
         ~exists(
             select(literal(1)).where(
                 *(newer.c[part] == _STARTS.c[part] for part in _KEY), newer.c.incarnation > _STARTS.c.incarnation
             )
         )
     )
-
-
-def _protected() -> ColumnElement[bool]:
-    valid = select(literal(1)).where(
-        *(_SNAPSHOTS.c[part] == _STARTS.c[part] for part in _KEY), _SNAPSHOTS.c.status == "valid"
-    )
-    return exists(valid)
 
 
 def ids(
@@ -122,7 +119,10 @@ def ids(
     after: tuple[str, str] | None = None,
     limit: int,
 ) -> list[dict[str, Any]]:
-    """Read the newest state of ids, in the order of namespace and id, behind ``after``; ``only`` names one by both."""
+    """Read the newest state of ids, in the order of namespace and id, behind ``after``; ``only`` names one by both.
+
+    Those that were forgotten are among them only if they are asked for.
+    """
     statement = _newest_start().where(*scope.rows(_STARTS))
     namespace, name = _STARTS.c.namespace, _STARTS.c.id
     if only is not None:
@@ -132,9 +132,11 @@ def ids(
     if search:
         statement = statement.where(name.icontains(search, autoescape=True))
     if state == "protected":
-        statement = statement.where(_STATE.in_(["running"]), _protected())
+        statement = statement.where(_STATE.in_(["running"]), _PROTECTED)
     elif state is not None:
         statement = statement.where(_STATE.in_([state]))
+    elif only is None:
+        statement = statement.where(_STATE.not_in(["forgotten"]))
     found = [plain(row) for row in connection.execute(statement.order_by(namespace, name).limit(limit)).mappings()]
     latest = _by_key(connection, select(_LATEST), _LATEST, found)
     # The newest of each by its position, which has an index: compared with one another they would be read over and over.

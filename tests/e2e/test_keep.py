@@ -130,7 +130,10 @@ def test_a_forgotten_id_leaves_the_store_and_its_next_start_is_that_of_a_new_one
     assert in_store(keeping, "unwanted") == set()
     assert "forgotten, as was requested: it is not needed" in keeping.cli("history", "unwanted").stdout
     assert "unknown-id" in keeping.cli("forget", "unwanted", check=False).stderr
+    assert "unwanted" not in keeping.cli("get", "ids", "-o", "name").stdout.split()
+    assert {row["id"]: row["state"] for row in keeping.json("get", "ids", "--forgotten")}["unwanted"] == "forgotten"
     again = keeping.run("unwanted", *COUNT)
+    assert "unwanted" in keeping.cli("get", "ids", "-o", "name").stdout.split()
     assert again.until_lines("/count", 3)[:2] == ["1", "2"]
     os.kill(again.init_pid(), 9)
     again.wait()

@@ -14,7 +14,14 @@ from support.api import ACTING, DEFAULT
 from support.logstory import KEY, NODE_A, opened
 
 from controlplane.log import Metadata, NewEvent
-from woodfrog.protocol.events import ContainerStarted, DumpFailed, DumpStage, IncarnationOpened, PodTerminating
+from woodfrog.protocol.events import (
+    ContainerEnded,
+    ContainerStarted,
+    DumpFailed,
+    DumpStage,
+    IncarnationOpened,
+    PodTerminating,
+)
 from woodfrog.protocol.facts import ContainerFacts
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId
@@ -197,6 +204,26 @@ async def test_a_snapshot_is_pinned_and_deleted_by_whoever_may_and_by_keyboard_a
     await expect(page.get_by_role("button", name=f"Delete {name}")).to_be_visible()
     last = (await shown.log.history(KEY))[-1]
     assert (last["type"], last["metadata"]["actor"]) == ("snapshot.expired", "user/actor")
+    assert page.wrong == []
+
+
+async def test_an_id_is_forgotten_and_is_then_listed_only_by_its_state(shown: Any) -> None:
+    of = {"key": CheckpointKey("local", "default", "not-needed"), "incarnation": IncarnationNumber(1)}
+    ended = ContainerEnded(**of, node=NODE_A, container_id=ContainerId("not-needed-1"), exit_code=0)
+    await shown.log.append(
+        [opened("not-needed"), NewEvent(uuid4(), ended, Metadata("test", "test"), datetime.now(UTC))], epoch=shown.epoch
+    )
+    page = await shown.page("/ids/default/not-needed", token=ACTING)
+    await page.get_by_role("button", name="Forget not-needed").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Forget").click()
+    await expect(page.get_by_text("not-needed is forgotten")).to_be_visible()
+    await page.goto(f"{shown.api.url}/#/ids")
+    await expect(page.get_by_role("link", name=KEY.id)).to_be_visible()
+    await expect(page.get_by_role("link", name="not-needed")).to_have_count(0)
+    await page.get_by_label("State").select_option("forgotten")
+    await page.get_by_role("button", name="Show").click()
+    await expect(page.get_by_role("link", name="not-needed")).to_be_visible()
+    await expect(page.get_by_role("link", name=KEY.id)).to_have_count(0)
     assert page.wrong == []
 
 

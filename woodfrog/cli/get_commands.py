@@ -78,6 +78,7 @@ def _none(text: str, which: tuple[str | None, str | None]) -> str:
 def ids(
     namespace: OnlyNamespace = None,
     all_namespaces: AllNamespaces = False,
+    forgotten: Annotated[bool, typer.Option("--forgotten", help="Also ids that were forgotten.")] = False,
     watch: Watch = False,
     state_dir: StateDir = None,
     output: ListOutput = ListForm.TABLE,
@@ -94,7 +95,7 @@ def ids(
 
         def read() -> list[dict[str, Any]]:
             found = (_rows(reach, view, which, _MOST_ROWS) for view in ("restore_history", "latest_snapshots"))
-            return joined(*found)
+            return joined(*found, forgotten=forgotten)
 
         put_watched(
             read,

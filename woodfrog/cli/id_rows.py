@@ -8,11 +8,15 @@ from typing import Any, Final
 
 Row = dict[str, Any]
 
+FORGOTTEN: Final = "forgotten"
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
 
 
-def joined(starts: Iterable[Row], latest: Iterable[Row]) -> list[Row]:
-    """Join rows of ``restore_history``, oldest first, and of ``latest_snapshots``; one row for each id, by namespace and name."""
+def joined(starts: Iterable[Row], latest: Iterable[Row], *, forgotten: bool = False) -> list[Row]:
+    """Join rows of ``restore_history``, oldest first, and of ``latest_snapshots``; one row for each id, by namespace and name.
+
+    With ``forgotten``, the ids are among them that are known no more.
+    """
     found: dict[tuple[str, str], Row] = {}
     for start in starts:
         found[start["namespace"], start["id"]] = {
@@ -27,6 +31,8 @@ def joined(starts: Iterable[Row], latest: Iterable[Row]) -> list[Row]:
     for snapshot in latest:
         key = snapshot["namespace"], snapshot["id"]
         row = found.setdefault(key, {"namespace": key[0], "id": key[1], "state": "ended"})
+        if row["state"] == FORGOTTEN:  # it was imported since
+            row["state"] = "ended"
         row |= {
             "snapshot_id": snapshot["snapshot_id"],
             "captured_at": snapshot["captured_at"],
@@ -34,11 +40,13 @@ def joined(starts: Iterable[Row], latest: Iterable[Row]) -> list[Row]:
             "stored_bytes": snapshot["stored_bytes"],
             "pinned": bool(snapshot["pinned"]),
         }
-    return [found[key] for key in sorted(found)]
+    return [found[key] for key in sorted(found) if forgotten or found[key]["state"] != FORGOTTEN]
 
 
 def state_of(start: Row) -> str:
     """Name the state of an id by its newest row of ``restore_history``, as the page does."""
+    if start.get("forgotten_at") is not None:  # a control plane of an older version does not say it
+        return FORGOTTEN
     if start["ended_at"] is not None:
         return "ended"
     if start["started_at"] is not None:

@@ -96,6 +96,8 @@ class StartEntry(KeyEntry[K], frozen=True, kw_only=True):
     """An event of an incarnation, which has a row."""
 
     row: Callable[[Row, K, datetime], Row]
+    begins: bool = True
+    """Whether the incarnation's row begins with it, if there is none: it says that a container was started."""
     shown_by: Callable[[Incarnation, K], bool] | None = None
     """Whether the incarnation shows that it is recorded; of what workers report."""
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from controlplane.domain import fresh_starts
-from controlplane.domain.catalogue.entry import Entry, KeyEntry, Known, Note, Row, StartEntry
+from controlplane.domain.catalogue.entry import Entry, Known, Note, Row, StartEntry
 from controlplane.domain.draft import Draft, with_shared_privileges
 from controlplane.domain.start_outcomes import note_done
 from controlplane.domain.state import Cold, Incarnation, Restore, image_of
@@ -183,6 +183,10 @@ def _end_shown(incarnation: Incarnation, _event: ContainerEnded) -> bool:
     return incarnation.ended
 
 
+def _forgotten_row(_row: Row, _event: CheckpointForgotten, at: datetime) -> Row:
+    return {"forgotten_at": at}
+
+
 def _leaves(count: int, reason: str = "") -> str:
     return f"leaves {count} snapshot{'s' * (count != 1)} with later work behind{f' ({reason})' if reason else ''}"
 
@@ -214,5 +218,5 @@ ENTRIES: Final[tuple[Entry[Any], ...]] = (
     ),
     StartEntry(event=ContainerStarted, state=_started, row=_started_row, shown_by=_start_shown, note=_started_note),
     StartEntry(event=ContainerEnded, state=_ended, row=_ended_row, shown_by=_end_shown),
-    KeyEntry(event=CheckpointForgotten),
+    StartEntry(event=CheckpointForgotten, row=_forgotten_row, begins=False),
 )

@@ -108,8 +108,8 @@ OF_SNAPSHOT: Final = Param("snapshot_id", "The snapshot.", place="path", pattern
 SEARCH: Final = Param("search", "Only ids that contain this text, in whatever case.")
 STATE: Final = Param(
     "state",
-    "Only ids whose newest container is in this state; `protected`: it runs, and there is a valid snapshot.",
-    choices=("running", "waiting", "starting", "ended", "protected"),
+    "Only ids whose newest container is in this state; `protected`: it runs, and there is a valid snapshot. Those that are `forgotten` are listed only if they are asked for.",
+    choices=("running", "waiting", "starting", "ended", "forgotten", "protected"),
 )
 AFTER_ID: Final = Param(
     "after", "Where the page begins: `next` of the page before, `<namespace>/<id>`.", longest=2 * MAX_ID_LENGTH + 1,

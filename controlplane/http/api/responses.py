@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 from sqlalchemy import BigInteger, Boolean, Float, Integer
@@ -13,7 +13,7 @@ from controlplane.core.what_if import Choice
 from controlplane.describe import Explanation
 from controlplane.log.projections.views import CONTRACT
 from controlplane.log.schema import UtcTime
-from controlplane.log.summary import Cause, Overview
+from controlplane.log.summary import Cause, IdState, Overview
 
 
 class Me(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 TYPES: Final = (Me, Overview, Life, Choices, Causes, Problem)
 _ID_STATE: Final = {
-    "state": {"type": "string", "enum": ["running", "waiting", "starting", "ended"]},
+    "state": {"type": "string", "enum": [*get_args(IdState)]},
     "protected": {"type": "boolean"},
     "latest_snapshot": {"type": ["object", "null"]},
     "next_dump_at": {"type": ["string", "null"], "format": "date-time"},

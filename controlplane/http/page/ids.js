@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { every } from "./app.js";
 import { badge, bytes, choice, field, h, idLink, renew, show, table, when } from "./dom.js";
 
-const STATES = [["", "any"], ["running", "running"], ["protected", "protected"], ["waiting", "waiting"], ["starting", "starting"], ["ended", "ended"]];
+const STATES = [["", "any"], ["running", "running"], ["protected", "protected"], ["waiting", "waiting"], ["starting", "starting"], ["ended", "ended"], ["forgotten", "forgotten"]];
 
 const outcome = (row) => {
   const dump = row.last_dump;

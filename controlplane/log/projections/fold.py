@@ -114,13 +114,17 @@ def _fold_snapshot(rows: Rows, record: Recorded, entry: SnapshotEntry[Any]) -> N
 
 def _fold_start(rows: Rows, record: Recorded, entry: StartEntry[Any]) -> None:
     event: Any = record.event
-    row = rows.get(incarnations, _start_key(event)) or rows.put(
-        incarnations,
-        **_key_fields(event),
-        incarnation=event.incarnation,
-        position=record.position,
-        failed_restores=0,
-    )
+    row = rows.get(incarnations, _start_key(event))
+    if row is None:
+        if not entry.begins:
+            return
+        row = rows.put(
+            incarnations,
+            **_key_fields(event),
+            incarnation=event.incarnation,
+            position=record.position,
+            failed_restores=0,
+        )
     row |= entry.row(row, event, record.occurred_at)
 
 

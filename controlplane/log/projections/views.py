@@ -137,6 +137,7 @@ _ALL = (
         ("create_seconds", FLOAT, "How long the runtime's `create` took, waiting and fetching included."),
         ("ended_at", MOMENT, "When the container was gone; NULL while it runs."),
         ("exit_code", INTEGER, "Its exit code, where known."),
+        ("forgotten_at", MOMENT, "When the id was forgotten, in the row of its last start then; NULL otherwise."),
     ),
     _view(
         "failures",

@@ -19,8 +19,9 @@ from controlplane.log import pages as listing
 from controlplane.log.pages import Scope
 from controlplane.log.schema import utc_text
 from controlplane.log.sql.database import Database as Reader
-from woodfrog.protocol.events import ContainerStarted
-from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber
+from woodfrog.protocol.events import CheckpointForgotten, ContainerEnded, ContainerStarted, SnapshotImported
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId
 
 ALL = Scope("local")
 
@@ -140,6 +141,52 @@ async def test_the_newest_state_of_each_id_with_its_snapshot(reader: Reader) -> 
         assert set(summary.namespaces(connection, "local")) == {"default", "other"}
 
     await reader.read(act)
+
+
+async def test_a_forgotten_id_is_listed_only_if_it_is_asked_for_and_until_it_is_used_again(
+    log: EventLog, database: Database
+) -> None:
+    gone, again, brought = (CheckpointKey("local", "default", name) for name in ("gone", "again", "brought"))
+    one = IncarnationNumber(1)
+    ends = [
+        ContainerEnded(key=key, incarnation=one, node=NODE_A, container_id=ContainerId("c"))
+        for key in (gone, again, brought)
+    ]
+    forgotten = [CheckpointForgotten(key=key, incarnation=one, idle_seconds=0.0) for key in (gone, again, brought)]
+    imported = SnapshotImported(
+        key=brought,
+        incarnation=IncarnationNumber(2),
+        snapshot_id=SnapshotId("20261123T210000Z-00000001"),
+        origin="elsewhere",
+        manifest_digest="ab" * 32,
+        raw_bytes=1,
+        stored_bytes=1,
+        taken_at=START,
+        taken_on=NodeFacts(),
+        taken_from=ContainerFacts(image="train:1"),
+    )
+    never_here = CheckpointForgotten(key=CheckpointKey("local", "default", "never"), incarnation=one, idle_seconds=0.0)
+    told = [
+        *map(opened, ("gone", "again", "brought")),
+        *map(new, (*ends, *forgotten, never_here, imported)),
+        opened("again", 2),
+    ]
+    await log.append(told, epoch=await log.take_lead())
+    reader = Reader(database.url)
+
+    def listed(connection: listing.Connection, **asked: Any) -> dict[str, str]:
+        return {row["id"]: row["state"] for row in summary.ids(connection, ALL, limit=100, **asked)}
+
+    def act(connection: listing.Connection) -> None:
+        assert listed(connection) == {"again": "starting", "brought": "ended"}
+        assert listed(connection, state="forgotten") == {"gone": "forgotten"}
+        assert listed(connection, only=("default", "gone")) == {"gone": "forgotten"}
+        assert listing.rows(connection, "restore_history", ALL, {"id": "never"}, None, 9).rows == []
+        counted = summary.overview(connection, ALL, datetime.now(UTC)).ids
+        assert counted == {"starting": 1, "ended": 1, "forgotten": 1}
+
+    await reader.read(act)
+    await reader.close()
 
 
 async def test_an_hour_and_the_causes_of_failures(reader: Reader) -> None:

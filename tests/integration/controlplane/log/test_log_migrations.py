@@ -11,7 +11,7 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 from support.databases import Database
-from support.logstory import opened
+from support.logstory import new, opened
 
 from controlplane.log import EventLog, LogSchemaError, LogUnavailableError, NewEvent
 from controlplane.log.admin.migrate import SCRIPTS, differences, downgrade, upgrade
@@ -20,7 +20,8 @@ from controlplane.log.projections.views import CONTRACT
 from controlplane.log.schema import metadata
 from controlplane.log.sql import engine
 from woodfrog.protocol import wire
-from woodfrog.protocol.events import event_type
+from woodfrog.protocol.events import CheckpointForgotten, event_type
+from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber
 
 Sql = Callable[..., list[tuple[object, ...]]]
 
@@ -165,6 +166,20 @@ async def test_events_survive_every_way_up_and_down(empty_database: Database) ->
         assert empty_database.sql("SELECT * FROM events ORDER BY position") == rows
     assert empty_database.sql("SELECT count(*) FROM event_ids") == [(7,)]
     assert empty_database.sql("SELECT * FROM streams") == [("a", 7, "x")]
+
+
+async def test_ids_that_were_forgotten_before_a_migration_are_known_as_such_after_it(
+    database: Database, log: EventLog
+) -> None:
+    key = CheckpointKey("local", "default", "a")
+    forgotten = new(CheckpointForgotten(key=key, incarnation=IncarnationNumber(2), idle_seconds=0.0), 60)
+    await log.append([opened("a"), opened("a", 2), forgotten], epoch=await log.take_lead())
+    asked = "SELECT incarnation, forgotten_at FROM restore_history ORDER BY 1"
+    known = database.sql(asked)
+    assert [moment is not None for _, moment in known] == [False, True]
+    await downgrade(database.url, "0007")
+    await upgrade(database.url)
+    assert database.sql(asked) == known
 
 
 @pytest.mark.parametrize("engine_name", ["postgresql"])

@@ -81,6 +81,18 @@ def test_an_id_is_what_its_newest_container_is_and_what_the_next_one_resumes_fro
     assert "snapshot_id" not in rows["train"]
 
 
+def test_a_forgotten_id_is_listed_only_where_it_is_wanted_until_something_is_there_of_it_again() -> None:
+    gone = {"ended_at": "2026-11-30T11:01:00Z", "forgotten_at": "2026-11-30T11:30:00Z"}
+    starts = [start("gone", 1, **gone), start("again", 1, **gone), start("again", 2), start("brought", 1, **gone)]
+    latest = [snapshot("brought")]
+    assert {row["id"]: row["state"] for row in joined(starts, latest)} == {"again": "running", "brought": "ended"}
+    assert {row["id"]: row["state"] for row in joined(starts, latest, forgotten=True)} == {
+        "again": "running",
+        "brought": "ended",
+        "gone": "forgotten",
+    }
+
+
 @pytest.mark.parametrize(
     ("ago", "said"), [(timedelta(seconds=42), "42s"), (timedelta(minutes=7.9), "7m"), (timedelta(hours=3), "3h"), (timedelta(days=12), "12d"), (-timedelta(seconds=5), "0s")]
 )  # fmt: skip
