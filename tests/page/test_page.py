@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 from support.api import ACTING, DEFAULT
 from support.logstory import KEY, NODE_A, opened
 
@@ -155,6 +156,32 @@ async def test_a_page_that_is_renewed_leaves_the_keyboard_and_tables_where_they_
         }"""
     )
     assert kept == ["x", 70]
+
+
+async def test_what_could_not_be_shown_is_shown_as_soon_as_it_can_be(shown: Any) -> None:
+    page = await seen(shown, "log")
+    refused: list[str] = []
+
+    async def busy(route: Route) -> None:
+        """Answer each question once with something else than an answer."""
+        path = route.request.url.split("?")[0]
+        if path in refused:
+            await route.continue_()
+            return
+        refused.append(path)
+        if len(refused) % 2:
+            await route.fulfill(status=503, json={"code": "api-busy", "cause": "it is slow", "advice": "Ask again."})
+        else:
+            await route.abort()
+
+    await page.route("**/api/v1/**", busy)
+    await page.reload()  # who asks is asked first, and refused
+    await page.wait_for_selector("main ol.events li")
+    for name in ("overview", "life"):
+        await page.goto(f"{shown.api.url}/#{PAGES[name]}")
+        await expect(page.locator("#news")).to_contain_text(re.compile("it is slow|the API does not answer"))
+        await ready(page, name)
+        await expect(page.locator("#news")).to_be_empty()
 
 
 async def test_a_viewer_of_one_namespace_is_told_what_is_not_theirs(shown: Any) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -42,18 +43,20 @@ class Reader:
         Raises:
             RefusedRequestError: the database is away or slow.
         """
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                await self._at_once.acquire()  # whoever goes away before leaves nothing that is read for nobody
-                # A statement cannot be taken back: its place is free again when it has ended, and not when nobody waits any more.
-                task = self._begun(self._database.read(act))
-                self._reading.add(task)
-                task.add_done_callback(self._ended)
-                return await asyncio.shield(task)
-        except TimeoutError as problem:
-            raise _busy(f"the log did not answer within {_ANSWER_SECONDS:g} s") from problem
-        except LogUnavailableError as problem:
-            raise _busy(f"the log cannot be read: {problem}") from problem
+        async with answering():
+            return await self._read(act)
+
+    def begin(self, act: Callable[[Connection], T]) -> asyncio.Task[T]:
+        """Run it however long it takes, for several who wait for it, each within :func:`answering`."""
+        return asyncio.create_task(self._read(act))
+
+    async def _read(self, act: Callable[[Connection], T]) -> T:
+        await self._at_once.acquire()  # whoever goes away before leaves nothing that is read for nobody
+        # A statement cannot be taken back: its place is free again when it has ended, and not when nobody waits any more.
+        task = self._begun(self._database.read(act))
+        self._reading.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
 
     def _begun(self, reading: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(reading, self._loop))
@@ -76,6 +79,22 @@ class Reader:
     async def _close(self) -> None:
         await self._database.close()
         await self._loop.shutdown_default_executor()
+
+
+@asynccontextmanager
+async def answering() -> AsyncIterator[None]:
+    """Bound how long somebody waits for an answer.
+
+    Raises:
+        RefusedRequestError: the database is away or slow.
+    """
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            yield
+    except TimeoutError as problem:
+        raise _busy(f"the log did not answer within {_ANSWER_SECONDS:g} s") from problem
+    except LogUnavailableError as problem:
+        raise _busy(f"the log cannot be read: {problem}") from problem
 
 
 def _busy(cause: str) -> RefusedRequestError:

@@ -21,9 +21,10 @@ from controlplane import describe
 from controlplane.core import what_if
 from controlplane.domain import Policy
 from controlplane.http.api import params as p
-from controlplane.http.api.database import Reader
+from controlplane.http.api.database import Reader, answering
 from controlplane.http.api.next_dumps import Live
 from controlplane.http.api.responses import Causes, Choices, Ids, Life, Me, Rows
+from controlplane.http.api.shared_count import SharedCount
 from controlplane.http.api.viewers import RefusedRequestError, Viewer, seen_of
 from controlplane.log import pages, read, summary
 from controlplane.log.pages import Scope
@@ -36,7 +37,6 @@ _NAMESPACES_SECONDS: Final = 10.0
 _MOST_NAMESPACES: Final = 200
 _EXPLAINED_EVENTS: Final = 5_000
 _MOST_CHOICES: Final = 100
-_OVERVIEW_SECONDS: Final = 2.0
 
 Values = Mapping[str, Any]
 Allowed = Callable[[Viewer, str], Awaitable[list[str]]]
@@ -56,7 +56,7 @@ class Questions:
         self._policy = policy
         self._allowed = allowed
         self._namespaces: tuple[float, list[str]] = (0.0, [])
-        self._overviews: dict[frozenset[str] | None, tuple[float, asyncio.Task[summary.Overview]]] = {}
+        self._overviews: dict[frozenset[str] | None, SharedCount] = {}
 
     async def scope(self, viewer: Viewer, namespace: str | None) -> Scope:
         """Find what a viewer may see of what is asked for.
@@ -93,18 +93,15 @@ class Questions:
         return Me(viewer.name, everything, seen, self._cluster, await self.reader.read(read.head))
 
     async def overview(self, viewer: Viewer, values: Values) -> summary.Overview:
-        """Count everything; the count of a moment ago serves whoever asks now."""
+        """Count everything. Whoever asks while it is counted, or a moment later, gets the same count."""
         scope = await self.scope(viewer, values.get("namespace"))
-        held = self._overviews.get(scope.namespaces)
-        if held is None or time.monotonic() - held[0] > _OVERVIEW_SECONDS:
-            self._overviews = {
-                which: each
-                for which, each in self._overviews.items()
-                if time.monotonic() - each[0] <= _OVERVIEW_SECONDS
-            }
-            counting = self.reader.read(partial(summary.overview, scope=scope, now=datetime.now(UTC)))
-            held = self._overviews[scope.namespaces] = (time.monotonic(), asyncio.ensure_future(counting))
-        return await asyncio.shield(held[1])
+        self._overviews = {which: each for which, each in self._overviews.items() if not each.is_old()}
+        count = self._overviews.get(scope.namespaces)
+        if count is None:
+            counting = self.reader.begin(partial(summary.overview, scope=scope, now=datetime.now(UTC)))
+            count = self._overviews[scope.namespaces] = SharedCount(counting)
+        async with answering():
+            return await asyncio.shield(count.task)
 
     async def ids(self, viewer: Viewer, values: Values) -> Ids:
         """List ids."""

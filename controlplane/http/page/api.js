@@ -16,6 +16,8 @@ export class Refused extends Error {
   }
 }
 
+const AWAY = { code: "api-away", cause: "the API does not answer", advice: "See whether the control plane runs." };
+
 function query(params) {
   const given = Object.entries(params ?? {}).filter(([, value]) => value !== "" && value !== null && value !== undefined);
   return given.length ? `?${new URLSearchParams(given)}` : "";
@@ -25,9 +27,9 @@ async function asked(path, params, signal, headers, body) {
   const response = await fetch(`/api/v1/${path}${query(params)}`, {
     headers: { Authorization: `Bearer ${token.get()}`, ...headers }, signal, cache: "no-cache",
     ...(body === undefined ? {} : { method: "POST", body: JSON.stringify(body) }),
-  });
+  }).catch((failed) => { throw signal?.aborted ? failed : new Refused(503, AWAY); });
   if (response.ok) return response;
-  let problem = { code: String(response.status), cause: "the API does not answer", advice: "See whether the control plane runs." };
+  let problem = { ...AWAY, code: String(response.status) };
   try { problem = await response.json(); } catch { /* not of the API */ }
   throw new Refused(response.status, problem);
 }

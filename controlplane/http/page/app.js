@@ -10,6 +10,7 @@ import { nodes } from "./nodes.js";
 import { overview } from "./overview.js";
 
 const PAGES = { overview, ids, nodes, failures, log };
+const AGAIN_MILLISECONDS = 1000;
 const main = document.getElementById("main");
 const news = document.getElementById("news");
 const who = document.getElementById("who");
@@ -77,8 +78,16 @@ async function route() {
     document.title = `${title?.textContent ?? "Woodfrog"} – Woodfrog`;
     if (document.activeElement === document.body || nav.contains(document.activeElement)) { title?.setAttribute("tabindex", "-1"); title?.focus({ preventScroll: true }); }
   } catch (problem) {
-    if (!here.signal.aborted) report(problem);
+    reportAndRetry(problem, here.signal, route);
   }
+}
+
+// Say what went wrong. What the API may answer in a moment, since it was busy or away, is asked again then.
+export function reportAndRetry(problem, signal, act) {
+  if (signal.aborted) return;
+  report(problem);
+  if (!(problem instanceof Refused && problem.status >= 500)) return;
+  setTimeout(() => { if (!signal.aborted) { report(null); act(); } }, AGAIN_MILLISECONDS);
 }
 
 // Change what the page's own address says, and show it.
@@ -90,9 +99,12 @@ function go(path, params) {
 // Do it now, and again every so often while the page is shown.
 export async function every(milliseconds, signal, act) {
   await act();
+  let acting = false;
   const timer = setInterval(async () => {
-    if (document.hidden) return;
+    if (document.hidden || acting) return;
+    acting = true;
     try { await act(); report(null); } catch (problem) { if (!signal.aborted) report(problem); }
+    acting = false;
   }, milliseconds);
   signal.addEventListener("abort", () => clearInterval(timer));
 }

@@ -2,6 +2,7 @@
 
 import { forId, forSnapshot } from "./actions.js";
 import { get } from "./api.js";
+import { reportAndRetry } from "./app.js";
 import { chart } from "./chart.js";
 import { badge, bytes, h, moment, seconds, show, table, when } from "./dom.js";
 import { kind } from "./log.js";
@@ -74,7 +75,7 @@ export async function life({ place, words, signal, report, again }) {
     slider.setAttribute("aria-valuetext", at.textContent);
     clearTimeout(timer);
     timer = setTimeout(async () => {
-      try { show(chosen, choices(await get(`${path}/choices`, newest ? {} : { position: last.position }, signal))); } catch (problem) { report(problem); }
+      try { show(chosen, choices(await get(`${path}/choices`, newest ? {} : { position: last.position }, signal))); } catch (problem) { reportAndRetry(problem, signal, () => look(0)); }
     }, pause);
   }
   slider.addEventListener("input", () => look());

@@ -11,7 +11,7 @@ const card = (number, about, href) => h("li", { className: "card" },
 const sum = (counts) => Object.values(counts).reduce((total, count) => total + count, 0);
 
 export async function overview({ place, signal }) {
-  const body = h("div", {});
+  const body = h("div", {}, h("p", { className: "soft" }, "Counting …"));
   show(place, h("h1", {}, "Overview"), body);
   await every(5000, signal, async () => {
     const { ids, protected: safe, hour } = await get("overview", {}, signal);
