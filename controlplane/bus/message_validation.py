@@ -113,6 +113,8 @@ def import_request(data: bytes) -> ImportRequest:
         )
     if (problem := wire.time_problem(asked.taken_at)) is not None:
         raise wire.MalformedMessageError(f"{problem} - at `$.taken_at`")
+    if (place := wire.nul_in(asked)) is not None:  # PostgreSQL holds none, and a log may move there any day
+        raise wire.MalformedMessageError(f"a text holds a NUL - at `{place}`")
     for field in ("raw_bytes", "stored_bytes"):
         if not 0 <= getattr(asked, field) <= _MOST:
             raise wire.MalformedMessageError(f"{getattr(asked, field)!s:.60} is not a valid amount - at `$.{field}`")

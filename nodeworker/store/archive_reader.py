@@ -27,7 +27,7 @@ from nodeworker.store.snapshots import LIMIT_MANIFEST_BYTES, check_manifest, con
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CheckpointKey, SnapshotId, check_id
 from woodfrog.protocol.manifest import HOLE, Entry, Manifest, Root, Tree, TreeName
-from woodfrog.protocol.wire import MalformedMessageError, decode, shortened
+from woodfrog.protocol.wire import MalformedMessageError, decode, nul_in, shortened
 
 _UNREADABLE: Final = (
     tarfile.TarError,
@@ -39,6 +39,8 @@ _UNREADABLE: Final = (
     RecursionError,
 )
 """What tarfile raises of a file that is not an archive, or not one that a tool would write."""
+_AGAIN: Final = "Copy it again, or export the snapshot again."
+_NEWER: Final = "Import it with the release that exported it, or a later one."
 
 
 class _Name(msgspec.Struct, frozen=True):
@@ -147,7 +149,15 @@ class ArchiveReader:
             snapshot_id = SnapshotId(check_id(named.snapshot_id, "snapshot id"))
         except (MalformedMessageError, ValueError) as problem:
             raise self._corrupt(f"its manifest does not say what it is of: {shortened(str(problem))}") from problem
-        return check_manifest(data, key, snapshot_id, shown=f"{self._path}:{MANIFEST}")
+        try:
+            manifest = check_manifest(data, key, snapshot_id, shown=f"{self._path}:{MANIFEST}")
+        except FailureError as problem:  # it advises whoever restores
+            advice = _NEWER if problem.failure.code == "snapshot-format-unknown" else _AGAIN
+            raise FailureError(msgspec.structs.replace(problem.failure, advice=advice)) from problem
+        told = msgspec.structs.replace(manifest, trees=(), chunks=(), packs=())
+        if (place := nul_in(told)) is not None:
+            raise self._corrupt(f"its manifest has a text that holds a NUL - at `{place}`")
+        return manifest
 
     def _unpack(self, wanted: Sequence[_Wanted], into: Path) -> None:
         processes = next((each for each in wanted if each.tree.name is TreeName.PROCESSES), None)
@@ -236,7 +246,7 @@ class ArchiveReader:
 
     def _corrupt(self, what: str) -> FailureError:
         cause = f"{self._path} is not what was exported: {shortened(what)}"
-        return FailureError(Failure("archive-corrupt", cause, "Copy it again, or export the snapshot again."))
+        return FailureError(Failure("archive-corrupt", cause, _AGAIN))
 
 
 def _files(tree: Tree) -> dict[str, Entry]:

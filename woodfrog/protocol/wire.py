@@ -6,6 +6,7 @@ Timestamps are UTC with an offset; bytes are base64; unknown fields are refused 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
@@ -53,6 +54,20 @@ def decode(data: bytes | str, as_type: Any) -> Any:
         RecursionError,
     ) as problem:  # msgspec says so of text that is not UTF-8, and of a thousand brackets
         raise MalformedMessageError(f"it is not JSON that can be read: {problem}") from problem
+
+
+def nul_in(message: Any, at: str = "$") -> str | None:
+    """Return where in a message the first text with a NUL stands, which PostgreSQL does not hold; ``None`` if there is none."""
+    found: Iterable[tuple[str, Any]] = ()
+    if isinstance(message, str):
+        return at if "\0" in message else None
+    if isinstance(message, msgspec.Struct):
+        found = ((f"{at}.{name}", getattr(message, name)) for name in message.__struct_fields__)
+    elif isinstance(message, Mapping):
+        found = ((f"{at}[…]", each) for pair in message.items() for each in pair)
+    elif isinstance(message, list | tuple | set | frozenset):
+        found = ((f"{at}[{number}]", each) for number, each in enumerate(message))
+    return next((place for where, each in found if (place := nul_in(each, where)) is not None), None)
 
 
 def shortened(complaint: str) -> str:

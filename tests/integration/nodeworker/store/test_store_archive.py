@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -226,6 +227,11 @@ def rewritten(archive: Path, change: Callable[[tarfile.TarInfo, bytes], tuple[st
         ("woodfrog.manifest", lambda data: data.replace(b'"default"', b'"../else"'), "archive-corrupt"),
         ("woodfrog.manifest", lambda data: data.replace(b'"version":1', b'"version":9'), "snapshot-format-unknown"),
         ("woodfrog.manifest", lambda data: data[:-9], "archive-corrupt"),
+        (
+            "woodfrog.manifest",
+            lambda data: re.sub(rb'("image":")[^"]*', rb"\1a\\u0000b", data),
+            "archive-corrupt",
+        ),
     ],
 )
 def test_an_archive_that_is_not_what_was_exported_is_refused(
@@ -247,8 +253,24 @@ def test_an_archive_that_is_not_what_was_exported_is_refused(
     if code is None:  # of links, names and attributes nothing is taken from the archive but from the manifest
         assert essence(brought(other, store)) == essence(manifest)
     else:
-        assert refusal(lambda: brought(other, store)).failure.code == code
+        failure = refusal(lambda: brought(other, store)).failure
+        assert failure.code == code
+        assert str(other) in failure.cause
+        assert failure.advice
+        assert "node" not in failure.advice  # nobody restores it here
         assert not (tmp_path / "other" / str(NEW)).exists()
+
+
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.97])
+def test_an_archive_that_ends_early_is_refused(place: Place, tmp_path: Path, part: float) -> None:
+    archive, _ = exported(place)
+    archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * part)])
+    store = SnapshotStore((tmp_path / "other").as_uri(), workers=2)
+    failure = refusal(lambda: brought(archive, store)).failure
+    assert failure.code in {"archive-unreadable", "archive-corrupt", "archive-without-manifest"}
+    assert str(archive) in failure.cause
+    assert "again" in failure.advice or "export" in failure.advice
+    assert not (tmp_path / "other" / str(NEW)).exists()
 
 
 def test_what_is_not_an_archive_is_refused(tmp_path: Path) -> None:

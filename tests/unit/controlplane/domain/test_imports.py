@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from support.world import KEY, NOON, World, types
@@ -12,12 +15,15 @@ from controlplane.bus import message_validation
 from controlplane.domain import Decision, ImportAsked, Policy
 from controlplane.domain.quotas import Quota, Quotas
 from woodfrog.protocol import wire
+from woodfrog.protocol.events import SnapshotImported
 from woodfrog.protocol.facts import ContainerFacts, NodeFacts
 from woodfrog.protocol.failures import FailureError
 from woodfrog.protocol.ids import InvalidIdError, SnapshotId
 from woodfrog.protocol.requests import ImportRequest, Noted, Refusal, RestoreFrom, StartCold
 
 pytestmark = pytest.mark.timeout(5)
+
+GOLDEN = Path(__file__).parents[3] / "golden/v1"
 
 REQUEST = ImportRequest(
     key=KEY,
@@ -133,3 +139,29 @@ def test_a_request_with_what_may_not_be_is_refused_by_its_field(field: str, valu
         (wire.MalformedMessageError, InvalidIdError, FailureError), match=field.split("_", maxsplit=1)[0]
     ):
         message_validation.import_request(wire.encode(replace(REQUEST, **{field: value})))
+
+
+def texts(value: Any, *at: str | int) -> Iterator[tuple[str | int, ...]]:
+    """Name every place of a text, however deep."""
+    if isinstance(value, str):
+        yield at
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, each in pairs:
+        yield from texts(each, *at, name)
+
+
+def test_no_text_of_an_import_holds_a_nul_wherever_it_stands() -> None:
+    golden = wire.decode((GOLDEN / "snapshot.imported.json").read_bytes(), SnapshotImported)
+    request = wire.encode(replace(REQUEST, taken_on=golden.taken_on, taken_from=golden.taken_from))
+    message_validation.import_request(request)
+    places = [at for at in texts(msgspec.json.decode(request)) if {"taken_on", "taken_from"} & set(at)]
+    assert len(places) > 10
+    for at in places:
+        changed = msgspec.json.decode(request)
+        inner = changed
+        for name in at[:-1]:
+            inner = inner[name]
+        inner[at[-1]] = "a\0b"
+        with pytest.raises(wire.MalformedMessageError) as refused:
+            message_validation.import_request(msgspec.json.encode(changed))
+        assert "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in at) in str(refused.value), at
