@@ -104,6 +104,8 @@ def explain(rows: Iterable[dict[str, Any]]) -> Explanation | None:
     failures = [event.failure for event in own if isinstance(event, RestoreFailed)]
     failures += [event.failure for event in _failed_dumps(earlier, number)]
     failures += [event.failure for event in own if isinstance(event, DumpFailed) and _is_told(event)][-1:]
+    unstored = _unstored(item.event for item in told)
+    failures += [event.failure for event in unstored]
     return Explanation(
         incarnation=number,
         node=opened.event.node,
@@ -114,7 +116,7 @@ def explain(rows: Iterable[dict[str, Any]]) -> Explanation | None:
             f"Incarnation {number}: container {opened.event.container_id} on node {opened.event.node}, {opened.at}.",
             *_before(earlier, number),
             *_way(own),
-            *_unstored([item.event for item in told]),
+            *map(_unstored_sentence, unstored),
         ),
         advice=tuple(dict.fromkeys(f"{failure.code}: {failure.advice}" for failure in failures)),
     )
@@ -182,19 +184,22 @@ def _way(own: Sequence[Event]) -> list[str]:
     return sentences
 
 
-def _unstored(events: Iterable[Event]) -> list[str]:
-    """Tell of captures that the store has not taken until now."""
+def _unstored(events: Iterable[Event]) -> list[SnapshotStoreDelayed]:
+    """Find the captures that the store has not taken until now."""
     waiting: dict[SnapshotId, SnapshotStoreDelayed] = {}
     for event in events:
         if isinstance(event, SnapshotStoreDelayed):
             waiting[event.snapshot_id] = event
         elif isinstance(event, SnapshotStored | DumpFailed | SnapshotSuperseded):
             waiting.pop(event.snapshot_id, None)
-    return [
-        f"Snapshot {name} is on node {e.node} only, not stored since {moment(e.since)}, and is tried again: {_cause(e.failure)}"
-        f"{' A container that starts on that node is restored from it meanwhile.' if e.manifest_digest else ''}"
-        for name, e in waiting.items()
-    ]
+    return list(waiting.values())
+
+
+def _unstored_sentence(event: SnapshotStoreDelayed) -> str:
+    return (
+        f"Snapshot {event.snapshot_id} is on node {event.node} only, not stored since {moment(event.since)}, and is tried again: "
+        f"{_cause(event.failure)}{' A container that starts on that node is restored from it meanwhile.' if event.manifest_digest else ''}"
+    )
 
 
 def _cause(failure: Failure) -> str:

@@ -18,16 +18,15 @@ import yaml
 
 from woodfrog import client
 from woodfrog.cli import manifest_rules
-from woodfrog.cli.context import cluster_of, go_on_in_pod, reach_of
-from woodfrog.cli.kubectl import Kubectl, NotFoundError
+from woodfrog.cli.context import reach_of
+from woodfrog.cli.ids_of_pods import go_on_with_ids
 from woodfrog.cli.manifest_rules import Finding
 from woodfrog.cli.options import Namespace, Output, StateDir, key_of, telling, timeout
-from woodfrog.cli.pod_eligibility import ids_of
 from woodfrog.dev_state import Reach
 from woodfrog.local import dev
 from woodfrog.local.oci_bundle import BadInputError
 from woodfrog.output import Form, put_json
-from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import CheckpointKey
 from woodfrog.service.printable import printable
 
@@ -103,7 +102,7 @@ def _documents(name: str) -> Iterator[Any]:
 
 
 def _of_names(names: list[str], namespace: str, timeout_seconds: float, state_dir: Path | None, output: Form) -> bool:
-    _go_on_with_ids(names, namespace, state_dir)
+    go_on_with_ids("check", names, namespace, state_dir)
     reach = reach_of(state_dir)
     checked = [_ask(reach, key_of(reach, name, namespace), timeout_seconds) for name in names]
     if output is Form.JSON:
@@ -113,33 +112,6 @@ def _of_names(names: list[str], namespace: str, timeout_seconds: float, state_di
             says = "could be captured now" if each.failure is None else str(each.failure)
             sys.stdout.write(f"{printable(f'{each.id}: {says}')}\n")
     return all(each.failure is None for each in checked)
-
-
-def _go_on_with_ids(names: list[str], namespace: str, state_dir: Path | None) -> None:
-    """Where a cluster is asked and one of the names is a pod's, become the same verb there, with the ids of its containers.
-
-    Raises:
-        FailureError: ``cluster-away``, ``pod-not-protected``.
-    """
-    kubectl = cluster_of(state_dir)
-    if kubectl is None:
-        return
-    ids = [checkpoint_id for name in names for checkpoint_id in _ids(kubectl, name, namespace)]
-    if ids != names:
-        options = [word for word in sys.argv[2:] if word not in names]
-        go_on_in_pod(kubectl, ["check", *ids, *options])
-
-
-def _ids(kubectl: Kubectl, name: str, namespace: str) -> tuple[str, ...]:
-    try:
-        pod = kubectl.get("pod", name, "--namespace", namespace)
-    except NotFoundError:
-        return (name,)
-    ids = ids_of(pod)
-    if not ids:
-        advice = "See `woodfrog check -f` for what its manifest lacks."
-        raise FailureError(Failure("pod-not-protected", f"no container of {name} is protected", advice))
-    return ids
 
 
 def _ask(reach: Reach, key: CheckpointKey, timeout_seconds: float) -> Checked:

@@ -15,7 +15,6 @@ from typing import Annotated
 import msgspec
 import typer
 
-from controlplane import describe
 from woodfrog import client
 from woodfrog.cli import (
     check,
@@ -32,6 +31,7 @@ from woodfrog.cli import (
     snapshot_commands,
     snapshot_files,
     snapshot_import,
+    why_command,
 )
 from woodfrog.cli import snapshot_contents as snapshots_
 from woodfrog.cli.context import reach_of
@@ -43,7 +43,7 @@ from woodfrog.output import Form, put_json
 from woodfrog.protocol.failures import FailureError
 from woodfrog.protocol.ids import CheckpointKey, CommandId
 from woodfrog.service import logs
-from woodfrog.service.printable import printable, printable_output
+from woodfrog.service.printable import printable_output
 
 app = typer.Typer(
     help="Containers that pick up where they left off.",
@@ -178,28 +178,6 @@ def _runs_here(key: CheckpointKey, state_dir: Path | None) -> bool:
     return False
 
 
-@app.command(name="why")
-def why_(
-    checkpoint_id: Id, namespace: Namespace = dev.NAMESPACE, state_dir: StateDir = None, output: Output = Form.TABLE
-) -> None:
-    """Show why the last start of an id was what it was, and what has happened since."""
-    with telling():
-        reach = reach_of(state_dir)
-        key = key_of(reach, checkpoint_id, namespace)
-        told = describe.explain(client.view(reach, "events", key))
-        archived = told is None and log_commands.was_started(reach, key)
-    if output is Form.JSON:
-        put_json(told)
-    elif archived:
-        where = f"`woodfrog history {checkpoint_id} --archive DIR` shows it, where the files are"
-        sys.stderr.write(f"the last start of {checkpoint_id} has been archived: {where}\n")
-    elif told is None:
-        sys.stderr.write(f"no container with the id {checkpoint_id} was ever started\n")
-    else:
-        sys.stdout.write("".join(f"{printable(line)}\n" for line in told.sentences))
-        sys.stdout.write("".join(f"  -> {printable(line)}\n" for line in told.advice))
-
-
 @app.command(name="demo")
 def demo_(output: Output = Form.TABLE) -> None:
     """Show the main job from start to end, with a stack and containers of its own."""
@@ -217,6 +195,7 @@ snapshots_.register(app)
 snapshot_import.register(app)
 forget_command.register(app)
 log_commands.register(app)
+why_command.register(app)
 migrate_pod.register(app)
 check.register(app)
 engine_commands.register(app)

@@ -89,12 +89,15 @@ def test_on_a_cluster_the_verb_goes_on_word_for_word_in_a_ready_pod(tmp_path: Pa
     assert LABELS in (tmp_path / "asked").read_text().splitlines()
 
 
-def test_a_check_of_a_pod_goes_on_there_with_the_ids_of_its_containers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [("check", "p", "--timeout", "5"), ("why", "p", "-n", "team")])
+def test_what_is_asked_of_a_pod_goes_on_there_with_the_ids_of_its_containers(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
     env = [{"name": "CEDANA_CHECKPOINT", "value": "train"}]
     protected = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "main", "env": env}]}}
     environment = kubectl(tmp_path, json.dumps({**protected, "items": [pod("here")]}))
-    done = run(environment, "check", "p", "--timeout", "5")
-    assert done.stdout.splitlines()[-6:] == ["--", "woodfrog", "check", "train", "--timeout", "5"]
+    done = run(environment, *words)
+    assert done.stdout.splitlines()[-6:] == ["--", "woodfrog", words[0], "train", *words[2:]]
     assert done.returncode == 7
 
 
