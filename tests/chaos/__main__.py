@@ -1,4 +1,4 @@
-"""``make chaos``: a run for CHAOS_SECONDS from CHAOS_SEED, with a report in build/chaos.
+"""``make chaos``: a run for CHAOS_SECONDS from CHAOS_SEED, with a report and the log in build/chaos.
 
 CHAOS_PLACE says where: ``machine``, this one, or ``cluster``, the one that KUBECONFIG and WOODFROG_E2E_CLUSTER name. Exit code 1 if a rule was broken. CHAOS_IDS ids take part, and CHAOS_RUNNING of them run at the same time.
 Of all harms those are done whose names contain CHAOS_HARMS, such as ``disk``.
@@ -14,6 +14,7 @@ from pathlib import Path
 from .campaign import Campaign
 from .on_cluster import cluster
 from .place import one_machine
+from .recording import write
 from .report import render
 
 _BUILD = Path(__file__).parents[2] / "build/chaos"
@@ -43,13 +44,14 @@ def main() -> int:
     _BUILD.mkdir(parents=True, exist_ok=True)
     report = _BUILD / f"{where}-seed-{run.seed}.html"
     report.write_text(render(run))
+    write(report.with_suffix(".jsonl"), run.log)
     for rule, count in run.counts.items():
         print(f'woodfrog_invariant_violations_total{{rule="{rule}"}} {count}')
     for each in run.violations:
         print(f"{each.rule}: {each.key}: {each.about}")
     for kind in run.failed:
         print(f"{kind.what}: {kind.example.code} {kind.times}")
-    print(f"seed {run.seed}: {len(run.acts)} acts, {run.events} events, {run.took:.0f} s; {report}")
+    print(f"seed {run.seed}: {len(run.acts)} acts, {len(run.log)} events, {run.took:.0f} s; {report}")
     return 1 if run.violations else 0
 
 

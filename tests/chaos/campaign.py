@@ -15,11 +15,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from support.stack import until
 
 from controlplane.domain.invariants import Rule, Violation, found_in
+from woodfrog.protocol.events import AnyEvent
 
 from .account import Failed, failures, unfinished
 from .place import Live, Place
@@ -87,7 +89,7 @@ class Campaign:
     acts: list[Act] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
-    events: int = 0
+    log: list[tuple[AnyEvent, datetime]] = field(default_factory=list)
     took: float = 0.0
 
     def __post_init__(self) -> None:
@@ -118,11 +120,10 @@ class Campaign:
             until(
                 lambda: not unfinished(self.place.log()), _SETTLE_SECONDS, saying="every capture is stored or given up"
             )
-        log = self.place.log()
-        self.events = len(log)
-        self.failed = failures(log)
-        self.violations += unfinished(log)
-        self.violations += found_in(log)
+        self.log = self.place.log()
+        self.failed = failures(self.log)
+        self.violations += unfinished(self.log)
+        self.violations += found_in(self.log)
         self.took = time.monotonic() - self._began
 
     @property

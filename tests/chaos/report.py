@@ -48,7 +48,7 @@ def render(run: Campaign) -> str:
     kinds = len({one.program.kind for one in run.all})
     summary = (
         f"<p>{len(run.all)} ids of {kinds} kinds, {len(run.acts)} acts, {harmed} of them harmed, "
-        f"{run.events} events, {run.took:.0f} s.</p>"
+        f"{len(run.log)} events, {run.took:.0f} s.</p>"
     )
     parts = [
         f"<h1>Chaos run, seed {run.seed}</h1>",
