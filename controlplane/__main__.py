@@ -22,9 +22,10 @@ from controlplane.app import ControlPlane
 from controlplane.bus.streams import forget_audit
 from controlplane.log.admin.migrate import upgrade
 from controlplane.log.admin.transfer import move
-from controlplane.settings import InvalidSettingError, Settings
+from controlplane.settings import Settings
 from woodfrog.protocol.failures import FailureError
 from woodfrog.service import logs, tracing
+from woodfrog.service.env import InvalidSettingError
 from woodfrog.service.gc_tuning import collect_seldom
 from woodfrog.service.lifecycle import until_signalled
 from woodfrog.service.nats import connect

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from controlplane.core.policies import InvalidPolicyError, Policies, read_policies
 from controlplane.domain.start_outcomes import RESTORE_TRIES
-from controlplane.http.api.settings import ApiSettings, InvalidApiSettingError
-from woodfrog.protocol.durations import InvalidAmountError, parse_bytes
-from woodfrog.protocol.ids import InvalidIdError, check_id
-from woodfrog.service.http import Address, InvalidAddressError
-from woodfrog.service.natstls import InvalidTrustError, Trust
+from controlplane.http.api.settings import ApiSettings
+from woodfrog.service.env import Env, InvalidSettingError
+from woodfrog.service.http import Address
+from woodfrog.service.natstls import Trust
 
 _MOST: Final = 1000
 _MOST_REPORTS: Final = 10_000_000
 _DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
-
-
-class InvalidSettingError(ValueError):
-    """A variable is missing or says something that it may not; the message names it."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -106,143 +100,59 @@ class Settings(msgspec.Struct, frozen=True):
         Raises:
             InvalidSettingError: naming the variable and what is wrong with it.
         """
-        database_url = environment.get("WOODFROG_DATABASE_URL", "")
-        if not database_url:
-            raise InvalidSettingError(
-                "WOODFROG_DATABASE_URL is not set; e.g. sqlite+aiosqlite:////var/lib/woodfrog/log.db"
-            )
-        cluster = environment.get("WOODFROG_CLUSTER", "local")
-        seed_file = environment.get("WOODFROG_NATS_SEED_FILE", "")
-        callout_dir = environment.get("WOODFROG_NATS_CALLOUT_DIR", "")
-        instance = environment.get("WOODFROG_INSTANCE", "")
-        try:
-            check_id(cluster, "WOODFROG_CLUSTER")
-            if instance:
-                check_id(instance, "WOODFROG_INSTANCE")
-        except InvalidIdError as problem:
-            raise InvalidSettingError(str(problem)) from problem
-        try:
-            nats_trust = Trust.from_environment(environment)
-        except InvalidTrustError as problem:
-            raise InvalidSettingError(str(problem)) from problem
-        try:
-            api = ApiSettings.from_environment(environment)
-        except InvalidApiSettingError as problem:
-            raise InvalidSettingError(str(problem)) from problem
-        policy_file = environment.get("WOODFROG_POLICY_FILE", "")
-        log_archive = environment.get("WOODFROG_LOG_ARCHIVE", "")
-        try:
-            policies = read_policies(policy_file) if policy_file else Policies()
-        except InvalidPolicyError as problem:
-            raise InvalidSettingError(f"WOODFROG_POLICY_FILE: {problem}") from problem
+        env = Env(environment)
+        callout_dir = env.file("WOODFROG_NATS_CALLOUT_DIR")
+        taints = environment.get("WOODFROG_ENDING_TAINTS")
+        lease = env.one_of("WOODFROG_LEASE", "sql", ("sql", "kubernetes"))
         return cls(
-            database_url=database_url,
-            log_archive=Path(log_archive) if log_archive else None,
-            log_key_file=Path(log_key) if (log_key := environment.get("WOODFROG_LOG_KEY_FILE", "")) else None,
-            nats_url=environment.get("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
-            nats_seed_file=Path(seed_file) if seed_file else None,
-            nats_trust=nats_trust,
-            data_key_file=Path(data_key_file)
-            if (data_key_file := environment.get("WOODFROG_DATA_KEY_FILE", ""))
-            else None,
-            nats_callout_dir=Path(callout_dir) if callout_dir else None,
-            node_service_account=_service_account(environment) if callout_dir else ("", ""),
-            instance=instance,
-            cluster=cluster,
-            node_lost_seconds=_seconds(environment, "WOODFROG_NODE_LOST_SECONDS", 15.0, least=1.0),
-            handover_seconds=_seconds(environment, "WOODFROG_HANDOVER_SECONDS", 120.0, least=0.0),
-            restore_tries=_count(environment, "WOODFROG_RESTORE_TRIES", RESTORE_TRIES),
-            policies=policies,
-            api=api,
-            **_of_kubernetes(environment),
-            questions_per_node=_count(environment, "WOODFROG_QUESTIONS_PER_NODE", 128),
-            reports_per_node=_count(environment, "WOODFROG_REPORTS_PER_NODE", 50_000, _MOST_REPORTS),
-            stream_replicas=_replicas(environment, "WOODFROG_STREAM_REPLICAS"),
-            streams_bytes=_bytes(environment, "WOODFROG_STREAMS_BYTES"),
-            http_address=_address(environment, "WOODFROG_HTTP_ADDRESS"),
-            probe_address=_address(environment, "WOODFROG_PROBE_ADDRESS"),
+            database_url=env.needed("WOODFROG_DATABASE_URL", "e.g. sqlite+aiosqlite:////var/lib/woodfrog/log.db"),
+            log_archive=env.file("WOODFROG_LOG_ARCHIVE"),
+            log_key_file=env.file("WOODFROG_LOG_KEY_FILE"),
+            nats_url=env.text("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
+            nats_seed_file=env.file("WOODFROG_NATS_SEED_FILE"),
+            nats_trust=Trust.from_environment(environment),
+            data_key_file=env.file("WOODFROG_DATA_KEY_FILE"),
+            nats_callout_dir=callout_dir,
+            node_service_account=_service_account(env) if callout_dir else ("", ""),
+            instance=env.id("WOODFROG_INSTANCE"),
+            cluster=env.id("WOODFROG_CLUSTER", "local"),
+            node_lost_seconds=env.number("WOODFROG_NODE_LOST_SECONDS", 15.0, least=1.0),
+            handover_seconds=env.number("WOODFROG_HANDOVER_SECONDS", 120.0),
+            record_details=env.switch("WOODFROG_RECORD_DETAILS"),
+            restore_tries=env.count("WOODFROG_RESTORE_TRIES", RESTORE_TRIES, most=_MOST),
+            lease="kubernetes" if lease == "kubernetes" else "sql",
+            pod_namespace=(
+                env.needed("WOODFROG_POD_NAMESPACE", "WOODFROG_LEASE=kubernetes needs to know it")
+                if lease == "kubernetes"
+                else env.text("WOODFROG_POD_NAMESPACE")
+            ),
+            kubernetes=env.switch("WOODFROG_KUBERNETES"),
+            runtime_classes=env.names("WOODFROG_RUNTIME_CLASSES", "cedana"),
+            outside_nodes=env.names("WOODFROG_OUTSIDE_NODES"),
+            preserve_jobs=env.switch("WOODFROG_PRESERVE_JOBS", default=True),
+            ending_taints=None if taints is None else env.names("WOODFROG_ENDING_TAINTS"),
+            questions_per_node=env.count("WOODFROG_QUESTIONS_PER_NODE", 128, most=_MOST),
+            reports_per_node=env.count("WOODFROG_REPORTS_PER_NODE", 50_000, most=_MOST_REPORTS),
+            stream_replicas=int(env.one_of("WOODFROG_STREAM_REPLICAS", "1", ("1", "3", "5"))),
+            streams_bytes=env.bytes("WOODFROG_STREAMS_BYTES", 0) or None,
+            http_address=env.address("WOODFROG_HTTP_ADDRESS"),
+            probe_address=env.address("WOODFROG_PROBE_ADDRESS"),
+            api=ApiSettings.from_environment(environment),
+            policies=_policies(env),
         )
 
 
-def _service_account(environment: Mapping[str, str]) -> tuple[str, str]:
-    text = environment.get("WOODFROG_NODE_SERVICE_ACCOUNT", "")
-    namespace, _, name = text.partition("/")
-    if not _DNS_NAME.fullmatch(namespace) or not _DNS_NAME.fullmatch(name):
-        raise InvalidSettingError(
-            f"WOODFROG_NODE_SERVICE_ACCOUNT is {text!r}; it must be <namespace>/<name> of the node workers' ServiceAccount"
-        )
-    return namespace, name
-
-
-def _seconds(environment: Mapping[str, str], name: str, default: float, *, least: float) -> float:
-    text = environment.get(name)
-    if text is None:
-        return default
+def _policies(env: Env) -> Policies:
+    file = env.text("WOODFROG_POLICY_FILE")
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= least):
-        raise InvalidSettingError(f"{name} is {text!r}; it must be a number of seconds, {least:g} or more")
-    return value
+        return read_policies(file) if file else Policies()
+    except InvalidPolicyError as problem:
+        raise InvalidSettingError(f"WOODFROG_POLICY_FILE: {problem}") from problem
 
 
-def _bytes(environment: Mapping[str, str], name: str) -> int | None:
-    text = environment.get(name, "")
-    try:
-        return parse_bytes(text) or None if text else None
-    except InvalidAmountError as problem:
-        raise InvalidSettingError(f"{name}: {problem}") from problem
-
-
-def _address(environment: Mapping[str, str], name: str) -> Address | None:
-    text = environment.get(name, "")
-    try:
-        return Address.parse(text) if text else None
-    except InvalidAddressError as problem:
-        raise InvalidSettingError(f"{name}: {problem}") from problem
-
-
-def _of_kubernetes(environment: Mapping[str, str]) -> dict[str, Any]:
-    lease = environment.get("WOODFROG_LEASE", "sql")
-    if lease not in {"sql", "kubernetes"}:
-        raise InvalidSettingError(f"WOODFROG_LEASE is {lease!r}; it must be sql or kubernetes")
-    namespace = environment.get("WOODFROG_POD_NAMESPACE", "")
-    if lease == "kubernetes" and not namespace:
-        raise InvalidSettingError("WOODFROG_POD_NAMESPACE is not set; WOODFROG_LEASE=kubernetes needs to know it")
-    taints = environment.get("WOODFROG_ENDING_TAINTS")
-    return {
-        "lease": lease,
-        "pod_namespace": namespace,
-        "kubernetes": _switch(environment, "WOODFROG_KUBERNETES", "off"),
-        "runtime_classes": _names(environment.get("WOODFROG_RUNTIME_CLASSES", "cedana")),
-        "outside_nodes": _names(environment.get("WOODFROG_OUTSIDE_NODES", "")),
-        "record_details": _switch(environment, "WOODFROG_RECORD_DETAILS", "off"),
-        "preserve_jobs": _switch(environment, "WOODFROG_PRESERVE_JOBS", "on"),
-        "ending_taints": None if taints is None else _names(taints),
-    }
-
-
-def _switch(environment: Mapping[str, str], name: str, default: str) -> bool:
-    text = environment.get(name, default)
-    if text not in {"on", "off"}:
-        raise InvalidSettingError(f"{name} is {text!r}; it must be on or off")
-    return text == "on"
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _count(environment: Mapping[str, str], name: str, default: int, most: int = _MOST) -> int:
-    text = environment.get(name) or str(default)
-    if not text.isdecimal() or not 1 <= int(text) <= most:
-        raise InvalidSettingError(f"{name} is {text!r}; it must be a whole number from 1 to {most}")
-    return int(text)
-
-
-def _replicas(environment: Mapping[str, str], name: str) -> int:
-    text = environment.get(name) or "1"
-    if text not in {"1", "3", "5"}:
-        raise InvalidSettingError(f"{name} is {text!r}; it must be 1, 3 or 5")
-    return int(text)
+def _service_account(env: Env) -> tuple[str, str]:
+    name = "WOODFROG_NODE_SERVICE_ACCOUNT"
+    namespace, _, account = env.text(name).partition("/")
+    if not _DNS_NAME.fullmatch(namespace) or not _DNS_NAME.fullmatch(account):
+        raise env.invalid(name, "it must be <namespace>/<name> of the node workers' ServiceAccount")
+    return namespace, account

@@ -12,9 +12,10 @@ import sys
 import structlog
 
 from nodeworker.agent.app import Worker
-from nodeworker.settings import SettingsError, from_environment
+from nodeworker.settings import from_environment
 from woodfrog.protocol.failures import FailureError
 from woodfrog.service import logs, tracing
+from woodfrog.service.env import InvalidSettingError
 from woodfrog.service.lifecycle import until_signalled
 
 _log = structlog.get_logger(component="worker")
@@ -26,7 +27,7 @@ def main() -> int:
     try:
         settings = from_environment(os.environ)
         tracing.begin("woodfrog-node", {"host.name": settings.node})
-    except (SettingsError, tracing.InvalidTracingError) as problem:
+    except (InvalidSettingError, tracing.InvalidTracingError) as problem:
         _log.error("a setting is wrong", error=str(problem))
         return 2
     logs.of_process(node=settings.node)

@@ -7,7 +7,6 @@ A worker has no configuration file, so that a DaemonSet, a systemd unit and ``wo
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,16 +15,10 @@ import msgspec
 
 from nodeworker.capture.bounds import DEFAULT_FILES, DEFAULT_SPARSE_BYTES, Bounds
 from nodeworker.domain.rehearsal import Policy
-from woodfrog.protocol.durations import InvalidAmountError, parse_bytes, parse_seconds
-from woodfrog.protocol.ids import InvalidIdError, NodeName, check_id
-from woodfrog.service.http import Address, InvalidAddressError
-from woodfrog.service.natstls import InvalidTrustError, Trust
-
-_PLAIN_PATH = re.compile(r"[\w./+@:,=~-]+")
-
-
-class SettingsError(ValueError):
-    """An environment variable whose value cannot be meant; the message names it."""
+from woodfrog.protocol.ids import NodeName
+from woodfrog.service.env import Env, InvalidSettingError
+from woodfrog.service.http import Address
+from woodfrog.service.natstls import Trust
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,168 +147,69 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.run_dir / "containers" / container_id
 
 
-def _positive(environment: Mapping[str, str], name: str, default: float) -> float:
-    text = environment.get(name, "")
-    if not text:
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise SettingsError(f"{name} is {text!r}; it must be a positive number")
-    return value
-
-
-def _percent(environment: Mapping[str, str], name: str, default: float) -> float:
-    text = environment.get(name) or str(default)
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 100:
-        raise SettingsError(f"{name} is {text!r}; it must be a number from 0 to less than 100")
-    return value
-
-
-def _count(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name, "")
-    if not text:
-        return default
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise SettingsError(f"{name} is {text!r}; it must be a whole number of at least 1")
-    return int(text)
-
-
-def _bytes(environment: Mapping[str, str], name: str, default: int) -> int:
-    try:
-        return parse_bytes(text) if (text := environment.get(name, "")) else default
-    except InvalidAmountError as problem:
-        raise SettingsError(f"{name}: {problem}") from problem
-
-
-def _switch(environment: Mapping[str, str], name: str) -> bool:
-    text = environment.get(name) or "off"
-    if text not in {"on", "off"}:
-        raise SettingsError(f"{name} is {text!r}; it must be `on` or `off`")
-    return text == "on"
-
-
-def _copies_bytes(environment: Mapping[str, str]) -> int:
+def _copies_bytes(env: Env) -> int:
     """Read how many bytes of copies may lie here: none where the store is encrypted, for they are not."""
-    text = environment.get("WOODFROG_COPIES") or "16GiB"
-    if text == "off" or environment.get("WOODFROG_STORE_KEY_FILE"):
-        return 0
-    try:
-        return parse_bytes(text)
-    except InvalidAmountError as problem:
-        raise SettingsError(f"WOODFROG_COPIES is neither `off` nor an amount: {problem}") from problem
+    name = "WOODFROG_COPIES"
+    return 0 if env.text(name) == "off" or env.text("WOODFROG_STORE_KEY_FILE") else env.bytes(name, 16 << 30)
 
 
-def _seconds(environment: Mapping[str, str], name: str, default: str) -> float:
-    try:
-        return parse_seconds(environment.get(name) or default)
-    except InvalidAmountError as problem:
-        raise SettingsError(f"{name}: {problem}") from problem
-
-
-def _bounds_privileges(environment: Mapping[str, str]) -> bool:
-    text = environment.get("WOODFROG_PRIVILEGES") or "new-container"
-    if text not in {"new-container", "snapshot"}:
-        raise SettingsError(f"WOODFROG_PRIVILEGES is {text!r}; it must be `new-container` or `snapshot`")
-    return text == "new-container"
-
-
-def _rehearse(environment: Mapping[str, str]) -> Policy:
-    text = environment.get("WOODFROG_REHEARSE") or Policy.FIRST
-    if text not in set(Policy):
-        raise SettingsError(f"WOODFROG_REHEARSE is {text!r}; it must be `first`, `always` or `off`")
-    return Policy(text)
-
-
-def _recipient(environment: Mapping[str, str]) -> Path | None:
-    file = environment.get("WOODFROG_DATA_KEY_RECIPIENT_FILE", "")
-    if file and not environment.get("WOODFROG_STORE_KEY_FILE"):
-        raise SettingsError(
+def _recipient(env: Env) -> Path | None:
+    file = env.file("WOODFROG_DATA_KEY_RECIPIENT_FILE")
+    if file and not env.text("WOODFROG_STORE_KEY_FILE"):
+        raise InvalidSettingError(
             "WOODFROG_DATA_KEY_RECIPIENT_FILE is set, and WOODFROG_STORE_KEY_FILE is not; it needs both"
         )
-    return Path(file) if file else None
+    return file
 
 
 def from_environment(environment: Mapping[str, str]) -> Settings:
     """Read the settings; an unset or empty variable means its default.
 
     Raises:
-        SettingsError: for the first variable whose value cannot be meant.
+        InvalidSettingError: for the first variable whose value cannot be meant.
     """
-
-    def text(name: str, default: str) -> str:
-        return environment.get(name) or default
-
-    def directory(name: str, default: str) -> Path:
-        path = Path(text(name, default))
-        if not path.is_absolute():
-            raise SettingsError(f"{name} is {str(path)!r}; it must be an absolute path")
-        if not _PLAIN_PATH.fullmatch(str(path)):
-            raise SettingsError(f"{name} is {str(path)!r}; CRIU cannot be given a path with blanks or quotes")
-        return path
-
-    def name(variable: str, default: str) -> str:
-        try:
-            return check_id(text(variable, default), variable)
-        except InvalidIdError as problem:
-            raise SettingsError(str(problem)) from problem
-
-    def address(variable: str) -> Address | None:
-        try:
-            return Address.parse(said) if (said := text(variable, "")) else None
-        except InvalidAddressError as problem:
-            raise SettingsError(f"{variable}: {problem}") from problem
-
-    try:
-        nats_trust = Trust.from_environment(environment)
-    except InvalidTrustError as problem:
-        raise SettingsError(str(problem)) from problem
-    state_dir = directory("WOODFROG_STATE_DIR", "/var/lib/woodfrog")
+    env = Env(environment)
+    state_dir = env.folder("WOODFROG_STATE_DIR", "/var/lib/woodfrog")
     return Settings(
-        node=NodeName(name("WOODFROG_NODE", socket.gethostname())),
-        cluster=name("WOODFROG_CLUSTER", "local"),
-        namespace=name("WOODFROG_NAMESPACE", "default"),
+        node=NodeName(env.id("WOODFROG_NODE", socket.gethostname())),
+        cluster=env.id("WOODFROG_CLUSTER", "local"),
+        namespace=env.id("WOODFROG_NAMESPACE", "default"),
         state_dir=state_dir,
-        run_dir=directory("WOODFROG_RUN_DIR", "/run/woodfrog"),
-        nats_url=text("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
-        nats_seed_file=Path(seed_file) if (seed_file := text("WOODFROG_NATS_SEED_FILE", "")) else None,
-        nats_token_file=Path(token_file) if (token_file := text("WOODFROG_NATS_TOKEN_FILE", "")) else None,
-        nats_trust=nats_trust,
-        data_key_recipient_file=_recipient(environment),
-        store_key_file=Path(key_file) if (key_file := text("WOODFROG_STORE_KEY_FILE", "")) else None,
-        store_url=text("WOODFROG_STORE_URL", f"file://{state_dir}/store"),
-        runc=text("WOODFROG_RUNC", "runc"),
-        criu=text("WOODFROG_CRIU", "criu"),
-        create_limit_seconds=_positive(environment, "WOODFROG_CREATE_LIMIT_SECONDS", 110.0),
-        stop_limit_seconds=_positive(environment, "WOODFROG_STOP_LIMIT_SECONDS", 20.0),
-        dumps_at_once=_count(environment, "WOODFROG_DUMPS_AT_ONCE", max(2, len(os.sched_getaffinity(0)) // 2)),
+        run_dir=env.folder("WOODFROG_RUN_DIR", "/run/woodfrog"),
+        nats_url=env.text("WOODFROG_NATS_URL", "nats://127.0.0.1:4222"),
+        nats_seed_file=env.file("WOODFROG_NATS_SEED_FILE"),
+        nats_token_file=env.file("WOODFROG_NATS_TOKEN_FILE"),
+        nats_trust=Trust.from_environment(environment),
+        data_key_recipient_file=_recipient(env),
+        store_key_file=env.file("WOODFROG_STORE_KEY_FILE"),
+        store_url=env.text("WOODFROG_STORE_URL", f"file://{state_dir}/store"),
+        runc=env.text("WOODFROG_RUNC", "runc"),
+        criu=env.text("WOODFROG_CRIU", "criu"),
+        create_limit_seconds=env.positive("WOODFROG_CREATE_LIMIT_SECONDS", 110.0),
+        stop_limit_seconds=env.positive("WOODFROG_STOP_LIMIT_SECONDS", 20.0),
+        dumps_at_once=env.count("WOODFROG_DUMPS_AT_ONCE", max(2, len(os.sched_getaffinity(0)) // 2)),
         nvidia_libraries=(
-            directory("WOODFROG_NVIDIA_LIBRARIES", "/") if environment.get("WOODFROG_NVIDIA_LIBRARIES") else None
+            env.folder("WOODFROG_NVIDIA_LIBRARIES", "/") if env.text("WOODFROG_NVIDIA_LIBRARIES") else None
         ),
-        gpu_lock_seconds=_positive(environment, "WOODFROG_GPU_LOCK_SECONDS", 30.0),
-        store_attempts=int(_positive(environment, "WOODFROG_STORE_ATTEMPTS", 5)),
-        http_address=address("WOODFROG_HTTP_ADDRESS"),
-        probe_address=address("WOODFROG_PROBE_ADDRESS"),
-        copies_bytes=_copies_bytes(environment),
-        copies_seconds=_seconds(environment, "WOODFROG_COPIES_AGE", "1h"),
-        copies_spare_percent=_percent(environment, "WOODFROG_COPIES_SPARE_PERCENT", 10.0),
-        store_pause_limit_seconds=_seconds(environment, "WOODFROG_STORE_PAUSE_LIMIT", "60s"),
-        spool_floor_bytes=_bytes(environment, "WOODFROG_SPOOL_FLOOR", 1 << 30),
-        restore_limit_seconds=_seconds(environment, "WOODFROG_RESTORE_LIMIT", "10m"),
-        freeze_limit_seconds=_seconds(environment, "WOODFROG_FREEZE_LIMIT", "60s"),
-        files_limit=_count(environment, "WOODFROG_FILES_LIMIT", DEFAULT_FILES),
-        sparse_limit_bytes=_bytes(environment, "WOODFROG_SPARSE_LIMIT", DEFAULT_SPARSE_BYTES),
-        disk_limit_bytes=_bytes(environment, "WOODFROG_DISK_LIMIT", 0),
-        prefetches_at_once=_count(environment, "WOODFROG_PREFETCHES_AT_ONCE", 4),
-        limit_layer=_switch(environment, "WOODFROG_LIMIT_LAYER"),
-        bounds_privileges=_bounds_privileges(environment),
-        rehearse=_rehearse(environment),
-        rehearse_memory_bytes=_bytes(environment, "WOODFROG_REHEARSE_MEMORY", 4 << 30),
-        rehearse_seconds=_seconds(environment, "WOODFROG_REHEARSE_LIMIT", "60s"),
+        gpu_lock_seconds=env.positive("WOODFROG_GPU_LOCK_SECONDS", 30.0),
+        store_attempts=env.count("WOODFROG_STORE_ATTEMPTS", 5),
+        http_address=env.address("WOODFROG_HTTP_ADDRESS"),
+        probe_address=env.address("WOODFROG_PROBE_ADDRESS"),
+        copies_bytes=_copies_bytes(env),
+        copies_seconds=env.seconds("WOODFROG_COPIES_AGE", "1h"),
+        copies_spare_percent=env.number("WOODFROG_COPIES_SPARE_PERCENT", 10.0, below=100.0),
+        store_pause_limit_seconds=env.seconds("WOODFROG_STORE_PAUSE_LIMIT", "60s"),
+        spool_floor_bytes=env.bytes("WOODFROG_SPOOL_FLOOR", 1 << 30),
+        restore_limit_seconds=env.seconds("WOODFROG_RESTORE_LIMIT", "10m"),
+        freeze_limit_seconds=env.seconds("WOODFROG_FREEZE_LIMIT", "60s"),
+        files_limit=env.count("WOODFROG_FILES_LIMIT", DEFAULT_FILES),
+        sparse_limit_bytes=env.bytes("WOODFROG_SPARSE_LIMIT", DEFAULT_SPARSE_BYTES),
+        disk_limit_bytes=env.bytes("WOODFROG_DISK_LIMIT", 0),
+        prefetches_at_once=env.count("WOODFROG_PREFETCHES_AT_ONCE", 4),
+        limit_layer=env.switch("WOODFROG_LIMIT_LAYER"),
+        bounds_privileges=env.one_of("WOODFROG_PRIVILEGES", "new-container", ("new-container", "snapshot"))
+        == "new-container",
+        rehearse=Policy(env.one_of("WOODFROG_REHEARSE", Policy.FIRST, tuple(Policy))),
+        rehearse_memory_bytes=env.bytes("WOODFROG_REHEARSE_MEMORY", 4 << 30),
+        rehearse_seconds=env.seconds("WOODFROG_REHEARSE_LIMIT", "60s"),
     )

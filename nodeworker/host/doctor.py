@@ -28,7 +28,8 @@ from nodeworker.host import containerd, cri, facts, self_test
 from nodeworker.host.install import Options, read_record
 from nodeworker.store.object_store import DirectoryObjects
 from woodfrog.protocol.failures import FailureError
-from woodfrog.service.natstls import CA_FILE, InvalidTrustError, Trust, greeting
+from woodfrog.service.env import InvalidSettingError
+from woodfrog.service.natstls import CA_FILE, Trust, greeting
 
 OLDEST_KERNEL: Final = (5, 11)
 _SECONDS: Final = 10
@@ -215,7 +216,7 @@ def _nats(_options: Options, environment: Mapping[str, str]) -> Finding:
     try:
         trust = Trust.from_environment(environment)
         hello, encrypted = greeting(url, trust, seconds=_SECONDS)
-    except InvalidTrustError as problem:
+    except InvalidSettingError as problem:
         return Finding("nats", "failed", str(problem), "Correct the variable.")
     except ssl.SSLError as problem:
         return Finding("nats", "failed", f"{shown}: {problem}", f"Name who vouches for NATS in {CA_FILE}.")

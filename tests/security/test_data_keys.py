@@ -15,7 +15,7 @@ from support.snapshots import HEADER, KEY, SNAPSHOT, Place, contents, mixed, noi
 from support.worker import CONTAINER, FACTS, Worker, ask, query, snapshot_name, stored_messages
 from support.worker import KEY as ID
 
-from nodeworker.settings import SettingsError, from_environment
+from nodeworker.settings import from_environment
 from nodeworker.store import KeyRing, SnapshotStore
 from nodeworker.store.encryption_keys import StoreKey
 from woodfrog.protocol import subjects
@@ -23,6 +23,7 @@ from woodfrog.protocol.failures import CONDEMNING_CODES, DATA_KEY_MISSING, PASSI
 from woodfrog.protocol.ids import ContainerId, SnapshotId
 from woodfrog.protocol.requests import Resolution, ResolveRequest, RestoreFrom
 from woodfrog.service.data_keys import WRAPPED_BYTES, DataKeyError, Recipient, Unwrapper, from_text, purpose, to_text
+from woodfrog.service.env import InvalidSettingError
 from woodfrog.service.nats import connect
 
 pytestmark = pytest.mark.timeout(120)
@@ -133,7 +134,7 @@ def test_snapshots_from_before_are_read_and_all_are_removed_without_their_keys(
 
 
 def test_a_recipient_needs_the_keys_of_the_store() -> None:
-    with pytest.raises(SettingsError, match="needs both"):
+    with pytest.raises(InvalidSettingError, match="needs both"):
         from_environment({"WOODFROG_DATA_KEY_RECIPIENT_FILE": "/r"})
     said = from_environment({"WOODFROG_DATA_KEY_RECIPIENT_FILE": "/r", "WOODFROG_STORE_KEY_FILE": "/k"})
     assert said.data_key_recipient_file == Path("/r")

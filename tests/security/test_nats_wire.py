@@ -29,8 +29,9 @@ from woodfrog.protocol import subjects
 from woodfrog.protocol.ids import NodeName
 from woodfrog.service import nats as connecting
 from woodfrog.service import natstls
+from woodfrog.service.env import InvalidSettingError
 from woodfrog.service.nats import connect
-from woodfrog.service.natstls import CA_FILE, INSECURE, InsecureConnectionError, InvalidTrustError, Trust
+from woodfrog.service.natstls import CA_FILE, INSECURE, InsecureConnectionError, Trust
 from woodfrog.service.nkeys import KeyPair
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
@@ -205,7 +206,7 @@ def test_what_counts_as_this_machine() -> None:
 def test_the_variables_mean_what_they_say() -> None:
     assert Trust.from_environment({}) == Trust()
     assert Trust.from_environment({CA_FILE: "/ca.crt", INSECURE: "on"}) == Trust(Path("/ca.crt"), insecure=True)
-    with pytest.raises(InvalidTrustError, match=INSECURE):
+    with pytest.raises(InvalidSettingError, match=INSECURE):
         Trust.from_environment({INSECURE: "yes"})
 
 

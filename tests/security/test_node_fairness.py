@@ -26,11 +26,12 @@ from controlplane.bus.streams import ensure_streams
 from controlplane.core.input_queue import InputQueue
 from controlplane.core.key_waiters import KeyWaiters
 from controlplane.core.watermark import Watermark
-from controlplane.settings import InvalidSettingError, Settings
+from controlplane.settings import Settings
 from woodfrog.protocol import subjects, wire
 from woodfrog.protocol.failures import NODE_BUSY, REPEATED_CODES, FailureError
 from woodfrog.protocol.ids import ContainerId, NodeName, WorkerId
 from woodfrog.protocol.requests import Refusal, ResolveRequest, Rows
+from woodfrog.service.env import InvalidSettingError
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -16,7 +16,8 @@ from typing import Final
 from woodfrog.cli.kubectl import Kubectl, Object, away
 from woodfrog.dev_state import Reach, StateDirectory, default_state_dir
 from woodfrog.protocol.failures import Failure, FailureError
-from woodfrog.service.natstls import InvalidTrustError, Trust
+from woodfrog.service.env import InvalidSettingError
+from woodfrog.service.natstls import Trust
 
 LABELS: Final = "app.kubernetes.io/name=woodfrog,app.kubernetes.io/component=controlplane"
 """By which the chart marks the control plane's pods."""
@@ -56,7 +57,7 @@ def cluster_of(state_dir: Path | None, environment: Mapping[str, str] = os.envir
 def _trust(environment: Mapping[str, str]) -> Trust:
     try:
         return Trust.from_environment(environment)
-    except InvalidTrustError as problem:
+    except InvalidSettingError as problem:
         raise FailureError(Failure("nats-trust", str(problem), "Correct the variable.")) from problem
 
 

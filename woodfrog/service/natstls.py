@@ -18,13 +18,11 @@ from urllib.parse import urlsplit
 import msgspec
 import nats.errors
 
+from woodfrog.service.env import Env
+
 CA_FILE: Final = "WOODFROG_NATS_CA_FILE"
 INSECURE: Final = "WOODFROG_NATS_INSECURE"
 _LONGEST_GREETING_BYTES: Final = 64 * 1024
-
-
-class InvalidTrustError(ValueError):
-    """A variable says something that it may not; the message names it."""
 
 
 class InsecureConnectionError(nats.errors.Error):
@@ -44,13 +42,10 @@ class Trust(msgspec.Struct, frozen=True):
         """Read the variables.
 
         Raises:
-            InvalidTrustError: one of them cannot be meant.
+            InvalidSettingError: one of them cannot be meant.
         """
-        insecure = environment.get(INSECURE) or "off"
-        if insecure not in {"on", "off"}:
-            raise InvalidTrustError(f"{INSECURE} is {insecure!r}; it must be on or off")
-        ca_file = environment.get(CA_FILE, "")
-        return cls(Path(ca_file) if ca_file else None, insecure == "on")
+        env = Env(environment)
+        return cls(env.file(CA_FILE), env.switch(INSECURE))
 
     def encrypts(self, url: str) -> bool:
         """Return whether connections to this URL are encrypted, whatever the server says."""

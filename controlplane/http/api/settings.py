@@ -8,11 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from woodfrog.service.http import Address, InvalidAddressError
-
-
-class InvalidApiSettingError(ValueError):
-    """A variable says something that it may not; the message names it."""
+from woodfrog.service.env import Env, InvalidSettingError
+from woodfrog.service.http import Address
 
 
 class ApiSettings(msgspec.Struct, frozen=True):
@@ -35,38 +32,32 @@ class ApiSettings(msgspec.Struct, frozen=True):
         """Read the settings; ``None`` if there is to be no API.
 
         Raises:
-            InvalidApiSettingError: naming the variable.
+            InvalidSettingError: naming the variable.
         """
-        text = environment.get("WOODFROG_API_ADDRESS", "")
-        if not text:
+        env = Env(environment)
+        address = env.address("WOODFROG_API_ADDRESS")
+        if address is None:
             return None
-        try:
-            address = Address.parse(text)
-        except InvalidAddressError as problem:
-            raise InvalidApiSettingError(f"WOODFROG_API_ADDRESS: {problem}") from problem
-        kubernetes = _switch(environment, "WOODFROG_API_KUBERNETES")
-        tokens_file = _path(environment, "WOODFROG_API_TOKENS_FILE")
+        kubernetes = env.switch("WOODFROG_API_KUBERNETES")
+        tokens_file = env.file("WOODFROG_API_TOKENS_FILE")
         if tokens_file is None and not kubernetes:
-            raise InvalidApiSettingError(
+            raise InvalidSettingError(
                 "WOODFROG_API_ADDRESS is set, so WOODFROG_API_TOKENS_FILE or WOODFROG_API_KUBERNETES=on is needed: "
                 "the API is never served without authentication"
             )
-        certificate_file = _path(environment, "WOODFROG_API_CERTIFICATE_FILE")
-        key_file = _path(environment, "WOODFROG_API_KEY_FILE")
+        certificate_file = env.file("WOODFROG_API_CERTIFICATE_FILE")
+        key_file = env.file("WOODFROG_API_KEY_FILE")
         if (certificate_file is None) != (key_file is None):
-            raise InvalidApiSettingError(
+            raise InvalidSettingError(
                 "WOODFROG_API_CERTIFICATE_FILE and WOODFROG_API_KEY_FILE belong together; one of them is not set"
             )
-        if (
-            certificate_file is None
-            and not _is_loopback(address.host)
-            and not _switch(environment, "WOODFROG_API_INSECURE")
-        ):
-            raise InvalidApiSettingError(
-                f"WOODFROG_API_ADDRESS is {text!r}, which others can reach: set WOODFROG_API_CERTIFICATE_FILE, listen on "
-                "127.0.0.1, or set WOODFROG_API_INSECURE=on to have tokens sent unencrypted"
+        if certificate_file is None and not _is_loopback(address.host) and not env.switch("WOODFROG_API_INSECURE"):
+            raise env.invalid(
+                "WOODFROG_API_ADDRESS",
+                "others can reach that: set WOODFROG_API_CERTIFICATE_FILE, listen on 127.0.0.1, or set WOODFROG_API_INSECURE=on to "
+                "have tokens sent unencrypted",
             )
-        actions = _switch(environment, "WOODFROG_API_ACTIONS")
+        actions = env.switch("WOODFROG_API_ACTIONS")
         return cls(address, tokens_file, kubernetes, certificate_file, key_file, actions)
 
 
@@ -75,15 +66,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _path(environment: Mapping[str, str], name: str) -> Path | None:
-    text = environment.get(name, "")
-    return Path(text) if text else None
-
-
-def _switch(environment: Mapping[str, str], name: str) -> bool:
-    text = environment.get(name) or "off"
-    if text not in {"on", "off"}:
-        raise InvalidApiSettingError(f"{name} is {text!r}; it must be on or off")
-    return text == "on"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeworker.settings import SettingsError, from_environment
+from nodeworker.settings import from_environment
+from woodfrog.service.env import InvalidSettingError
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -54,5 +55,5 @@ def test_the_drivers_libraries_are_looked_for_unless_their_folder_is_named() -> 
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_refused_by_name(name: str, value: str) -> None:
-    with pytest.raises(SettingsError, match=name):
+    with pytest.raises(InvalidSettingError, match=name):
         from_environment({"WOODFROG_NODE": "node-a"} | {name: value})

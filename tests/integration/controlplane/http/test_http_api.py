@@ -16,13 +16,14 @@ from support.kubeapi import Request, serving
 from support.logstory import KEY, opened, story
 
 from controlplane.http.api import server, tail
-from controlplane.http.api.settings import ApiSettings, InvalidApiSettingError
+from controlplane.http.api.settings import ApiSettings
 from controlplane.http.api.tokens import InvalidTokensError, read_tokens
 from controlplane.log import EventLog
 from controlplane.log.admin.migrate import upgrade
 from controlplane.log.records import LogUnavailableError
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import Epoch
+from woodfrog.service.env import InvalidSettingError
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -355,7 +356,7 @@ async def test_a_kubernetes_that_does_not_answer_lets_nobody_in(shown: Log, tmp_
     ],
 )
 def test_settings_that_would_show_the_log_to_anybody_are_refused(environment: dict[str, str], problem: str) -> None:
-    with pytest.raises(InvalidApiSettingError, match=problem):
+    with pytest.raises(InvalidSettingError, match=problem):
         ApiSettings.from_environment(environment)
 
 

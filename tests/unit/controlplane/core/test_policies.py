@@ -9,9 +9,10 @@ import pytest
 from controlplane.core.policies import InvalidPolicyError, Policies, read_policies
 from controlplane.domain import Keep
 from controlplane.domain.state import Incarnation
-from controlplane.settings import InvalidSettingError, Settings
+from controlplane.settings import Settings
 from woodfrog.protocol.facts import ContainerFacts
 from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber
+from woodfrog.service.env import InvalidSettingError
 
 pytestmark = pytest.mark.timeout(5)
 
