@@ -240,8 +240,8 @@ RULES: Final = (
     Rule(
         "too-many-pipes",
         ("OOM storing pipe",),
-        "more than 1024 pipes hold data that have not been read yet",
-        "Let the program read what lies in its pipes; CRIU saves the content of 1024.",
+        "the container has more than 1024 pipes",
+        "Have fewer pipes open, those of all processes together: empty ones count, too.",
     ),
     Rule(
         "netlink",
@@ -268,11 +268,17 @@ RULES: Final = (
         "Close the session and what it left, or start such processes with setsid and their output elsewhere.",
     ),
     Rule(
+        "posix-queue",
+        ("mqueue isn't empty",),
+        "the container has a POSIX message queue, which CRIU cannot dump",
+        "Let the program remove its queues before the snapshot (mq_unlink): closing them leaves them there.",
+    ),
+    Rule(
         "file-outside",
         ("Can't lookup mount",),
         "a process holds a file that lies on none of the container's mounts",
-        "It is a POSIX message queue, or was opened outside of the container, as a standard output that is a file of the "
-        "node. Close it before the snapshot, or give the container a pipe.",
+        "It is a POSIX message queue without a name, or was opened outside of the container, as a standard output that is a "
+        "file of the node. Close it before the snapshot, or give the container a pipe.",
         names=r"Can.t lookup mount=\d+ for (fd=\d+) path=(\S+)",
     ),
     Rule(

@@ -20,7 +20,7 @@ from typing import Final
 CriuVersion = tuple[int, int, int]
 
 DUMP_TIMEOUT_SECONDS: Final = 60
-GHOST_LIMIT: Final = "512M"
+GHOST_LIMIT_BYTES: Final = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,11 @@ class Option:
 OPTIONS: Final = (
     Option("skip-in-flight", (3, 11, 0), True, False, "a half-open connection on a listener is not a reason to fail"),
     Option(
-        f"ghost-limit {GHOST_LIMIT}", (3, 10, 0), True, False, "deleted open files travel; the default stops at 1 MiB"
+        f"ghost-limit {GHOST_LIMIT_BYTES >> 20}M",
+        (3, 10, 0),
+        True,
+        False,
+        "deleted open files travel; the default stops at 1 MiB",
     ),
     Option("link-remap", (1, 0, 0), True, False, "a deleted name of a file with other names travels as link_remap.N"),
     Option(

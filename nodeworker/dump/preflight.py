@@ -12,7 +12,17 @@ from typing import Final
 
 from nodeworker import bundle
 from nodeworker.bundle import Bundle
-from nodeworker.capture import executable_memory, file_locks, handles, privileges, user_namespace, volume_files, watches
+from nodeworker.capture import (
+    deleted_files,
+    executable_memory,
+    file_locks,
+    handles,
+    message_queues,
+    privileges,
+    user_namespace,
+    volume_files,
+    watches,
+)
 from nodeworker.capture.bounds import Bounds, Tally, measure
 from nodeworker.capture.criu import criu
 from nodeworker.capture.criu.freezer import Freezer
@@ -145,11 +155,14 @@ class Preflight:
         criu.refuse_traced(dumped)
         criu.refuse_io_uring(dumped)
         handles.refuse(dumped)
+        message_queues.refuse(state.pid)
         executable_memory.refuse_shared(dumped)
         watched = watches.find(dumped, state.pid)
         criu.refuse_unreadable_limits(dumped)
         criu.refuse_adopted(pids, state.pid)
         file_locks.refuse_lost(dumped)
+        outside = live.outside
+        deleted_files.refuse_unrestorable(dumped, outside)
         overlay = find_overlay(state.rootfs)
         upper = None if overlay is None else overlay.upper
         shm, volumes = live.travelling_shm, live.travelling
@@ -162,7 +175,6 @@ class Preflight:
         if noticed is None and live.options.before_dump is not None:
             # What it has open, watches and holds in its files may be other afterwards.
             return self._look(container, only=only, final=final, noticed=self._hooked(live, state))
-        outside = live.outside
         if not only:
             volume_files.flush(outside, dumped)
         wished, usual = live.options.freeze_limit_seconds, self._settings.freeze_limit_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,20 @@ pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
 KEY = CheckpointKey("local", "default", "trainer")
 FAST = "i=0; while :; do i=$((i+1)); echo $i >>/numbers; echo $i >/v/last; done"
 HELD = "exec 3>/v/held; i=0; while :; do i=$((i+1)); echo $i >>/numbers; echo $i >&3; done"
-REMAPPED = "exec 3>/v/a; ln /v/a /v/b; rm /v/a; i=0; while :; do i=$((i+1)); echo $i >>/numbers; sleep 0.02; done"
+REMAPPED = f"""exec {sys.executable} -c '
+import os, socket, time
+held = os.open("/v/a", os.O_CREAT | os.O_RDWR)
+os.link("/v/a", "/v/b")
+os.unlink("/v/a")
+one, other = socket.socketpair()
+socket.send_fds(one, [b"x"], [held])
+os.close(held)
+for number in range(1, 1000000):
+    with open("/numbers", "a") as file:
+        print(number, file=file)
+    time.sleep(0.02)
+'"""
+"""The file is on its way to another process, so nobody has it open for a look before the dump."""
 
 
 def with_volume(source: Path) -> Any:
