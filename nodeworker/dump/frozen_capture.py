@@ -16,6 +16,7 @@ import structlog
 from nodeworker import reports
 from nodeworker.capture import projected_volumes, sqlite_files, thread_placement, volume_files
 from nodeworker.capture.bounds import Bounds
+from nodeworker.capture.criu import interrupted
 from nodeworker.capture.criu.runc import Runc
 from nodeworker.capture.criu.spool import Aside, Spool, raw_bytes
 from nodeworker.capture.gpu.cuda import Cuda
@@ -92,10 +93,13 @@ class FrozenCapture:
                 self._kill(plan)
             else:
                 plan.freezer.thaw()
-        except BaseException:
+        except BaseException as problem:
             plan.freezer.release()
             self._return_gpus(plan, freeze.cuda_pids)
             self._note_thawed(record.container_id)
+            removed = interrupted.removal(problem, plan.root / record.container_id)
+            if removed is not None:
+                raise FailureError(removed) from problem
             raise
         finally:
             plan.criu_config.write_text(plan.criu.for_dump())

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from nodeworker.capture.criu import criu as criu_tool
+from nodeworker.capture.criu import interrupted
 from nodeworker.capture.criu.freezer import Freezer
-from nodeworker.capture.criu.interrupted import interruption
 from woodfrog.protocol.failures import Failure, FailureError
 
 CRIU_CONFIG_ANNOTATION: Final = "org.criu.config"
@@ -168,15 +168,14 @@ class Runc:
         try:
             # A file, not a pipe: a CRIU that outlives runc would hold a pipe open and keep us waiting for its end.
             with said.open("wb") as stderr:
-                subprocess.run(
+                runc = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=stderr,
                     env=self.environment(),
-                    timeout=timeout_seconds,
-                    check=True,
                 )
+            exit_code = interrupted.wait(runc, first_pid, timeout_seconds)
         except subprocess.TimeoutExpired as problem:
             raise FailureError(
                 Failure(
@@ -185,10 +184,9 @@ class Runc:
                     advice="Look at the speed of the disk under the worker's state directory, or allow more time.",
                 )
             ) from problem
-        except subprocess.CalledProcessError as problem:
-            text = said.read_text(errors="replace")
-            failure = criu_tool.explain(work_path / "dump.log", text, self.criu)
-            raise FailureError(interruption(problem.returncode, first_pid, failure)) from problem
+        if exit_code:
+            failure = criu_tool.explain(work_path / "dump.log", said.read_text(errors="replace"), self.criu)
+            raise FailureError(interrupted.interruption(exit_code, first_pid, failure))
 
     def kill(self, root: Path, container_id: str, signal_name: str) -> None:
         """Send a signal to the container's first process.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from nodeworker.capture.criu.interrupted import interruption, is_killed
+from nodeworker.capture.criu import interrupted
+from nodeworker.capture.criu.interrupted import interruption, is_killed, removal
 from nodeworker.capture.criu.runc import Runc
 from nodeworker.domain.dump_retries import PASSING
 from woodfrog.protocol.failures import Failure, FailureError
@@ -64,3 +66,31 @@ def test_a_runc_that_is_killed_in_a_dump_is_named(tmp_path: Path, monkeypatch: p
             tmp_path, "c1", image_path=tmp_path / "i", work_path=tmp_path / "w", leave_running=True
         )
     assert failed.value.failure.code == "dump-killed"
+
+
+def test_a_container_that_was_removed_in_a_dump_is_gone_whatever_was_not_found(tmp_path: Path) -> None:
+    not_found = FileNotFoundError(2, "No such file or directory", "state.json")
+    gone = removal(not_found, tmp_path / "removed")
+    assert gone is not None
+    assert (gone.code, "state.json" in gone.detail) == ("container-gone", True)
+    assert removal(not_found, tmp_path) is None
+    assert removal(FailureError(KNOWN), tmp_path / "removed") is None
+
+
+def test_a_criu_that_does_not_find_out_that_the_container_was_killed_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupted, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(interrupted, "_GRACE_SECONDS", 0.1)
+    waits = subprocess.Popen(["unshare", "--pid", "--fork", "sleep", "60"])
+    first = 0
+    while not first:
+        first = int(Path(f"/proc/{waits.pid}/task/{waits.pid}/children").read_text() or 0)
+    with subprocess.Popen(["sh", "-c", "sleep 60; exit 3"]) as runc:
+        later = threading.Timer(0.3, os.kill, (first, signal.SIGKILL))
+        later.start()
+        assert interrupted.wait(runc, first, 30) == 3
+        later.join()
+    waits.wait()
+    with subprocess.Popen(["sleep", "60"]) as slow, pytest.raises(subprocess.TimeoutExpired):
+        interrupted.wait(slow, os.getpid(), 0.1)
+    with subprocess.Popen(["sh", "-c", "sleep 0.3; exit 4"]) as runc:
+        assert interrupted.wait(runc, waits.pid, 30) == 4, "it was not the first of a namespace"
