@@ -12,12 +12,19 @@ import msgspec
 
 from controlplane.domain.start_outcomes import SHORT_LIFE_SECONDS
 from controlplane.domain.state import Incarnation, KeyState, Snapshot, SnapshotStatus
+from woodfrog.protocol.failures import TOLD_CODES, Failure
 from woodfrog.protocol.ids import NodeName
 
 _REASONS_SHOWN: Final = 5
 
 NOT_IN_THIS_START: Final = "it could not be restored in this start"
 NOT_ON_THIS_NODE: Final = "it could not be restored on this node before"
+
+
+def not_in_this_start(failure: Failure) -> str:
+    """Say why a restore failed, next to the reason of the start that took place instead."""
+    told = failure.cause.rstrip(".")
+    return told if failure.code in TOLD_CODES else f"{NOT_IN_THIS_START}: {told} ({failure.code})"
 
 
 class Skipped(msgspec.Struct, frozen=True):

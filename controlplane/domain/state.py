@@ -164,7 +164,7 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     set_aside: frozenset[SnapshotId] = frozenset()
     """Snapshots that this start tried in vain."""
     too_much: Mapping[SnapshotId, str] = {}
-    """Of those that do not fit this container or its volumes, in what (``woodfrog.protocol.failures.TOLD_CODES``)."""
+    """Why, of each."""
     started: bool = False
     started_at: datetime | None = None
     ended: bool = False

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from nodeworker.capture.pinned import Pinned, names_in, opened_root
+from nodeworker.domain.filename_codec import LIMIT_PATH_BYTES
 from woodfrog.protocol.failures import Failure, FailureError
 
 DEFAULT_FILES: Final = 1_000_000
@@ -134,7 +135,7 @@ def measure(root: Path, tally: Tally) -> int:
     """Count everything under a directory, which may be in use; return how many bytes its files occupy.
 
     Raises:
-        FailureError: ``too-many-files``, ``files-too-large``, ``tree-too-deep``.
+        FailureError: ``too-many-files``, ``files-too-large``, ``tree-too-deep``, ``capture-unfit``.
         OSError: ``root`` cannot be read.
     """
     before = tally.occupied_bytes
@@ -152,6 +153,7 @@ def _measure(directory: int, tally: Tally, prefix: bytes, depth: int) -> None:
         except OSError:  # it vanished
             continue
         tally.add(status)
+        _refuse_too_long(prefix, name)
         tally.list(len(prefix) + len(name) + _ENTRY_BYTES)
         if stat.S_ISDIR(status.st_mode):
             below.append(name)
@@ -171,6 +173,23 @@ def _directories(name: bytes, parent: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _refuse_too_long(prefix: bytes, name: bytes) -> None:
+    """Refuse a path that no reader of a manifest takes: found later, it has cost the container its last capture.
+
+    Raises:
+        FailureError: ``capture-unfit``.
+    """
+    length = len(prefix) + len(name)
+    if length > LIMIT_PATH_BYTES:
+        raise FailureError(
+            Failure(
+                "capture-unfit",
+                f"A path of {length} bytes cannot be part of a snapshot; the limit is {LIMIT_PATH_BYTES}. It begins with {os.fsdecode(prefix[:100])}.",
+                "Have the container remove or rename it.",
+            )
+        )
 
 
 def refuse_too_deep(prefix: bytes, depth: int) -> None:

@@ -11,6 +11,8 @@ import re
 
 MARK = "\U0010fffe"
 """A noncharacter of Unicode, which no sane name contains; one that does has its own four bytes written as marks."""
+LIMIT_PATH_BYTES = 4095
+"""The longest path below the root of a tree."""
 _ODD = re.compile(f"[\udc80-\udcff{MARK}]")
 _MARKED = re.compile(f"{MARK}([0-9a-f]{{2}})")
 

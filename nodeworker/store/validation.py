@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from nodeworker.domain.filename_codec import bytes_of
+from nodeworker.domain.filename_codec import LIMIT_PATH_BYTES, bytes_of
 from woodfrog.protocol.ids import CheckpointKey, SnapshotId
 from woodfrog.protocol.manifest import (
     CONFIG_DATA,
@@ -35,7 +35,6 @@ LIMIT_PACK_BYTES = 5 << 30
 """S3's largest single upload; this worker writes far smaller packs."""
 LIMIT_CHUNK_BYTES = 64 << 20
 _LEAST_CHUNK_BYTES = 4 << 10
-_PATH_MAX = 4095
 _NAME_MAX = 255
 _TARGET_MAX = 4095
 _XATTR_NAME_MAX = 255
@@ -140,7 +139,7 @@ def _path_problems(entry: Entry, kinds: dict[str, str]) -> Iterator[str]:
             problem = "is not proper text"
         else:  # the bytes are what the kernel will see, so they are what counts
             problem = entry_path_problem(raw.decode("latin-1"))
-            if len(raw) > _PATH_MAX or max(map(len, raw.split(b"/"))) > _NAME_MAX:
+            if len(raw) > LIMIT_PATH_BYTES or max(map(len, raw.split(b"/"))) > _NAME_MAX:
                 problem = "is too long"
     if problem is not None:
         yield problem

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,25 @@ def test_a_cold_start_that_leaves_work_behind_says_so_on_the_terminal_and_in_why
     assert "the new container has no mount at /v" in said
     assert LEFT.format("cold") in said
     assert "1 snapshot with captured work left behind." in stack.cli("why", "cold").stdout
+
+
+def test_a_start_on_a_full_disk_is_named_so_and_the_snapshot_is_used_once_there_is_room(stack: Stack) -> None:
+    snapshot = left(stack, "full")
+    shutil.rmtree(stack.copy_of("full", snapshot))
+    places = [Path(stack.ready["spool"]).with_name(name) for name in ("fetched", "copies")]
+    with ExitStack() as mounted:
+        for place in places:
+            place.mkdir(exist_ok=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", place], check=True, timeout=10)
+            mounted.callback(subprocess.run, ["umount", "--lazy", place], check=True, timeout=10)
+        refused = stack.popen_run("full", *COUNT, options=("--require-restore",))
+        _, said = refused.communicate(timeout=60)
+    assert refused.returncode == 125
+    assert f"{snapshot} skipped: it could not be restored in this start: " in said
+    assert "(disk-full)" in said, said
+    again = begin(stack, "full")
+    assert again.container["restored_from"] == snapshot
+    kill(stack, again)
 
 
 def test_so_does_a_start_from_an_older_snapshot(stack: Stack, tmp_path: Path) -> None:
@@ -331,6 +351,31 @@ def forget_layers(stack: Stack) -> None:
     for each in stack.json("get", "layers"):
         stack.cli("rm", each["layer"])
     assert stack.json("get", "layers") == []
+
+
+TOO_LONG = """
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+for _ in range(25):
+    os.mkdir("d" * 200)
+    os.chdir("d" * 200)
+open("/count", "a").write("1\\n2\\n3\\n")
+time.sleep(1e6)
+"""
+
+
+def test_a_container_of_which_no_manifest_can_be_made_is_not_ended_for_one_and_keeps_its_files(stack: Stack) -> None:
+    forget_layers(stack)
+    run = stack.run("long", sys.executable, "-c", TOO_LONG)
+    run.until_lines("/count", 3)
+    code, _, said = run.stop()
+    assert code == 125
+    assert "captured as" not in said
+    assert "A path of " in said
+    assert "(capture-unfit)" in said
+    (kept,) = stack.json("get", "layers")
+    assert kept["layer"] == run.container["container_id"]
+    forget_layers(stack)
 
 
 def test_a_layer_is_not_lost_when_the_container_over_it_cannot_be_created(stack: Stack) -> None:

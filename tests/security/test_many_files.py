@@ -86,6 +86,25 @@ def test_nesting_is_refused_before_anything_is_frozen(tmp_path: Path) -> None:
     assert refused(Bounds(), tmp_path / "tree", tmp_path / "spool") == {"tree-too-deep"}
 
 
+def test_a_path_that_no_manifest_may_hold_is_refused_before_anything_is_frozen(tmp_path: Path) -> None:
+    before = Path.cwd()
+    (tmp_path / "tree").mkdir()
+    os.chdir(tmp_path / "tree")
+    try:
+        for _ in range(20):
+            Path("d" * 200).mkdir()
+            os.chdir("d" * 200)
+        Path("e" * 75).mkdir()
+        measure(tmp_path / "tree", Tally(Bounds()))
+        Path("e" * 76).mkdir()
+        with pytest.raises(FailureError) as problem:
+            measure(tmp_path / "tree", Tally(Bounds()))
+    finally:
+        os.chdir(before)
+    assert problem.value.failure.code == "capture-unfit"
+    assert "A path of 4096 bytes" in problem.value.failure.cause
+
+
 @pytest.mark.timeout(180)
 def test_the_walk_over_many_files_takes_little_memory(tmp_path: Path) -> None:
     root = filled(tmp_path / "many", 50_000)

@@ -45,7 +45,7 @@ VOLUME_CHANGED = "volume-changed"
 """Files that stayed outside of the snapshot are not what its processes take them for: says nothing about the snapshot itself."""
 
 TOLD_CODES = frozenset({PRIVILEGES_EXCEED, VOLUME_CHANGED, "file-changed", "file-missing"})
-"""Of restores that failed: those whose cause stands with the reason of the start that took place instead."""
+"""Of restores that failed: those whose cause says all, and stands alone with the reason of the start that took place instead."""
 
 SPOOL_CORRUPT = "spool-corrupt"
 """A capture changed on its node's disk before it was stored."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from controlplane.domain import fresh_starts
+from controlplane.domain import choice_wording, fresh_starts
 from controlplane.domain.catalogue.entry import Entry, Known, Note, Row, StartEntry
 from controlplane.domain.draft import Draft, with_shared_privileges
 from controlplane.domain.start_outcomes import note_done
@@ -24,7 +24,7 @@ from woodfrog.protocol.events.starts import (
     StartDeferred,
     StartRefused,
 )
-from woodfrog.protocol.failures import PASSING_CODES, QUOTA, TOLD_CODES
+from woodfrog.protocol.failures import PASSING_CODES, QUOTA
 
 
 def _opened(draft: Draft, event: IncarnationOpened, at: datetime) -> None:
@@ -101,9 +101,8 @@ def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
         choice=None,
         set_aside=frozenset({event.snapshot_id}) | (frozenset() if known is None else known.set_aside),
     )
-    if event.failure.code in TOLD_CODES:
-        told = draft.incarnations[number].too_much
-        draft.start(number, too_much={**told, event.snapshot_id: event.failure.cause})
+    told = draft.incarnations[number].too_much
+    draft.start(number, too_much={**told, event.snapshot_id: choice_wording.not_in_this_start(event.failure)})
     tried_in = image_of(draft.incarnations[number].container)
     for name, snapshot in draft.snapshots.items():
         if (

@@ -45,7 +45,8 @@ def wait(runc: subprocess.Popen[bytes], first_pid: int, timeout_seconds: float) 
     killed_at = None
     while True:
         try:
-            return runc.wait(_LOOK_SECONDS)
+            left = began + timeout_seconds - time.monotonic()
+            return runc.wait(min(_LOOK_SECONDS, max(left, 0)))
         except subprocess.TimeoutExpired:
             now = time.monotonic()
             if now - began > timeout_seconds:
