@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -120,3 +121,34 @@ def test_periodic_timers_go_on_ticking_through_four_generations(stack: Stack, na
         run = stack.run(name, *command)
         goes_on(run, counted)
     run.stop()
+
+
+FORKS = textwrap.dedent("""
+    import os, time
+    held = os.urandom(30 << 20)
+    for _ in range(4):
+        if os.fork() == 0:
+            time.sleep(1e6)
+    count = 0
+    while True:
+        count += 1
+        with open("/count", "a") as file:
+            print(count, file=file)
+        time.sleep(0.05)
+""")
+
+
+def test_memory_that_forked_processes_share_is_stored_once_and_shared_again_after_a_restore(stack: Stack) -> None:
+    run = stack.run("forks", sys.executable, "-c", FORKS)
+    run.until_lines("/count", 3)
+    counted = stopped(stack, run, "forks")
+    (snapshot,) = stack.json("get", "snapshots", "forks")
+    assert snapshot["stored_bytes"] < 45 << 20
+    again = stack.run("forks", "true")
+    goes_on(again, counted)
+    first = again.init_pid()
+    forked = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+    assert len(forked) == 4
+    held = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in (first, *forked)]
+    assert sum(int(re.findall(r"^Pss: +(\d+)", text, re.MULTILINE)[0]) for text in held) < 60 << 10, "KiB"
+    again.stop()

@@ -170,11 +170,12 @@ class Container:
         systemd: bool = False,
         resources: dict[str, Any] | None = None,
         spec: Callable[[dict[str, Any]], None] = lambda _spec: None,
+        output: Path | None = None,
     ) -> None:
         """Lay the bundle down.
 
         ``systemd``: use the systemd cgroup driver. ``resources``: ``linux.resources``, besides the devices. ``spec``: changes
-        config.json before it is written.
+        config.json before it is written. ``output``: a file that it writes to, in place of a pipe.
         """
         self.runtime = runtime
         self.systemd = systemd
@@ -204,6 +205,9 @@ class Container:
         spec(config)
         (self.bundle / "config.json").write_text(json.dumps(config))
         self._outputs = [os.pipe() for _ in range(2)]
+        if output is not None:
+            with output.open("w") as file:
+                os.dup2(file.fileno(), self._outputs[0][1])
 
     def _overlay(self) -> Path:
         for name in ("upper", "overlay", "rootfs"):

@@ -22,6 +22,8 @@ COMMON = {"--state-dir", "--output", "--namespace", "--database-url"}
 PACKAGES = ("controlplane", "nodeworker", "woodfrog", "migrations")
 SOURCE = re.compile(rf"`((?:{'|'.join(PACKAGES)}|tests|setup)/[\w/.-]+\.(?:py|in|conf))(?:::\w+)?`")
 
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+
 
 def pages() -> list[Path]:
     listed = subprocess.run(
@@ -72,6 +74,12 @@ def test_every_package_is_on_the_page_of_the_house() -> None:
 def test_every_source_file_that_a_page_names_is_there(page: Path) -> None:
     if page.parent.name != "decisions" and page.name != "CHANGELOG.md":  # those say what was
         assert [name for name in SOURCE.findall(page.read_text()) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_test_that_a_page_names_is_there(page: Path) -> None:
+    named = TEST.findall(page.read_text())
+    assert [f"{file}::{name}" for file, name in named if f"def {name}(" not in (ROOT / file).read_text()] == []
 
 
 def test_every_decision_is_in_the_index_under_its_title() -> None:

@@ -1,4 +1,4 @@
-"""A port that is taken at a restore is the place's fault: it is named, and the snapshot is used once the port is free."""
+"""What a container's place has taken or given it is named, and harms no snapshot once it is as it should be: a port, a file as its output."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
 from support.lone_runtime import eventually
 from support.node import Counting, Node
+from support.worker import checkpoint, query
 from support.worker import eventually as until
-from support.worker import query
+
+from woodfrog.protocol.ids import CheckpointKey
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(120)]
 
@@ -32,6 +35,7 @@ with socket.create_server(("127.0.0.1", {port})) as server:
 '"""
 
 
+KEY = CheckpointKey("local", "default", "trainer")
 NETWORK = "wf-findings-ports"
 PORT = 4711
 HOLDS = f"import socket, sys; held = socket.create_server(('127.0.0.1', {PORT})); print(flush=True); sys.stdin.read()"
@@ -102,3 +106,32 @@ async def test_a_taken_port_is_named_and_the_snapshot_is_used_once_it_is_free(no
     assert again.has_counted_without_a_gap()
     with in_the_network(ASKS) as asker:
         assert int(asker.communicate(timeout=20)[0]) > reached, "who counts is who serves"
+
+
+async def test_an_output_that_is_a_file_of_the_node_is_named_and_a_pipe_in_its_place_is_captured(
+    node: Node, client: Client, tmp_path: Path
+) -> None:
+    node.start_worker()
+    kept = tmp_path / "kept"
+
+    async def ended(count: int) -> dict[str, Any] | None:
+        rows = await query(client, "checkpoint_history")
+        return rows[-1] if len(rows) == count and rows[-1]["status"] in {"valid", "failed"} else None
+
+    container = Counting(node, output=kept)
+    await asyncio.to_thread(container.run)
+    node.until_it_runs()
+    await checkpoint(client, KEY)
+    row = await until(lambda: ended(1), saying="it is refused")
+    assert row["failure_code"] == "file-outside"
+    assert str(kept) in row["failure_cause"]
+    container.until(container.count() + 3)
+    assert container.has_counted_without_a_gap()
+    container.call("kill", container.id, "KILL")
+    container.call("delete", "--force", container.id)
+    again = Counting(node)
+    await asyncio.to_thread(again.run)
+    eventually(lambda: "running" in str(node.ask(ask="containers")), "its start is told")
+    await checkpoint(client, KEY)
+    row = await until(lambda: ended(2), saying="it is stored")
+    assert row["status"] == "valid"
