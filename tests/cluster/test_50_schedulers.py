@@ -1,6 +1,6 @@
 """Each scheduler of the examples takes its pods away and makes them again; every container goes on where it was.
 
-The manifests are those of ``examples``, as they stand. The schedulers are played (:mod:`support.plays`): each does with pods what
+The manifests are those of ``examples``, as they stand. The schedulers are played (:mod:`support.scheduler_scenarios`): each does with pods what
 its code says it does, and the READMEs of the examples say which part was real. They act at the same time: first everything
 runs on one node, then everybody takes away what they have there, and gives it back on the other.
 """
@@ -15,7 +15,7 @@ import pytest
 from kubernetes_asyncio import client
 from support.install import Installation
 from support.kube import Cluster, CommandFailedError, Object, until
-from support.plays import PLAYS, Play, Stage
+from support.scheduler_scenarios import PLAYS, Play, Stage
 from support.seed import broken_at
 
 pytestmark = pytest.mark.timeout(420)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
-from support.lives import PortlessWorker
+from support.fake_worker import FakeWorkerProcess
 from support.servers import ControlPlaneProcess, NatsServer
 
 from woodfrog.service.nats import connect
@@ -39,13 +39,13 @@ async def asker(broker: NatsServer) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def make_worker(tmp_path: Path) -> Iterator[Callable[..., PortlessWorker]]:
-    made: list[PortlessWorker] = []
+def make_worker(tmp_path: Path) -> Iterator[Callable[..., FakeWorkerProcess]]:
+    made: list[FakeWorkerProcess] = []
 
-    def make(node: str, url: str, containers: int) -> PortlessWorker:
+    def make(node: str, url: str, containers: int) -> FakeWorkerProcess:
         folder = tmp_path / "workers"
         folder.mkdir(exist_ok=True)
-        made.append(PortlessWorker(folder, node, url, containers))
+        made.append(FakeWorkerProcess(folder, node, url, containers))
         made[-1].start()
         return made[-1]
 

@@ -16,8 +16,7 @@ from uuid import UUID
 
 import pytest
 from nats.aio.client import Client
-from support.lives import PortlessWorker
-from support.portless import key_of
+from support.fake_worker import FakeWorkerProcess, key_of
 from support.proxy import Proxy
 from support.servers import ControlPlaneProcess, NatsServer
 from support.worker import ask, audit_follows_the_log, eventually, query, stored_messages
@@ -27,7 +26,7 @@ from woodfrog.protocol.requests import CheckpointRequest, CommandAccepted, Refus
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
 
-MakeWorker = Callable[..., PortlessWorker]
+MakeWorker = Callable[..., FakeWorkerProcess]
 LOOP_SECONDS = 120.0
 COMMANDS = 500
 CONTAINERS = 10
@@ -81,7 +80,7 @@ async def test_every_command_ends_once_and_is_carried_out_once_while_everything_
         while asyncio.get_running_loop().time() < until:
             await asyncio.sleep(chance.uniform(0.5, 3.0))
             victim = chance.choice((plane, *workers))
-            if isinstance(victim, PortlessWorker):
+            if isinstance(victim, FakeWorkerProcess):
                 victim.kill()
                 await asyncio.sleep(chance.uniform(0.0, 1.0))
                 victim.start()

@@ -9,8 +9,8 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fake_cluster import Object, condition, is_active
 from support.job_stage import JobStage, indexed_job, seed_job
-from support.played_cluster import Object, condition, is_active
 from support.virtual_time import in_virtual_time
 
 from controlplane.kube.jobs.models import LEDGER

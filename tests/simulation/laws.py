@@ -47,9 +47,9 @@ from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber, NodeName
 from woodfrog.protocol.reports import Report
 from woodfrog.protocol.requests import Noted, Refusal, RestoreFrom, StartCold, WaitFor
 
-from .fabric import LawBrokenError
-from .keeping import Keeping
-from .people import HANDOVER_SECONDS
+from .config import HANDOVER_SECONDS
+from .network import LawBrokenError
+from .retention_laws import Keeping
 
 OVER = SnapshotSuperseded | SnapshotInvalidated | DumpFailed | SnapshotExpired | SnapshotDeleted
 

@@ -19,8 +19,8 @@ from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber,
 from woodfrog.protocol.reports import Report
 from woodfrog.protocol.requests import ResolveRequest
 
-from .fabric import Broker
 from .laws import Snapshot, Truth
+from .network import Broker
 from .node import Container, Node
 
 RUNS_AS = "default"

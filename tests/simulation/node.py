@@ -49,8 +49,8 @@ from woodfrog.protocol.ids import (
 from woodfrog.protocol.reports import Heartbeat, Report
 from woodfrog.protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
-from .fabric import LawBrokenError
 from .laws import Snapshot, Truth, local_digest
+from .network import LawBrokenError
 
 _RESTARTED = Failure("worker-restarted", "the worker was restarted during the dump", "Ask again.")
 _REBOOTED = Failure("node-restarted", "the node went down during the dump", "Ask again.")

@@ -15,7 +15,7 @@ from controlplane.domain.event_time import believed
 from woodfrog.protocol import wire
 from woodfrog.protocol.events import Event
 
-from .fabric import Broker, LawBrokenError, Log, LogAwayError, Record
+from .network import Broker, LawBrokenError, Log, LogAwayError, Record
 
 CATCH_UP_SECONDS = 10.0
 LOST_SECONDS = 15.0

@@ -11,8 +11,8 @@ import pytest
 
 from controlplane.domain import State, evolve
 from simulation.campaign import STEPS, Broken, play, play_many
-from simulation.fabric import Record
 from simulation.mutation import mutated
+from simulation.network import Record
 
 QUICK = 300
 FULL = 10_000

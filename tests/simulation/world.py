@@ -24,12 +24,12 @@ from woodfrog.protocol.facts import ContainerFacts, NodeFacts
 from woodfrog.protocol.ids import CheckpointKey, CommandId
 from woodfrog.protocol.requests import CheckpointRequest
 
-from .fabric import Broker, LawBrokenError, Log, LogAwayError, StaleLeadError
-from .healing import heal
+from .config import own_interval_seconds, policy_of, wish
+from .convergence import heal
 from .laws import Laws, Truth
 from .lying import Liar, has_pod, placement
+from .network import Broker, LawBrokenError, Log, LogAwayError, StaleLeadError
 from .node import Ask, Container, Node, clock_of
-from .people import own_interval_seconds, policy_of, wish
 from .plane import CATCH_UP_SECONDS, Pending, Plane
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

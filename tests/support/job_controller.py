@@ -1,4 +1,4 @@
-"""A Job controller that keeps to the rules of Kubernetes 1.36's, played on objects of :mod:`support.played_cluster`.
+"""A Job controller that keeps to the rules of Kubernetes 1.36's, played on objects of :mod:`support.fake_cluster`.
 
 Written from the behaviour of ``pkg/controller/job`` (job_controller.go: syncJob, manageJob, trackJobStatusAndRemoveFinalizers;
 backoff_utils.go; indexed_job_utils.go; pod_failure_policy.go) and the documentation of batch/v1, and held to what was measured on a real
@@ -11,7 +11,7 @@ import asyncio
 from copy import deepcopy
 from datetime import datetime
 
-from support.played_cluster import INDEX, NOON, TRACKING, Object, PlayedCluster, condition, is_active
+from support.fake_cluster import INDEX, NOON, TRACKING, Object, PlayedCluster, condition, is_active
 
 FIRST_PAUSE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 600.0

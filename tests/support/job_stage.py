@@ -18,8 +18,8 @@ from controlplane.kube.jobs.actions import JobActions
 from controlplane.kube.jobs.reconciler import JobReconciler
 from controlplane.kube.models import Pod
 from controlplane.kube.object_cache import PodCache
+from support.fake_cluster import NOON, Object, PlayedCluster
 from support.job_controller import JobController
-from support.played_cluster import NOON, Object, PlayedCluster
 from support.seed import MANIFEST
 from support.virtual_time import in_virtual_time
 from support.world import stored_event

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from kubernetes_asyncio import client, config
-from support.played import EXAMPLES, example
+from support.scheduler_fakes import EXAMPLES, example
 
 pytestmark = pytest.mark.timeout(30)
 

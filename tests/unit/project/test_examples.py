@@ -12,8 +12,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from support.played import EXAMPLES, admitted, armada_pods, example, job_pods, jobset_jobs, vcjob_pods
-from support.plays import PLAYS
+from support.scheduler_fakes import EXAMPLES, admitted, armada_pods, example, job_pods, jobset_jobs, vcjob_pods
+from support.scheduler_scenarios import PLAYS
 
 from controlplane.kube.env_expansion import checkpoint_ids, expand
 from controlplane.kube.models import Pod

@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from support.fake_cluster import Object, PlayedCluster, condition
 from support.job_controller import JobController
-from support.played_cluster import Object, PlayedCluster, condition
 from support.virtual_time import in_virtual_time
 
 DISRUPTED = {"rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]}

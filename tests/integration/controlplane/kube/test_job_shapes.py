@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.fake_cluster import INDEX, condition
 from support.job_stage import LEDGER, REPLACES, JobStage, indexed_job, ledger, replaced, seed_job, virtually
-from support.played_cluster import INDEX, condition
 
 DISRUPTED = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
 

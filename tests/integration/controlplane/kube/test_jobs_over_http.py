@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
+from support.fake_apiserver import cluster_over_http
+from support.fake_cluster import Object, PlayedCluster
 from support.job_controller import JobController
 from support.job_stage import seed_job
-from support.played_cluster import Object, PlayedCluster
-from support.played_http import cluster_over_http
 from support.servers import ControlPlaneProcess
 from support.worker import FACTS, Worker, ask, eventually, query
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.fake_cluster import NOON, Object, condition
 from support.job_stage import LEDGER, REPLACES, JobStage, ledger, replaced, seed_job, virtually
-from support.played_cluster import NOON, Object, condition
 
 from controlplane.kube.api import ApiError
 from controlplane.kube.jobs.actions import JobActions

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fake_cluster import PlayedCluster
 from support.kubeapi import Request, serving, status
-from support.played_cluster import PlayedCluster
 
 from controlplane.kube.api import ApiError
 from controlplane.kube.jobs.models import LEDGER

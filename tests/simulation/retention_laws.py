@@ -38,7 +38,7 @@ from woodfrog.protocol.events import (
 from woodfrog.protocol.facts import ContainerFacts
 from woodfrog.protocol.ids import CheckpointKey
 
-from .fabric import LawBrokenError
+from .network import LawBrokenError
 
 
 @dataclass

@@ -12,7 +12,7 @@ import yaml
 from aiohttp import web
 
 from controlplane.kube.api import ApiError
-from support.played_cluster import Object, PlayedCluster
+from support.fake_cluster import Object, PlayedCluster
 
 COLLECTIONS = {"/api/v1/pods": "Pod", "/apis/batch/v1/jobs": "Job", "/api/v1/nodes": "Node"}
 NODE = {

@@ -1,6 +1,6 @@
-"""A node worker whose dumps are fake: ``python portless.py FOLDER NODE URL CONTAINERS``, to be killed at any moment.
+"""A node worker whose dumps are fake: ``python fake_worker.py FOLDER NODE URL CONTAINERS``, to be killed at any moment.
 
-Its bus, its journal and its obedience are the real ones; only what would freeze and store a container appends a line to a file
+Its bus, its journal and its commands are the real ones; only what would freeze and store a container appends a line to a file
 named for the command instead, so that a test can count how often each command was really carried out.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import subprocess
 import sys
 import uuid
 from datetime import UTC, datetime
@@ -47,6 +48,8 @@ from woodfrog.service.lifecycle import until_signalled
 
 FACTS = NodeFacts(architecture="x86_64")
 RESTARTED = Failure("worker-restarted", "the worker was restarted during the dump", "Ask again.")
+
+ROOT = Path(__file__).parents[2]
 
 
 class FakePort:
@@ -173,6 +176,38 @@ async def live(folder: Path, node: NodeName, url: str, containers: int) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(bus.run(executor.obey))
         group.create_task(start_all())
+
+
+class FakeWorkerProcess:
+    """This module as a process, on a journal of its own, for tests that kill it."""
+
+    def __init__(self, folder: Path, node: str, url: str, containers: int) -> None:
+        self.node = node
+        self.effects = folder / "effects"
+        self.journal = folder / f"{node}.journal"
+        self._log = folder / f"{node}.log"
+        self._command = [sys.executable, __file__, str(folder), node, url, str(containers)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}
+            )
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(20)
+            self._process = None
+
+    def text(self) -> str:
+        return self._log.read_text()
+
+    def effect(self, command_id: str) -> int:
+        """Tell how often a command was really carried out."""
+        path = self.effects / command_id
+        return path.stat().st_size if path.exists() else 0
 
 
 if __name__ == "__main__":

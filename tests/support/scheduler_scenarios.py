@@ -1,6 +1,6 @@
 """Schedulers that cannot run here, each played on a real cluster: how it takes pods away, and what makes them again.
 
-:mod:`support.played` says what pods they make; here is what they do. A play is begun, and then ticks: it does whatever its scheduler and
+:mod:`support.scheduler_fakes` says what pods they make; here is what they do. A play is begun, and then ticks: it does whatever its scheduler and
 the controllers behind it would do at the sight of what there is.
 """
 
@@ -17,7 +17,16 @@ from kubernetes_asyncio import client, config
 from controlplane.kube.env_expansion import checkpoint_ids
 from controlplane.kube.models import Pod
 from support.kube import Cluster, Object, running
-from support.played import EXAMPLES, JOB_NAME, admitted, armada_pods, example, job_pods, jobset_jobs, vcjob_pods
+from support.scheduler_fakes import (
+    EXAMPLES,
+    JOB_NAME,
+    admitted,
+    armada_pods,
+    example,
+    job_pods,
+    jobset_jobs,
+    vcjob_pods,
+)
 from support.seed import LOG
 from woodfrog.protocol import wire
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from controlplane.domain.state import Usage, count_usage
 from woodfrog.protocol.ids import NodeName
 
-from .fabric import LawBrokenError
+from .config import quiet
+from .network import LawBrokenError
 from .node import Node, clock_of
-from .people import quiet
 
 if TYPE_CHECKING:
     from .world import World
