@@ -4,7 +4,7 @@ bin := .venv/bin
 usual := not long and not cluster and not gpu
 loops := long and not cluster
 
-.PHONY: help docs setup engines page-test demo fuzz matrix vm vm-all support test test-containers test-engine-containers test-servers test-others retest e2e retest-e2e faults chaos faults-kills faults-outages retest-faults lint unit coverage gpu bench bench-cluster images lock clean
+.PHONY: help docs setup engines page-test page-images demo fuzz matrix vm vm-all support test test-containers test-engine-containers test-servers test-others retest e2e retest-e2e faults chaos faults-kills faults-outages retest-faults lint unit coverage gpu bench bench-cluster images lock clean
 
 help:
 	@echo "make demo    set up, then show the main job from start to end"
@@ -19,6 +19,7 @@ help:
 	@echo "make vm      one test of each kind on a stock Debian 13 (vm-all: the demo from nothing and all tests there, and Debian 12 and forky)"
 	@echo "make support docs/reference/support.md, from what make vm and vm-all saw"
 	@echo "make page-test  the page in a real browser, and the HTTP API under schemathesis (screenshots: build/page-shots)"
+	@echo "make page-images  new pictures of the page for docs, from the recorded chaos runs"
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make lint    ruff, mypy and the import contracts only"
 	@echo "make unit    the quick tests only: no root, no servers"
@@ -174,6 +175,12 @@ support: setup
 page-test: setup
 	@setup/page.sh
 	PYTHONPATH=build/page $(bin)/pytest tests/page
+
+# What docs/how-to/use-the-page.md shows.
+page-images: setup
+	@setup/page.sh
+	PYTHONPATH=build/page $(bin)/pytest tests/page/test_reasons.py -k docs
+	cp build/page-shots/docs/*.png docs/how-to/images/
 
 gpu: setup
 	$(bin)/pytest -m gpu tests/gpu

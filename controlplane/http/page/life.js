@@ -28,10 +28,13 @@ function timeline(rows) {
     const how = starts ? badge(starts.data.restored_from ? "restored" : "cold") : null;
     return h("section", {},
       h("h3", {}, number ? `Incarnation ${number} ` : "Before any start ", how),
-      h("ol", { className: "events" }, events.map((row) => h("li", { className: kind(row.type) },
-        h("span", { className: "soft" }, h("time", { dateTime: row.occurred_at }, moment(row.occurred_at))),
-        h("span", {}, h("strong", {}, row.type), ` ${row.what}`, by(row),
-          failureOf(row) ? h("span", { className: "advice" }, `→ ${failureOf(row).advice}`) : null)))));
+      h("ol", { className: "events" }, events.map((row) => {
+        const failure = failureOf(row), advice = failure?.advice ?? "";
+        const said = advice && row.what.endsWith(advice) ? row.what.slice(0, -advice.length).trimEnd() : row.what;
+        return h("li", { className: failure && row.type === "command.finished" ? "is-bad" : kind(row.type), "data-position": row.position },
+          h("span", { className: "soft" }, h("time", { dateTime: row.occurred_at }, moment(row.occurred_at))),
+          h("span", {}, h("strong", {}, row.type), ` ${said}`, by(row), advice ? h("span", { className: "advice" }, `→ ${advice}`) : null));
+      })));
   });
 }
 
