@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -57,6 +57,7 @@ _ALL = -1
 _NOT_FOR_THIS_ACCOUNT = 10039
 """JSNotEnabledForAccountErr in nats-server's server/errors.json."""
 
+RemoveForgotten = Callable[[Sequence[UUID]], set[UUID]]
 Obey = Callable[[Command], Awaitable[None]]
 
 
@@ -88,6 +89,7 @@ class Bus:
         self._confirmed = asyncio.Condition()
         self._doubt = True
         """Whether the broker may have lost what it confirmed: not asked since it was away, or had no stream."""
+        self._remove_forgotten: RemoveForgotten = set
         self.reports_refused = False
         """Whether the broker has no room for reports: it answered, and keeps none."""
         self._resent: set[UUID] = set()
@@ -106,8 +108,15 @@ class Bus:
         """Whether the broker can be reached right now, as far as the connection knows."""
         return self._client is not None and self._client.is_connected
 
-    async def run(self, obey: Obey) -> None:
-        """Connect, then send, listen and give signs of life until cancelled. ``obey`` returns when a command has its end."""
+    async def run(self, obey: Obey, remove_forgotten: RemoveForgotten = set) -> None:
+        """Connect, then send, listen and give signs of life until cancelled.
+
+        Args:
+            obey: returns when a command has its end.
+            remove_forgotten: removes what reports on forgotten ids say was stored; returns those of which something is left, which
+                are kept. Without one all are.
+        """
+        self._remove_forgotten = remove_forgotten
         self._client = await connect(
             self._url,
             name=f"woodfrog worker {self._node}",
@@ -203,7 +212,9 @@ class Bus:
                 return False
             self._doubt = False
             self._plane_clock.hear(vouched.at, time.monotonic())
-            await asyncio.to_thread(self._journal.let_go, vouched.settled)
+            kept = await asyncio.to_thread(self._remove_forgotten, vouched.forgotten) if vouched.forgotten else set()
+            settled = [report for report in vouched.settled if report not in kept]
+            await asyncio.to_thread(self._journal.let_go, settled)
             if vouched.missing:
                 await _log.awarning(
                     "the broker lost confirmed reports; they are sent again", reports=len(vouched.missing)
@@ -211,7 +222,7 @@ class Bus:
                 self._resent.update(vouched.missing)
                 await asyncio.to_thread(self._journal.take_back, vouched.missing)
                 self._written.set()
-            return bool(vouched.settled)
+            return bool(settled)
 
     async def flush(self, limit_seconds: float) -> bool:
         """Wait until every report written before this call is confirmed; False if it takes longer, or nobody listens."""

@@ -413,6 +413,14 @@ class Journal:
             ).fetchall()
         return [UUID(name) for (name,) in rows]
 
+    def confirmed_report(self, report_id: UUID) -> Report | None:
+        """Return a report that is kept."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT report FROM confirmed WHERE report_id = ?", (str(report_id),)
+            ).fetchone()
+        return None if row is None else wire.decode(row[0], Report)
+
     def let_go(self, settled: Sequence[UUID]) -> None:
         """Forget confirmed reports that the log has, or refused."""
         with self.transaction():

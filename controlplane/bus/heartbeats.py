@@ -135,13 +135,14 @@ class Heartbeats:
             vouched = None if self._vouch is None else await self._vouch(every)
             if vouched is None:
                 continue
-            settled, missing = set(vouched.settled), set(vouched.missing)
+            settled, missing, forgotten = map(set, (vouched.settled, vouched.missing, vouched.forgotten))
             for reply, heartbeat in questions:
                 asked = heartbeat.confirmed[:MOST_REPORTS]
                 answer = Vouched(
                     tuple(report for report in asked if report in settled),
                     tuple(report for report in asked if report in missing),
                     self._wall_clock(),
+                    tuple(report for report in asked if report in forgotten),
                 )
                 try:
                     await self._client.publish(reply, wire.encode(answer))

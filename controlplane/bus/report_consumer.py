@@ -26,7 +26,7 @@ from controlplane.core.input_queue import InputQueue, InputResult, UndecidableEr
 from controlplane.core.watermark import Watermark
 from controlplane.domain.free_text import for_the_log
 from controlplane.domain.inputs import ReportReceived
-from controlplane.log.deadletters import DeadLetter, Kind
+from controlplane.log.deadletters import FORGOTTEN, DeadLetter, Kind
 from controlplane.log.records import LogUnavailableError
 from woodfrog.protocol import subjects, wire
 from woodfrog.protocol.events import NodeRegistered, event_type
@@ -158,7 +158,7 @@ class ReportConsumer:
 
 def _outcome(report: Report, settled: InputResult) -> _Outcome:
     if settled.rejected is not None:
-        return _Outcome(report, "rejected", settled.rejected)
+        return _Outcome(report, FORGOTTEN if settled.forgotten else "rejected", settled.rejected)
     if settled.overtaken:
         return _Outcome(
             report, "overtaken", "it says nothing new: the log has this from another report, or from a later one"

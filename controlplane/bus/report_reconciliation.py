@@ -8,7 +8,7 @@ the question came: so it lies in no stream, and the worker sends it again under 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from nats.aio.client import Client
 
 from controlplane.bus.streams import BROKER_ERRORS, REQUEST_SECONDS
 from controlplane.core.watermark import Watermark
+from controlplane.log.deadletters import FORGOTTEN, Kind
 from controlplane.log.eventlog import EventLog
 from controlplane.log.records import LogUnavailableError
 from woodfrog.protocol import subjects
@@ -28,8 +29,8 @@ _log = structlog.get_logger(component="vouching")
 _CATCH_UP_SECONDS: Final = 2.0
 """With those of the questions before it, less than a worker waits for an answer."""
 
-PutAsideBefore = Callable[[Iterable[UUID]], Awaitable[set[UUID]]]
-"""Tells which of the reports were refused; raises as :meth:`controlplane.log.deadletters.DeadLetters.hold`."""
+PutAsideBefore = Callable[[Iterable[UUID]], Awaitable[Mapping[UUID, Kind]]]
+"""Tells which of the reports were refused, and as what; raises as :meth:`controlplane.log.deadletters.DeadLetters.hold`."""
 
 
 class ReportReconciliation:
@@ -52,6 +53,7 @@ class ReportReconciliation:
             level = bool(unknown) and await self._level()
             if level:
                 settled |= await self._settled(unknown)
+            forgotten = [report for report, kind in settled.items() if kind == FORGOTTEN]
         except (*BROKER_ERRORS, LogUnavailableError) as problem:
             await _log.awarning("reports cannot be confirmed now", error=problem)
             return None
@@ -60,13 +62,14 @@ class ReportReconciliation:
             await _log.awarning(
                 "confirmed reports are missing and are asked for again", reports=list(map(str, missing))
             )
-        return Vouched(tuple(settled), tuple(missing))
+        return Vouched(tuple(settled), tuple(missing), forgotten=tuple(forgotten))
 
-    async def _settled(self, reports: Sequence[UUID]) -> set[UUID]:
+    async def _settled(self, reports: Sequence[UUID]) -> dict[UUID, Kind | None]:
+        """Find those that are in the log, or as what they were refused."""
         ids = {report: event_id(str(report), 0) for report in reports}
         held = await self._log.held(list(ids.values()))
-        settled = {report for report, event in ids.items() if event in held}
-        return settled | await self._refused(ids.keys() - settled)
+        settled: dict[UUID, Kind | None] = {report: None for report, event in ids.items() if event in held}
+        return {**settled, **await self._refused(ids.keys() - settled.keys())}
 
     async def _level(self) -> bool:
         """Take in what REPORTS holds now; False if that takes too long."""

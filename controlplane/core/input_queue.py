@@ -19,6 +19,8 @@ class InputResult(msgspec.Struct, frozen=True):
     answer: Answer | None = None
     rejected: str | None = None
     """Why a report was not believed; nothing was recorded of it."""
+    forgotten: bool = False
+    """Whether that is because its id was forgotten."""
     overtaken: bool = False
     """The report says nothing that the log does not know, from other words than its own; nothing was recorded of it."""
     repeated: bool = False

@@ -330,7 +330,7 @@ class DecisionLoop:
                 events.append(new)
                 known[new.event_id] = new.event
             silent = isinstance(pending.asked, ReportReceived) and not decision.events and decision.rejected is None
-            settled = InputResult(answer=decision.answer, rejected=decision.rejected, overtaken=silent)
+            settled = InputResult(decision.answer, decision.rejected, forgotten=decision.forgotten, overtaken=silent)
             decided.append(_Decided(pending, settled, step))
         if events:
             await self._append(events, now)

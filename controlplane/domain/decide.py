@@ -41,7 +41,7 @@ from controlplane.domain.node_resets import lost_captures
 from controlplane.domain.observations import job_acted, node_seen, pod_seen
 from controlplane.domain.placement import Placement, identified, misplaced, not_here, not_its_own
 from controlplane.domain.quotas import no_new_id
-from controlplane.domain.report_validation import is_duplicate, rejection_reason
+from controlplane.domain.report_validation import is_duplicate, is_of_forgotten_id, rejection_reason
 from controlplane.domain.retention import expired, expiries
 from controlplane.domain.state import Cold, Incarnation, KeyState, Restore, SnapshotStatus, State, namespace_of
 from controlplane.domain.stores import has_other_store, is_proof
@@ -113,7 +113,7 @@ def _requested(
 def _report(state: State, report: Report, now: datetime, policy: Policy) -> Decision:
     problem = rejection_reason(state, report)
     if problem is not None:
-        return Decision(rejected=problem)
+        return Decision(rejected=problem, forgotten=is_of_forgotten_id(state, report))
     if is_duplicate(state, report):
         return Decision()
     event = report.event

@@ -199,3 +199,5 @@ class Decision(msgspec.Struct, frozen=True):
     answer: Answer | None = None
     rejected: str | None = None
     """Why a report was not believed. It is to be logged and put aside, not recorded."""
+    forgotten: bool = False
+    """Whether that is because its id was forgotten."""

@@ -11,7 +11,16 @@ from __future__ import annotations
 
 from controlplane.domain.catalogue import ENTRIES
 from controlplane.domain.catalogue.entry import KeyEntry
-from controlplane.domain.state import Incarnation, KeyState, NodeState, Restore, Snapshot, SnapshotStatus, State
+from controlplane.domain.state import (
+    Incarnation,
+    KeyState,
+    NodeState,
+    Restore,
+    Snapshot,
+    SnapshotStatus,
+    State,
+    namespace_of,
+)
 from woodfrog.protocol.commands import DeleteCommand
 from woodfrog.protocol.events import (
     CommandFinished,
@@ -62,8 +71,24 @@ def rejection_reason(state: State, report: Report) -> str | None:
         return f"node {report.node} reports about node {event.node}"
     if isinstance(event, SnapshotDeleted):
         return _contradiction_about_deletion(state, event)
+    if is_of_forgotten_id(state, report):
+        return f"{event.key} was forgotten"
     key = state.keys.get(event.key, KeyState())
     return _contradiction(key, event)
+
+
+def is_of_forgotten_id(state: State, report: Report) -> bool:
+    """Whether the report speaks of an id that was let go, and that nothing was started as since.
+
+    Every number up to the floor of a namespace was given before the id with the highest one was forgotten, and an id that the state
+    does not know can have had one of those only if it was forgotten as well.
+    """
+    event = report.event
+    if isinstance(event, NodeRegistered | CommandFinished | SnapshotDeleted) or event.key in state.keys:
+        return False
+    floor = state.floors.get(namespace_of(event.key))
+    own = report.node in state.nodes and event.node == report.node
+    return own and floor is not None and event.incarnation <= floor
 
 
 def _contradiction(key: KeyState, event: ReportedStartEvent | ReportedDumpEvent) -> str | None:

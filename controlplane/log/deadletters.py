@@ -28,7 +28,8 @@ KEPT_PER_SUBJECT: Final = 1000
 _EXCERPT_BYTES: Final = 4096
 _LONGEST_REASON: Final = 1000
 
-Kind = Literal["unreadable", "rejected", "overtaken", "undecidable"]
+Kind = Literal["unreadable", "rejected", "forgotten", "overtaken", "undecidable"]
+FORGOTTEN: Final = "forgotten"
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -44,7 +45,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     report_id: str | None
     """``None`` if the message could not be read."""
     kind: Kind
-    """``unreadable``; ``rejected``: read, but not believed; ``overtaken``: it says nothing that later words do not say; ``undecidable``: it brought the decision down, a defect of ours."""
+    """``unreadable``; ``rejected``: read, but not believed; ``forgotten``: the same, because its id was forgotten; ``overtaken``: it says nothing that later words do not say; ``undecidable``: it brought the decision down, a defect of ours."""
     reason: str
     data: bytes
 
@@ -113,20 +114,20 @@ class DeadLetters:
             del by_id[letter_id]
         return list(by_id.values())
 
-    async def hold(self, reports: Iterable[UUID]) -> set[UUID]:
-        """Find those of the reports that were put aside.
+    async def hold(self, reports: Iterable[UUID]) -> dict[UUID, Kind]:
+        """Find those of the reports that were put aside, and as what.
 
         Raises:
             LogUnavailableError: the database cannot be read now.
         """
         wanted = {str(report): report for report in reports}
         if not wanted:
-            return set()
+            return {}
         async with reading(self._engine) as connection:
             found = await connection.execute(
-                select(dead_letters.c.report_id).where(dead_letters.c.report_id.in_(list(wanted)))
+                select(dead_letters.c.report_id, dead_letters.c.kind).where(dead_letters.c.report_id.in_(list(wanted)))
             )
-            return {wanted[name] for (name,) in found}
+            return {wanted[name]: kind for name, kind in found}
 
     async def close(self) -> None:
         """Give the connection back."""

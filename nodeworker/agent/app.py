@@ -24,6 +24,7 @@ import structlog
 from nodeworker import reports
 from nodeworker.agent import absence
 from nodeworker.agent.command_executor import CommandExecutor
+from nodeworker.agent.forgotten_snapshots import ForgottenSnapshots
 from nodeworker.agent.local_server import LocalServer
 from nodeworker.agent.metrics import Metrics
 from nodeworker.agent.recovery import release_gpus, settle_dumps, thaw_all
@@ -232,7 +233,9 @@ class Worker:
         server = LocalServer(settings.socket, self._answer, self._void)
         try:
             async with asyncio.TaskGroup() as group:
-                connection = group.create_task(bus.run(executor.obey))
+                connection = group.create_task(
+                    bus.run(executor.obey, ForgottenSnapshots(journal, store, copies).remove)
+                )
                 background = self._begin(group, metrics)
                 tells = RuntimeFifo(settings.tells, lambda words: self._hear(group, words))
                 try:

@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 from blake3 import blake3
 from nats.aio.client import Client
-from support.node import Counting, Node
-from support.worker import eventually, query
+from support.node import Counting, Node, running_node
+from support.time_scale import scaled
+from support.worker import ask, eventually, query
 
+from woodfrog.protocol import subjects
 from woodfrog.protocol.ids import CheckpointKey
+from woodfrog.protocol.requests import ForgetRequest, Forgetting, Refusal
+from woodfrog.service.nats import connect
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -280,3 +284,49 @@ async def test_a_store_that_is_full_during_a_drain_loses_none_of_several_contain
 
         await eventually(valid, saying="all are stored", seconds=60)
         await asyncio.to_thread(followed, node, names[0], containers[0])
+
+
+async def test_what_a_lost_node_stores_of_an_id_that_was_forgotten_meanwhile_it_removes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WOODFROG_NODE_LOST_SECONDS", str(scaled(1.5)))
+    with running_node() as node:
+        client = await connect(node.nats.url, name="test")
+        node.start_worker(**SCALED)
+        container = await asyncio.to_thread(counting, node, "unwanted")
+        with store_away(node):
+            await asyncio.to_thread(stopped, [container])
+            await not_stored(client, "unwanted", "captured")
+            node.kill_worker()
+
+            async def lost() -> bool:
+                return [row["status"] for row in await query(client, "nodes")] == ["lost"]
+
+            await eventually(lost, saying="the node is lost")
+            key = CheckpointKey("local", "default", "unwanted")
+
+            async def forgotten() -> bool:
+                request = ForgetRequest(key, "it is not needed", force=True)
+                answer = await ask(client, subjects.FORGET, request, Forgetting | Refusal)
+                assert isinstance(answer, Forgetting), answer
+                return answer.left == 0
+
+            await eventually(forgotten, saying="it is forgotten")
+        await asyncio.to_thread(node.start_worker, **SCALED)
+
+        async def refused() -> bool:
+            return "forgotten" in [row["kind"] for row in await query(client, "dead_letters")]
+
+        await eventually(refused, saying="what it stored is refused")
+        folder = node.state / "store/local/default/unwanted"
+        assert list(folder.iterdir())
+        node.stop_worker()
+        await asyncio.to_thread(node.start_worker, **SCALED)  # asks at once what became of its reports
+
+        async def removed() -> bool:
+            return not folder.exists() or not list(folder.iterdir())
+
+        await eventually(removed, saying="its bytes are removed", seconds=40)
+        again = await asyncio.to_thread(counting, node, "unwanted")
+        assert again.numbers()[:2] == [1, 2]
+        await client.close()

@@ -8,7 +8,6 @@ that lies in the store already is ever written over.
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -19,6 +18,7 @@ from nodeworker.store import ManifestHeader, SnapshotStore, Stored
 from nodeworker.store.archive_reader import ArchiveReader
 from woodfrog import client
 from woodfrog.cli.context import reach_of
+from woodfrog.cli.import_folder import import_folder
 from woodfrog.cli.options import Output, StateDir, telling
 from woodfrog.cli.snapshot_commands import Because
 from woodfrog.cli.snapshot_contents import store_of
@@ -106,8 +106,8 @@ def _stored(
     """Put what the archive holds into the store, proved on the way in and read back there."""
     store.check_key()
     try:
-        with tempfile.TemporaryDirectory(prefix=".woodfrog-import-", dir=file.absolute().parent) as folder:
-            return store.put(header_of(archive.manifest, key, snapshot_id), archive.unpack(Path(folder)))
+        with import_folder(file.absolute().parent) as folder:
+            return store.put(header_of(archive.manifest, key, snapshot_id), archive.unpack(folder))
     except OSError as problem:
         cause = f"{problem.filename or file.absolute().parent}: {problem.strerror or problem}"
         advice = "Put the archive into a directory that can be written, with room for what it holds, and see that the store can be written."

@@ -50,3 +50,5 @@ class Vouched(msgspec.Struct, frozen=True, omit_defaults=True):
     """Nowhere, not even on their way: the broker has lost them, and they shall be sent again."""
     at: datetime | None = None
     """The control plane's clock, by which the deadlines of commands are meant."""
+    forgotten: tuple[UUID, ...] = ()
+    """Of the settled: refused, because their ids were forgotten. What they say was stored is named by no event, ever."""

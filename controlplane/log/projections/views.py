@@ -245,7 +245,7 @@ _ALL = (
         (
             "kind",
             TEXT,
-            "`unreadable`; `rejected` (contradicts what is recorded); `overtaken` (says nothing new); `undecidable` (a defect of Woodfrog).",
+            "`unreadable`; `rejected` (contradicts what is recorded); `forgotten` (its id was forgotten); `overtaken` (says nothing new); `undecidable` (a defect of Woodfrog).",
         ),
         ("reason", TEXT, "What was wrong with it, naming the field where there is one."),
         ("excerpt", TEXT, "Its first 4,096 bytes, unprintable ones escaped."),

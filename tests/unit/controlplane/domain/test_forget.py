@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 from support.world import KEY, World
 
 from controlplane.domain import Decision, ForgetAsked, SnapshotStatus
 from woodfrog.protocol.commands import DeleteCommand
-from woodfrog.protocol.events import CheckpointForgotten, CommandFinished, Outcome, SnapshotDeleted
+from woodfrog.protocol.events import CheckpointForgotten, CommandFinished, Outcome, SnapshotDeleted, SnapshotStored
+from woodfrog.protocol.ids import IncarnationNumber
 from woodfrog.protocol.requests import CommandAccepted, ForgetRequest, Forgetting, Refusal, RestoreFrom, StartCold
 
 pytestmark = pytest.mark.timeout(5)
@@ -90,6 +92,49 @@ def test_an_id_whose_container_was_on_a_lost_node_can_be_forgotten() -> None:
     world.silent("b")
     world.later(timedelta(hours=1).total_seconds())
     assert forget(world).answer == Forgetting(KEY, 2)
+
+
+def test_what_a_lost_node_stores_of_a_forgotten_id_is_refused_as_that_until_the_id_is_started_anew() -> None:
+    world = used()
+    world.register("b")
+    world.run("c2", "b")
+    world.captured(2, "s3")
+    event = stored_later(world)
+    world.silent("b")
+    world.later(timedelta(hours=1).total_seconds())
+    forget(world)
+    world.later(1.0)
+    remove(world)
+    assert forget(world).answer == Forgetting(KEY, 0)
+    world.heard("b")
+    late = world.report(event, node="b")
+    assert (late.events, late.rejected, late.forgotten) == ((), f"{KEY} was forgotten", True)
+    for other in (
+        msgspec.structs.replace(event, incarnation=IncarnationNumber(3)),
+        msgspec.structs.replace(event, key=msgspec.structs.replace(KEY, namespace="another")),
+    ):
+        unknown = world.report(other, node="b")
+        assert (unknown.rejected is not None, unknown.forgotten) == (True, False), (
+            "nothing proves that it was forgotten"
+        )
+    for node in ("a", "unknown"):
+        unknown = world.report(event, node=node)
+        assert (unknown.rejected is not None, unknown.forgotten) == (True, False), "another node's word proves nothing"
+    world.ask("c3", "a")
+    again = world.report(event, node="b")
+    assert (again.rejected is not None, again.forgotten) == (True, False)
+
+
+def stored_later(world: World) -> SnapshotStored:
+    """What a node would say of a snapshot that it stores, and has not said yet."""
+    another = World("a")
+    another.register("b")
+    another.run("c1", "a")
+    another.run("c2", "b")
+    another.captured(2, "s3")
+    another.stored(2, "s3")
+    (event,) = [event for event, _ in another.log if isinstance(event, SnapshotStored)]
+    return event
 
 
 @pytest.mark.parametrize("lost", [True, False], ids=["its node is lost", "nothing was heard of it"])
