@@ -7,7 +7,6 @@ namespace of the container, by a thread that enters it (setns(2)) and ends there
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 import threading
@@ -18,18 +17,12 @@ from typing import Final
 
 import msgspec
 
-_CLONE_FS: Final = 0x200
-_CLONE_NEWNS: Final = 0x20000
-_MS_RDONLY: Final = 1
-_MS_REMOUNT: Final = 0x20
-_MS_BIND: Final = 0x1000
-_MS_RELATIME: Final = 1 << 21
+from woodfrog.service import libc
+
 _ST_RELATIME: Final = 0x1000
 _KEPT: Final = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME
 """Flags of statvfs(3) with the numbers of mount(2): a remount sets all of them."""
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Afterwards(msgspec.Struct, frozen=True, gc=False):
@@ -62,12 +55,8 @@ def _inside(namespace: Path, what: Afterwards) -> None:
 
     def enter() -> None:
         try:
-            descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                _checked(_libc.unshare(_CLONE_FS), "unshare")
-                _checked(_libc.setns(descriptor, _CLONE_NEWNS), "setns")
-            finally:
-                os.close(descriptor)
+            libc.unshare(libc.CLONE_FS)
+            libc.enter(namespace, libc.CLONE_NEWNS)
             if what.read_only_root:
                 _make_root_read_only()
             for place in what.mask:
@@ -84,8 +73,8 @@ def _inside(namespace: Path, what: Afterwards) -> None:
 
 def _make_root_read_only() -> None:
     flags = os.statvfs("/").f_flag
-    kept = flags & _KEPT | (_MS_RELATIME if flags & _ST_RELATIME else 0)
-    _checked(_libc.mount(None, b"/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | kept, None), "remount /")
+    kept = flags & _KEPT | (libc.MS_RELATIME if flags & _ST_RELATIME else 0)
+    libc.mount("none", "/", None, libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | kept)
 
 
 def _mask(place: str) -> None:
@@ -104,10 +93,4 @@ def _mask(place: str) -> None:
         return
     finally:
         os.close(folder)
-    _checked(_libc.mount(b"tmpfs", os.fsencode(name), b"tmpfs", _MS_RDONLY, b"size=0k"), f"mask {place}")
-
-
-def _checked(code: int, what: str) -> None:
-    if code != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+    libc.mount("tmpfs", name, "tmpfs", libc.MS_RDONLY, "size=0k")

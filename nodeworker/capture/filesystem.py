@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Final
 
+from woodfrog.service import libc
+
 _HUGETLBFS: Final = 0x958458F6
 _TMPFS: Final = 0x01021994
 """Both of <linux/magic.h>."""
 _STATFS_BYTES: Final = 256
 """More than struct statfs has on any architecture; its first word is the file system's type."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def is_huge_pages(directory: Path) -> bool:
@@ -39,8 +39,7 @@ def is_tmpfs(directory: Path) -> bool:
 
 def _type_of(directory: Path) -> int:
     answer = ctypes.create_string_buffer(_STATFS_BYTES)
-    if _libc.statfs(os.fsencode(directory), answer) != 0:
-        raise OSError(ctypes.get_errno(), "statfs failed", str(directory))
+    libc.call("statfs", os.fsencode(directory), answer, about=str(directory))
     return ctypes.c_ulong.from_buffer(answer).value & 0xFFFFFFFF
 
 
@@ -52,7 +51,6 @@ def sync(directory: Path) -> None:
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if _libc.syncfs(descriptor) != 0:
-            raise OSError(ctypes.get_errno(), "syncfs failed", str(directory))
+        libc.call("syncfs", descriptor, about=str(directory))
     finally:
         os.close(descriptor)

@@ -5,8 +5,6 @@ Reading another namespace's names means entering it, which a thread can do for i
 
 from __future__ import annotations
 
-import ctypes
-import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +12,9 @@ from typing import Final
 
 from nodeworker.capture.criu import image_files
 from nodeworker.domain.uts_image import with_names
+from woodfrog.service import libc
 
-_CLONE_NEWUTS: Final = 0x04000000
 _SYSCTLS: Final = Path("/proc/sys/kernel")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def names_in(namespace: Path) -> dict[str, str]:
@@ -26,15 +23,11 @@ def names_in(namespace: Path) -> dict[str, str]:
 
     def read() -> None:
         try:
-            descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+            libc.enter(namespace, libc.CLONE_NEWUTS)
         except OSError:
             return
-        try:
-            if _libc.setns(descriptor, _CLONE_NEWUTS) == 0:
-                for name in ("hostname", "domainname"):
-                    found[name] = (_SYSCTLS / name).read_text().rstrip("\n")
-        finally:
-            os.close(descriptor)
+        for name in ("hostname", "domainname"):
+            found[name] = (_SYSCTLS / name).read_text().rstrip("\n")
 
     thread = threading.Thread(target=read)
     thread.start()

@@ -5,9 +5,7 @@ Reading another namespace's addresses means entering it, which a thread can do f
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
-import os
 import re
 import socket
 import struct
@@ -20,6 +18,7 @@ from typing import Final
 
 from nodeworker.domain.criu_images.connections import Network
 from nodeworker.domain.criu_images.sockets import Address
+from woodfrog.service import libc
 from woodfrog.service.procfs import descriptors
 
 HOST: Final = Path("/proc/1/ns/net")
@@ -27,7 +26,6 @@ OURS: Final = Path("/proc/self/ns/net")
 """Which is the node's where nobody may look at its first process."""
 LOOPBACK: Final = Network(frozenset({IPv4Address("127.0.0.1"), IPv6Address("::1")}))
 """A network that the engine makes while the container is restored: nothing more can be known of it."""
-_CLONE_NEWNET: Final = 0x40000000
 _OWN: Final = Path("/proc/thread-self/net")
 _SIOCGIFADDR: Final = 0x8915
 _LOCAL: Final = re.compile(r"\|-- (\S+)\n\s+/32 host LOCAL")
@@ -35,7 +33,6 @@ _GLOBAL: Final = 0
 """IPV6_ADDR_ANY of ``if_inet6``'s column for scopes: an address that any host may use."""
 _TENTATIVE: Final = 0x40
 _SOCKET: Final = re.compile(r"socket:\[(\d+)\]")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def of(namespace: Path) -> Network | None:
@@ -44,12 +41,8 @@ def of(namespace: Path) -> Network | None:
 
     def read() -> None:
         with suppress(OSError, ValueError):
-            descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if _libc.setns(descriptor, _CLONE_NEWNET) == 0:
-                    found.append(_here())
-            finally:
-                os.close(descriptor)
+            libc.enter(namespace, libc.CLONE_NEWNET)
+            found.append(_here())
 
     thread = threading.Thread(target=read)
     thread.start()

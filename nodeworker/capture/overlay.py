@@ -8,7 +8,6 @@ mounted again as it was. Emptying them under a mounted overlay is undefined (ove
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.service import libc
 
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -37,11 +37,8 @@ _FLAGS = {
     "strictatime": 1 << 24,
 }
 """Mount options that are flags, as in <sys/mount.h>."""
-_CLONE_FS = 0x200
 _PAGE_BYTES = 4096
 """mount(2) takes one page of options."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +81,16 @@ def undo(overlay: Overlay) -> None:
             not be mounted again.
         OSError: the upper directory cannot be emptied.
     """
-    target = os.fsencode(overlay.mountpoint)
-    if _libc.umount2(target, 0) != 0:
-        number = ctypes.get_errno()
+    try:
+        libc.unmount(overlay.mountpoint)
+    except OSError as problem:
         raise FailureError(
             Failure(
                 "rootfs-busy",
-                f"The root filesystem at {overlay.mountpoint} cannot be unmounted: {os.strerror(number)}.",
+                f"The root filesystem at {overlay.mountpoint} cannot be unmounted: {problem.strerror}.",
                 "Find what uses it (fuser -m); the container will be created again by its engine.",
             )
-        )
+        ) from problem
     try:
         for directory in (overlay.upper, overlay.work):
             _empty(directory)
@@ -198,16 +195,17 @@ def _mount(overlay: Overlay) -> None:
         common = os.path.commonpath(layers)
         os.chdir(common)
         data = _data([os.path.relpath(path, common) for path in layers], overlay, others)
-    if _libc.mount(b"overlay", os.fsencode(overlay.mountpoint), b"overlay", flags, data) != 0:
-        number = ctypes.get_errno()
+    try:
+        libc.mount("overlay", overlay.mountpoint, "overlay", flags, data)
+    except OSError as problem:
         raise FailureError(
             Failure(
                 "rootfs-lost",
-                f"The root filesystem at {overlay.mountpoint} could not be mounted again: {os.strerror(number)}.",
+                f"The root filesystem at {overlay.mountpoint} could not be mounted again: {problem.strerror}.",
                 "The container engine creates a new one with the next container.",
                 os.fsdecode(data),
             )
-        )
+        ) from problem
 
 
 def _data(layers: list[bytes], overlay: Overlay, others: list[str]) -> bytes:
@@ -223,19 +221,13 @@ def _data(layers: list[bytes], overlay: Overlay, others: list[str]) -> bytes:
     return b",".join(pieces)
 
 
-def _unshare() -> None:
-    if _libc.unshare(_CLONE_FS) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
 def _in_own_directory(work: Callable[[], None]) -> None:
     """Run ``work`` in a thread with a current directory of its own, so that it may change it; unshare(2), CLONE_FS."""
     problems: list[BaseException] = []
 
     def run() -> None:
         try:
-            _unshare()
+            libc.unshare(libc.CLONE_FS)
             work()
         except BaseException as problem:  # noqa: BLE001 (raised again by the thread that waits)
             problems.append(problem)

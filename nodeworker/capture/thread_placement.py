@@ -7,7 +7,6 @@ back: the program may have had a right to it that the new container does not hav
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 from collections.abc import Collection, Iterable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from woodfrog.protocol.manifest import ThreadPlacement
+from woodfrog.service import libc
 from woodfrog.service.procfs import inside
 
 MOST_THREADS: Final = 10_000
@@ -26,8 +26,6 @@ _OF_A_THREAD: Final = 1
 _CLASS_SHIFT: Final = 13
 _REAL_TIME: Final = 1
 _SHOWN: Final = 3
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def record(pids: Iterable[int], cgroups: Collection[str]) -> tuple[ThreadPlacement, ...]:
@@ -107,9 +105,17 @@ def _threads(pid: int) -> list[int]:
 
 def _io_priority(thread: int) -> int:
     numbers = _NUMBERS.get(platform.machine())
-    return 0 if numbers is None else max(0, _libc.syscall(numbers[0], _OF_A_THREAD, thread))
+    with suppress(OSError):
+        return 0 if numbers is None else libc.call("syscall", numbers[0], _OF_A_THREAD, thread)
+    return 0
 
 
 def _set_io_priority(thread: int, priority: int) -> bool:
     numbers = _NUMBERS.get(platform.machine())
-    return numbers is not None and _libc.syscall(numbers[1], _OF_A_THREAD, thread, priority) == 0
+    if numbers is None:
+        return False
+    try:
+        libc.call("syscall", numbers[1], _OF_A_THREAD, thread, priority)
+    except OSError:
+        return False
+    return True

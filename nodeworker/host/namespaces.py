@@ -9,23 +9,20 @@ namespace of the worker's own, which gets all that is mounted on the host later 
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from woodfrog.service import libc
+
 _OPEN_TREE, _MOVE_MOUNT = 428, 429
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4
-_CLONE_NEWNS: Final = 0x00020000
-_MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
 _KINDS: Final = ("cgroup", "uts", "ipc", "net", "pid", "mnt")
 """In this order: after ``mnt`` nothing of the pod can be opened any more."""
 _OF_THE_POD: Final = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/dev", "/proc", "/sys")
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,34 +50,33 @@ def enter(pid: int = 1, kinds: Sequence[str] = _KINDS) -> None:
     """Step into namespaces of a process; the working directory becomes its root."""
     held = [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in kinds]
     for descriptor, kind in zip(held, kinds, strict=True):
-        _checked(_libc.setns(descriptor, 0), f"setns {kind}")
+        libc.call("setns", descriptor, 0, about=f"setns {kind}")
         os.close(descriptor)
     os.chdir("/")
 
 
 def own_mounts() -> None:
     """Get a mount namespace of one's own, which follows the host's."""
-    _checked(_libc.unshare(_CLONE_NEWNS), "unshare")
-    _checked(_libc.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None), "mount --make-rslave /")
+    libc.unshare(libc.CLONE_NEWNS)
+    libc.mount("none", "/", None, libc.MS_REC | libc.MS_SLAVE)
 
 
 def bind(source: Path, target: Path) -> None:
     """Lay one file over another."""
-    _checked(_libc.mount(os.fsencode(source), os.fsencode(target), None, _MS_BIND, None), f"mount --bind on {target}")
+    libc.mount(source, target, None, libc.MS_BIND)
 
 
 def take_up(mount_point: str) -> Carried:
     """Take a mount up, to be attached elsewhere."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
-    descriptor = _libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(mount_point), flags)
-    return Carried(mount_point, _checked(descriptor, f"open_tree {mount_point}"))
+    descriptor = libc.call("syscall", _OPEN_TREE, _AT_FDCWD, os.fsencode(mount_point), flags, about=mount_point)
+    return Carried(mount_point, descriptor)
 
 
 def attach(carried: Carried, target: Path) -> None:
     """Attach what was taken up."""
     source, place = carried.descriptor, os.fsencode(target)
-    result = _libc.syscall(_MOVE_MOUNT, source, b"", _AT_FDCWD, place, _MOVE_MOUNT_F_EMPTY_PATH)
-    _checked(result, f"move_mount to {target}")
+    libc.call("syscall", _MOVE_MOUNT, source, b"", _AT_FDCWD, place, _MOVE_MOUNT_F_EMPTY_PATH, about=str(target))
     os.close(carried.descriptor)
 
 
@@ -128,10 +124,3 @@ def named_files(environment: Mapping[str, str], mount_points: Collection[str]) -
 
 def _below(path: str, other: str) -> bool:
     return path == other or path.startswith(f"{other}/")
-
-
-def _checked(result: int, what: str) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
-    return result

@@ -12,7 +12,6 @@ doctor. A success is kept under /run for the boot, the kernel, runc, CRIU and ou
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
@@ -38,6 +37,7 @@ from nodeworker.host.facts import cgroup_version
 from nodeworker.runtime.commandline import Call
 from nodeworker.runtime.container import State
 from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.service import libc
 
 KEPT: Final = Path("/run/woodfrog-self-test")
 _PROGRAM: Final = """
@@ -54,8 +54,6 @@ _ADVICE: Final = "Try another CRIU or runc: docs/reference/support.md names comb
 _POLL_SECONDS: Final = 0.02
 _LISTENS: Final = "0A"
 """TCP_LISTEN in the column ``st`` of proc_net_tcp(5)."""
-_MNT_DETACH: Final = 2
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +123,13 @@ def _scratch() -> Iterator[Path]:
     """Make a directory in memory, in which an overlay can have its upper layer whatever the node's disks are."""
     folder = Path(tempfile.mkdtemp(prefix="woodfrog-self-test-", dir="/run"))
     try:
-        _mount("tmpfs", folder, "tmpfs", "mode=0700")
+        libc.mount("tmpfs", folder, "tmpfs", data="mode=0700")
         try:
             yield folder
         finally:
-            _libc.umount2(os.fsencode(folder), _MNT_DETACH)
+            libc.unmount(folder, libc.MNT_DETACH)
     finally:
         folder.rmdir()
-
-
-def _mount(source: str, target: Path, kind: str, options: str) -> None:
-    if _libc.mount(source.encode(), os.fsencode(target), kind.encode(), 0, options.encode()) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(target))
 
 
 def _places() -> list[str]:
@@ -181,7 +173,8 @@ class _Test:
         for name in self._names:
             with suppress(FailureError):
                 self._runc.delete(self._root, name, force=True)
-        _libc.umount2(os.fsencode(self._folder / "rootfs"), _MNT_DETACH)
+        with suppress(OSError):  # it is not mounted
+            libc.unmount(self._folder / "rootfs", libc.MNT_DETACH)
 
     def _prepare(self) -> None:
         said = self._runc.version()
@@ -191,7 +184,7 @@ class _Test:
         for name in ("upper", "work", "rootfs", *self._names):
             (self._folder / name).mkdir()
         layers = f"lowerdir=/,upperdir={self._folder}/upper,workdir={self._folder}/work"
-        _mount("overlay", self._folder / "rootfs", "overlay", layers)
+        libc.mount("overlay", self._folder / "rootfs", "overlay", data=layers)
         yard = make_yard(self._folder, 2 if self._v2 else 1)
         self._config = CriuConfig(criu_tool.version(self._runc.criu), None if yard is None else str(yard))
         for name in self._names:

@@ -7,7 +7,6 @@ else. Both give way to everybody: lowest priority for the CPU and the disk, and 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -19,13 +18,11 @@ from nodeworker.domain.rehearsal import skipped
 from nodeworker.rehearsal.container import rehearse
 from nodeworker.rehearsal.task import RehearsalTask, Rehearsed
 from woodfrog.protocol import wire
-from woodfrog.service import faultpoints, logs
+from woodfrog.service import faultpoints, libc, logs
 
-_PR_SET_PDEATHSIG: Final = 1
-_NEWNS, _NEWUTS, _NEWIPC, _NEWPID, _NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x20000000, 0x40000000
+_NAMESPACES: Final = libc.CLONE_NEWNS | libc.CLONE_NEWUTS | libc.CLONE_NEWIPC | libc.CLONE_NEWPID | libc.CLONE_NEWNET
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}
 _IDLE: Final = 3 << 13
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> int:
@@ -37,8 +34,10 @@ def main() -> int:
     _end_with(task.worker_pid)
     _give_way()
     Path(task.procs).write_text(str(os.getpid()))
-    if _libc.unshare(_NEWNS | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET) != 0:
-        _answer(answers, Rehearsed(skipped(f"no namespaces could be made: {os.strerror(ctypes.get_errno())}")))
+    try:
+        libc.unshare(_NAMESPACES)
+    except OSError as problem:
+        _answer(answers, Rehearsed(skipped(f"no namespaces could be made: {problem.strerror}")))
         return 0
     child = os.fork()
     if child == 0:
@@ -64,7 +63,7 @@ def _inside(task: RehearsalTask, answers: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.process_option(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
@@ -72,7 +71,8 @@ def _end_with(parent: int) -> None:
 def _give_way() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, 19)
     if (number := _IOPRIO_SET.get(os.uname().machine)) is not None:
-        _libc.syscall(number, 1, 0, _IDLE)
+        with suppress(OSError):
+            libc.call("syscall", number, 1, 0, _IDLE)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 

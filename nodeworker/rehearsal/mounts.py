@@ -7,7 +7,6 @@ with the snapshot an empty directory, which the snapshot's files fill. What the 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import stat
@@ -21,10 +20,9 @@ from nodeworker.domain import mounts as mounted
 from nodeworker.domain.rehearsal import ADVICE, NOT_REHEARSED
 from nodeworker.errors import refusal
 from woodfrog.protocol.failures import FailureError
+from woodfrog.service import libc
 
-_MS_BIND, _MS_REC, _MS_SLAVE, _MS_SHARED = 0x1000, 0x4000, 0x80000, 0x100000
 _LONGEST_FILE_BYTES: Final = 64 << 20
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def own_mounts(scratch: Path, limit_bytes: int) -> None:
@@ -33,9 +31,9 @@ def own_mounts(scratch: Path, limit_bytes: int) -> None:
     Raises:
         OSError: a mount failed.
     """
-    _mount("none", Path("/"), None, _MS_REC | _MS_SLAVE)
-    _mount("proc", Path("/proc"), "proc")
-    _mount("woodfrog-rehearsal", scratch, "tmpfs", 0, f"mode=0700,size={limit_bytes}")
+    libc.mount("none", Path("/"), None, libc.MS_REC | libc.MS_SLAVE)
+    libc.mount("proc", Path("/proc"), "proc")
+    libc.mount("woodfrog-rehearsal", scratch, "tmpfs", 0, f"mode=0700,size={limit_bytes}")
 
 
 def cover(live: Bundle, spec: dict[str, Any], scratch: Path) -> None:
@@ -66,7 +64,7 @@ def bind(source: Path, target: Path) -> None:
     Raises:
         OSError: the mount failed.
     """
-    _mount(str(source), target, None, _MS_BIND)
+    libc.mount(str(source), target, None, libc.MS_BIND)
 
 
 def _layer(covers: Path, name: str) -> Path:
@@ -111,7 +109,7 @@ def _share(cover: Path) -> None:
 
     MOVE_MOUNT_SET_GROUP of move_mount(2), by which CRIU does that, fails with EINVAL otherwise.
     """
-    _mount("none", cover, None, _MS_SHARED)
+    libc.mount("none", cover, None, libc.MS_SHARED)
 
 
 def _lay_over(place: Path, folder: Path) -> None:
@@ -137,10 +135,3 @@ def _mount_points() -> list[str]:
 
 def _not_rehearsed(cause: str) -> FailureError:
     return refusal(NOT_REHEARSED, cause, ADVICE)
-
-
-def _mount(source: str, target: Path, kind: str | None, flags: int = 0, data: str = "") -> None:
-    words = None if kind is None else kind.encode()
-    if _libc.mount(source.encode(), os.fsencode(target), words, flags, data.encode() or None) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(target))

@@ -7,18 +7,17 @@ which is then replaced: a crash in between leaves the empty file, which no reade
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from pathlib import Path
 from typing import Final
 
+from woodfrog.service import libc
+
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK, errno.EXDEV})
 _NO_SUCH_RENAME: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def give_name(partial: Path, name: Path) -> None:
@@ -42,9 +41,11 @@ def give_name(partial: Path, name: Path) -> None:
 
 
 def _renamed(partial: Path, name: Path) -> bool:
-    if _libc.renameat2(_AT_FDCWD, os.fsencode(partial), _AT_FDCWD, os.fsencode(name), _RENAME_NOREPLACE) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in _NO_SUCH_RENAME:
-        return False
-    raise OSError(number, os.strerror(number), str(name))
+    old, new = os.fsencode(partial), os.fsencode(name)
+    try:
+        libc.call("renameat2", _AT_FDCWD, old, _AT_FDCWD, new, _RENAME_NOREPLACE, about=str(name))
+    except OSError as problem:
+        if problem.errno in _NO_SUCH_RENAME:
+            return False
+        raise
+    return True

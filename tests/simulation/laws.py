@@ -379,7 +379,13 @@ class Laws:
         self._no_step_back(event, chosen)
         before = self.choices.get((event.key, event.incarnation), (None, -1))
         void = (RestoreFailed, SnapshotInvalidated, SnapshotSuperseded, DumpFailed)
-        withdrawn = {told.snapshot_id for told, _ in self.of_key[event.key] if isinstance(told, void)}
+        withdrawn = {
+            told.snapshot_id
+            for told, _ in self.of_key[event.key]
+            if isinstance(told, void)
+            # Somebody wanted it gone while the node that was to restore it was lost.
+            or (isinstance(told, SnapshotExpired) and told.snapshot_id in self.keeping.wanted_gone)
+        }
         if before[1] >= 0 and before[0] not in withdrawn:
             raise LawBrokenError(f"told otherwise: {event} after {before}, which stands")
         if chosen in self.truth.forged:

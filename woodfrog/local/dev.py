@@ -7,7 +7,6 @@ is started again when it dies, because each is built to go on where its last lif
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import fcntl
 import os
 import shutil
@@ -28,6 +27,7 @@ from woodfrog.local import page
 from woodfrog.local.broker import STREAMS_BYTES, Broker
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import NodeName
+from woodfrog.service import libc
 from woodfrog.service.backoff import Backoff
 from woodfrog.service.lifecycle import until_signalled
 from woodfrog.service.printable import printable
@@ -42,13 +42,11 @@ _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 _SETTLED_SECONDS = 10.0
 _LAST_BYTES = 16 << 10
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 
 
 def _end_with_parent() -> None:
     """Ask the kernel to end this child when ``woodfrog dev`` itself is killed (prctl(2))."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    libc.process_option(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class _Line(msgspec.Struct, frozen=True):

@@ -6,7 +6,6 @@ runs the container in the foreground, so whoever finds the lock free knows that 
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import shutil
@@ -19,26 +18,12 @@ from types import TracebackType
 from typing import Self
 
 from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.service import libc
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_MNT_DETACH = 2
-_MS_BIND = 4096
-_CLONE_NEWNET = 0x40000000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _IFF_UP = 1
-_UMOUNT_NOFOLLOW = 8
 _UNSEEN = ".new-"
 """Begins the name of a directory that has no lock yet: it would look like one that lost its owner."""
-
-
-def _checked(result: int, target: str) -> None:
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), target)
-
-
-def _mount(source: str, target: str, kind: str, options: str, flags: int = 0) -> None:
-    _checked(_libc.mount(source.encode(), target.encode(), kind.encode(), flags, options.encode()), target)
 
 
 def make_network(path: Path) -> None:
@@ -52,12 +37,12 @@ def make_network(path: Path) -> None:
 
     def make() -> None:
         try:
-            _checked(_libc.unshare(_CLONE_NEWNET), "unshare")
+            libc.unshare(libc.CLONE_NEWNET)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 request = struct.pack("16sh14x", b"lo", 0)
                 (flags,) = struct.unpack_from("h", fcntl.ioctl(probe, _SIOCGIFFLAGS, request), 16)
                 fcntl.ioctl(probe, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
-            _mount("/proc/thread-self/ns/net", str(path), "none", "", _MS_BIND)
+            libc.mount("/proc/thread-self/ns/net", path, "none", libc.MS_BIND)
         except OSError as problem:
             problems.append(problem)
 
@@ -124,7 +109,7 @@ class ContainerDirectory:
                 raise
         options = f"lowerdir={_escaped(lower)},upperdir={_escaped(path / 'upper')},workdir={_escaped(path / 'work')}"
         try:
-            _mount("overlay", str(directory.root), "overlay", options)
+            libc.mount("overlay", directory.root, "overlay", data=options)
             make_network(directory.network)
         except OSError as problem:
             if give_back is not None:
@@ -172,7 +157,7 @@ class ContainerDirectory:
         mounted = Path("/proc/self/mounts").read_text()
         for place in (self.root, self.network):
             for _ in range(mounted.count(f" {place} ")):
-                _checked(_libc.umount2(str(place).encode(), _MNT_DETACH | _UMOUNT_NOFOLLOW), str(place))
+                libc.unmount(place, libc.MNT_DETACH | libc.UMOUNT_NOFOLLOW)
 
     def remove(self) -> None:
         """Unmount the overlay and delete everything, then let go of the lock. Safe to call twice."""

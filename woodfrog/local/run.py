@@ -8,7 +8,6 @@ runtime and the worker, here as under any engine.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import subprocess
@@ -38,8 +37,8 @@ from woodfrog.output import Form
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CheckpointKey, ContainerId, SnapshotId
 from woodfrog.protocol.runtime_api import ContainerStatus, DeletedNotification
+from woodfrog.service import libc
 
-_PR_SET_CHILD_SUBREAPER = 36
 _CREATE_SECONDS = 1800.0
 _TELL_SECONDS = 3.0
 _SETTLE_SECONDS = 10.0
@@ -50,7 +49,6 @@ _PROGRESS_SECONDS = 2.0
 _RUNTIME_LOG = "runtime.log"
 _ENDED = frozenset({"container-gone", "ended-waiting"})
 _NOTHING_TO_SAY = orphans.NOTHING_TO_CAPTURE | {"stop-ignored"}
-_libc = ctypes.CDLL(None)
 
 
 class InterruptedCreateError(Exception):
@@ -129,7 +127,7 @@ class SupervisedContainer:
             )
             write_config(directory.path, config)
             # The container's processes become our children when the runtime that made them ends (prctl(2)).
-            _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+            libc.process_option(libc.PR_SET_CHILD_SUBREAPER, 1)
             try:
                 self._code = asyncio.run(self._live(directory.path))
             finally:

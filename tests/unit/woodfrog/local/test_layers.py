@@ -88,10 +88,10 @@ def test_a_layer_that_was_taken_is_kept_again_if_nothing_can_be_mounted_over_it(
     lower.mkdir()
     layers.keep(filled(tmp_path / "one", "1"), KEY, "c1", lower, "it broke")
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(16, "busy")
 
-    monkeypatch.setattr(overlay, "_mount", refuse)
+    monkeypatch.setattr(overlay.libc, "mount", refuse)
     with pytest.raises(FailureError, match="overlay-failed"):
         overlay.ContainerDirectory.create(
             place,
