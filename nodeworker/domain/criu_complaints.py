@@ -259,7 +259,8 @@ RULES: Final = (
         "foreign-process",
         ("Unseizable non-zombie", "is outside of its pid namespace"),
         "a process was put into the container from outside, as nsenter does it",
-        "End it, and start such processes by `exec` of the container's engine.",
+        "End it; the container's first process has to reap it, as `sh` and an init do (docker run --init), or it stays as a zombie. Start "
+        "such processes by `exec` of the container's engine.",
     ),
     Rule(
         "terminal-session",

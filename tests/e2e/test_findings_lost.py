@@ -90,12 +90,15 @@ def worker_away(stack: Stack) -> Iterator[None]:
 
 
 def test_a_cold_start_that_leaves_work_behind_says_so_on_the_terminal_and_in_why(stack: Stack, tmp_path: Path) -> None:
-    left(stack, "cold", "--mount", f"{tmp_path}:/v")
+    snapshot = left(stack, "cold", "--mount", f"{tmp_path}:/v")
     said = kill(stack, begin(stack, "cold"))
     assert "woodfrog: starts from its image: no snapshot is usable" in said
     assert "the new container has no mount at /v" in said
     assert LEFT.format("cold") in said
     assert "1 snapshot with captured work left behind." in stack.cli("why", "cold").stdout
+    again = begin(stack, "cold", "--mount", f"{tmp_path}:/v")
+    assert again.container["restored_from"] == snapshot
+    kill(stack, again)
 
 
 def test_a_start_on_a_full_disk_is_named_so_and_the_snapshot_is_used_once_there_is_room(stack: Stack) -> None:

@@ -97,6 +97,14 @@ os.link("/v/a", "/v/b")
 os.unlink("/v/a")
 follow = held.close
 """
+TOO_LONG = """
+import shutil
+for _ in range(25):
+    os.mkdir("d" * 200)
+    os.chdir("d" * 200)
+os.chdir("/")
+follow = lambda: shutil.rmtree("/" + "d" * 200)
+"""
 TRACE = """
 import ctypes, sys, time
 assert ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), 0, 0) == 0  # PTRACE_SEIZE
@@ -126,6 +134,7 @@ CASES = {
     "a lock on a mapped file that two use": (LOCKS, "file-locks-lost", "/shared"),
     "a large deleted file": (SCRATCH, "ghost-file-too-large", "/scratch of 600 MiB; the limit is 512 MiB"),
     "a deleted name on a volume": (TWO_NAMES, "link-remap", "holds a deleted file /v/a of which another name is left"),
+    "a path that is too long": (TOO_LONG, "capture-unfit", "A path of "),
     "a user namespace of its own": (USERS, "nested-namespaces", "namespaces"),
 }
 

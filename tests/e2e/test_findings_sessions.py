@@ -9,7 +9,8 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from support.stack import Run, Stack, until
@@ -33,6 +34,7 @@ SERVER = textwrap.dedent("""
         with open("/count", "a") as file:
             print(count, len(waits) - 1, file=file)
 """)
+REAPS = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
 CLIENT = "import socket, time; s = socket.socket(socket.AF_UNIX); s.connect('/socket'); time.sleep(1e6)"
 ORPHAN = """
 import os, time
@@ -117,7 +119,7 @@ def test_what_outlived_its_parent_in_a_session_with_a_terminal_costs_no_final_sn
 
 
 def test_a_process_that_was_put_into_a_container_from_outside_is_named_and_the_program_runs_on(stack: Stack) -> None:
-    run = stack.run("entered", sys.executable, "-c", SERVER)
+    run = stack.run("entered", sys.executable, "-c", REAPS + SERVER)
     run.until_lines("/count", 3)
     enter = [
         "nsenter",
@@ -133,5 +135,11 @@ def test_a_process_that_was_put_into_a_container_from_outside_is_named_and_the_p
     refused = stack.cli("checkpoint", "entered", check=False)
     assert "(foreign-process)" in refused.stderr
     run.until_lines("/count", len(run.lines("/count")) + 3)
+    namespace = Path(f"/proc/{run.init_pid()}/ns/pid").readlink()
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if command.read_bytes() == b"sleep\x001000\0" and (command.parent / "ns/pid").readlink() == namespace:
+                os.kill(int(command.parent.name), signal.SIGKILL)
+    assert stack.json("checkpoint", "entered")["snapshot_id"] == stack.until_stored("entered")[-1]
     os.kill(run.init_pid(), 9)
     run.wait()

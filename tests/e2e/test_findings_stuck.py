@@ -118,7 +118,7 @@ def test_ctrl_c_ends_a_restore_at_once_and_nothing_is_left(stack: Stack, tmp_pat
 
 def test_a_restore_that_takes_too_long_is_given_up(stack: Stack, tmp_path: Path) -> None:
     options = ("--mount", f"{tmp_path}:/v", "--env", "WOODFROG_RESTORE_LIMIT=1s")
-    left(stack, "slow", locking("flock"), *options)
+    snapshot = left(stack, "slow", locking("flock"), *options)
     with held(tmp_path / "lock"):
         run = stack.popen_run("slow", "true", options=(*options, "--require-restore"))
         _, said = run.communicate(timeout=60)
@@ -126,6 +126,9 @@ def test_a_restore_that_takes_too_long_is_given_up(stack: Stack, tmp_path: Path)
     (failed,) = [event["data"] for event in stack.history("slow") if event["type"] == "incarnation.restore-failed"]
     assert failed["failure"]["code"] == "restore-timeout"
     assert remains(stack, "slow", run) == []
+    again = stack.run("slow", "true", options=options[:2])
+    assert again.container["restored_from"] == snapshot
+    again.stop()
 
 
 def test_ctrl_c_ends_a_start_that_waits_for_its_predecessor_and_leaves_no_ghost(stack: Stack) -> None:

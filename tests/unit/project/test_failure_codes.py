@@ -72,3 +72,11 @@ def test_every_code_is_explained() -> None:
     assert len(produced) > 80
     assert produced - explained() == set(), f"explain them in {PAGE.relative_to(ROOT)}"
     assert explained() - produced == set(), "nothing produces these any more"
+
+
+def test_every_code_whose_advice_was_followed_is_one() -> None:
+    page = (ROOT / "docs/explanation/promises.md").read_text()
+    *_, section = page.split("\n## An advice that was followed")
+    named = re.findall(r"`([a-z0-9-]+)`", "".join(re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)))
+    assert len(named) > 25
+    assert [code for code in named if code not in explained()] == []
