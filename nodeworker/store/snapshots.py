@@ -379,7 +379,7 @@ def check_manifest(data: bytes, key: CheckpointKey, snapshot_id: SnapshotId, *, 
     except MalformedMessageError as problem:
         raise corrupt(f"The manifest {shown} is malformed: {problem}.") from problem
     if outline.version > MANIFEST_VERSION:
-        known = f"this worker reads versions up to {MANIFEST_VERSION}"
+        known = f"versions up to {MANIFEST_VERSION} are known here"
         raise format_unknown(f"The manifest {shown} has version {outline.version}, {known}.")
     try:
         manifest: Manifest = decode(data, Manifest)

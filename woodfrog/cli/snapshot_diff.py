@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from nodeworker.domain.criu_images import MalformedImageError
-from nodeworker.domain.criu_images.memory import Process, read_processes
+from nodeworker.domain.criu_images.memory import Process, read_pages, read_processes
 from nodeworker.store import Unpacker, tree_of
 from woodfrog.cli.snapshot_contents import shown_tree
 from woodfrog.protocol.amounts import size
@@ -87,6 +87,34 @@ def memory(old: Manifest, new: Manifest) -> Row:
         "bytes_after": sum(after.values()),
         "bytes_not_in_before": sum(raw for digest, raw in after.items() if digest not in before),
     }
+
+
+def changed_bytes(was: Mapping[str, bytes], now: Mapping[str, bytes], old: Manifest, new: Manifest) -> int | None:
+    """Count what is in the memory of the later processes and was not at that address before, page by page.
+
+    ``None`` where there is too much memory to read all of it, or CRIU's images cannot be read that far.
+    """
+    page = new.node_facts.page_size_bytes or _PAGE_BYTES
+    if (
+        page != (old.node_facts.page_size_bytes or _PAGE_BYTES)
+        or max(_memory_bytes(old), _memory_bytes(new)) > _LARGEST_IMAGE_BYTES
+    ):
+        return None
+    try:
+        before = {(pid, address): hash(held) for pid, address, held in _read_pages(was, page)}
+        return sum(page for pid, address, held in _read_pages(now, page) if before.get((pid, address)) != hash(held))
+    except MalformedImageError:
+        return None
+
+
+def _read_pages(images: Mapping[str, bytes], page_bytes: int) -> Iterator[tuple[int, int, bytes]]:
+    return read_pages(images, [each.pid for each in read_processes(images, page_bytes)], page_bytes)
+
+
+def _memory_bytes(manifest: Manifest) -> int:
+    return sum(
+        entry.size_bytes for entry in tree_of(manifest, TreeName.PROCESSES).entries if entry.path.startswith("pages-")
+    )
 
 
 def _pages_of(manifest: Manifest) -> dict[str, int]:
@@ -174,10 +202,11 @@ def sentences(compared: Mapping[str, Any]) -> Iterator[str]:
         for each in found["changed"][:_MOST_NAMED]:
             sizes = f"{size(each['memory_bytes_before'])} before, {size(each['memory_bytes_after'])} after"
             yield f"  {each['pid']} {each['name']}: {sizes}"
-    yield (
-        f"memory: {size(held['bytes_before'])} before, {size(held['bytes_after'])} after, "
-        f"{size(held['bytes_not_in_before'])} of it not in the one before"
-    )
+    changed = held["bytes_changed"]
+    what = f"{size(held['bytes_not_in_before'])} of it not in the one before"
+    if changed is not None:
+        what = f"{size(changed)} of it changed"
+    yield f"memory: {size(held['bytes_before'])} before, {size(held['bytes_after'])} after, {what}"
 
 
 def _named(process: Process) -> str:

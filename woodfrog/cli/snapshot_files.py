@@ -201,11 +201,11 @@ def diff(
         opened(after, namespace, checkpoint_id, state_dir) as (other, new),
     ):
         with store.reader(old) as of_old, other.reader(new) as of_new:
-            processes = snapshot_diff.processes(
-                snapshot_diff.images_of(old, of_old), snapshot_diff.images_of(new, of_new), old, new
-            )
+            was, now = snapshot_diff.images_of(old, of_old), snapshot_diff.images_of(new, of_new)
+            processes = snapshot_diff.processes(was, now, old, new)
+            changed = snapshot_diff.changed_bytes(was, now, old, new)
         compared = {"before": old.snapshot_id, "after": new.snapshot_id, "processes": processes}
-        compared |= {"memory": snapshot_diff.memory(old, new)}
+        compared |= {"memory": {**snapshot_diff.memory(old, new), "bytes_changed": changed}}
         if output is Form.JSON:
             put_json(compared | {"files": list(snapshot_diff.files(old, new))})
             return

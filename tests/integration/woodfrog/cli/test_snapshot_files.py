@@ -165,10 +165,15 @@ def test_two_snapshots_are_compared() -> None:
         "var/same": ("changed", ["mode"]),
     }
     assert (rows["var/log"]["size_bytes_before"], rows["var/other"]["size_bytes_after"]) == (4, 6)
-    assert told["memory"] == {"bytes_before": MIB + 3, "bytes_after": MIB + 3, "bytes_not_in_before": 3}
+    assert told["memory"] == {
+        "bytes_before": MIB + 3,
+        "bytes_after": MIB + 3,
+        "bytes_not_in_before": 3,
+        "bytes_changed": 0,
+    }
     assert (told["processes"]["added"], told["processes"]["changed"]) == ([], [])
     table = said(woodfrog("diff", OLD, NEW))
-    assert "memory: 1.0 MiB before, 1.0 MiB after, 3 B of it not in the one before\n" in table
+    assert "memory: 1.0 MiB before, 1.0 MiB after, 0 B of it changed\n" in table
     assert any(line.split() == ["added", "layer", "-", "0", "B", "file", "var/new"] for line in table.splitlines())
     same = woodfrog("diff", OLD, OLD)
     assert "no file differs" in same.output
@@ -194,13 +199,41 @@ def test_processes_are_listed_with_their_memory() -> None:
         "removed": [],
         "changed": [],
     }
-    memory = {"bytes_before": 0, "bytes_after": 0, "bytes_not_in_before": 0}
+    memory = {"bytes_before": 0, "bytes_after": 0, "bytes_not_in_before": 7, "bytes_changed": None}
     lines = list(snapshot_diff.sentences({"processes": added, "memory": memory}))
     assert lines[1:3] == ["  added: 0 sh, 1 thread, 0 B", "  added: 1 sh, 1 thread, 0 B"]
     assert lines[-2] == "  added: 2 more"
+    assert lines[-1] == "memory: 0 B before, 0 B after, 7 B of it not in the one before"
     images["pstree.img"] = b"nothing"
     with pytest.raises(MalformedImageError):
         read_processes(images, 4096)
+
+
+def test_memory_is_compared_page_by_page_wherever_the_pages_lie(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = two.manifests[OLD], two.manifests[NEW]
+    images = {**load(PLAIN), "pages-1.img": noise(MIB)}
+    pid = read_processes(images, 4096)[0].pid
+    head = number_field(1, 1)
+
+    def with_pages(*runs: tuple[int, int], pages: bytes) -> dict[str, bytes]:
+        """Give the first process runs of pages by address and number, and no other any."""
+        listed = [
+            head,
+            *(number_field(1, address) + number_field(2, count) + number_field(4, 4) for address, count in runs),
+        ]
+        return {name: data for name, data in images.items() if not name.startswith("pagemap-")} | {
+            f"pagemap-{pid}.img": form.write_messages(listed, form.PAGEMAP),
+            "pages-1.img": pages,
+        }
+
+    one, two_, three = noise(4096), b"2" * 4096, b"3" * 4096
+    was = with_pages((0x10000, 2), pages=one + two_)
+    now = with_pages((0x8000, 1), (0x10000, 2), pages=three + one + two_[:-1] + b"!")
+    assert snapshot_diff.changed_bytes(was, was, old, new) == 0
+    assert snapshot_diff.changed_bytes(was, now, old, new) == 2 * 4096
+    assert snapshot_diff.changed_bytes(was, with_pages((0x10000, 3), pages=one), old, new) is None
+    monkeypatch.setattr(snapshot_diff, "_LARGEST_IMAGE_BYTES", 4096)
+    assert snapshot_diff.changed_bytes(was, now, old, new) is None
 
 
 def test_refusals_have_a_code(two: Two) -> None:
