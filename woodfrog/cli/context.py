@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from woodfrog.cli.kubectl import Kubectl, Object, away
+from woodfrog.cli.kubectl import CONTEXT, Kubectl, Object, away
 from woodfrog.dev_state import Reach, StateDirectory, default_state_dir
+from woodfrog.local.oci_bundle import BadInputError
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.service.env import InvalidSettingError
 from woodfrog.service.natstls import Trust
@@ -33,7 +34,7 @@ def reach_of(state_dir: Path | None, environment: Mapping[str, str] = os.environ
         FailureError: ``not-started`` if there is none, ``cluster-away`` if kubectl cannot find it, ``nats-trust``.
     """
     url = environment.get("WOODFROG_NATS_URL")
-    if state_dir is None and url:
+    if state_dir is None and url and not environment.get(CONTEXT):
         seed = environment.get("WOODFROG_NATS_SEED_FILE")
         return Reach(
             nats_url=url,
@@ -43,15 +44,32 @@ def reach_of(state_dir: Path | None, environment: Mapping[str, str] = os.environ
             trust=_trust(environment),
         )
     if kubectl := cluster_of(state_dir, environment):
-        go_on_in_pod(kubectl, sys.argv[1:])
+        go_on_in_pod(kubectl, words_of_verb(sys.argv))
     return StateDirectory(state_dir or default_state_dir()).described().reach
 
 
 def cluster_of(state_dir: Path | None, environment: Mapping[str, str] = os.environ) -> Kubectl | None:
-    """Find the cluster that is meant where nobody named a control plane and none was started on this machine."""
+    """Find the cluster that is meant: the one that was named, or where nobody named a control plane and none was started on this machine.
+
+    Raises:
+        BadInputError: a state directory was named, too.
+        FailureError: ``cluster-away``: there is no kubectl to ask a context that was named.
+    """
+    if environment.get(CONTEXT):
+        if state_dir is not None:
+            raise BadInputError("--context", "it contradicts --state-dir, which is this machine's")
+        return Kubectl.find(environment)
     named = state_dir is not None or environment.get("WOODFROG_NATS_URL")
     here = named or StateDirectory(default_state_dir()).description.exists()
     return None if here else Kubectl.find(environment)
+
+
+def words_of_verb(argv: Sequence[str]) -> list[str]:
+    """Return the words of a command line from its verb on: the options before it are about here."""
+    words = list(argv[1:])
+    while words and words[0].startswith("--context"):
+        del words[: 1 if "=" in words[0] else 2]
+    return words
 
 
 def _trust(environment: Mapping[str, str]) -> Trust:
@@ -67,7 +85,7 @@ def go_on_in_pod(kubectl: Kubectl, words: Sequence[str]) -> None:
     Raises:
         FailureError: ``cluster-away``.
     """
-    os.execv(kubectl.program, [kubectl.program, *in_control_plane(kubectl), *words])  # noqa: S606 - no shell is wanted
+    os.execv(kubectl.program, kubectl.words(*in_control_plane(kubectl), *words))  # noqa: S606 - no shell is wanted
 
 
 def in_control_plane(kubectl: Kubectl) -> list[str]:

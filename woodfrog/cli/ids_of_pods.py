@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from woodfrog.cli.context import cluster_of, go_on_in_pod
+from woodfrog.cli.context import cluster_of, go_on_in_pod, words_of_verb
 from woodfrog.cli.kubectl import Kubectl, NotFoundError
 from woodfrog.cli.pod_eligibility import ids_of
 from woodfrog.protocol.failures import Failure, FailureError
@@ -22,7 +22,7 @@ def go_on_with_ids(verb: str, names: list[str], namespace: str, state_dir: Path 
         return
     ids = [checkpoint_id for name in names for checkpoint_id in _ids(kubectl, name, namespace)]
     if ids != names:
-        options = [word for word in sys.argv[2:] if word not in names]
+        options = [word for word in words_of_verb(sys.argv)[1:] if word not in names]
         go_on_in_pod(kubectl, [verb, *ids, *options])
 
 

@@ -1,4 +1,4 @@
-"""The cluster of ``kubectl``'s current context, through ``kubectl`` itself.
+"""The cluster of ``kubectl``'s current context, or of one that was named, through ``kubectl`` itself.
 
 It knows its users' contexts, proxies and ways to log in, and whoever may do a thing with it may do it here; no other client would
 know them all.
@@ -19,6 +19,8 @@ from woodfrog.protocol.failures import Failure, FailureError
 Object = dict[str, Any]
 """An object of the Kubernetes API, as JSON has it."""
 
+CONTEXT: Final = "WOODFROG_CONTEXT"
+"""The variable that names a context of kubectl, as the option ``--context`` does."""
 _SECONDS: Final = 20.0
 
 
@@ -29,15 +31,29 @@ class NotFoundError(FailureError):
 class Kubectl:
     """One cluster, as its user's configuration names it."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, context: str = "") -> None:
+        """Without a ``context``, the current one is meant."""
         self.program = program
+        self._options = ("--context", context) if context else ()
 
     @classmethod
     def find(cls, environment: Mapping[str, str] = os.environ) -> Kubectl | None:
-        """Find ``kubectl``, where there is one and a cluster for it to talk to."""
+        """Find ``kubectl``, where there is one and a cluster for it to talk to.
+
+        Raises:
+            FailureError: ``cluster-away``: a context was named, and there is none.
+        """
         configured = environment.get("KUBECONFIG") or (Path.home() / ".kube" / "config").exists()
         program = shutil.which("kubectl", path=environment.get("PATH")) if configured else None
-        return cls(program) if program else None
+        context = environment.get(CONTEXT, "")
+        if context and not program:
+            raise away(f"there is no kubectl here, or no configuration for it that could have the context {context}")
+        return cls(program, context) if program else None
+
+    def words(self, *arguments: str) -> list[str]:
+        """Say how a verb of kubectl is called."""
+        verb, *rest = arguments
+        return [self.program, verb, *self._options, *rest]
 
     def run(self, *arguments: str, stdin: str | None = None, seconds: float = _SECONDS) -> str:
         """Run a verb of kubectl and return what it prints.
@@ -48,7 +64,7 @@ class Kubectl:
         """
         try:
             done = subprocess.run(
-                [self.program, *arguments], input=stdin, capture_output=True, text=True, timeout=seconds, check=False
+                self.words(*arguments), input=stdin, capture_output=True, text=True, timeout=seconds, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as problem:
             raise away(f"kubectl {arguments[0]}: {problem}") from problem

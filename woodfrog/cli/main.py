@@ -6,6 +6,7 @@ was changed. ``run`` answers with the exit code of its container.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import suppress
@@ -35,6 +36,7 @@ from woodfrog.cli import (
 )
 from woodfrog.cli import snapshot_contents as snapshots_
 from woodfrog.cli.context import reach_of
+from woodfrog.cli.kubectl import CONTEXT
 from woodfrog.cli.options import Id, Namespace, Output, StateDir, key_of, state_of, telling, timeout
 from woodfrog.cli.release_name import release_name
 from woodfrog.dev_state import Description, Reach
@@ -66,8 +68,19 @@ def _begin(
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
     ] = False,
+    cluster_context: Annotated[
+        str,
+        typer.Option(
+            "--context",
+            envvar=CONTEXT,
+            help="Ask the cluster of this context of kubectl, not this machine.",
+            show_default="kubectl's current one, where none was started here",
+        ),
+    ] = "",
 ) -> None:
     """Let no text of a node or a pod reach the terminal as an order; what a container writes itself is its own."""
+    if cluster_context:
+        os.environ[CONTEXT] = cluster_context
     context.with_resource(printable_output())
 
 

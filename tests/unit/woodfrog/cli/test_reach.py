@@ -101,6 +101,22 @@ def test_what_is_asked_of_a_pod_goes_on_there_with_the_ids_of_its_containers(
     assert done.returncode == 7
 
 
+@pytest.mark.parametrize("words", [("--context", "other"), ("--context=other",)])
+def test_a_context_that_is_named_goes_before_what_runs_here(tmp_path: Path, words: tuple[str, ...]) -> None:
+    environment = kubectl(tmp_path, json.dumps({"items": [pod("here")]}))
+    (tmp_path / "none").mkdir()
+    describe(tmp_path / "none")
+    done = run(environment, *words, "get", "ids", "-n", "team")
+    assert done.stdout.splitlines() == [
+        "exec", "--context", "other", "--namespace", "wf", "--container", "controlplane", "here", "--", "woodfrog", "get", "ids", "-n", "team",
+    ]  # fmt: skip
+    assert (tmp_path / "asked").read_text().splitlines()[:3] == ["get", "--context", "other"]
+    both = run(environment, *words, "get", "ids", "--state-dir", str(tmp_path / "none"))
+    assert (both.returncode, "contradicts --state-dir" in both.stderr) == (2, True)
+    nowhere = run({**environment, "PATH": "/nowhere"}, *words, "get", "ids")
+    assert (nowhere.returncode, "no kubectl here" in nowhere.stderr) == (1, True)
+
+
 def test_a_cluster_without_woodfrog_is_told_apart_from_one_that_does_not_answer(tmp_path: Path) -> None:
     done = run(kubectl(tmp_path, '{"items": []}'), "get", "snapshots")
     assert done.returncode == 1
