@@ -12,7 +12,7 @@ import io
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Final
 
@@ -40,8 +40,9 @@ _TYPES: Final = {
 class _Content(io.RawIOBase):
     """The proved bytes of one file; reads on until as much is there as was asked for, which is what tarfile expects."""
 
-    def __init__(self, unpacker: Unpacker, manifest: Manifest, entry: Entry) -> None:
+    def __init__(self, unpacker: Unpacker, manifest: Manifest, entry: Entry, count: Callable[[int], None]) -> None:
         self._unpacker = unpacker
+        self._count = count
         self._chunk_bytes = manifest.chunk_bytes
         self._entry = entry
         self._position = 0
@@ -63,6 +64,7 @@ class _Content(io.RawIOBase):
             length = min(self._chunk_bytes, self._entry.size_bytes - self._position)
             self._chunk = memoryview(bytes(length) if index == HOLE else self._unpacker.chunk(index))
             self._position += length
+            self._count(length)
         return len(self._chunk) > 0
 
 
@@ -75,6 +77,11 @@ class ArchiveWriter:
         self._described = encode(manifest)
         self.digest: str = blake3(self._described).hexdigest()
         """BLAKE3 of the manifest in the archive: whoever has it knows every byte that an import takes."""
+        self.done_bytes = 0
+        """Of files, so far."""
+
+    def _count(self, length: int) -> None:
+        self.done_bytes += length
 
     def write(self, path: Path) -> None:
         """Write the archive, readable for its owner alone: it holds a process's memory. An existing file is replaced at the end.
@@ -132,7 +139,7 @@ class ArchiveWriter:
                 info.linkname = os.fsdecode(bytes_of(entry.target or ""))
             elif entry.kind == "file":
                 info.size = entry.size_bytes
-                content = _Content(self._unpacker, self._manifest, entry)
+                content = _Content(self._unpacker, self._manifest, entry, self._count)
             tar.addfile(info, content)
             if entry.opaque:
                 tar.addfile(tarfile.TarInfo(f"{info.name}/{_OPAQUE}"))

@@ -81,6 +81,8 @@ class ArchiveReader:
         """
         self._path = path
         self._numbers = itertools.count()
+        self.done_bytes = 0
+        """Of files that were unpacked, so far."""
         try:
             self._file = path.open("rb")
         except OSError as problem:
@@ -192,6 +194,7 @@ class ArchiveReader:
             for position, index in enumerate(entry.chunks):
                 offset = position * self.manifest.chunk_bytes
                 raw = self._piece(content, min(self.manifest.chunk_bytes, entry.size_bytes - offset), name)
+                self.done_bytes += len(raw)
                 if index == HOLE:
                     if raw.count(0) != len(raw):
                         raise self._corrupt(f"{name[:200]!r} has data at byte {offset}, where its manifest says zeros")

@@ -17,6 +17,8 @@ from woodfrog.service.printable import printable
 
 _LOOK_SECONDS: Final = 1.0
 """How often is looked whether the store refuses the capture."""
+_QUIET_SECONDS: Final = 3.0
+"""A dump that takes no longer is not worth a word about how far it is."""
 
 
 def stored(reach: Reach, key: CheckpointKey, command_id: CommandId, timeout_seconds: float) -> dict[str, Any]:
@@ -25,8 +27,9 @@ def stored(reach: Reach, key: CheckpointKey, command_id: CommandId, timeout_seco
     Raises:
         FailureError: ``timed-out``, with why the store did not take the capture if that is the reason; or as :func:`client.control`.
     """
-    deadline = time.monotonic() + timeout_seconds
-    shown = ""
+    began = time.monotonic()
+    deadline = began + timeout_seconds
+    shown = doing = ""
     while True:
         try:
             return client.ended(reach, command_id, min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
@@ -34,7 +37,12 @@ def stored(reach: Reach, key: CheckpointKey, command_id: CommandId, timeout_seco
             if problem.failure.code != "timed-out":
                 raise
             late = problem.failure
-        if not shown and (shown := _unstored(reach, key, command_id)):
+        rows = client.view(reach, "checkpoint_history", key, command_id)
+        passed, now = time.monotonic() - began, _doing(rows)
+        if now not in {"", doing} and passed >= _QUIET_SECONDS:
+            doing = now
+            sys.stderr.write(f"woodfrog: {printable(doing)} ({passed:.0f} s)\n")
+        if not shown and (shown := _unstored(reach, key, rows)):
             sys.stderr.write(f"woodfrog: {printable(shown)}\n")
         if time.monotonic() >= deadline:
             break
@@ -45,9 +53,16 @@ def stored(reach: Reach, key: CheckpointKey, command_id: CommandId, timeout_seco
     raise FailureError(msgspec.structs.replace(late, cause=f"{cause}: {shown}", advice=advice))
 
 
-def _unstored(reach: Reach, key: CheckpointKey, command_id: CommandId) -> str:
+def _doing(rows: list[dict[str, Any]]) -> str:
+    """Say what the node does for the command; nothing once that is over."""
+    if not rows:
+        return "waiting for the node to begin"
+    doing = {"dumping": "is being captured", "captured": "is captured and is being stored"}.get(rows[-1]["status"])
+    return "" if doing is None else f"{rows[-1]['snapshot_id']} {doing}"
+
+
+def _unstored(reach: Reach, key: CheckpointKey, rows: list[dict[str, Any]]) -> str:
     """Describe the command's capture if the store has refused it."""
-    rows = client.view(reach, "checkpoint_history", key, command_id)
     if not any(row["status"] == "captured" for row in rows):
         return ""
     for row in unstored_rows.with_delays(rows, client.view(reach, "events", key)):

@@ -19,6 +19,7 @@ from controlplane import describe
 from nodeworker.store import KeyRing, SnapshotStore
 from nodeworker.store.archive import ArchiveWriter
 from woodfrog import client
+from woodfrog.cli import progress
 from woodfrog.cli.context import reach_of
 from woodfrog.cli.options import Namespace, Output, StateDir, telling
 from woodfrog.dev_state import StateDirectory, default_state_dir
@@ -139,7 +140,8 @@ def export(
         try:
             with store.reader(manifest) as reader:
                 writer = ArchiveWriter(manifest, reader)
-                writer.write(file.absolute())
+                with progress.said("exporting", lambda: writer.done_bytes, file_bytes(manifest)):
+                    writer.write(file.absolute())
         except OSError as problem:
             cause = f"{file} cannot be written: {problem.strerror or problem}"
             raise FailureError(
@@ -152,6 +154,11 @@ def export(
         else:
             sys.stdout.write(f"{manifest.snapshot_id} is exported to {file} ({amounts.size(size)})\n")
             sys.stdout.write(f"digest: {writer.digest}\n")
+
+
+def file_bytes(manifest: Manifest) -> int:
+    """Sum the sizes of all files of a snapshot, holes included."""
+    return sum(entry.size_bytes for tree in manifest.trees for entry in tree.entries if entry.hardlink is None)
 
 
 def described(manifest: Manifest) -> dict[str, Any]:

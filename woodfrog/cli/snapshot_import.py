@@ -17,11 +17,12 @@ from msgspec.structs import replace
 from nodeworker.store import ManifestHeader, SnapshotStore, Stored
 from nodeworker.store.archive_reader import ArchiveReader
 from woodfrog import client
+from woodfrog.cli import progress
 from woodfrog.cli.context import reach_of
 from woodfrog.cli.import_folder import import_folder
 from woodfrog.cli.options import Output, StateDir, telling
 from woodfrog.cli.snapshot_commands import Because
-from woodfrog.cli.snapshot_contents import store_of
+from woodfrog.cli.snapshot_contents import file_bytes, store_of
 from woodfrog.dev_state import Reach
 from woodfrog.output import Form, put_json
 from woodfrog.protocol import amounts
@@ -107,7 +108,9 @@ def _stored(
     store.check_key()
     try:
         with import_folder(file.absolute().parent) as folder:
-            return store.put(header_of(archive.manifest, key, snapshot_id), archive.unpack(folder))
+            with progress.said("checking the archive", lambda: archive.done_bytes, file_bytes(archive.manifest)):
+                trees = archive.unpack(folder)
+            return store.put(header_of(archive.manifest, key, snapshot_id), trees)
     except OSError as problem:
         cause = f"{problem.filename or file.absolute().parent}: {problem.strerror or problem}"
         advice = "Put the archive into a directory that can be written, with room for what it holds, and see that the store can be written."
