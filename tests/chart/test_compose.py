@@ -98,6 +98,21 @@ def test_every_alert_is_on_metrics_that_there_are_and_the_chart_and_compose_carr
     assert all(f"`{rule['alert']}`" in page for rule in rules)
     made = one(render({"metrics": {"prometheusRule": {"enabled": True}}}), "PrometheusRule", "woodfrog")
     assert made["spec"] == alerts
+    runbook = (ROOT / "docs/how-to/troubleshoot.md").read_text()
+    with_links = one(
+        render(
+            {"metrics": {"prometheusRule": {"enabled": True, "runbooks": "https://docs.example/troubleshoot.html"}}}
+        ),
+        "PrometheusRule",
+        "woodfrog",
+    )["spec"]
+    for rule in (rule for group in with_links["groups"] for rule in group["rules"]):
+        assert (
+            rule["annotations"].pop("runbook_url")
+            == f"https://docs.example/troubleshoot.html#the-alert-{rule['alert'].lower()}"
+        )
+        assert f"\n## The alert {rule['alert']}\n" in runbook
+    assert with_links == alerts
     assert yaml.safe_load((COMPOSE / "prometheus.yaml").read_text())["rule_files"] == ["/etc/prometheus/alerts.yaml"]
 
 
