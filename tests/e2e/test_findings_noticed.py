@@ -138,3 +138,30 @@ def test_a_command_that_is_not_run_is_named(stack: Stack, tmp_path: Path) -> Non
     out, said = again.stop()[1:]
     assert "hello" not in out
     assert f"woodfrog: warning: {told}" in said
+
+
+LOOKS = textwrap.dedent("""
+    import socket, time
+    while True:
+        with open("/count", "a") as file:
+            print(socket.gethostbyname(socket.gethostname()), file=file)
+        time.sleep(0.05)
+""")
+
+
+def test_a_host_name_resolves_by_a_file_that_is_mounted_for_it_before_and_after_a_restore(
+    stack: Stack, tmp_path: Path
+) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n127.0.1.1 looks\n")
+    mount = ("--name", "looks", "--mount", f"type=bind,src={hosts},dst=/etc/hosts,ro")
+    run = stack.run("looks", sys.executable, "-c", LOOKS, options=mount)
+    counted = len(run.until_lines("/count", 3))
+    run.stop()
+    stack.until_stored("looks")
+    hosts.write_text("127.0.0.1 localhost\n127.0.2.1 looks\n")
+    again = stack.run("looks", sys.executable, "-c", LOOKS, options=mount)
+    assert again.container["restored_from"] is not None
+    lines = again.until_lines("/count", counted + 5)
+    assert (lines[0], lines[-1]) == ("127.0.1.1", "127.0.2.1")
+    again.stop()
