@@ -27,9 +27,15 @@ def test_reports_are_counted_by_kind(tmp_path: Path) -> None:
     (tmp_path / "report.xml").write_text(REPORT)
     (tmp_path / "demo").touch()
     counts = support.counted(tmp_path)
-    assert counts["cgroups"] == {"passed": 1, "failed": 0, "skipped": 1}
-    assert counts["pods"] == {"passed": 0, "failed": 1, "skipped": 0}
+    assert counts["cgroups"] == {"passed": 1, "repeated": 0, "failed": 0, "skipped": 1}
+    assert counts["pods"] == {"passed": 0, "repeated": 0, "failed": 1, "skipped": 0}
     assert set(counts) == {"cgroups", "pods", "demo"}
+
+
+def test_what_passed_when_it_was_repeated_did_not_fail_and_is_counted_apart(tmp_path: Path) -> None:
+    (tmp_path / "report.xml").write_text(REPORT)
+    (tmp_path / "report_again.xml").write_text(REPORT.replace("<failure/>", ""))
+    assert support.counted(tmp_path)["pods"] == {"passed": 0, "repeated": 1, "failed": 0, "skipped": 0}
 
 
 def test_a_newer_report_replaces_the_older_one_of_its_kind_on_that_machine_only() -> None:
@@ -41,7 +47,7 @@ def test_a_newer_report_replaces_the_older_one_of_its_kind_on_that_machine_only(
     kinds = next(row["kinds"] for row in rows if row["machine"]["kernel"] == "6.12")
     assert kinds["demo"]["date"] == "2026-01-01"
     assert kinds["pods"] == {"passed": 5, "failed": 0, "skipped": 0, "date": "2026-02-02"}
-    assert "| 5 | 0 | 0 | 2026-02-02 |" in support.render(rows)
+    assert "| 5 | 0 | 0 | 0 | 2026-02-02 |" in support.render(rows)
 
 
 def test_every_test_file_of_the_end_to_end_tests_that_needs_a_machine_is_of_a_kind() -> None:
