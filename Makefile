@@ -56,9 +56,10 @@ docs: setup
 unit: setup
 	$(bin)/pytest tests/unit tests/property
 
+# A number: whether the tests pass, `make test` says. Some run out of their time while their lines are counted on a busy machine.
 coverage: setup
 	@mkdir -p build
-	$(bin)/coverage run -m pytest -q tests/unit
+	-$(bin)/coverage run -m pytest -q tests/unit
 	@$(bin)/coverage report --skip-covered --sort=cover | tail -25
 
 # Tests run in parts, each with a name, marks and places. A part that did not pass is run again by what failed in it; if that is
