@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.stack import Stack, until
+from support.stack import Run, Stack, until
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
 
@@ -131,28 +131,60 @@ def test_a_restore_that_takes_too_long_is_given_up(stack: Stack, tmp_path: Path)
     again.stop()
 
 
+COUNT = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done")
+
+
+def given_up_while_it_waits(stack: Stack, name: str, first: Run) -> None:
+    """Start the id a second time, which the control plane, stopped by the caller, cannot answer, and end that by a signal."""
+    second = stack.popen_run(name, *COUNT)
+    until(lambda: any(each["state"] == "creating" for each in stack.containers()), saying="it is being created")
+    began = time.monotonic()
+    second.send_signal(signal.SIGTERM)
+    second.communicate(timeout=30)
+    assert time.monotonic() - began < 15
+    assert second.returncode == 143
+    assert [each["container_id"] for each in stack.containers()] == [first.container["container_id"]]
+
+
 def test_ctrl_c_ends_a_start_that_waits_for_its_predecessor_and_leaves_no_ghost(stack: Stack) -> None:
-    count = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done")
-    first = stack.run("waits", *count)
+    first = stack.run("waits", *COUNT)
     first.until_lines("/count", 3)
     plane = stack.child("controlplane")
     os.kill(plane, signal.SIGSTOP)
     try:
-        second = stack.popen_run("waits", *count)
-        until(lambda: any(each["state"] == "creating" for each in stack.containers()), saying="it is being created")
-        began = time.monotonic()
-        second.send_signal(signal.SIGTERM)
-        second.communicate(timeout=30)
-        assert time.monotonic() - began < 15
-        assert second.returncode == 143
-        assert [each["container_id"] for each in stack.containers()] == [first.container["container_id"]]
+        given_up_while_it_waits(stack, "waits", first)
+        first.process.send_signal(signal.SIGTERM)
+        until(lambda: any(each["captured_as"] for each in stack.containers()), saying="the final snapshot is captured")
     finally:
         os.kill(plane, signal.SIGCONT)
-    _, _, said = first.stop()
+    _, _, said = first.wait()
     assert "captured as" in said
-    again = stack.run("waits", *count)
+    again = stack.run("waits", *COUNT)
     assert (again.container["restored_from"] or again.container["reason"]) in said
     again.stop()
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the log opens the start that was given up once it hears of it, asks for a dump on its behalf, and takes later snapshots of the "
+    "container before it for too late, though it never ran: docs/explanation/promises.md",
+)
+def test_what_ran_on_beside_a_start_that_was_given_up_is_not_passed_over(stack: Stack) -> None:
+    first = stack.run("runs-on", *COUNT)
+    first.until_lines("/count", 3)
+    plane = stack.child("controlplane")
+    os.kill(plane, signal.SIGSTOP)
+    try:
+        given_up_while_it_waits(stack, "runs-on", first)
+    finally:
+        os.kill(plane, signal.SIGCONT)
+    chosen = "incarnation.restore-chosen"
+    until(lambda: any(each["type"] == chosen for each in stack.history("runs-on")), saying="the ghost has its answer")
+    _, _, said = first.stop()
+    again = stack.run("runs-on", *COUNT)
+    resumed_from = again.container["restored_from"]
+    again.stop()
+    assert resumed_from in said
 
 
 def test_a_run_that_is_killed_while_its_start_waits_leaves_no_ghost(stack: Stack) -> None:
