@@ -179,8 +179,12 @@ def test_what_ran_on_beside_a_start_that_was_given_up_is_not_passed_over(stack: 
     finally:
         os.kill(plane, signal.SIGCONT)
     chosen = "incarnation.restore-chosen"
-    until(lambda: any(each["type"] == chosen for each in stack.history("runs-on")), saying="the ghost has its answer")
-    _, _, said = first.stop()
+    try:
+        until(
+            lambda: any(each["type"] == chosen for each in stack.history("runs-on")), saying="the ghost has its answer"
+        )
+    finally:
+        _, _, said = first.stop()
     again = stack.run("runs-on", *COUNT)
     resumed_from = again.container["restored_from"]
     again.stop()
