@@ -131,11 +131,22 @@ def test_a_restore_that_takes_too_long_is_given_up(stack: Stack, tmp_path: Path)
     again.stop()
 
 
+@contextmanager
+def no_control_plane(stack: Stack) -> Iterator[None]:
+    """Stop the process of the control plane meanwhile: nobody answers, and nothing says so."""
+    plane = stack.child("controlplane")
+    os.kill(plane, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(plane, signal.SIGCONT)
+
+
 COUNT = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done")
 
 
 def given_up_while_it_waits(stack: Stack, name: str, first: Run) -> None:
-    """Start the id a second time, which the control plane, stopped by the caller, cannot answer, and end that by a signal."""
+    """Start the id a second time, which nobody answers, and end that by a signal."""
     second = stack.popen_run(name, *COUNT)
     until(lambda: any(each["state"] == "creating" for each in stack.containers()), saying="it is being created")
     began = time.monotonic()
@@ -149,14 +160,10 @@ def given_up_while_it_waits(stack: Stack, name: str, first: Run) -> None:
 def test_ctrl_c_ends_a_start_that_waits_for_its_predecessor_and_leaves_no_ghost(stack: Stack) -> None:
     first = stack.run("waits", *COUNT)
     first.until_lines("/count", 3)
-    plane = stack.child("controlplane")
-    os.kill(plane, signal.SIGSTOP)
-    try:
+    with no_control_plane(stack):
         given_up_while_it_waits(stack, "waits", first)
         first.process.send_signal(signal.SIGTERM)
         until(lambda: any(each["captured_as"] for each in stack.containers()), saying="the final snapshot is captured")
-    finally:
-        os.kill(plane, signal.SIGCONT)
     _, _, said = first.wait()
     assert "captured as" in said
     again = stack.run("waits", *COUNT)
@@ -172,12 +179,8 @@ def test_ctrl_c_ends_a_start_that_waits_for_its_predecessor_and_leaves_no_ghost(
 def test_what_ran_on_beside_a_start_that_was_given_up_is_not_passed_over(stack: Stack) -> None:
     first = stack.run("runs-on", *COUNT)
     first.until_lines("/count", 3)
-    plane = stack.child("controlplane")
-    os.kill(plane, signal.SIGSTOP)
-    try:
+    with no_control_plane(stack):
         given_up_while_it_waits(stack, "runs-on", first)
-    finally:
-        os.kill(plane, signal.SIGCONT)
     chosen = "incarnation.restore-chosen"
     try:
         until(
@@ -192,9 +195,7 @@ def test_what_ran_on_beside_a_start_that_was_given_up_is_not_passed_over(stack: 
 
 
 def test_a_run_that_is_killed_while_its_start_waits_leaves_no_ghost(stack: Stack) -> None:
-    plane = stack.child("controlplane")
-    os.kill(plane, signal.SIGSTOP)
-    try:
+    with no_control_plane(stack):
         run = stack.popen_run("killed", "true")
         until(stack.containers, saying="it is being created")
 
@@ -212,5 +213,3 @@ def test_a_run_that_is_killed_while_its_start_waits_leaves_no_ghost(stack: Stack
         run.communicate(timeout=30)
         # Killed before it asked, it is waited for as long as an announced create may take until it asks: half a minute.
         until(lambda: stack.containers() == [], 45, saying="nobody is waited for any more")
-    finally:
-        os.kill(plane, signal.SIGCONT)

@@ -1,7 +1,7 @@
 """Settings from environment variables: each is read by its kind, and refused by its name.
 
 The processes have no configuration files, so that a Deployment, a systemd unit and ``woodfrog dev`` start them in the same way and
-``/proc/<pid>/environ`` shows all that they were told. An unset or empty variable means its default.
+``/proc/<pid>/environ`` shows all that was set. An unset or empty variable means its default.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ _REFUSALS: Final = {
     "400": "A parameter is wrong; `field` names it.",
     "401": "The token is missing, unknown or has expired.",
     "403": "The caller may not see it, or not do it.",
-    "404": "There is no such id, no such snapshot, or no such position.",
+    "404": "The id, the snapshot or the position does not exist.",
     "503": "Too much is asked at once, or the log or Kubernetes cannot be asked.",
 }
 

@@ -156,7 +156,7 @@ class Questions:
             at = pages.recorded_at(connection, position) if position != head else datetime.now(UTC)
             if at is None:
                 cause = f"parameter position: there is no event {position}, or it was archived; the newest is {head}"
-                failure = Failure("api-not-found", cause, "See /api/v1/log for those that there are.")
+                failure = Failure("api-not-found", cause, "`/api/v1/log` lists the events.")
                 raise RefusedRequestError(HTTPStatus.NOT_FOUND, failure, field="position")
             own = pages.of_stream(connection, f"checkpoint/{key}", position, what_if.MOST_EVENTS)
             return position, at, list(own), pages.registrations(connection, position)
