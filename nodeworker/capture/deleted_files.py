@@ -19,13 +19,12 @@ from typing import Final
 from nodeworker.domain import criu_failures
 from nodeworker.domain.criu_options import GHOST_LIMIT_BYTES
 from woodfrog.protocol.failures import Failure, FailureError
-from woodfrog.service.procfs import descriptors, named
+from woodfrog.service.procfs import descriptors, mounts, named
 
 _DELETED: Final = " (deleted)"
 _BLOCK_BYTES: Final = 512
 _MAPPED: Final = re.compile(r"^([0-9a-f]+-[0-9a-f]+) \S+ \S+ \S+ \d+ +(/.* \(deleted\))$", re.MULTILINE)
 """A line of /proc/PID/maps."""
-_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 _NO_FILES: Final = ("/memfd:", "/SYSV", "/dev/zero", "/secretmem", "/anon_hugepage")
 """What the kernel names so though it never had a name."""
 
@@ -68,8 +67,7 @@ def _held(pid: int) -> Iterator[tuple[str, os.stat_result]]:
 def _mount_of(path: str, pid: int) -> str:
     """Return the mount of a path in the process's mount namespace; empty if it is not known."""
     with suppress(OSError):
-        lines = Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines()
-        places = (_ESCAPED.sub(lambda found: chr(int(found[1], 8)), line.split(" ", 5)[4]) for line in lines)
+        places = (mount.place for mount in mounts(pid))
         return max((each for each in places if path.startswith(f"{each.rstrip('/')}/")), key=len, default="")
     return ""
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from pathlib import Path
 
 from nodeworker.domain import criu_failures
 from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.service.procfs import Mount, mounts
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -26,9 +26,8 @@ def refuse(first: int) -> None:
         FailureError: ``posix-queue``, naming one.
     """
     with suppress(OSError):  # it has ended
-        lines = Path(f"/proc/{first}/mountinfo").read_text(errors="surrogateescape").splitlines()
-        for mount, _, rest in (line.partition(" - ") for line in lines):
-            if rest.startswith("mqueue ") and (queues := _listed(first, *mount.split(" ")[2:5])):
+        for mount in mounts(first):
+            if mount.kind == "mqueue" and (queues := _listed(first, mount)):
                 row = criu_failures.rule("posix-queue")
                 raise FailureError(
                     Failure(
@@ -39,12 +38,12 @@ def refuse(first: int) -> None:
                 )
 
 
-def _listed(first: int, device: str, _root: str, place: str) -> list[str]:
+def _listed(first: int, mount: Mount) -> list[str]:
     """List what is in a mount, unless the container has put something else at its place."""
-    folder = os.open(f"/proc/{first}/root{place}", _FOLDER)
+    folder = os.open(f"/proc/{first}/root{mount.place}", _FOLDER)
     try:
         found = os.fstat(folder).st_dev
-        same = f"{os.major(found)}:{os.minor(found)}" == device
+        same = f"{os.major(found)}:{os.minor(found)}" == mount.device
         return sorted(os.listdir(folder)) if same else []  # noqa: PTH208 -- a descriptor has no Path
     finally:
         os.close(folder)

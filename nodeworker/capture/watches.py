@@ -19,7 +19,7 @@ from typing import Final
 
 from nodeworker.domain.criu_images.watches import Inode
 from nodeworker.errors import refusal
-from woodfrog.service.procfs import descriptors, named
+from woodfrog.service.procfs import descriptors, mounts, named
 
 _WATCHERS: Final = frozenset({"anon_inode:inotify", "anon_inode:[fanotify]"})
 _WATCH: Final = re.compile(r"^(?:inotify|fanotify) .*?ino:([0-9a-f]+) sdev:([0-9a-f]+)", re.MULTILINE)
@@ -72,8 +72,7 @@ def _numbers_are_unique(first: int) -> bool:
     Overlay of several file systems numbers directories itself and leaves files the numbers that they have below, so two have the
     same. It shows by a file's device, which is then not the overlay's (overlayfs.rst, "Inode properties").
     """
-    lines = Path(f"/proc/{first}/mountinfo").read_text(errors="surrogateescape").splitlines()
-    mounted = {line.split()[4] for line in lines}
+    mounted = {mount.place for mount in mounts(first)}
     root = os.open(f"/proc/{first}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         device = os.fstat(root).st_dev

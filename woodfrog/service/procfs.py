@@ -1,10 +1,14 @@
-"""What the kernel tells of a process: its fields (proc_pid_status(5)) and its descriptors (proc_pid_fd(5))."""
+"""What the kernel tells of a process: its fields (proc_pid_status(5)), its descriptors (proc_pid_fd(5)) and its mounts (proc_pid_mountinfo(5))."""
 
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Final, NamedTuple
+
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
 def status_fields(pid: int | str) -> dict[str, str]:
@@ -34,4 +38,29 @@ def descriptors(pid: int) -> dict[str, str]:
         for number in os.listdir(folder):  # noqa: PTH208 -- names are all that is wanted
             with suppress(OSError):
                 found[number] = os.readlink(f"{folder}/{number}")  # noqa: PTH115 -- Path is 5 times slower
+    return found
+
+
+class Mount(NamedTuple):
+    """One mount, as a process sees it."""
+
+    device: str
+    """Of the file system, as ``major:minor``."""
+    place: str
+    kind: str
+    """Of the file system, such as ``overlay``."""
+
+
+def mounts(pid: int) -> list[Mount]:
+    """Return the mounts of a process's namespace, the earliest first.
+
+    Raises:
+        OSError: the process is gone.
+    """
+    found = []
+    for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines():
+        mount, _, system = line.partition(" - ")
+        _, _, device, _, place, *_ = mount.split(" ")
+        place = _ESCAPED.sub(lambda escape: chr(int(escape[1], 8)), place)
+        found.append(Mount(device, place, system.partition(" ")[0]))
     return found
