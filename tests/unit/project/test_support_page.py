@@ -65,7 +65,7 @@ def test_every_test_file_of_the_end_to_end_tests_that_needs_a_machine_is_of_a_ki
     assert {name for name in files - apart if support.kind_of(f"tests.e2e.{name}") is None} == set()
 
 
-@pytest.mark.parametrize("selection", ["every-time", "each-kind", "whole", "cluster"])
+@pytest.mark.parametrize("selection", ["every-time", "each-kind", "cluster"])
 def test_every_test_that_a_selection_names_is_there(selection: str) -> None:
     lines = (support.ROOT / f"tests/vm/{selection}.txt").read_text().splitlines()
     named = [word for line in lines if not line.startswith("#") for word in line.split() if word.startswith("tests/")]
