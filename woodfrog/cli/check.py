@@ -46,6 +46,7 @@ def register(app: typer.Typer) -> None:
 
 
 def check(
+    context: typer.Context,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[ID|POD]...", help="Checkpoint ids, or pods of a cluster.")
     ] = None,
@@ -64,9 +65,11 @@ def check(
     with telling():
         if bool(names) == bool(file):
             raise BadInputError("check", "name ids or pods that run, or manifests with -f, not both")
-        good = (
-            _of_files(file, output) if file else _of_names(names or [], namespace, timeout_seconds, state_dir, output)
-        )
+        if file:
+            good = _of_files(file, output)
+        else:
+            go_on_with_ids(context, names or [], namespace, state_dir)
+            good = _of_names(names or [], namespace, timeout_seconds, state_dir, output)
     raise typer.Exit(0 if good else 1)
 
 
@@ -102,7 +105,6 @@ def _documents(name: str) -> Iterator[Any]:
 
 
 def _of_names(names: list[str], namespace: str, timeout_seconds: float, state_dir: Path | None, output: Form) -> bool:
-    go_on_with_ids("check", names, namespace, state_dir)
     reach = reach_of(state_dir)
     checked = [_ask(reach, key_of(reach, name, namespace), timeout_seconds) for name in names]
     if output is Form.JSON:

@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
 
 
 def why(
+    context: typer.Context,
     names: Annotated[
         list[str], typer.Argument(metavar="ID|POD...", help="Checkpoint ids, or pods of a cluster.", show_default=False)
     ],
@@ -47,7 +48,7 @@ def why(
 ) -> None:
     """Show why the last start of an id was what it was, what has happened since, and what a restart would do now and lose."""
     with telling():
-        go_on_with_ids("why", names, namespace, state_dir)
+        go_on_with_ids(context, names, namespace, state_dir)
         reach = reach_of(state_dir)
         found = [_explained(reach, key_of(reach, name, namespace)) for name in names]
     if output is Form.JSON:

@@ -89,16 +89,41 @@ def test_on_a_cluster_the_verb_goes_on_word_for_word_in_a_ready_pod(tmp_path: Pa
     assert LABELS in (tmp_path / "asked").read_text().splitlines()
 
 
-@pytest.mark.parametrize("words", [("check", "p", "--timeout", "5"), ("why", "p", "-n", "team")])
-def test_what_is_asked_of_a_pod_goes_on_there_with_the_ids_of_its_containers(
-    tmp_path: Path, words: tuple[str, ...]
+def protected_pod(folder: Path, name: str, *ids: str) -> dict[str, str]:
+    """A cluster whose only pod has containers of these ids, and a control plane."""
+    containers = [{"name": each, "env": [{"name": "CEDANA_CHECKPOINT", "value": each}]} for each in ids]
+    found = {"metadata": {"name": name}, "spec": {"containers": containers}, "items": [pod("here")]}
+    return kubectl(folder, json.dumps(found))
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "becomes"),
+    [
+        ("p", "check p --timeout 5", "check train eval --timeout 5"),
+        ("p", "why p -n team", "why train eval -n team"),
+        ("web", "why web -n web", "why train eval -n web"),
+        ("web", "why -n web web", "why -n web train eval"),
+        ("web", "check --namespace=web web -o json", "check --namespace=web train eval -o json"),
+        ("why", "why why", "why train eval"),
+        ("check", "check -n check -- check", "check -n check -- train eval"),
+        ("json", "why -o json -- json", "why -o json -- train eval"),
+        ("5", "check 5 --timeout 5", "check train eval --timeout 5"),
+    ],
+)
+def test_only_the_name_of_a_pod_becomes_the_ids_of_its_containers_not_an_option_that_says_the_same(
+    tmp_path: Path, name: str, asked: str, becomes: str
 ) -> None:
-    env = [{"name": "CEDANA_CHECKPOINT", "value": "train"}]
-    protected = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "main", "env": env}]}}
-    environment = kubectl(tmp_path, json.dumps({**protected, "items": [pod("here")]}))
-    done = run(environment, *words)
-    assert done.stdout.splitlines()[-6:] == ["--", "woodfrog", words[0], "train", *words[2:]]
+    done = run(protected_pod(tmp_path, name, "train", "eval"), *asked.split())
+    assert done.stdout.split("--\nwoodfrog\n")[-1].splitlines() == becomes.split()
     assert done.returncode == 7
+
+
+@pytest.mark.parametrize("words", [("--context", "web"), ("--context=web",)])
+def test_a_pod_may_be_called_like_the_context_that_is_named(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = run(protected_pod(tmp_path, "web", "train"), *words, "why", "web", "-n", "web")
+    assert done.stdout.splitlines() == [
+        "exec", "--context", "web", "--namespace", "wf", "--container", "controlplane", "here", "--", "woodfrog", "why", "train", "-n", "web",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [("--context", "other"), ("--context=other",)])
