@@ -178,7 +178,7 @@ def _way(own: Sequence[Event]) -> list[str]:
                 sentences.append(f"Its dump {event.snapshot_id} failed: {_cause(event.failure)}")
             case ContainerEnded():
                 code = "" if event.exit_code is None else f", exit code {event.exit_code}"
-                sentences.append(f"It has ended{code}.")
+                sentences.append("It was given up before it ran." if event.never_ran else f"It has ended{code}.")
             case _:
                 pass
     return sentences

@@ -329,18 +329,24 @@ class Bus:
             except (nats.errors.Error, OSError) as problem:
                 await _log.awarning("progress could not be shown", error=problem)
 
-    async def resolve(self, ask: Callable[[int], ResolveRequest]) -> Resolution:
+    async def resolve(
+        self, ask: Callable[[int], ResolveRequest], may_be_heard: asyncio.Event | None = None
+    ) -> Resolution:
         """Ask how to start a container until somebody answers; the caller bounds the time.
 
+        ``may_be_heard`` is set as soon as a control plane may have heard the question, whether it answers or not.
         ``ask`` builds the question from the stream sequence of the last confirmed report. What was reported before is
         sent before. Only a broker that has no room for reports is not waited for, unless a report on this very id is
         among them: its last snapshot might be what the container is to start from.
         """
         key = ask(0).key
+        may_be_heard = may_be_heard or asyncio.Event()
         while True:
             if self.connected and (await self.flush(_PUBLISH_SECONDS) or await self._may_overtake(key)):
                 assert self._client is not None
                 sequence = await asyncio.to_thread(self._journal.reports_sequence)
+                asked_before = may_be_heard.is_set()
+                may_be_heard.set()
                 try:
                     reply = await self._client.request(
                         subjects.resolve(self._node),
@@ -350,6 +356,8 @@ class Bus:
                     )
                     answer: Resolution = wire.decode(reply.data, Resolution)
                 except (nats.errors.Error, OSError, wire.MalformedMessageError) as problem:
+                    if isinstance(problem, nats.errors.NoRespondersError) and not asked_before:
+                        may_be_heard.clear()
                     await _log.awarning("no control plane answered how to start a container", error=problem)
                 else:
                     return answer

@@ -53,15 +53,18 @@ def container_started(node: NodeName, record: ContainerRecord) -> ContainerStart
     )
 
 
-def container_ended(node: NodeName, record: ContainerRecord, exit_code: int | None) -> ContainerEnded:
-    """Return that a container is gone."""
+def container_ended(
+    node: NodeName, record: ContainerRecord, exit_code: int | None, *, never_ran: bool = False
+) -> ContainerEnded:
+    """Return that a container is gone. One that never ran has no exit code, whatever its engine says."""
     return ContainerEnded(
         key=record.key,
         incarnation=record.incarnation,
         node=node,
         container_id=record.container_id,
-        exit_code=exit_code,
+        exit_code=None if never_ran else exit_code,
         stopped=record.stopped,
+        never_ran=never_ran,
     )
 
 

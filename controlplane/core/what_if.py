@@ -65,7 +65,7 @@ def choices(
 def request_of(state: State, key: CheckpointKey, node: NodeName) -> ResolveRequest:
     """Ask for a container like the last one of the id, on a node that is known."""
     history, known = state.keys.get(key), state.nodes[node]
-    last = history.incarnations.get(history.newest) if history is not None else None
+    last = history.current if history is not None else None
     return ResolveRequest(
         key=key,
         container_id=ContainerId("what-if"),

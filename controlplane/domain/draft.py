@@ -114,7 +114,8 @@ class Draft(msgspec.Struct, gc=False):
         for name in (*nowhere[:-REMEMBERED], *stored[:-REMEMBERED_STORED]):
             del self.snapshots[name]
         # The one that started last may still run, and its next dump be worth waiting for, however many were opened since.
-        origins = {self.latest_start, *(snapshot.incarnation for snapshot in self.snapshots.values())}
+        ran = max((number for number, start in self.incarnations.items() if start.started), default=self.latest_start)
+        origins = {self.latest_start, ran, *(snapshot.incarnation for snapshot in self.snapshots.values())}
         unreferred = sorted(number for number in self.incarnations if number not in origins)
         for number in unreferred[:-REMEMBERED]:
             del self.incarnations[number]

@@ -39,7 +39,7 @@ def to_be_dumped(
             free[command.node] -= 1
     waiting: list[tuple[datetime, CheckpointKey, Incarnation, NodeName]] = []
     for name, key in share:
-        start = key.incarnations.get(key.newest)
+        start = key.current
         if start is None or start.node not in ending or not start.running or start.dump_command is not None:
             continue
         since = state.nodes[start.node].ending_since

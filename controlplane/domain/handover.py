@@ -102,7 +102,7 @@ def awaited(key: KeyState, before: Predecessor, start: Incarnation, now: datetim
         for dump in key.snapshots.values()
     ):
         return None  # the walk comes upon it
-    if before.start.dump_command is None and before.start.dump_asked_for == start.number:
+    if before.start.dump_command is None and before.start.dump_asked_for >= start.number:
         return None  # it was asked and has answered
     return Wait(
         f"a dump of incarnation {number}, which still runs {before.where}",
@@ -118,7 +118,7 @@ def _is_of_before(dump: Snapshot, before: Incarnation, start: Incarnation) -> bo
     """
     if start.node is None or not dump.waits_on(start.node):
         return False
-    asked_at = before.dump_asked_at if before.dump_asked_for == start.number else None
+    asked_at = before.dump_asked_at if before.dump_asked_for >= start.number else None
     return asked_at is None or dump.since is None or dump.since <= asked_at
 
 

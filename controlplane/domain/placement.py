@@ -94,7 +94,7 @@ def is_others(key: KeyState, node: NodeName | None) -> bool:
 
     Of a start from before owners were recorded, it is enough that it was on that node.
     """
-    before = key.incarnations.get(key.newest)
+    before = key.current
     if before is None:
         return False
     return before.node != node or before.container.owner_kind not in {None, STATIC_OWNER}

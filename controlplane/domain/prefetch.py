@@ -33,7 +33,7 @@ def prefetch(
     key = state.keys.get(name, KeyState())
     if there is None or there.lost:
         return None
-    last = key.incarnations.get(key.newest)
+    last = key.current
     mappings = last.container.id_mappings if last is not None else ()
     container = ContainerFacts(id_mappings=mappings, owner_kind=owner_kind)
     asker = Asker(node=node, facts=there.facts, container=container, incarnation=IncarnationNumber(key.newest + 1))

@@ -52,7 +52,7 @@ def due_at(
     name: CheckpointKey, key: KeyState, nodes: Mapping[NodeName, NodeState], schedule: Schedule
 ) -> datetime | None:
     """Say when the key's container is to be dumped next, ``None`` if it is not. Pure and total."""
-    start = key.incarnations.get(key.newest)
+    start = key.current
     if start is None or start.node is None or start.container_id is None or not start.running:
         return None
     interval_seconds = schedule.interval_seconds(name, start)

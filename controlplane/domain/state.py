@@ -165,6 +165,8 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Snapshots that this start tried in vain."""
     too_much: Mapping[SnapshotId, str] = {}
     """Why, of each."""
+    overtaken: bool = False
+    """Whether a newer one was opened when it had its answer: it may run by now, and nobody can tell it to choose again."""
     started: bool = False
     started_at: datetime | None = None
     ended: bool = False
@@ -173,6 +175,8 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Known once it has ended, where anybody knows."""
     stopped: bool | None = None
     """Whether it was sent a stop signal before it ended."""
+    never_ran: bool = False
+    """Whether its worker is sure that its processes never ran."""
     out_of_memory: bool = False
     """Whether the kubelet says that it ended for want of memory."""
     dump_command: CommandId | None = None
@@ -188,6 +192,16 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     def running(self) -> bool:
         """Whether its container is known to run."""
         return self.started and not self.ended
+
+    @property
+    def came_to_nothing(self) -> bool:
+        """Whether it was given up before its processes ran."""
+        return self.never_ran and not self.started
+
+    @property
+    def went_on(self) -> bool:
+        """Whether its processes have run, or may have."""
+        return self.started or (self.overtaken and not self.never_ran)
 
 
 class Pod(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -213,8 +227,8 @@ class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """In the order in which the log first mentions them. Dumps of one container follow one another, so within an
     incarnation this is the order of capture, whatever a node's clock says and however long an upload takes."""
     latest_start: IncarnationNumber = IncarnationNumber(0)
-    """The newest incarnation that has started, or may have: it had its answer when a newer one was opened. What an older
-    one stores from now on comes too late."""
+    """The newest incarnation that has started, or may have: it had its answer when a newer one was opened, and did not come to
+    nothing. What an older one stores from now on comes too late."""
     pods: Mapping[str, Pod] = {}
     """By uid, in the order in which they were first seen."""
     done_through: IncarnationNumber = IncarnationNumber(0)
@@ -230,6 +244,15 @@ class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     def newest(self) -> IncarnationNumber:
         """The number of the newest incarnation; 0 if there is none."""
         return max(self.incarnations, default=IncarnationNumber(0))
+
+    @property
+    def current(self) -> Incarnation | None:
+        """The newest incarnation that did not come to nothing: what a person means by the id's container. ``None`` if there is none."""
+        return max(
+            (start for start in self.incarnations.values() if not start.came_to_nothing),
+            key=lambda start: start.number,
+            default=None,
+        )
 
     def newest_first(self) -> list[Snapshot]:
         """Snapshots in the order of the selection law: newest incarnation first, then newest dump."""

@@ -99,14 +99,21 @@ class Cause(msgspec.Struct, frozen=True):
 
 
 def _newest_start() -> Select[Any]:
-    newer = _STARTS.alias("newer")
+    """Of each id the newest start; one that ended and was not seen to run only if there is no other."""
+    other = _STARTS.alias("other")
+    same = [other.c[part] == _STARTS.c[part] for part in _KEY]
+    newer = other.c.incarnation > _STARTS.c.incarnation
+    is_newest = ~exists(select(literal(1)).where(*same, newer))
+    is_newest_that_ran = ~exists(select(literal(1)).where(*same, newer, ~_came_to_nothing(other)))
+    is_the_only_kind = ~exists(select(literal(1)).where(*same, ~_came_to_nothing(other)))
     return select(_STARTS, _STATE.label("state"), _PROTECTED.label("protected")).where(
-        ~exists(
-            select(literal(1)).where(
-                *(newer.c[part] == _STARTS.c[part] for part in _KEY), newer.c.incarnation > _STARTS.c.incarnation
-            )
-        )
+        case((_came_to_nothing(_STARTS), and_(is_newest, is_the_only_kind)), else_=is_newest_that_ran)
     )
+
+
+def _came_to_nothing(start: Any) -> ColumnElement[bool]:
+    """The row that says that its id was forgotten counts in any case."""
+    return and_(start.c.ended_at.is_not(None), start.c.started_at.is_(None), start.c.forgotten_at.is_(None))
 
 
 def ids(

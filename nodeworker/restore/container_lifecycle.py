@@ -131,10 +131,21 @@ class ContainerLifecycle:
 
     def end(self, record: ContainerRecord, exit_code: int | None, at: datetime | None = None) -> None:
         """Report it of a container that is known, now or ``at`` an earlier time, and remove what was kept for it. Blocks."""
-        ended = reports.container_ended(self._settings.node, record, exit_code)
+        ended = reports.container_ended(self._settings.node, record, exit_code, never_ran=self._never_ran(record))
         self._journal.forget_container(record.container_id, *((ended,) if record.incarnation else ()), at=at)
         shutil.rmtree(self.fetched(record), ignore_errors=True)
         folder = self._settings.container_dir(record.container_id)
         with suppress(OSError):
             (folder / "criu.conf").unlink(missing_ok=True)
             folder.rmdir()
+
+    def end_given_up(self, record: ContainerRecord) -> None:
+        """Report that a start came to nothing whose container is forgotten already. Blocks."""
+        self._journal.report(reports.container_ended(self._settings.node, record, None, never_ran=True))
+
+    def _never_ran(self, record: ContainerRecord) -> bool:
+        """Whether it is certain that a container's processes never ran: nobody was answered how to create it, or runc was still at it."""
+        if record.state is not ContainerState.CREATED:
+            return record.state is ContainerState.CREATING
+        marker = Marker.read(str(self._settings.container_dir(record.container_id)))
+        return marker is not None and marker.phase in {"asking", "creating"}

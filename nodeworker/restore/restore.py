@@ -40,6 +40,7 @@ from nodeworker.restore.fetch_gate import FetchGate
 from nodeworker.restore.gpu_restore import GpuRestore
 from nodeworker.restore.pending_creates import PendingCreates
 from nodeworker.restore.proofs import Proofs
+from nodeworker.restore.start_questions import StartQuestions
 from nodeworker.settings import Settings
 from nodeworker.threads import in_daemon_thread, to_the_end, to_the_end_unless
 from woodfrog.protocol.events import RestoreStage
@@ -52,6 +53,7 @@ from woodfrog.protocol.requests import (
     FRESH_VERSION,
     REQUEST_VERSION,
     Refusal,
+    Resolution,
     ResolveRequest,
     RestoreFrom,
     StartCold,
@@ -94,6 +96,7 @@ class Restorer:
         self._journal = journal
         self._lifecycle = ContainerLifecycle(settings, journal)
         self._bus = bus
+        self._questions = StartQuestions(bus, journal, self._lifecycle)
         self._fetcher = fetcher
         self._runc = runc
         self._gpus = gpus
@@ -189,6 +192,7 @@ class Restorer:
 
     async def close(self) -> None:
         """Wait until nothing is being removed; what is put into a container is done when its create has ended."""
+        await self._questions.close()
         if pending := {*self._lifecycle.removals}:
             await asyncio.wait(pending)
 
@@ -256,14 +260,14 @@ class Restorer:
                 while True:
                     asked_at = time.monotonic()
                     with tracing.span("start resolve"):
-                        resolution = await self._bus.resolve(self._question(record))
+                        resolution = await self._questions.ask(record, self._question(record))
+                    record = await self._numbered(record, resolution)
                     if isinstance(resolution, WaitFor | Refusal):
                         outcome = await self._not_now(record, resolution, asked_at, asked)
                         if not isinstance(outcome, str):
                             return outcome
                         reason = outcome
                         continue
-                    record = await self._numbered(record, resolution)
                     if isinstance(resolution, StartCold):
                         failure = live.options.objection_to_cold(resolution.unusable, resolution.reason)
                         if failure is not None:
@@ -292,7 +296,7 @@ class Restorer:
             await _until(asked)
             return await to_the_end(self._answer_unprotected, record, resolution.failure)
         if isinstance(resolution, Refusal) and resolution.failure.code not in REPEATED_CODES:
-            await to_the_end(self._journal.forget_container, record.container_id)
+            await to_the_end(self._lifecycle.end, record, None)
             return Refused(resolution.failure)
         # The control plane holds the question for a while, unless it has too many to hold.
         await asyncio.sleep(_ASK_EVERY_SECONDS - (time.monotonic() - asked_at))
@@ -310,7 +314,7 @@ class Restorer:
         wrapped = await in_daemon_thread(lambda: self._fetcher.locked(record.key, choice))
         if not wrapped:
             return True
-        again = await self._bus.resolve(self._question(record, wrapped))
+        again = await self._questions.ask(record, self._question(record, wrapped))
         if not isinstance(again, RestoreFrom) or again.snapshot_id != choice.snapshot_id:
             return False
         if again.data_key:
@@ -333,9 +337,16 @@ class Restorer:
 
         return ask
 
-    async def _numbered(self, record: ContainerRecord, resolution: RestoreFrom | StartCold) -> ContainerRecord:
-        told = {"incarnation": resolution.incarnation, "reason": resolution.reason, "left": resolution.left}
-        numbered = msgspec.structs.replace(record, **told)
+    async def _numbered(self, record: ContainerRecord, resolution: Resolution) -> ContainerRecord:
+        """Note what the answer says of the start; its number also while it waits, as it may be given up."""
+        match resolution:
+            case Refusal():
+                return record
+            case WaitFor():
+                numbered = msgspec.structs.replace(record, incarnation=resolution.incarnation)
+            case _:
+                told = {"incarnation": resolution.incarnation, "reason": resolution.reason, "left": resolution.left}
+                numbered = msgspec.structs.replace(record, **told)
         if numbered == record:
             return record
         record = numbered

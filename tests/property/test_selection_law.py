@@ -89,7 +89,7 @@ ANY_TIME: dict[str, Callable[[World, int, int], Decision]] = {
 OF_AN_INCARNATION: dict[str, Callable[[World, int, int, int], Decision]] = {
     "ask again": lambda world, number, pick, which: ask_again(world, number),
     "start": lambda world, number, pick, which: world.started(number),
-    "end": lambda world, number, pick, which: world.ended(number),
+    "end": lambda world, number, pick, which: world.ended(number, never_ran=which % 2 == 0),
     "fail to restore": fail_to_restore,
     "lie": lambda world, number, pick, which: world.report(
         stored_event(**world.about(number, SNAPSHOTS[which])), node=NODES[which % 2]
@@ -157,8 +157,9 @@ def of(log: Log, kind: type[Any]) -> list[tuple[int, Any]]:
 
 
 def gone_ahead(log: Log) -> int:
-    """The newest incarnation that started, dumped, or had its answer when a newer one was opened."""
-    newest, answered = 0, set()
+    """The newest incarnation that started, dumped, or had its answer when a newer one was opened and is not said to have never run."""
+    ran, overtaken, never_ran, answered = set[int](), set[int](), set[int](), set[int]()
+    ended = set[int]()
     for event, _ in log:
         match event:
             case RestoreChosen() | ColdStartChosen():
@@ -166,10 +167,13 @@ def gone_ahead(log: Log) -> int:
             case RestoreFailed():
                 answered.discard(event.incarnation)
             case ContainerStarted() | DumpStarted():
-                newest = max(newest, event.incarnation)
+                ran.add(event.incarnation)
             case IncarnationOpened():
-                newest = max(newest, *(n for n in answered if n < event.incarnation), 0)
-    return newest
+                overtaken |= {n for n in answered if n < event.incarnation}
+            case ContainerEnded() if event.incarnation not in ended:
+                ended.add(event.incarnation)
+                never_ran |= {event.incarnation} if event.never_ran else set()
+    return max(ran | (overtaken - never_ran), default=0)
 
 
 def old_here(log: Log, number: int, before: int, node: str) -> set[str]:
@@ -179,7 +183,7 @@ def old_here(log: Log, number: int, before: int, node: str) -> set[str]:
     for event, at in log:
         match event:
             case IncarnationOpened():
-                opened = event.incarnation == number
+                opened = event.incarnation >= number
             case CommandIssued() if event.incarnation == before and opened:
                 asked_at = event.command.issued_at
             case SnapshotCaptured() | SnapshotStoreDelayed():

@@ -68,7 +68,9 @@ class Worker:
             worker_id=WorkerId(f"worker-{name}"), facts=FACTS, criu_config=CriuConfig("4.2.1"),
         )  # fmt: skip
 
-    async def resolve(self, ask: Callable[[int], ResolveRequest]) -> Resolution:
+    async def resolve(
+        self, ask: Callable[[int], ResolveRequest], may_be_heard: asyncio.Event | None = None
+    ) -> Resolution:
         """Bring to the control plane what was reported, and then the question."""
         self.bring()
         request = ask(0)

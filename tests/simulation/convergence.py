@@ -117,7 +117,7 @@ def _not_dumped(world: World, wanted: int) -> list[str]:
     return [
         f"a dump of {container}"
         for _, container in world.live_ones("running")
-        if container.incarnation == max(keeping.of(container.key).opened_at)
+        if container.incarnation == keeping.of(container.key).newest
         and keeping.interval_seconds(container.key, container.incarnation) > 0
         and keeping.scheduled[container.key, container.incarnation] < wanted
     ]

@@ -135,7 +135,8 @@ def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be re
 ) -> str | None:
     """The model: the latest snapshot that is valid, fits and did not fail here; ``wait`` if a later one is in flight."""
     opened = {e.incarnation: e for e, _ in log if isinstance(e, IncarnationOpened)}
-    me, until, ahead, answered = opened[number], now + timedelta(days=1), 0, set[int]()
+    me, until, answered = opened[number], now + timedelta(days=1), set[int]()
+    ran, overtaken, never_ran = set[int](), set[int](), set[int]()
     order: dict[str, tuple[int, int]] = {}
     begun: dict[str, Any] = {}
     over, tried, written = set[str](), set[str](), dict[str, SnapshotStored]()
@@ -163,9 +164,11 @@ def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be re
         elif isinstance(e, RestoreChosen | ColdStartChosen):
             answered.add(e.incarnation)
         elif isinstance(e, ContainerStarted | DumpStarted):
-            ahead = max(ahead, e.incarnation)
+            ran.add(e.incarnation)
         elif isinstance(e, IncarnationOpened):
-            ahead = max(ahead, *(n for n in answered if n < e.incarnation), 0)
+            overtaken |= {n for n in answered if n < e.incarnation}
+        elif isinstance(e, ContainerEnded) and e.never_ran:
+            never_ran.add(e.incarnation)
         elif isinstance(e, StartDeferred) and e.incarnation == number:
             until = e.until
         elif isinstance(e, RestoreFailed):
@@ -179,6 +182,7 @@ def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be re
                 failed_here.add(e.snapshot_id)
         elif _is_done(e):
             done = max(done, e.incarnation)
+    ahead = max(ran | (overtaken - never_ran), default=0)
     since, used = fresh_starts(log)
     if me.container.fresh and me.container.fresh not in used:
         return None
@@ -246,8 +250,7 @@ def _runs_on(
     final = any(isinstance(e, DumpStarted) and e.final for _, e in about)
     runs = any(isinstance(e, ContainerStarted | DumpStarted) for _, e in about)
     ended = any(isinstance(e, ContainerEnded) for _, e in about)
-    newer = next((place for place, (e, _) in enumerate(log) if place > mine and isinstance(e, IncarnationOpened)), None)
-    dumps = [e.command for e, _ in log[mine:newer] if isinstance(e, CommandIssued) and e.incarnation == before]
+    dumps = [e.command for e, _ in log[mine:] if isinstance(e, CommandIssued) and e.incarnation == before]
     asked_at = [command.issued_at for command in dumps if isinstance(command, DumpCommand)]
     here = {e.snapshot_id for _, e in about if isinstance(e, SnapshotStoreDelayed) and e.manifest_digest}
     old_here = {name for name in here if where == me.node and (not asked_at or captured_at[name] <= asked_at[-1])}

@@ -155,6 +155,8 @@ class Node:
         self.answers: list[tuple[str, int, Resolution, int]] = []
         self.asked: dict[str, int] = {}
         """The number of the question that each container's start waits for; lost with the worker."""
+        self.given_up: dict[int, Entry] = {}
+        """Starts that were given up while their question was on its way, by its number; lost with the worker."""
         self.restoring: dict[str, tuple[RestoreFrom, int]] = {}
         """Containers whose restore has begun, and what they were told; lost with the worker."""
         self.number = 0
@@ -205,6 +207,7 @@ class Node:
     def kill_worker(self) -> None:
         self.alive = False
         self.asked.clear()
+        self.given_up.clear()
         self.restoring.clear()
 
     def reboot(self) -> None:
@@ -257,7 +260,10 @@ class Node:
         self.asks.append(Ask(request, self.number, moment))
 
     def answered(self, name: str, number: int, answer: Resolution, told_at: int) -> None:
-        """Act on an answer, if anybody still waits for it."""
+        """Act on an answer, if anybody still waits for it; a start that was given up meanwhile has come to nothing."""
+        if self.works and number in self.given_up:
+            self._came_to_nothing(name, self.given_up.pop(number), answer)
+            return
         container, entry = self.containers.get(name), self.journal.containers.get(name)
         if not self.works or self.asked.get(name) != number or container is None or entry is None:
             return
@@ -266,7 +272,7 @@ class Node:
             return
         match answer:
             case WaitFor():
-                pass
+                entry.incarnation = answer.incarnation
             case Refusal():
                 container.phase = "dead"
                 del self.journal.containers[name]
@@ -353,13 +359,25 @@ class Node:
 
     def _ended(self, name: str, entry: Entry) -> None:
         del self.journal.containers[name]
-        self.asked.pop(name, None)
+        number = self.asked.pop(name, None)
         self.restoring.pop(name, None)
         if entry.incarnation:
             about = {"key": entry.key, "incarnation": entry.incarnation, "node": self.name}
             how = self.chance.choice(((None, None), (0, True), (0, False), (137, False)))
-            exit_code, stopped = how if self.chance.random() < _ENDS_KNOWN else (None, None)
-            self.report(ContainerEnded(**about, container_id=ContainerId(name), exit_code=exit_code, stopped=stopped))
+            never_ran = entry.phase == "creating"
+            exit_code, stopped = how if self.chance.random() < _ENDS_KNOWN and not never_ran else (None, None)
+            ended = {"container_id": ContainerId(name), "exit_code": exit_code, "stopped": stopped}
+            self.report(ContainerEnded(**about, **ended, never_ran=never_ran))
+        elif number is not None:
+            self.given_up[number] = entry
+
+    def _came_to_nothing(self, name: str, entry: Entry, answer: Resolution) -> None:
+        """Say so of the start that the log has opened; unless the container is created again, as the same start."""
+        again = self.journal.containers.get(name)
+        if isinstance(answer, Refusal) or (again is not None and again.key == entry.key):
+            return
+        about = {"key": entry.key, "incarnation": answer.incarnation, "node": self.name}
+        self.report(ContainerEnded(**about, container_id=ContainerId(name), never_ran=True))
 
     # Dumps
 

@@ -82,11 +82,18 @@ class Kept:
     """From which containers went on."""
     begun: set[int] = field(default_factory=set)
     """Starts that have begun to run, or have ended."""
+    came_to_nothing: set[int] = field(default_factory=set)
+    """Those of them that never ran."""
     dumps_asked_at: dict[int, datetime] = field(default_factory=dict)
     open_dumps: dict[str, int] = field(default_factory=dict)
     delayed: set[str] = field(default_factory=set)
     """Captures that their stores have refused: they hold up no other dump."""
     failed_in_a_row: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def newest(self) -> int:
+        """The newest start that did not come to nothing; 0 if there is none."""
+        return max(set(self.opened_at) - self.came_to_nothing, default=0)
 
     def note_delayed(self, event: SnapshotStoreDelayed) -> None:
         if event.manifest_digest:
@@ -123,6 +130,12 @@ class Kept:
         proved = self.snapshots.get(restored_from)
         if proved is not None:
             proved.proved = True
+
+    def turn_back(self, number: int) -> None:
+        """Note that a start does not go on as it was told: nothing is too late for it any more."""
+        self.told.pop(number, None)
+        for stored in self.snapshots.values():
+            stored.missed.discard(number)
 
     def line(self, number: int) -> set[str]:
         """Name what a start resumes from: what it was restored from, what that was captured after, and so on."""
@@ -172,9 +185,11 @@ class Keeping:
             case ColdStartChosen():
                 key.told[event.incarnation] = None
             case RestoreFailed():
-                key.told.pop(event.incarnation, None)
-                for stored in key.snapshots.values():
-                    stored.missed.discard(event.incarnation)
+                key.turn_back(event.incarnation)
+            case ContainerEnded(never_ran=True) if event.incarnation not in key.begun:
+                key.begun.add(event.incarnation)
+                key.came_to_nothing.add(event.incarnation)
+                key.turn_back(event.incarnation)
             case ContainerStarted() | ContainerEnded():
                 key.begin(event)
             case DumpStarted() | SnapshotCaptured():
@@ -320,7 +335,7 @@ class Keeping:
             under_way = {of for one, of in key.in_flight.items() if one not in key.delayed}
             if number in key.open_dumps.values() or number in under_way:
                 raise LawBrokenError(f"a second dump of one container at a time: {command}")
-            if number != max(key.opened_at) or number not in key.begun:
+            if number != key.newest or number not in key.begun:
                 raise LawBrokenError(f"a schedule asks for a dump of what does not run: {command}")
             interval = timedelta(seconds=self.interval_seconds(command.key, number))
             before = key.dumps_asked_at.get(number)

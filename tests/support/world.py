@@ -133,10 +133,12 @@ class World:
         proved = None if restored_from is None else SnapshotId(restored_from)
         return self.report(ContainerStarted(**about, restored_from=proved))
 
-    def ended(self, number: int, *, exit_code: int | None = 0, stopped: bool | None = None) -> Decision:
+    def ended(
+        self, number: int, *, exit_code: int | None = 0, stopped: bool | None = None, never_ran: bool = False
+    ) -> Decision:
         start = self.opened(number)
         about = {"key": KEY, "incarnation": start.incarnation, "node": start.node, "container_id": start.container_id}
-        return self.report(ContainerEnded(**about, exit_code=exit_code, stopped=stopped))
+        return self.report(ContainerEnded(**about, exit_code=exit_code, stopped=stopped, never_ran=never_ran))
 
     def about(self, number: int, snapshot: str) -> dict[str, Any]:
         return {

@@ -19,6 +19,8 @@ def joined(starts: Iterable[Row], latest: Iterable[Row], *, forgotten: bool = Fa
     """
     found: dict[tuple[str, str], Row] = {}
     for start in starts:
+        if _came_to_nothing(start) and (start["namespace"], start["id"]) in found:
+            continue  # the id's container is the one before
         found[start["namespace"], start["id"]] = {
             "namespace": start["namespace"],
             "id": start["id"],
@@ -52,6 +54,11 @@ def state_of(start: Row) -> str:
     if start["started_at"] is not None:
         return "running"
     return "waiting" if start["choice"] is None and start["waited_for"] is not None else "starting"
+
+
+def _came_to_nothing(start: Row) -> bool:
+    """Whether a start ended and was not seen to run; the row that says that its id was forgotten counts in any case."""
+    return start["ended_at"] is not None and start["started_at"] is None and start.get("forgotten_at") is None
 
 
 def age(captured_at: str | None, now: datetime) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from controlplane.domain import fresh_starts
+from controlplane.domain import fresh_starts, supersession
 from controlplane.domain.catalogue.entry import Known, Note, Row, SnapshotEntry, failure_columns
 from controlplane.domain.draft import Draft, shared, with_shared_privileges
 from controlplane.domain.state import Snapshot, SnapshotStatus
@@ -141,7 +141,7 @@ def _stored(draft: Draft, event: SnapshotStored, _at: datetime) -> dict[str, Any
         "stored_bytes": event.stored_bytes,
         "taken_on": shared(event.taken_on),
         "taken_from": with_shared_privileges(_as_opened(draft, event.incarnation, event.taken_from)),
-        "missed_by": _missed_by(draft, event),
+        "missed_by": supersession.missed_by(draft, event.snapshot_id, event.incarnation),
     }
 
 
@@ -152,18 +152,6 @@ def _as_opened(draft: Draft, number: IncarnationNumber, taken_from: ContainerFac
         return taken_from
     names = ("pod", "pod_uid", "service_account", "owner_kind")
     return replace(taken_from, **{name: getattr(start, name) for name in names})
-
-
-def _missed_by(draft: Draft, event: SnapshotStored) -> IncarnationNumber | None:
-    """Name the later incarnation whose answer could not take a snapshot into account that becomes valid only now."""
-    known = draft.snapshots.get(event.snapshot_id)
-    newest = max(draft.incarnations, default=event.incarnation)
-    has_answer = newest in draft.incarnations and draft.incarnations[newest].choice is not None
-    starts: list[IncarnationNumber] = [draft.latest_start, *([newest] if has_answer else [])]
-    for later in starts:
-        if later > event.incarnation and not (known is not None and draft.ended().descends(later, known)):
-            return later
-    return None
 
 
 def _stored_row(row: Row, event: SnapshotStored, at: datetime) -> Row:

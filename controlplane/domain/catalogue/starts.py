@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from controlplane.domain import choice_wording, fresh_starts
+from controlplane.domain import choice_wording, fresh_starts, supersession
 from controlplane.domain.catalogue.entry import Entry, Known, Note, Row, StartEntry
 from controlplane.domain.draft import Draft, with_shared_privileges
 from controlplane.domain.start_outcomes import note_done
@@ -28,10 +28,7 @@ from woodfrog.protocol.failures import PASSING_CODES, QUOTA
 
 
 def _opened(draft: Draft, event: IncarnationOpened, at: datetime) -> None:
-    # An earlier start that has its answer may be running by now; nobody can tell it to choose again.
-    for number, other in draft.incarnations.items():
-        if draft.latest_start < number < event.incarnation and other.choice is not None:
-            draft.latest_start = number
+    supersession.note_opened(draft, event.incarnation)
     draft.start(
         event.incarnation,
         node=event.node,
@@ -103,19 +100,12 @@ def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
     )
     told = draft.incarnations[number].too_much
     draft.start(number, too_much={**told, event.snapshot_id: choice_wording.not_in_this_start(event.failure)})
-    tried_in = image_of(draft.incarnations[number].container)
-    for name, snapshot in draft.snapshots.items():
-        if (
-            name == event.snapshot_id
-            and event.stage is not RestoreStage.FETCH
-            and event.failure.code not in PASSING_CODES
-        ):
-            changed = replace(snapshot, failed_on=snapshot.failed_on | {(event.node, tried_in)})
-        elif snapshot.missed_by == number > draft.latest_start:
-            changed = replace(snapshot, missed_by=None)
-        else:
-            continue
-        draft.snapshots[name] = changed
+    supersession.note_turned_back(draft, number)
+    tried = draft.snapshots.get(event.snapshot_id)
+    if tried is not None and event.stage is not RestoreStage.FETCH and event.failure.code not in PASSING_CODES:
+        tried_in = image_of(draft.incarnations[number].container)
+        failed_on = tried.failed_on | {(event.node, tried_in)}
+        draft.snapshots[event.snapshot_id] = replace(tried, failed_on=failed_on)
 
 
 def _restore_failed_row(row: Row, _event: RestoreFailed, _at: datetime) -> Row:
@@ -170,8 +160,10 @@ def _start_shown(incarnation: Incarnation, _event: ContainerStarted) -> bool:
 def _ended(draft: Draft, event: ContainerEnded, at: datetime) -> None:
     known = draft.incarnations.get(event.incarnation)
     exit_code = event.exit_code if event.exit_code is not None or known is None else known.exit_code
-    draft.start(event.incarnation, ended=True, ended_at=at, exit_code=exit_code, stopped=event.stopped)
+    ended = {"ended": True, "ended_at": at, "exit_code": exit_code, "stopped": event.stopped}
+    draft.start(event.incarnation, never_ran=event.never_ran, **ended)
     note_done(draft, event.incarnation)
+    supersession.note_ended(draft, event.incarnation)
 
 
 def _ended_row(_row: Row, event: ContainerEnded, at: datetime) -> Row:

@@ -166,8 +166,12 @@ class ContainerEnded(AboutKey, frozen=True, tag="container.ended"):
     exit_code: int | None = None
     stopped: bool | None = None
     """Whether it was sent a stop signal before; unknown of workers that did not report it."""
+    never_ran: bool = False
+    """Whether its processes certainly never ran: its start was given up before it was decided. What ran beside it lost nothing to it."""
 
     def __str__(self) -> str:
+        if self.never_ran:
+            return "the start was given up: the container never ran"
         return f"the container ended{'' if self.exit_code is None else f' with exit code {self.exit_code}'}"
 
 

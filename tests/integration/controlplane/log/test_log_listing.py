@@ -189,6 +189,38 @@ async def test_a_forgotten_id_is_listed_only_if_it_is_asked_for_and_until_it_is_
     await reader.close()
 
 
+async def test_the_container_of_an_id_is_the_newest_that_did_not_come_to_nothing(
+    log: EventLog, database: Database
+) -> None:
+    runs, never, gone = (CheckpointKey("local", "default", name) for name in ("runs", "never", "gone"))
+
+    def of(key: CheckpointKey, number: int) -> dict[str, Any]:
+        return {"key": key, "incarnation": IncarnationNumber(number), "node": NODE_A, "container_id": ContainerId("c")}
+
+    told = [
+        *(opened(name, number) for name in ("runs", "gone") for number in (1, 2, 3)),
+        *(opened("never", number) for number in (1, 2)),
+        *(new(ContainerStarted(**of(key, 1), restored_from=None)) for key in (runs, gone)),
+        *(new(ContainerEnded(**of(key, number), never_ran=True)) for key in (runs, gone) for number in (2, 3)),
+        *(new(ContainerEnded(**of(never, number), never_ran=True)) for number in (1, 2)),
+        new(ContainerEnded(**of(gone, 1))),
+        new(CheckpointForgotten(key=gone, incarnation=IncarnationNumber(3), idle_seconds=0.0)),
+    ]
+    await log.append(told, epoch=await log.take_lead())
+    reader = Reader(database.url)
+
+    def act(connection: listing.Connection) -> None:
+        rows = summary.ids(connection, ALL, limit=100)
+        assert [(row["id"], row["incarnation"], row["state"]) for row in rows] == [
+            ("never", 2, "ended"),
+            ("runs", 1, "running"),
+        ]
+        assert summary.overview(connection, ALL, datetime.now(UTC)).ids == {"ended": 1, "running": 1, "forgotten": 1}
+
+    await reader.read(act)
+    await reader.close()
+
+
 async def test_an_hour_and_the_causes_of_failures(reader: Reader) -> None:
     def act(connection: listing.Connection) -> None:
         now = summary.overview(connection, ALL, datetime.now(UTC))

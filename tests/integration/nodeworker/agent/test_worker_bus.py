@@ -221,6 +221,24 @@ async def test_a_question_is_asked_until_somebody_answers_and_names_the_last_rep
     assert [request.reports_sequence for request in asked] == [2]
 
 
+async def test_a_question_may_have_been_heard_once_somebody_listens_who_does_not_answer(
+    journal: Journal, bus: Bus, nats_url: str
+) -> None:
+    await make_streams(nats_url)
+    may_be_heard = asyncio.Event()
+
+    async def silent(_message: Msg) -> None:
+        pass
+
+    async with running(bus), await nats.connect(nats_url) as client:
+        pending = asyncio.create_task(bus.resolve(question, may_be_heard))
+        await asyncio.sleep(2.0)
+        assert not may_be_heard.is_set(), "nobody listens"
+        await client.subscribe(subjects.resolve(NODE), cb=silent)
+        await asyncio.wait_for(may_be_heard.wait(), 20)
+        pending.cancel()
+
+
 async def test_signs_of_life_are_given_while_connected(bus: Bus, nats_url: str) -> None:
     async with await nats.connect(nats_url) as client:
         subscription = await client.subscribe(subjects.HEARTBEATS_ALL)

@@ -63,7 +63,9 @@ class SayingBus:
         self.answers = list(answers)
         self.asked: list[ResolveRequest] = []
 
-    async def resolve(self, ask: Callable[[int], ResolveRequest]) -> Resolution:
+    async def resolve(
+        self, ask: Callable[[int], ResolveRequest], may_be_heard: asyncio.Event | None = None
+    ) -> Resolution:
         self.asked.append(ask(7))
         if not self.answers:
             await asyncio.Event().wait()
@@ -410,6 +412,119 @@ async def test_a_name_that_the_engine_uses_again_ends_the_container_before(
     assert [type(event) for event in events(journal)] == [ContainerStarted, ContainerEnded]
     (record,) = journal.containers()
     assert record.state is ContainerState.CREATED
+
+
+async def soon(what: Callable[[], object]) -> None:
+    for _ in range(1000):
+        if what():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it did not come to that")
+
+
+WAITS = WaitFor(incarnation=ONE, waiting_for="a dump", until=datetime(2100, 1, 1, tzinfo=UTC))
+
+
+async def test_a_start_that_is_given_up_while_it_waits_came_to_nothing(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
+) -> None:
+    bus = SayingBus(WAITS)
+    made = restorer(bus)
+    create = asyncio.create_task(made.creates.carry_out(ask.container_id, made.create(ask)))
+    await soon(lambda: len(bus.asked) > 1)
+    await made.ended(ask.container_id, 0)
+    assert create.done()
+    (told,) = events(journal)
+    assert isinstance(told, ContainerEnded)
+    assert (told.incarnation, told.never_ran, told.exit_code) == (ONE, True, None)
+
+
+class MuteBus(SayingBus):
+    """Answers once it is let; says before whether a control plane may have heard the question."""
+
+    def __init__(self, *answers: Resolution, heard: bool) -> None:
+        super().__init__(*answers)
+        self.heard = heard
+        self.let = asyncio.Event()
+        self.cancelled = False
+
+    async def resolve(
+        self, ask: Callable[[int], ResolveRequest], may_be_heard: asyncio.Event | None = None
+    ) -> Resolution:
+        assert may_be_heard is not None
+        if self.heard:
+            may_be_heard.set()
+        try:
+            answer = await super().resolve(ask)
+            await self.let.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return answer
+
+
+async def given_up(made: Restorer, bus: MuteBus, ask: CreateRequest) -> None:
+    create = asyncio.create_task(made.creates.carry_out(ask.container_id, made.create(ask)))
+    await soon(lambda: bus.asked)
+    await made.ended(ask.container_id)
+    assert create.done()
+
+
+@pytest.mark.parametrize("answer", [WAITS, COLD], ids=["wait", "cold"])
+async def test_a_question_that_may_have_been_heard_is_heard_out_and_its_start_said_to_have_come_to_nothing(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest, answer: Resolution
+) -> None:
+    bus = MuteBus(answer, heard=True)
+    made = restorer(bus)
+    await given_up(made, bus, ask)
+    assert (events(journal), journal.containers()) == ([], [])
+    bus.let.set()
+    await soon(lambda: events(journal))
+    (told,) = events(journal)
+    assert isinstance(told, ContainerEnded)
+    assert (told.incarnation, told.never_ran) == (ONE, True)
+    await made.close()
+
+
+async def test_a_start_that_is_made_again_while_its_question_is_heard_out_is_not_said_to_be_over(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
+) -> None:
+    bus = MuteBus(COLD, heard=True)
+    made = restorer(bus)
+    await given_up(made, bus, ask)
+    again = asyncio.create_task(made.create(ask))
+    await soon(lambda: len(bus.asked) > 1)
+    bus.let.set()
+    assert isinstance(await again, CreateCold)
+    await asyncio.sleep(0.1)
+    assert events(journal) == []
+    await made.close()
+
+
+@pytest.mark.parametrize("heard", [False, True])
+async def test_a_question_that_nobody_heard_is_dropped_and_none_outlives_the_worker(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest, heard: bool
+) -> None:
+    bus = MuteBus(COLD, heard=heard)
+    made = restorer(bus)
+    await given_up(made, bus, ask)
+    if heard:
+        assert not bus.cancelled
+        await made.close()
+    await asyncio.sleep(0.01)
+    assert bus.cancelled
+    assert events(journal) == []
+
+
+async def test_a_container_that_runc_may_have_started_is_not_said_to_have_never_run(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
+) -> None:
+    made = restorer(SayingBus(COLD))
+    await made.create(ask)
+    await made.ended(ask.container_id, 3)
+    (told,) = events(journal)
+    assert isinstance(told, ContainerEnded)
+    assert (told.never_ran, told.exit_code) == (False, 3)
 
 
 async def test_an_end_is_told_once_with_its_exit_code(

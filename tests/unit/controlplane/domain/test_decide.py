@@ -250,6 +250,70 @@ class TestSuperseding:
         assert types(third) == ["incarnation.opened", "snapshot.superseded", "incarnation.restore-chosen"]
         assert restored(third) == "s1"
 
+    def test_a_start_that_came_to_nothing_supersedes_nothing_that_is_stored_afterwards(self) -> None:
+        world = World("a", "b")
+        world.run("c1")
+        world.snapshot(1, "s1")
+        world.silent("a")
+        assert restored(world.ask("c2", "b")) == "s1"
+        world.ended(2, exit_code=None, never_ran=True)
+        assert types(world.snapshot(1, "s2")) == ["snapshot.stored"]
+        world.ended(1)
+        third = world.ask("c3", "b")
+        assert types(third) == ["incarnation.opened", "incarnation.restore-chosen"]
+        assert restored(third) == "s2"
+
+    def test_what_came_too_late_for_a_start_alone_that_came_to_nothing_competes_again(self) -> None:
+        world = World("a", "b")
+        world.run("c1")
+        world.snapshot(1, "s1")
+        world.silent("a")
+        world.ask("c2", "b")
+        world.snapshot(1, "late")
+        world.ended(2, exit_code=None, never_ran=True)
+        assert restored(world.ask("c3", "b")) == "late"
+
+    def test_a_start_that_was_overtaken_and_came_to_nothing_leaves_the_turn_to_the_one_before(self) -> None:
+        world = World("a", "b")
+        world.run("c1")
+        world.snapshot(1, "s1")
+        world.silent("a")
+        world.ask("c2", "b")
+        world.ask("c3", "b")  # c2 counts as started from here on
+        world.ended(2, exit_code=None, never_ran=True)
+        world.ended(3, exit_code=None, never_ran=True)
+        world.snapshot(1, "s2")
+        assert restored(world.ask("c4", "b")) == "s2"
+
+    def test_a_start_that_waits_is_not_superseded_by_one_that_came_to_nothing(self) -> None:
+        world = World("a", "b")
+        world.run("c1")
+        assert isinstance(world.ask("c2", "b").answer, WaitFor)
+        assert isinstance(world.ask("c3", "b").answer, WaitFor)
+        assert isinstance(world.ask("c2", "b").answer, Refusal)
+        world.ended(3, exit_code=None, never_ran=True)
+        answer = world.ask("c2", "b").answer
+        assert isinstance(answer, WaitFor)
+        assert answer.incarnation == 2
+        commands = [event for event, _ in world.log if isinstance(event, CommandIssued)]
+        assert len(commands) == 1, "the container before is asked for one dump"
+
+    @pytest.mark.parametrize("how", ["ended", "started", "dumped"])
+    def test_a_start_that_may_have_run_holds_back_whatever_its_end(self, how: str) -> None:
+        world = World("a", "b")
+        world.run("c1")
+        world.snapshot(1, "s1")
+        world.silent("a")
+        world.ask("c2", "b")
+        if how == "started":
+            world.started(2)
+        if how == "dumped":
+            world.dump(2, "s2")
+            world.dump_failed(2, "s2")
+        world.ended(2, exit_code=None, never_ran=how != "ended")
+        world.snapshot(1, "late")
+        assert restored(world.ask("c3", "b")) == "s1"
+
     def test_an_upload_that_ends_after_a_newer_dumps_does_not_make_the_older_dump_the_latest(self) -> None:
         world = World("a")
         world.run("c1")

@@ -61,6 +61,20 @@ def test_the_first_dump_comes_within_the_interval_and_the_others_an_interval_apa
     assert asked(world)[0].scheduled
 
 
+def test_a_start_that_came_to_nothing_ends_no_schedule_drain_or_checkpoint() -> None:
+    world = running()
+    world.register("b")
+    world.silent("a")
+    world.ask("c2", "b")
+    world.ended(2, exit_code=None, never_ran=True)
+    world.heard("a")
+    assert len(pass_time(world, 60)) == 1
+    obey(world, "s1")
+    answer = world.checkpoint("by-hand").answer
+    assert isinstance(answer, CommandAccepted)
+    assert asked(world)[-1].incarnation == 1
+
+
 def test_two_ids_that_start_together_are_dumped_at_different_times() -> None:
     world = running()
     others = [CheckpointKey("lab", "default", f"other-{number}") for number in range(8)]

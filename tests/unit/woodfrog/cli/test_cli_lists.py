@@ -81,6 +81,19 @@ def test_an_id_is_what_its_newest_container_is_and_what_the_next_one_resumes_fro
     assert "snapshot_id" not in rows["train"]
 
 
+def test_a_start_that_came_to_nothing_hides_no_container_that_runs() -> None:
+    gone = {"started_at": None, "ended_at": "2026-11-30T11:02:00Z"}
+    starts = [start("count", 1), start("count", 2, **gone), start("never", 1, **gone), start("old", 1, **gone)]
+    starts += [start("old", 2, **gone, forgotten_at="2026-11-30T12:00:00Z")]
+    rows = {row["id"]: row for row in joined(starts, [], forgotten=True)}
+    assert {name: row["state"] for name, row in rows.items()} == {
+        "count": "running",
+        "never": "ended",
+        "old": "forgotten",
+    }
+    assert rows["count"]["incarnation"] == 1
+
+
 def test_a_forgotten_id_is_listed_only_where_it_is_wanted_until_something_is_there_of_it_again() -> None:
     gone = {"ended_at": "2026-11-30T11:01:00Z", "forgotten_at": "2026-11-30T11:30:00Z"}
     starts = [start("gone", 1, **gone), start("again", 1, **gone), start("again", 2), start("brought", 1, **gone)]
