@@ -40,7 +40,7 @@ def capture_of(key: KeyState, nodes: Mapping[NodeName, NodeState], uid: str, pod
     if any(_can_be_resumed(key, snapshot, number) for snapshot in key.snapshots.values()):
         return Capture.KEPT
     start = key.incarnations.get(number)
-    if start is None or not (start.started or start.ended):
+    if start is None or start.came_to_nothing or not (start.started or start.ended):
         return Capture.LOST if start is None and has_run else Capture.KEPT
     return Capture.OPEN if _may_be_dumped(key, nodes, start) else Capture.LOST
 

@@ -113,6 +113,13 @@ def test_a_container_that_was_never_started_lost_nothing_and_one_that_nobody_kno
     assert capture(world) is Capture.KEPT
 
 
+def test_a_start_that_was_given_up_before_it_ran_lost_nothing() -> None:
+    world = running()
+    world.ask("c2", "b", container=SECOND)
+    world.ended(2, exit_code=None, never_ran=True)
+    assert capture(world, "u2") is Capture.KEPT
+
+
 def test_a_container_whose_owner_wants_no_dump_at_its_stop_is_lost_at_once() -> None:
     world = running()
     event = PodTerminating(
