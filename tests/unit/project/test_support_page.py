@@ -26,28 +26,34 @@ def test_the_page_is_made_from_the_reports_and_from_nothing_else() -> None:
 def test_reports_are_counted_by_kind(tmp_path: Path) -> None:
     (tmp_path / "report.xml").write_text(REPORT)
     (tmp_path / "demo").touch()
-    counts = support.counted(tmp_path)
-    assert counts["cgroups"] == {"passed": 1, "repeated": 0, "failed": 0, "skipped": 1}
-    assert counts["pods"] == {"passed": 0, "repeated": 0, "failed": 1, "skipped": 0}
-    assert set(counts) == {"cgroups", "pods", "demo"}
+    assert support.reported(tmp_path) == {
+        "demo": {"demo": "passed"},
+        "cgroups": {"test_cgroups::a": "passed", "test_cgroups::b": "skipped"},
+        "pods": {"test_pods_volumes::c": "failed"},
+    }
 
 
 def test_what_passed_when_it_was_repeated_did_not_fail_and_is_counted_apart(tmp_path: Path) -> None:
     (tmp_path / "report.xml").write_text(REPORT)
     (tmp_path / "report_again.xml").write_text(REPORT.replace("<failure/>", ""))
-    assert support.counted(tmp_path)["pods"] == {"passed": 0, "repeated": 1, "failed": 0, "skipped": 0}
+    assert support.reported(tmp_path)["pods"] == {"test_pods_volumes::c": "repeated"}
 
 
-def test_a_newer_report_replaces_the_older_one_of_its_kind_on_that_machine_only() -> None:
-    count = {"passed": 1, "failed": 0, "skipped": 0}
-    rows = support.merged([], {**MACHINE, "date": "2026-01-01"}, {"demo": count, "pods": count})
-    rows = support.merged(rows, {**MACHINE, "date": "2026-02-02"}, {"pods": {**count, "passed": 5}})
-    rows = support.merged(rows, {**MACHINE, "kernel": "7.2", "date": "2026-02-02"}, {"demo": count})
+def test_a_newer_report_replaces_the_older_one_of_its_tests_on_that_machine_only() -> None:
+    first = {"demo": {"demo": "passed"}, "pods": {"test_pods::a": "failed", "test_pods::b": "passed"}}
+    rows = support.merged([], {**MACHINE, "date": "2026-01-01"}, first)
+    rows[0]["kinds"]["pods"]["unnamed::1"] = ["passed", "2025-01-01"]
+    rows = support.merged(rows, {**MACHINE, "date": "2026-02-02"}, {"pods": {"test_pods::a": "passed"}})
+    rows = support.merged(rows, {**MACHINE, "kernel": "7.2", "date": "2026-02-02"}, {"demo": {"demo": "passed"}})
     assert len(rows) == 2
     kinds = next(row["kinds"] for row in rows if row["machine"]["kernel"] == "6.12")
-    assert kinds["demo"]["date"] == "2026-01-01"
-    assert kinds["pods"] == {"passed": 5, "failed": 0, "skipped": 0, "date": "2026-02-02"}
-    assert "| 5 | 0 | 0 | 0 | 2026-02-02 |" in support.render(rows)
+    assert kinds["demo"] == {"demo": ["passed", "2026-01-01"]}
+    assert kinds["pods"] == {
+        "test_pods::a": ["passed", "2026-02-02"],
+        "test_pods::b": ["passed", "2026-01-01"],
+    }
+    page = support.render({"tests": {"demo": 1, "pods": 7}, "machines": rows})
+    assert "| 2 of 7 | 2 | 0 | 0 | 0 | 2026-01-01 to 2026-02-02 |" in page
 
 
 def test_every_test_file_of_the_end_to_end_tests_that_needs_a_machine_is_of_a_kind() -> None:
