@@ -10,23 +10,21 @@ reads the configuration file a second time after runc's request (``setup_opts_fr
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from nodeworker.domain.cgroup_path import absolute_path
+from woodfrog.service import procfs
 
 _MADE_BY_RUNC: Final = frozenset({
     "blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "name=systemd", "net_cls", "net_prio",
     "perf_event", "pids", "rdma",
 })  # fmt: skip
 """Controllers in which runc 1.1 makes a cgroup (libcontainer/cgroups/fs/fs.go)."""
-_ROOT, _POINT, _OPTIONAL = 3, 4, 6
-"""Fields of a line of mountinfo; optional ones follow up to a hyphen (proc_pid_mountinfo(5))."""
 
 
 def mounts(
-    cgroups_path: str, destinations: Collection[str], mountinfo: Path = Path("/proc/self/mountinfo")
+    cgroups_path: str, destinations: Collection[str], node_mounts: Callable[[], Iterable[procfs.Mount]] = procfs.mounts
 ) -> dict[str, str]:
     """Return what belongs where in a container, for all controllers; nothing on a node with cgroup v2.
 
@@ -36,7 +34,7 @@ def mounts(
         cgroup = absolute_path(cgroups_path)
     except ValueError:
         return {}
-    points = _hierarchies(mountinfo.read_text()) if destinations else []
+    points = [mount.place for mount in node_mounts() if _is_hierarchy(mount)] if destinations else []
     return {
         posixpath.join(destination, posixpath.basename(point)): posixpath.join(point, cgroup.lstrip("/"))
         for destination in destinations
@@ -44,12 +42,6 @@ def mounts(
     }
 
 
-def _hierarchies(mountinfo: str) -> list[str]:
-    """Return where the whole hierarchies of cgroup v1 are mounted."""
-    found = []
-    for line in mountinfo.splitlines():
-        fields = line.split()
-        kind, _, options = fields[fields.index("-", _OPTIONAL) + 1 :][:3]
-        if kind == "cgroup" and fields[_ROOT] == "/" and not _MADE_BY_RUNC.isdisjoint(options.split(",")):
-            found.append(fields[_POINT])
-    return found
+def _is_hierarchy(mount: procfs.Mount) -> bool:
+    """Whether a whole hierarchy of cgroup v1 is mounted there."""
+    return mount.kind == "cgroup" and mount.root == "/" and not _MADE_BY_RUNC.isdisjoint(mount.options)

@@ -23,7 +23,6 @@ from woodfrog.service.procfs import descriptors, mounts, named
 
 _WATCHERS: Final = frozenset({"anon_inode:inotify", "anon_inode:[fanotify]"})
 _WATCH: Final = re.compile(r"^(?:inotify|fanotify) .*?ino:([0-9a-f]+) sdev:([0-9a-f]+)", re.MULTILINE)
-_OVERLAY: Final = re.compile(r"^\S+ \S+ (\d+):(\d+) .* - overlay ", re.MULTILINE)
 _MINOR_BITS: Final = 20
 _SEARCH_SECONDS: Final = 10.0
 
@@ -57,13 +56,18 @@ def _watched(pid: int) -> Iterator[Inode]:
     watchers = [number for number, held in descriptors(pid).items() if held in _WATCHERS]
     if not watchers:
         return
-    text = Path(f"/proc/{pid}/mountinfo").read_text(errors="replace")
-    overlays = {int(major) << _MINOR_BITS | int(minor) for major, minor in _OVERLAY.findall(text)}
+    overlays = {_number(mount.device) for mount in mounts(pid) if mount.kind == "overlay"}
     for number in watchers:
         with suppress(OSError):
             for inode, device in _WATCH.findall(Path(f"/proc/{pid}/fdinfo/{number}").read_text()):
                 if int(device, 16) in overlays:
                     yield int(device, 16), int(inode, 16)
+
+
+def _number(device: str) -> int:
+    """A device as ``fdinfo`` tells it."""
+    major, _, minor = device.partition(":")
+    return int(major) << _MINOR_BITS | int(minor)
 
 
 def _numbers_are_unique(first: int) -> bool:

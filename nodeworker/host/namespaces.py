@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from woodfrog.service import libc
+from woodfrog.service import libc, procfs
 
 _OPEN_TREE, _MOVE_MOUNT = 428, 429
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
@@ -94,8 +94,7 @@ def volume_of(path: str, mount_points: Collection[str]) -> tuple[str, str] | Non
 
 def volumes() -> list[str]:
     """Where volumes are mounted in this pod."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123
-        points = [line.split(" ")[4] for line in lines]
+    points = [mount.place for mount in procfs.mounts()]
     return [each for each in points if each != "/" and not any(_below(each, other) for other in _OF_THE_POD)]
 
 

@@ -37,7 +37,7 @@ from nodeworker.host.facts import cgroup_version
 from nodeworker.runtime.commandline import Call
 from nodeworker.runtime.container import State
 from woodfrog.protocol.failures import Failure, FailureError
-from woodfrog.service import libc
+from woodfrog.service import libc, procfs
 
 KEPT: Final = Path("/run/woodfrog-self-test")
 _PROGRAM: Final = """
@@ -134,8 +134,7 @@ def _scratch() -> Iterator[Path]:
 
 def _places() -> list[str]:
     """List the mounts besides the root's that this Python and what it needs lie on: the container's root shows none of them."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    mounted = {line.split(" ")[4] for line in lines} - {"/"}
+    mounted = {mount.place for mount in procfs.mounts()} - {"/"}
     needed = {sys.executable, sys.prefix, sys.base_prefix, "/bin/sh", "/usr", "/lib", "/lib64"}
     found = set()
     for path in needed | {os.path.realpath(each) for each in needed}:

@@ -20,7 +20,7 @@ from nodeworker.domain import mounts as mounted
 from nodeworker.domain.rehearsal import ADVICE, NOT_REHEARSED
 from nodeworker.errors import refusal
 from woodfrog.protocol.failures import FailureError
-from woodfrog.service import libc
+from woodfrog.service import libc, procfs
 
 _LONGEST_FILE_BYTES: Final = 64 << 20
 
@@ -114,7 +114,7 @@ def _share(cover: Path) -> None:
 
 def _lay_over(place: Path, folder: Path) -> None:
     within = os.path.realpath(place).rstrip("/") + "/"
-    if any(point.startswith(within) for point in _mount_points()):
+    if any(mount.place.startswith(within) for mount in procfs.mounts()):
         raise _not_rehearsed(f"{place} has other mounts in it, which a rehearsal cannot protect")
     upper, work = folder / "upper", folder / "work"
     for each in (upper, work):
@@ -126,11 +126,6 @@ def _lay_over(place: Path, folder: Path) -> None:
         overlay.mount(overlay.Overlay((place,), upper, work, place, ("rw",)))
     except (OSError, FailureError) as problem:
         raise _not_rehearsed(f"{place} cannot be protected from what a restore writes there: {problem}") from problem
-
-
-def _mount_points() -> list[str]:
-    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    return [line.split(" ")[4].encode().decode("unicode_escape") for line in lines]
 
 
 def _not_rehearsed(cause: str) -> FailureError:

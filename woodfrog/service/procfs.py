@@ -46,21 +46,33 @@ class Mount(NamedTuple):
 
     device: str
     """Of the file system, as ``major:minor``."""
+    root: str
+    """What of the file system is mounted."""
     place: str
     kind: str
     """Of the file system, such as ``overlay``."""
+    options: tuple[str, ...]
+    """Of the file system."""
+
+    @classmethod
+    def read(cls, line: str) -> Mount:
+        """Read a line of mountinfo."""
+        mount, _, system = line.partition(" - ")
+        _, _, device, root, place, *_ = mount.split(" ")
+        kind, _, options = system.split(" ")[:3]
+        return cls(device, _unescaped(root), _unescaped(place), kind, tuple(options.split(",")))
 
 
-def mounts(pid: int) -> list[Mount]:
+def mounts(process: int | str = "self") -> list[Mount]:
     """Return the mounts of a process's namespace, the earliest first.
 
     Raises:
         OSError: the process is gone.
     """
-    found = []
-    for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines():
-        mount, _, system = line.partition(" - ")
-        _, _, device, _, place, *_ = mount.split(" ")
-        place = _ESCAPED.sub(lambda escape: chr(int(escape[1], 8)), place)
-        found.append(Mount(device, place, system.partition(" ")[0]))
-    return found
+    text = Path(f"/proc/{process}/mountinfo").read_text(errors="surrogateescape")
+    return [Mount.read(line) for line in text.split("\n") if line]
+
+
+def _unescaped(path: str) -> str:
+    """Undo what the kernel writes for a blank, a tab, a line's end and a backslash."""
+    return _ESCAPED.sub(lambda escape: chr(int(escape[1], 8)), path)

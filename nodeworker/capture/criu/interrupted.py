@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from typing import Final
 from nodeworker.domain.criu_complaints import CRASHED, UNKNOWN
 from nodeworker.errors import failure_of
 from woodfrog.protocol.failures import Failure
+from woodfrog.service import procfs
 
 KILLED: Final = "dump-killed"
 _UNCLEAR: Final = frozenset({UNKNOWN.code, CRASHED, "dump-timeout", "foreign-process", "traced"})
@@ -41,7 +42,7 @@ def wait(runc: subprocess.Popen[bytes], first_pid: int, timeout_seconds: float) 
         subprocess.TimeoutExpired: runc was killed, because it was not done in time.
     """
     began = time.monotonic()
-    takes_all_along = _fields(_status(first_pid)).get("NSpid", "").split()[-1:] == ["1"]
+    takes_all_along = procfs.inside(first_pid) == 1
     killed_at = None
     while True:
         try:
@@ -53,7 +54,7 @@ def wait(runc: subprocess.Popen[bytes], first_pid: int, timeout_seconds: float) 
                 runc.kill()
                 runc.wait()
                 raise
-        if takes_all_along and is_killed(_status(first_pid)):
+        if takes_all_along and is_killed(procfs.status_fields(first_pid)):
             killed_at = killed_at or now
             if now - killed_at > _GRACE_SECONDS:
                 for pid in _children(runc.pid):
@@ -70,7 +71,7 @@ def interruption(exit_code: int, first_pid: int, failure: Failure) -> Failure:
         cause = f"runc was killed by signal {-exit_code} in the middle of the dump"
         advice = "Find out who killed it: if memory ran out, the kernel's log (`dmesg`) says so. A container that was not ended runs on, and can be dumped again."
         return Failure(KILLED, cause, advice, failure.detail)
-    if failure.code in _UNCLEAR and is_killed(_status(first_pid)):
+    if failure.code in _UNCLEAR and is_killed(procfs.status_fields(first_pid)):
         return _gone("killed", failure.detail)
     return failure
 
@@ -83,9 +84,8 @@ def removal(problem: BaseException, container: Path) -> Failure | None:
     return _gone("removed", failure.detail or str(problem))
 
 
-def is_killed(status: str) -> bool:
-    """Whether a process has ended, or will end as soon as it is thawed, by its ``/proc/PID/status``; empty if there is none."""
-    fields = _fields(status)
+def is_killed(fields: Mapping[str, str]) -> bool:
+    """Whether a process has ended, or will end as soon as it is thawed, by the fields of its status; none if there is no process."""
     if not fields or fields.get("State", "")[:1] in _ENDED:
         return True
     kill = 1 << (signal.SIGKILL - 1)
@@ -97,18 +97,8 @@ def _gone(how: str, detail: str) -> Failure:
     return Failure("container-gone", cause, "Nothing to do, unless it should have had more time to end.", detail)
 
 
-def _fields(status: str) -> dict[str, str]:
-    return {name.rstrip(":"): value for name, _, value in (line.partition("\t") for line in status.splitlines())}
-
-
 def _children(pid: int) -> Iterator[int]:
     """Give the children of all threads of a process; needs CONFIG_PROC_CHILDREN, as CRIU does."""
     with suppress(OSError):
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
             yield from map(int, children.read_text().split())
-
-
-def _status(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/status").read_text()
-    return ""

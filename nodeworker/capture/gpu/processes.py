@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from nodeworker.capture.criu.freezer import Freezer
 from nodeworker.domain.gpu import DEVICE_NODES, JOB_VARIABLE, Traces
-from woodfrog.service.procfs import status_fields
+from woodfrog.service.procfs import mounts, status_fields
 
 _NCCL_THREADS: Final = "NCCL "
 """How NCCL's threads are called, such as ``NCCL Service 0`` (proxy.cc: ncclSetThreadName)."""
@@ -78,15 +78,17 @@ def _runs_nccl(folder: Path) -> bool:
 
 def hooked_mounts(pid: int, known: Collection[str]) -> tuple[str, ...]:
     """List the driver's files that are mounted in the container of ``pid`` though runc was not told to mount them."""
-    points = (line.split(" ")[4] for line in _text(Path(f"/proc/{pid}/mountinfo")).splitlines())
-    return tuple(point for point in points if point not in known and any(part in point for part in _HOOKED))
+    with suppress(OSError):
+        points = (mount.place for mount in mounts(pid))
+        return tuple(point for point in points if point not in known and any(part in point for part in _HOOKED))
+    return ()
 
 
 def mounts_runc_made(config: Mapping[str, Any]) -> frozenset[str]:
     """Destinations in libcontainer's configuration: mounts, and what is masked or made read-only below them."""
-    mounts = {str(mount.get("destination")) for mount in config.get("mounts") or ()}
+    destinations = {str(mount.get("destination")) for mount in config.get("mounts") or ()}
     devices = {str(device.get("path")) for device in config.get("devices") or ()}
-    return frozenset(mounts | devices | {*(config.get("mask_paths") or ()), *(config.get("readonly_paths") or ())})
+    return frozenset(destinations | devices | {*(config.get("mask_paths") or ()), *(config.get("readonly_paths") or ())})
 
 
 def free_host_bytes(freezer: Freezer, memory_cgroup: Path | None) -> int | None:

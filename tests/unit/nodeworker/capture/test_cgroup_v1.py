@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from nodeworker.capture import cgroup_v1
 from nodeworker.domain.criu_options import CriuConfig
+from woodfrog.service.procfs import Mount
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -23,31 +22,33 @@ V1 = """\
 V2 = "35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 
 
-def mounts(tmp_path: Path, mountinfo: str, cgroups_path: str) -> dict[str, str]:
-    path = tmp_path / "mountinfo"
-    path.write_text(mountinfo)
-    return cgroup_v1.mounts(cgroups_path, ["/sys/fs/cgroup"], path)
+def mounts(mountinfo: str, cgroups_path: str) -> dict[str, str]:
+    return cgroup_v1.mounts(cgroups_path, ["/sys/fs/cgroup"], lambda: map(Mount.read, mountinfo.splitlines()))
 
 
-def test_each_controller_in_which_runc_makes_a_cgroup_is_the_new_containers(tmp_path: Path) -> None:
-    assert mounts(tmp_path, V1, "/kubepods/pod1/c1") == {
+def nobody() -> list[Mount]:
+    raise AssertionError("nothing is to be read")
+
+
+def test_each_controller_in_which_runc_makes_a_cgroup_is_the_new_containers() -> None:
+    assert mounts(V1, "/kubepods/pod1/c1") == {
         "/sys/fs/cgroup/cpu,cpuacct": "/sys/fs/cgroup/cpu,cpuacct/kubepods/pod1/c1",
         "/sys/fs/cgroup/memory": "/sys/fs/cgroup/memory/kubepods/pod1/c1",
         "/sys/fs/cgroup/systemd": "/sys/fs/cgroup/systemd/kubepods/pod1/c1",
     }
 
 
-def test_with_the_systemd_driver_it_is_the_scope(tmp_path: Path) -> None:
-    found = mounts(tmp_path, V1, "kubepods-pod1.slice:cri-containerd:c1")
+def test_with_the_systemd_driver_it_is_the_scope() -> None:
+    found = mounts(V1, "kubepods-pod1.slice:cri-containerd:c1")
     assert found["/sys/fs/cgroup/memory"] == (
         "/sys/fs/cgroup/memory/kubepods.slice/kubepods-pod1.slice/cri-containerd-c1.scope"
     )
 
 
-def test_runc_is_left_alone_on_v2_and_where_the_cgroup_is_not_known(tmp_path: Path) -> None:
-    assert mounts(tmp_path, V2, "/kubepods/pod1/c1") == {}
-    assert mounts(tmp_path, V1, "relative") == {}
-    assert cgroup_v1.mounts("/kubepods/pod1/c1", [], tmp_path / "not-read") == {}
+def test_runc_is_left_alone_on_v2_and_where_the_cgroup_is_not_known() -> None:
+    assert mounts(V2, "/kubepods/pod1/c1") == {}
+    assert mounts(V1, "relative") == {}
+    assert cgroup_v1.mounts("/kubepods/pod1/c1", [], nobody) == {}
 
 
 def test_criu_is_told_by_the_restores_file_alone() -> None:

@@ -24,22 +24,28 @@ CRASHED = Failure("criu-crashed", "CRIU crashed", "Use another.")
 KNOWN = Failure("io-uring", "a process uses io_uring", "Do not.")
 
 
-def status(state: str, pending: int = 0) -> str:
-    return f"Name:\tsh\nState:\t{state} (some)\nSigQ:\t0/31\nSigPnd:\t{0:016x}\nShdPnd:\t{pending:016x}\n"
+def status(state: str, pending: int = 0) -> dict[str, str]:
+    return {
+        "Name": "sh",
+        "State": f"{state} (some)",
+        "SigQ": "0/31",
+        "SigPnd": f"{0:016x}",
+        "ShdPnd": f"{pending:016x}",
+    }
 
 
 @pytest.mark.parametrize(
-    ("text", "killed"),
+    ("fields", "killed"),
     [
         (status("D"), False),
         (status("T", 1 << (signal.SIGTERM - 1)), False),
         (status("D", 1 << (signal.SIGKILL - 1)), True),
         (status("Z"), True),
-        ("", True),
+        ({}, True),
     ],
 )
-def test_a_process_that_is_frozen_has_its_end_pending(text: str, killed: bool) -> None:
-    assert is_killed(text) is killed
+def test_a_process_that_is_frozen_has_its_end_pending(fields: dict[str, str], killed: bool) -> None:
+    assert is_killed(fields) is killed
 
 
 def test_the_truth_is_what_was_killed() -> None:
