@@ -17,7 +17,7 @@ help:
 	@echo "make fuzz    a minute of fuzzing for each reader of what another party wrote (FUZZ_SECONDS=n, FUZZ_SEED=n: others)"
 	@echo "make matrix  real programs through start, stop and start on another node; writes docs/reference/compatibility.md (PROGRAMS=\"redis go\": those; PLACE=cluster: as pods)"
 	@echo "make vm      one test of each kind on a stock Debian 13 (vm-all: the demo from nothing and all tests there, and Debian 12 and forky)"
-	@echo "make support docs/reference/support.md, from what make vm and vm-all saw"
+	@echo "make support docs/reference/support.md, from what make test, vm and vm-all saw"
 	@echo "make page-test  the page in a real browser, and the HTTP API under schemathesis (screenshots: build/page-shots)"
 	@echo "make page-images  new pictures of the page for docs, from the recorded chaos runs"
 	@echo "make docs    the documentation as a site, in build/site"
@@ -74,14 +74,14 @@ outages := outages -m "$(loops)" --ignore=tests/faults
 cluster := cluster -m cluster
 
 define run
-@rm -f .pytest_cache/$(firstword $($(1)))/passed .pytest_cache/$(firstword $($(1)))/took
-@began=$$(date +%s); $(bin)/pytest --durations=20 --durations-min=1 -o cache_dir=.pytest_cache/$($(1)); code=$$?; \
+@rm -f .pytest_cache/$(firstword $($(1)))/passed .pytest_cache/$(firstword $($(1)))/took build/reports/$(firstword $($(1)))*.xml
+@began=$$(date +%s); $(bin)/pytest --durations=20 --durations-min=1 --junitxml=build/reports/$(firstword $($(1))).xml -o cache_dir=.pytest_cache/$($(1)); code=$$?; \
 	echo $$((($$(date +%s) - began) / 60)) min $$((($$(date +%s) - began) % 60)) s >.pytest_cache/$(firstword $($(1)))/took; exit $$code
 @touch .pytest_cache/$(firstword $($(1)))/passed
 endef
 
 define again
-[ -e .pytest_cache/$(firstword $($(1)))/passed ] || $(bin)/pytest --last-failed -o cache_dir=.pytest_cache/$($(1))
+[ -e .pytest_cache/$(firstword $($(1)))/passed ] || $(bin)/pytest --last-failed --junitxml=build/reports/$(firstword $($(1)))_again.xml -o cache_dir=.pytest_cache/$($(1))
 endef
 
 # Three at once on two processors: the tests that run containers wait for the machine, those of tests/integration for servers.
@@ -170,6 +170,9 @@ matrix: setup
 	@cd tests && MATRIX_PLACE=$(PLACE) ../$(bin)/python -m matrix $(PROGRAMS)
 
 support: setup
+	@mkdir -p build/reports build/vm/here
+	@find build/reports -name '*.xml' ! -name 'cluster*' -exec cp -t build/vm/here {} +
+	@$(bin)/python tests/vm/machine.py >build/vm/here/machine.json
 	@$(bin)/python tests/vm/support.py build/vm/*
 
 # Not part of `make test`: it brings a browser of its own.

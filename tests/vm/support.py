@@ -95,7 +95,7 @@ def render(known: dict[str, Any]) -> str:
     return (
         "# Support\n\n"
         "Where Woodfrog was proven, by which tests, and when. This page is made from the reports of the tests\n"
-        "(`make vm`, `make vm-all`, then `python tests/vm/support.py`); nothing in it is written by hand. *12 of 40* tests: there\n"
+        "(`make test`, `make vm`, `make vm-all`, then `python tests/vm/support.py`); nothing in it is written by hand. *12 of 40* tests: there\n"
         "are 40 of the kind, and 12 were run on that machine. A combination that is\n"
         "not listed may work: `woodfrog doctor`, and `woodfrog-node self-test` on a node, dump, restore and continue a container\n"
         "there and say so.\n\n"
