@@ -22,6 +22,7 @@ from nats.aio.client import Client
 
 from controlplane.bus.endpoints import Decisions, Queries
 from controlplane.bus.heartbeats import Heartbeats
+from controlplane.bus.node_statuses import NodeStatuses
 from controlplane.bus.pod_event_consumer import PodEventConsumer
 from controlplane.bus.relay import Relay
 from controlplane.bus.report_consumer import ReportConsumer
@@ -132,6 +133,8 @@ class ControlPlane:
             async with asyncio.TaskGroup() as group:
                 if settings.nats_callout_dir is not None:
                     group.create_task(let_nodes_in(settings))
+                statuses = NodeStatuses(client)
+                group.create_task(statuses.run())
                 if settings.api is not None:
                     served = await open_api(
                         stack,
@@ -141,11 +144,12 @@ class ControlPlane:
                         cluster=settings.cluster,
                         policy=_policy(settings),
                         live=self._live,
+                        statuses=statuses,
                         api=api,
                         asks=OverNats(client),
                     )
                     group.create_task(served.run())
-                queries = Queries(client, log)
+                queries = Queries(client, log, statuses)
                 group.create_task(queries.run())
                 await queries.listening.wait()
                 self._health.answers(client)

@@ -166,13 +166,15 @@ def view(
     *,
     limit: int = 10_000,
     seconds: float = 10.0,
+    statuses: bool = False,
 ) -> list[dict[str, Any]]:
-    """Read the newest rows of a view, oldest row first; ``seconds`` bound each page of them.
+    """Read the newest rows of a view, oldest row first; ``seconds`` bound each page of them; ``statuses`` as in the request.
 
     Raises:
         FailureError: as :func:`control`.
     """
-    return asyncio.run(_rows(reach, QueryRequest(view=name, key=key, command_id=command_id, limit=limit), seconds))
+    request = QueryRequest(view=name, key=key, command_id=command_id, limit=limit, statuses=statuses)
+    return asyncio.run(_rows(reach, request, seconds))
 
 
 def ended(reach: Reach, command_id: CommandId, timeout_seconds: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from operator import itemgetter
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -51,12 +51,16 @@ def put_list(
             fields = list(dict.fromkeys(field for row in rows for field in row))
             put(
                 rows,
-                [(heading(field), itemgetter(field)) for field in fields],
+                [(heading(field), partial(_field, field)) for field in fields],
                 Form.TABLE,
                 empty=empty,
             )
         case _:
             put(rows, columns, Form(form), empty=empty)
+
+
+def _field(name: str, row: dict[str, Any]) -> Any:
+    return row.get(name)
 
 
 def put_json(value: Any) -> None:

@@ -18,6 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from controlplane.bus import message_validation
+from controlplane.bus.node_statuses import NodeStatuses
 from controlplane.bus.refusal_limit import RefusalBudget
 from controlplane.bus.request_slots import RequestSlots
 from controlplane.bus.responder import DECIDE_SECONDS, QUESTIONS_PER_NODE, Reply, Responder, busy, malformed
@@ -63,11 +64,12 @@ _QUEUE_GROUP: Final = "controlplane"
 
 
 class Queries(Responder):
-    """Answers what the log knows."""
+    """Answers what the log knows, and of nodes what their workers said last."""
 
-    def __init__(self, client: Client, log: EventLog) -> None:
+    def __init__(self, client: Client, log: EventLog, statuses: NodeStatuses) -> None:
         super().__init__(client, {subjects.QUERY: self._query}, queue_group=_QUEUE_GROUP)
         self._log = log
+        self._statuses = statuses
 
     async def _query(self, message: Msg) -> Reply:
         request = message_validation.request(message.data, QueryRequest)
@@ -85,6 +87,9 @@ class Queries(Responder):
                 limit=request.limit,
                 before=request.before,
             )
+        if request.view == "nodes" and request.statuses:
+            for row in rows:
+                row["now"] = self._statuses.of(row["node"])
         return Rows(rows=rows)
 
     async def _some(self, request: QueryRequest, only: EventFilter) -> Reply:

@@ -112,8 +112,11 @@ class Heartbeats:
     def _is_news(self, heartbeat: Heartbeat, offset_seconds: float | None) -> bool:
         """Whether it may have to be decided upon: from a lost node, for a while from a worker that the log does not know, or of change.
 
-        What may change while a worker lives is its store, and how far its clock is off.
+        What may change while a worker lives is its store, and how far its clock is off. Who says that its self-test failed is about to end.
         """
+        status = heartbeat.status
+        if status is not None and status.self_test is not None and status.self_test.failure is not None:
+            return False
         worker = heartbeat.node, heartbeat.worker_id
         known = self._roll().get(heartbeat.node)
         if known is not None and heartbeat.worker_id in {known.worker_id, *known.earlier_workers}:

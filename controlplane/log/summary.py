@@ -26,6 +26,7 @@ IdState = Literal["running", "waiting", "starting", "ended", "forgotten"]
 _STARTS: Final = CONTRACT["restore_history"].table
 _SNAPSHOTS: Final = CONTRACT["checkpoint_history"].table
 _LATEST: Final = CONTRACT["latest_snapshots"].table
+_NODES: Final = CONTRACT["nodes"].table
 _FAILURES: Final = CONTRACT["failures"].table
 _KEY: Final = ("cluster", "namespace", "id")
 _SNAPSHOT_NAME: Final = re.compile(r"\b\d{8}T\d{6}Z-[0-9a-f]{8}\b")
@@ -114,6 +115,15 @@ def _newest_start() -> Select[Any]:
 def _came_to_nothing(start: Any) -> ColumnElement[bool]:
     """The row that says that its id was forgotten counts in any case."""
     return and_(start.c.ended_at.is_not(None), start.c.started_at.is_(None), start.c.forgotten_at.is_(None))
+
+
+def nodes(connection: Connection, *, only: str | None = None, after: str = "", limit: int) -> list[dict[str, Any]]:
+    """Read nodes in the order of their names' code points, behind ``after``; ``only`` names one."""
+    name = _NODES.c.node.collate("BINARY" if connection.dialect.name == "sqlite" else "C")
+    statement = select(_NODES).where(name > after)
+    if only is not None:
+        statement = statement.where(_NODES.c.node == only)
+    return [plain(row) for row in connection.execute(statement.order_by(name).limit(limit)).mappings()]
 
 
 def ids(

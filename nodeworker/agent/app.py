@@ -29,6 +29,7 @@ from nodeworker.agent.local_server import LocalServer
 from nodeworker.agent.metrics import Metrics
 from nodeworker.agent.recovery import release_gpus, settle_dumps, thaw_all
 from nodeworker.agent.runtime_fifo import RuntimeFifo
+from nodeworker.agent.status_watch import Creates, StatusWatch
 from nodeworker.agent.store_watch import StoreWatch
 from nodeworker.bus import Bus
 from nodeworker.capture.criu import criu
@@ -42,8 +43,8 @@ from nodeworker.disk.spooled_captures import SpooledCaptures
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.dump.dump import Dumper
 from nodeworker.dump.uploader import SnapshotUploader
-from nodeworker.host import facts, self_test
-from nodeworker.journal import ContainerRecord, ContainerState, Journal
+from nodeworker.host import facts, self_test, self_test_report
+from nodeworker.journal import ContainerRecord, ContainerState, FrozenRecord, Journal
 from nodeworker.rehearsal.rehearsals import Rehearsals
 from nodeworker.restore.fetch import Fetcher
 from nodeworker.restore.fetch_gate import FetchGate
@@ -172,7 +173,7 @@ class Worker:
         )
         self._cuda = Cuda(driver, self._facts, lock_seconds=settings.gpu_lock_seconds)
         criu.refuse_too_old(self._runc.criu, self._facts.criu_version)
-        await asyncio.to_thread(self_test.ensure, self._runc.binary, self._runc.criu)
+        outcome = await self._self_test()
         config = self._criu_config()
         store = await self._store()
         bus = Bus(
@@ -219,15 +220,14 @@ class Worker:
             forget=self._restorer.ended,
         )
         executor = CommandExecutor(journal, self._dumper, self._uploader, store, copies, gate)
+        creates = Creates(self._restorer.creates.is_under_way, self._restorer.creates.doing)
+        self._status_watch = StatusWatch(
+            settings.state_dir, journal, executor, self._dumper, creates, disk, outcome.told()
+        )
         metrics = Metrics(journal, bus, self._dumper, self._uploader, disk, gate)
         self._restorer.on_fetched = metrics.fetched
         await asyncio.to_thread(journal.report, self._registration(journal))
-        await asyncio.to_thread(release_gpus, journal, self._cuda, frozen)
-        whole = await asyncio.to_thread(
-            lambda: settle_dumps(settings, journal, self._uploader, self._runc, boot_id=self._boot_id, frozen=frozen)
-        )
-        for record in whole:
-            self._uploader.store(record)
+        await self._recover(journal, frozen)
         await self._sweep()
         await self._sweep()  # nobody can be about to tell us of an end now, so the second look follows at once
         server = LocalServer(settings.socket, self._answer, self._void)
@@ -254,6 +254,24 @@ class Worker:
                         task.cancel()
         finally:
             await _log.ainfo("node worker stopped", worker_id=self._worker_id)
+
+    async def _self_test(self) -> self_test.Outcome:
+        try:
+            return await asyncio.to_thread(self_test.ensure, self._runc.binary, self._runc.criu)
+        except self_test.SelfTestFailedError as problem:
+            await self_test_report.tell(self._settings, problem.outcome.told())
+            raise
+
+    async def _recover(self, journal: Journal, frozen: dict[ContainerId, FrozenRecord]) -> None:
+        """Settle what the life before left half done, and go on storing what it captured."""
+        await asyncio.to_thread(release_gpus, journal, self._cuda, frozen)
+        whole = await asyncio.to_thread(
+            lambda: settle_dumps(
+                self._settings, journal, self._uploader, self._runc, boot_id=self._boot_id, frozen=frozen
+            )
+        )
+        for record in whole:
+            self._uploader.store(record)
 
     async def _rehearsals(self, config: CriuConfig | None) -> Rehearsals:
         rehearsals = Rehearsals(self._settings, self._journal, self._runc, facts=self._facts, criu_config=config)
@@ -282,14 +300,14 @@ class Worker:
         await _log.awarning("this node's NVIDIA driver has come, gone or changed: restarting")
 
     def _begin(self, group: asyncio.TaskGroup, metrics: Metrics) -> list[asyncio.Task[None]]:
-        """Begin what runs beside everything else: the look at the store, and the pages."""
+        """Begin what runs beside everything else: the looks at the store and at the worker itself, and the pages."""
         shown = metrics.pages()
         pages = (
             group.create_task(HttpServer(address, some).run())
             for address, some in ((self._settings.http_address, shown), (self._settings.probe_address, probes(shown)))
             if address is not None
         )
-        return [group.create_task(self._store_watch.run()), *pages]
+        return [group.create_task(self._store_watch.run()), group.create_task(self._status_watch.run()), *pages]
 
     async def _end(self, server: LocalServer, executor: CommandExecutor, bus: Bus) -> None:
         """Finish what would leave a container half-way, leave the rest to the next life, and say what is to be said."""
@@ -307,7 +325,8 @@ class Worker:
 
     def _heartbeat(self) -> Heartbeat:
         facts = self._store_watch.add_to(self._facts)
-        return Heartbeat(self._settings.node, self._worker_id, self._boot_id, facts, at=datetime.now(UTC))
+        node, now = self._settings.node, datetime.now(UTC)
+        return Heartbeat(node, self._worker_id, self._boot_id, facts, at=now, status=self._status_watch.last)
 
     def _registration(self, journal: Journal) -> NodeRegistered:
         facts = self._store_watch.add_to(self._facts)

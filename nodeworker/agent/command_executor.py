@@ -57,6 +57,12 @@ class CommandExecutor:
         self._gate = gate or FetchGate(_PREFETCHES)
         self._deletions = asyncio.Semaphore(_DELETIONS)
         self._running: dict[CommandId, asyncio.Task[None]] = {}
+        self._taken: dict[CommandId, tuple[Command, datetime]] = {}
+
+    @property
+    def under_way(self) -> list[tuple[Command, datetime]]:
+        """The commands that were taken and have not ended, each with when it came."""
+        return list(self._taken.values())
 
     async def close(self) -> None:
         """Stop waiting for the ends of commands; their dumps are the dumper's."""
@@ -71,8 +77,13 @@ class CommandExecutor:
         if running is None:
             running = asyncio.create_task(self._obey(command))
             self._running[command.command_id] = running
-            running.add_done_callback(lambda _: self._running.pop(command.command_id, None))
+            self._taken[command.command_id] = command, datetime.now(UTC)
+            running.add_done_callback(lambda _: self._ended(command.command_id))
         await asyncio.shield(running)
+
+    def _ended(self, command_id: CommandId) -> None:
+        self._running.pop(command_id, None)
+        self._taken.pop(command_id, None)
 
     async def _obey(self, command: Command) -> None:
         with logs.about(command_id=command.command_id, key=command.key):

@@ -103,6 +103,11 @@ class Dumper:
         """How many dumps wait for their turn."""
         return self._turns.waiting
 
+    @property
+    def waiting_stops(self) -> list[tuple[ContainerId, datetime]]:
+        """The containers whose last dump waits for its turn, each with when it came."""
+        return self._turns.waiting_stops
+
     async def close(self) -> None:
         """Wait until every stop is answered and no capture is under way, so that nothing stays frozen.
 

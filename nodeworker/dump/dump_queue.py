@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum, auto
 
 from nodeworker.domain.dump_scheduling import Waiting, next_turns
@@ -38,6 +38,7 @@ class DumpQueue:
         self._at_once = at_once
         self._arrivals = 0
         self._waiting: dict[Waiting, asyncio.Future[_Word]] = {}
+        self._came: dict[Waiting, datetime] = {}
         self._capturing: dict[ContainerId, Waiting] = {}
         self._closed = False
 
@@ -50,6 +51,11 @@ class DumpQueue:
     def waiting(self) -> int:
         """How many wait for it."""
         return len(self._waiting)
+
+    @property
+    def waiting_stops(self) -> list[tuple[ContainerId, datetime]]:
+        """The containers whose last dump waits for its turn, each with when it came."""
+        return [(one.container_id, self._came[one]) for one in self._waiting if one.final]
 
     def is_capturing(self, container_id: ContainerId) -> bool:
         """Say whether a dump of the container has its turn."""
@@ -80,6 +86,7 @@ class DumpQueue:
             namespace=namespace,
         )
         word = self._waiting[mine] = asyncio.get_running_loop().create_future()
+        self._came[mine] = datetime.now(UTC)
         try:
             self._call()
             await asyncio.wait([word], timeout=own_limit_seconds)
@@ -91,6 +98,7 @@ class DumpQueue:
             yield
         finally:
             self._waiting.pop(mine, None)
+            del self._came[mine]
             if word.done() and word.result() is _Word.BEGIN:
                 self._capturing.pop(container_id, None)
             self._call()

@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 failed (the reason is told), 2 used wrongly. ``doctor``: 1
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
 from collections.abc import Mapping
@@ -16,11 +17,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from nodeworker.host import doctor, namespaces, releases, self_test
+from nodeworker.host import doctor, namespaces, releases, self_test, self_test_report
 from nodeworker.host.bundle import RELEASE
 from nodeworker.host.install import Options, install, read_record, uninstall, worker_pid
 from nodeworker.host.paths import Places
+from nodeworker.settings import from_environment
 from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.service.env import InvalidSettingError
 from woodfrog.service.printable import printable_output
 
 _HERE: Final = "--here"
@@ -44,13 +47,13 @@ def _main(words: list[str]) -> int:
         _refuse_where_nothing_can_be_done(here=given.here)
         places = Places(given.root.absolute())
         if given.command == "run":
-            if namespaces.outside() and (code := _from_pod(given, ["self-test", *words[1:]])) != 0:
+            if namespaces.outside() and (code := _prove(given, ["self-test", *words[1:]])) != 0:
                 return code
             _become_worker(places)
         if given.command == "doctor" and _as_the_worker(places):
             return _here(given)
         if namespaces.outside() and not given.here:
-            return _from_pod(given, words)
+            return (_prove if given.command == "install" else _from_pod)(given, words)
         return _here(given)
     except FailureError as problem:
         _say(str(problem))
@@ -137,6 +140,16 @@ def _from_pod(given: argparse.Namespace, words: list[str]) -> int:
         _on_host(Places(given.root), command)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return code if code >= 0 else 128 - code
+
+
+def _prove(given: argparse.Namespace, words: list[str]) -> int:
+    """Run a command that ends with a self-test; tell the control plane if that failed, for no worker will."""
+    code = _from_pod(given, words)
+    failed = self_test.last_failure(_HOST) if code else None
+    if failed is not None:
+        with suppress(InvalidSettingError):
+            asyncio.run(self_test_report.tell(from_environment(os.environ), failed))
+    return code
 
 
 def _on_host(places: Places, command: list[str]) -> None:

@@ -21,10 +21,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
+
+import msgspec
 
 from nodeworker.capture.criu import criu as criu_tool
 from nodeworker.capture.criu.cgroup_yard import make_yard
@@ -36,10 +39,14 @@ from nodeworker.errors import failure_of, refusal
 from nodeworker.host.facts import cgroup_version
 from nodeworker.runtime.commandline import Call
 from nodeworker.runtime.container import State
+from woodfrog.protocol import wire
 from woodfrog.protocol.failures import Failure, FailureError
+from woodfrog.protocol.node_status import SelfTest
 from woodfrog.service import libc, procfs
 
 KEPT: Final = Path("/run/woodfrog-self-test")
+_FAILED: Final = "failed.json"
+"""In :data:`KEPT`: how the last self-test ended, if it failed."""
 _PROGRAM: Final = """
 import socket, time
 listener = socket.create_server(("0.0.0.0", 0))
@@ -65,24 +72,51 @@ class Outcome:
     failure: Failure | None = None
     kept: bool = False
     """Whether this is the success of an earlier one."""
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def told(self) -> SelfTest:
+        """Return it as it is told to others, without the lines of a tool's log."""
+        failure = None if self.failure is None else msgspec.structs.replace(self.failure, detail="")
+        return SelfTest(self.at, self.step or "", failure)
+
+
+class SelfTestFailedError(FailureError):
+    """The node cannot do what a node worker promises."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(refusal_of(outcome))
+        self.outcome = outcome
 
 
 def ensure(runc: Path, criu: Path) -> Outcome:
     """Return at once if a self-test with the same runc, CRIU and kernel has succeeded since the node booted, else run one.
 
     Raises:
-        FailureError: ``self-test-failed``, saying at which step and why.
+        SelfTestFailedError: ``self-test-failed``, saying at which step and why.
     """
-    mark = KEPT / _fingerprint(runc, criu)
+    mark, failed = KEPT / _fingerprint(runc, criu), KEPT / _FAILED
     if mark.exists():
-        return Outcome(0.0, kept=True)
+        failed.unlink(missing_ok=True)
+        return Outcome(0.0, kept=True, at=datetime.fromtimestamp(mark.stat().st_mtime, UTC))
     outcome = run(runc, criu)
-    if outcome.failure is not None:
-        raise FailureError(refusal_of(outcome))
     with suppress(OSError):  # the next one takes a little longer then
         KEPT.mkdir(mode=0o700, exist_ok=True)
-        mark.touch(mode=0o600)
+        if outcome.failure is None:
+            failed.unlink(missing_ok=True)
+            mark.touch(mode=0o600)
+        else:
+            failed.write_bytes(wire.encode(outcome.told()))
+    if outcome.failure is not None:
+        raise SelfTestFailedError(outcome)
     return outcome
+
+
+def last_failure(root: Path = Path("/")) -> SelfTest | None:
+    """Return how the last self-test ended of the node whose files are below ``root``, if it failed."""
+    with suppress(OSError, wire.MalformedMessageError):
+        failed: SelfTest = wire.decode((root / KEPT.relative_to("/") / _FAILED).read_bytes(), SelfTest)
+        return failed
+    return None
 
 
 def refusal_of(outcome: Outcome) -> Failure:

@@ -23,13 +23,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import uuid4
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import aiohttp
 
+from controlplane.bus.node_statuses import NodeStatuses
 from controlplane.domain import Policy
 from controlplane.http.api.assembly import open_api
 from controlplane.http.api.next_dumps import Live
@@ -114,7 +115,17 @@ async def serve(url: str, tokens: str) -> None:
     log = await EventLog.open(url)
     async with AsyncExitStack() as stack:
         settings = ApiSettings(Address("127.0.0.1", 0), Path(tokens))
-        server = await open_api(stack, settings, log, url, cluster=CLUSTER, policy=Policy(), live=Live(), api=None)
+        server = await open_api(
+            stack,
+            settings,
+            log,
+            url,
+            cluster=CLUSTER,
+            policy=Policy(),
+            live=Live(),
+            statuses=NodeStatuses(cast("Any", None)),
+            api=None,
+        )
         task = asyncio.create_task(server.run())
         print(await server.port(), flush=True)
         await task

@@ -201,6 +201,18 @@ def test_a_changed_configuration_starts_its_pods_anew() -> None:
     assert checksum({}) != checksum({"nats": {"extraConfig": "max_conn: 9"}})
 
 
+@pytest.mark.parametrize(
+    "values", [{}, {"nats": {"tls": {"enabled": False}}}, {"store": {"type": "s3", "bucket": "b"}}]
+)
+def test_who_installs_a_node_reaches_nats_as_the_worker_does_to_say_that_its_self_test_failed(values: Values) -> None:
+    pod = one(render(values), "DaemonSet", "woodfrog-node")["spec"]["template"]["spec"]
+    (install,), (worker,) = pod["initContainers"], pod["containers"]
+    mounts = [each for each in worker["volumeMounts"] if each["name"].startswith("nats-")]
+    assert mounts == install["volumeMounts"]
+    said = {each["name"]: each for each in install["env"] if "NATS" in each["name"]}
+    assert said == {each["name"]: each for each in worker["env"] if "NATS" in each["name"]} != {}
+
+
 def test_probes_ask_where_no_pod_takes_their_places() -> None:
     manifests = render()
     worker = one(manifests, "DaemonSet", "woodfrog-node")["spec"]["template"]["spec"]["containers"][0]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.lone_runtime import chosen_criu, runc_binary
+from support.lone_runtime import chosen_criu, eventually, runc_binary
+from support.servers import NatsServer
 from support.stack import Stack
 
 from nodeworker.host import self_test
+from woodfrog.protocol import subjects, wire
+from woodfrog.protocol.reports import Heartbeat
+from woodfrog.service.nats import connect
 
 pytestmark = [pytest.mark.criu, pytest.mark.timeout(120)]
 
@@ -74,6 +81,34 @@ def test_a_criu_that_crashes_is_named_with_its_version_and_the_signal(tmp_path: 
     assert "criu-crashed" in refusal.cause
 
 
+@pytest.mark.nats
+async def test_a_worker_that_ends_because_its_self_test_failed_says_so_first(tmp_path: Path) -> None:
+    crash = program(tmp_path / "criu", f'case $1 in swrk) kill -SEGV $$;; esac\nexec {chosen_criu().resolve()} "$@"')
+    with closing(NatsServer(tmp_path / "nats")) as server:
+        await asyncio.to_thread(server.start)
+        client = await connect(server.url, name="test")
+        heard = await client.subscribe(subjects.HEARTBEATS_ALL)
+        await client.flush()
+        settings = {
+            "NODE": "sick",
+            "NATS_URL": server.url,
+            "STATE_DIR": str(tmp_path / "s"),
+            "RUN_DIR": str(tmp_path / "r"),
+        }
+        tools = {"CRIU": str(crash), "RUNC": str(runc_binary())}
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "nodeworker", cwd=Path(__file__).parents[2],
+            env={**os.environ, **{f"WOODFROG_{name}": value for name, value in (settings | tools).items()}},
+        )  # fmt: skip
+        assert await worker.wait() == 1
+        said: Heartbeat = wire.decode((await heard.next_msg(10)).data, Heartbeat)
+        await client.close()
+    assert said.status is not None
+    assert said.status.self_test is not None
+    assert said.status.self_test.failure is not None
+    assert (said.node, said.status.self_test.step) == ("sick", "dump")
+
+
 def test_a_restore_that_does_not_stop_its_processes_is_found(tmp_path: Path) -> None:
     """A runc that does not hand our configuration over: CRIU lets the processes run at once."""
     script = "for word do case $word in restore) sed -i /leave-stopped/d /run/woodfrog-self-test-*/*-2/criu.conf;; esac; done"
@@ -114,6 +149,19 @@ def test_the_doctor_of_one_machine_finds_that_all_works_and_shows_no_password(st
     assert {finding["state"] for finding in findings.values()} <= {"ok", "warning"}
     assert findings["self-test"]["state"] == "ok"
     assert "@" not in findings["nats"]["found"]
+
+
+def test_what_a_worker_says_of_its_node_is_listed(stack: Stack) -> None:
+    def status() -> dict[str, Any] | None:
+        (row,) = json.loads(stack.cli("get", "nodes", "-o", "json").stdout)
+        found: dict[str, Any] | None = (row["now"] or {}).get("status")
+        return found if found is not None and "disk" in found else None
+
+    said = eventually(status, "the worker has said it", 30)
+    assert "failure" not in said["self_test"]
+    assert 0 < said["disk"]["free_bytes"] <= said["disk"]["total_bytes"]
+    assert "work" not in said
+    assert "passed 20" in stack.cli("get", "nodes", "-o", "wide").stdout
 
 
 def test_a_runtime_other_than_runc_is_refused_by_name(tmp_path: Path) -> None:

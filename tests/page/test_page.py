@@ -12,7 +12,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, Route, expect
 from support.api import ACTING, DEFAULT
-from support.logstory import KEY, NODE_A, opened
+from support.logstory import KEY, NODE_A, NODE_B, opened
 
 from controlplane.log import Metadata, NewEvent
 from woodfrog.protocol.events import (
@@ -26,6 +26,7 @@ from woodfrog.protocol.events import (
 from woodfrog.protocol.facts import ContainerFacts
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId
+from woodfrog.protocol.node_status import DiskSpace, NodeStatus, SelfTest, Work
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -124,6 +125,55 @@ async def test_the_log_is_followed_paused_and_looked_through(shown: Any) -> None
     await page.get_by_label("Position").fill("")
     await page.get_by_role("button", name="Show").click()
     await expect(page.locator("ol.events li")).to_have_count(2)
+    assert page.wrong == []
+
+
+async def test_nodes_show_their_self_test_their_disk_and_what_their_workers_do(shown: Any) -> None:
+    since = datetime.now(UTC)
+    failure = Failure("criu-crashed", "CRIU 4.1 died of SIGSEGV", "Try another CRIU.")
+    busy = NodeStatus(
+        self_test=SelfTest(since),
+        disk=DiskSpace(total_bytes=100 << 30, free_bytes=3 << 30, reserved_bytes=1 << 30, waiting_captures=2, waiting_bytes=7 << 20),
+        work=(Work("store", KEY, since, "waits: the store does not answer"), Work("dump", KEY, since)),
+        more_work=4,
+    )  # fmt: skip
+    shown.api.hear(NODE_A, busy, "worker-a")
+    shown.api.hear("sick", NodeStatus(self_test=SelfTest(since, "dump", failure)))
+    shown.api.hear(NODE_B, None, "worker-b")
+    page = await seen(shown, "nodes")
+    rows = page.get_by_role("region", name="Nodes").get_by_role("row")
+    a, sick, b = (rows.filter(has=page.get_by_role("link", name=name, exact=True)) for name in (NODE_A, "sick", NODE_B))
+    for text in (
+        "its disk is nearly full: 3.0 GiB free", "its store does not take 2 captures", "passed", "3.0 GiB free of 100.0 GiB",
+        "1.0 GiB of it reserved", "7.0 MiB wait for the store", "waits: the store does not answer", "and 4 more",
+    ):  # fmt: skip
+        await expect(a).to_contain_text(text)
+    for text in (
+        "unregistered", "its self-test failed", "at the step dump: CRIU 4.1 died of SIGSEGV (criu-crashed)", "→ Try another CRIU.",
+    ):  # fmt: skip
+        await expect(sick).to_contain_text(text)
+    await expect(b).not_to_contain_text("free of")  # its worker is of before, and says nothing of itself
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    for scheme, width in (("light", 1280), ("dark", 390)):
+        await page.set_viewport_size({"width": width, "height": 800})
+        await page.emulate_media(color_scheme=scheme)
+        assert await serious(page) == []
+        await page.screenshot(path=SHOTS / f"nodes-busy-{scheme}-{width}.png", full_page=True)
+    await a.get_by_role("link", name=KEY.id).first.click()
+    await expect(page.get_by_role("heading", level=1)).to_contain_text(KEY.id)
+    assert page.wrong == []
+
+
+async def test_many_nodes_are_shown_page_by_page(shown: Any) -> None:
+    for number in range(150):
+        shown.api.hear(f"many-{number:03}", None)
+    page = await seen(shown, "nodes")
+    await expect(page.get_by_role("link", name="many-099", exact=True)).to_be_visible()
+    await page.get_by_role("button", name="Next page").click()
+    await expect(page.get_by_role("link", name="many-149", exact=True)).to_be_visible()
+    await expect(page.get_by_role("link", name="many-099", exact=True)).to_have_count(0)
+    await page.get_by_role("button", name="First page").click()
+    await expect(page.get_by_role("link", name="many-000", exact=True)).to_be_visible()
     assert page.wrong == []
 
 
@@ -279,6 +329,8 @@ async def test_hostile_text_is_shown_as_text(shown: Any) -> None:
         [NewEvent(uuid4(), event, Metadata(HOSTILE, HOSTILE), at) for event in events],
         epoch=shown.epoch,
     )
+    worked = NodeStatus(self_test=SelfTest(at, HOSTILE, failure), work=(Work(HOSTILE, key, at, HOSTILE),))
+    shown.api.hear(NODE_A, worked)
     page = await shown.page("/overview", width=390)
     life = f"/ids/default/{key.id}"
     for path, word in (
@@ -287,6 +339,7 @@ async def test_hostile_text_is_shown_as_text(shown: Any) -> None:
         (life, "Timeline"),
         ("/failures", "disk-full"),
         ("/log", key.id),
+        ("/nodes", key.id),
     ):
         await page.goto(f"{shown.api.url}/#{path}")
         await page.get_by_text(word).first.wait_for()
@@ -295,7 +348,7 @@ async def test_hostile_text_is_shown_as_text(shown: Any) -> None:
             0,
         ]
         assert await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
-        if path in {life, "/failures", "/log"}:
+        if path in {life, "/failures", "/log", "/nodes"}:
             await page.get_by_text('<img src=x onerror="document.title=1">').first.wait_for()
     assert page.wrong == []
 

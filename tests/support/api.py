@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 import aiohttp
 import msgspec
 
 from controlplane.bus import message_validation
+from controlplane.bus.node_statuses import NodeStatuses
 from controlplane.domain import CheckpointAsked, ForgetAsked, Policy, SnapshotAsked, State, decide, evolve
 from controlplane.http.api.actions import Answer, Asks, Request
 from controlplane.http.api.assembly import open_api
@@ -22,7 +23,10 @@ from controlplane.http.api.settings import ApiSettings
 from controlplane.kube.api import KubernetesApi
 from controlplane.log import EventLog, Metadata, NewEvent
 from woodfrog.protocol import subjects, wire
-from woodfrog.protocol.ids import CommandId, Epoch, Position
+from woodfrog.protocol.facts import NodeFacts
+from woodfrog.protocol.ids import CommandId, Epoch, NodeName, Position, WorkerId
+from woodfrog.protocol.node_status import NodeStatus
+from woodfrog.protocol.reports import Heartbeat
 from woodfrog.protocol.requests import CheckpointRequest, ForgetRequest, SnapshotRequest
 from woodfrog.service.http import Address
 
@@ -76,6 +80,12 @@ class Served(NamedTuple):
 
     url: str
     session: aiohttp.ClientSession
+    statuses: NodeStatuses
+
+    def hear(self, node: str, status: NodeStatus | None, worker: str = "worker") -> None:
+        """Let a node's worker give a sign of life."""
+        heartbeat = Heartbeat(NodeName(node), WorkerId(worker), "boot", NodeFacts(), status=status)
+        self.statuses.hear(subjects.heartbeats(NodeName(node)), wire.encode(heartbeat))
 
     async def get(
         self,
@@ -102,6 +112,11 @@ class Served(NamedTuple):
         return status, said
 
 
+def silent() -> NodeStatuses:
+    """What no broker carries anything to."""
+    return NodeStatuses(cast("Any", None))
+
+
 @asynccontextmanager
 async def served(
     log: EventLog,
@@ -120,10 +135,12 @@ async def served(
     settings = ApiSettings(
         Address("127.0.0.1", 0), tokens_file, api is not None, certificate_file, key_file, asks is not None
     )
+    statuses = silent()
     async with AsyncExitStack() as stack:
         server = await open_api(
-            stack, settings, log, database_url, cluster="local", policy=Policy(), live=Live(), api=api, asks=asks
-        )
+            stack, settings, log, database_url, cluster="local", policy=Policy(), live=Live(), statuses=statuses, api=api,
+            asks=asks,
+        )  # fmt: skip
         task = asyncio.create_task(server.run())
         port = asyncio.create_task(server.port())
         await asyncio.wait([task, port], return_when=asyncio.FIRST_COMPLETED)
@@ -132,6 +149,6 @@ async def served(
             await task
         connector = aiohttp.TCPConnector(ssl=False)
         async with aiohttp.ClientSession(connector=connector) as session:
-            yield Served(f"http{'s' if certificate else ''}://127.0.0.1:{port.result()}", session)
+            yield Served(f"http{'s' if certificate else ''}://127.0.0.1:{port.result()}", session, statuses)
         task.cancel()
         await asyncio.wait([task])

@@ -35,6 +35,7 @@ from woodfrog.protocol.ids import (
     SnapshotId,
     WorkerId,
 )
+from woodfrog.protocol.node_status import NodeStatus
 from woodfrog.protocol.reports import Heartbeat, Report
 from woodfrog.protocol.requests import (
     CheckpointRequest,
@@ -270,11 +271,10 @@ class Worker:
             self.stored(snapshot, incarnation),
         )
 
-    async def heartbeat(self) -> None:
+    async def heartbeat(self, status: NodeStatus | None = None) -> None:
         """Give one sign of life."""
-        await self.client.publish(
-            subjects.heartbeats(self.node), wire.encode(Heartbeat(self.node, self.worker_id, "boot", FACTS))
-        )
+        heartbeat = Heartbeat(self.node, self.worker_id, "boot", FACTS, status=status)
+        await self.client.publish(subjects.heartbeats(self.node), wire.encode(heartbeat))
 
 
 async def swallow_next(client: Client, stream: str, durable: str) -> Subscription:

@@ -12,7 +12,7 @@ import typer
 from msgspec.structs import replace
 
 from woodfrog import client
-from woodfrog.cli import container_commands, unstored_rows
+from woodfrog.cli import container_commands, node_rows, unstored_rows
 from woodfrog.cli.context import reach_of
 from woodfrog.cli.id_rows import age, joined
 from woodfrog.cli.log_commands import moment_of
@@ -151,7 +151,7 @@ def nodes(
     limit: Limit = _MOST_ROWS,
     output: ListOutput = ListForm.TABLE,
 ) -> None:
-    """List nodes."""
+    """List nodes; with -o wide or json also each one's self-test, disk and what its worker does now, unless --watch."""
     columns = shown(
         "node",
         "status",
@@ -168,7 +168,12 @@ def nodes(
         "gpu_driver",
     )
     with telling():
-        read = partial(_rows, reach_of(state_dir), "nodes", (None, None), limit)
+        reach = reach_of(state_dir)
+
+        def read() -> list[dict[str, Any]]:
+            rows = client.view(reach, "nodes", limit=limit, statuses=not watch)
+            return [node_rows.flat(row) for row in rows] if output is ListForm.WIDE else rows
+
         put_watched(read, columns, output, name="node", empty="no worker has registered", watch=watch)
 
 

@@ -14,6 +14,7 @@ import msgspec
 from woodfrog.protocol.events import ReportedEvent
 from woodfrog.protocol.facts import NodeFacts
 from woodfrog.protocol.ids import NodeName, WorkerId
+from woodfrog.protocol.node_status import NodeStatus
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -39,6 +40,8 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     """Reports that the broker has confirmed and the worker still keeps; a request is answered by :class:`Vouched`."""
     at: datetime | None = None
     """The node's clock."""
+    status: NodeStatus | None = None
+    """What the worker says of itself, for people. A control plane that does not know it passes it over."""
 
 
 class Vouched(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -242,6 +242,8 @@ class QueryRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     only: EventFilter | None = None
     """Of version :data:`FILTER_VERSION`; ``next`` of the answer is then the ``before`` of the next page. Of other views than ``events`` it
     names a namespace and its cluster only."""
+    statuses: bool = False
+    """Of the view ``nodes``: whether a row has ``now``, what the node's worker said last. Who does not know it leaves that out."""
 
 
 class Rows(_Answer, frozen=True, tag="rows"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from woodfrog.protocol.events import AnyEvent, event_type, stream_of
 from woodfrog.protocol.ids import NodeName
@@ -76,6 +76,11 @@ def inbox(node: NodeName) -> str:
 def heartbeats(node: NodeName) -> str:
     """Where a node's worker gives signs of life."""
     return f"{PREFIX}.heartbeats.{token(node)}"
+
+
+def node_of_heartbeats(subject: str) -> NodeName:
+    """Return whose heartbeats a subject carries."""
+    return NodeName(unquote(subject.rpartition(".")[2]))
 
 
 def pods(namespace: str, pod: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
+from controlplane.bus.node_statuses import NodeStatuses
 from controlplane.domain import Policy
 from controlplane.http.api.actions import Actions, Asks
 from controlplane.http.api.database import Reader
@@ -29,6 +30,7 @@ async def open_api(
     cluster: str,
     policy: Policy,
     live: Live,
+    statuses: NodeStatuses,
     api: KubernetesApi | None,
     asks: Asks | None = None,
 ) -> ApiServer:
@@ -36,7 +38,7 @@ async def open_api(
     reader = Reader(database_url)
     stack.push_async_callback(reader.close)
     actions = None if asks is None or not settings.actions else Actions(asks, cluster)
-    questions = Questions(reader, cluster, policy, live, None if actions is None else actions.may)
+    questions = Questions(reader, cluster, policy, live, statuses, None if actions is None else actions.may)
     authenticators: list[Authenticator] = []
     if settings.tokens_file is not None:
         authenticators.append(TokenFile(settings.tokens_file))

@@ -115,6 +115,7 @@ AFTER_ID: Final = Param(
     "after", "Where the page begins: `next` of the page before, `<namespace>/<id>`.", longest=2 * MAX_ID_LENGTH + 1,
     pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$",
 )  # fmt: skip
+AFTER_NODE: Final = Param("after", "Where the page begins: `next` of the page before, a node.", pattern=_NAME)
 LIMIT: Final = Param("limit", "How many rows a page has.", "integer", least=1, most=500, default=100)
 BEFORE: Final = Param("before", "Where the page begins: `next` of the page before.", "integer", least=1)
 POSITION: Final = Param("position", "As of this position of the log; now if it is not given.", "integer", least=1)

@@ -18,12 +18,13 @@ import msgspec
 from sqlalchemy import Connection
 
 from controlplane import describe
+from controlplane.bus.node_statuses import NodeStatuses
 from controlplane.core import what_if
 from controlplane.domain import Policy
 from controlplane.http.api import params as p
 from controlplane.http.api.database import Reader, answering
 from controlplane.http.api.next_dumps import Live
-from controlplane.http.api.responses import Causes, Choices, Ids, Life, Me, Rows
+from controlplane.http.api.responses import Causes, Choices, Ids, Life, Me, Nodes, Rows
 from controlplane.http.api.shared_count import SharedCount
 from controlplane.http.api.viewers import RefusedRequestError, Viewer, seen_of
 from controlplane.log import pages, read, summary
@@ -47,11 +48,18 @@ class Questions:
     """Answers them, from one database."""
 
     def __init__(
-        self, reader: Reader, cluster: str, policy: Policy, live: Live, allowed: Allowed | None = None
+        self,
+        reader: Reader,
+        cluster: str,
+        policy: Policy,
+        live: Live,
+        statuses: NodeStatuses,
+        allowed: Allowed | None = None,
     ) -> None:
         """``allowed`` names what a viewer may do in a namespace; without it nobody may do anything."""
         self.reader = reader
         self.live = live
+        self._statuses = statuses
         self._cluster = cluster
         self._policy = policy
         self._allowed = allowed
@@ -182,6 +190,23 @@ class Questions:
         since = datetime.now(UTC) - timedelta(hours=values["hours"])
         return Causes(await self.reader.read(partial(summary.causes, scope=scope, since=since, limit=100)))
 
+    async def nodes(self, viewer: Viewer, values: Values) -> Nodes:
+        """List nodes: those of the log, and those whose workers were heard and never registered."""
+        if not await viewer.sees(None):
+            raise forbidden(viewer, "nodes, which belong to no namespace")
+        after, limit = values.get("after", ""), values["limit"]
+        found = await self.reader.read(partial(summary.nodes, only=values.get("node"), after=after, limit=limit))
+        known = {row["node"] for row in found}
+        last = found[-1]["node"] if len(found) == limit else None
+        for node in self._statuses.nodes():
+            asked = node > after and (last is None or node < last) and values.get("node", node) == node
+            if asked and node not in known and self._statuses.of(node) is not None:
+                found.append(dict.fromkeys(CONTRACT["nodes"].table.c.keys()) | {"node": node, "status": "unregistered"})
+        found = sorted(found, key=lambda row: row["node"])[:limit]
+        for row in found:
+            row["now"] = self._statuses.of(row["node"])
+        return Nodes(found, found[-1]["node"] if len(found) == limit else None)
+
     async def view(self, viewer: Viewer, values: Values, view: View) -> Rows:
         """Read a page of a view."""
         table = CONTRACT[view].table
@@ -286,6 +311,13 @@ ROUTES: Final = (
         (p.IN_NAMESPACE, p.OF_ID, p.NODE, p.POSITION),
         "Choices",
         Questions.choices,
+    ),
+    Route(
+        "/api/v1/nodes",
+        "Every node, in the order of their names: its row of the view `nodes`, and what its worker said last.",
+        (p.NODE, p.AFTER_NODE, p.LIMIT),
+        "Nodes",
+        Questions.nodes,
     ),
     Route("/api/v1/causes", "Failures by their code.", (p.NAMESPACE, p.HOURS), "Causes", Questions.causes),
     Route("/api/v1/log", "The log, newest event first.", (*_OF_LOG, p.BEFORE, p.LIMIT), "events", Questions.log),

@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import BigInteger, Boolean, Float, Integer
 from sqlalchemy.types import TypeEngine
 
+from controlplane.bus.node_statuses import NodeNow
 from controlplane.core.what_if import Choice
 from controlplane.describe import Explanation
 from controlplane.log.projections.views import CONTRACT
@@ -38,6 +39,13 @@ class Rows(msgspec.Struct, frozen=True):
 
 class Ids(msgspec.Struct, frozen=True):
     """A page of ids, in the order of namespace and id."""
+
+    items: list[dict[str, Any]]
+    next: str | None
+
+
+class Nodes(msgspec.Struct, frozen=True):
+    """A page of nodes, in the order of their names."""
 
     items: list[dict[str, Any]]
     next: str | None
@@ -87,6 +95,17 @@ _ID_STATE: Final = {
     "next_dump_at": {"type": ["string", "null"], "format": "date-time"},
     "last_dump": {"type": ["object", "null"]},
 }
+_NODE_NOW: Final = {
+    "status": {
+        "type": "string",
+        "enum": ["ready", "lost", "unregistered"],
+        "description": "`unregistered`: its worker was heard and never registered, and nothing else is known of it.",
+    },
+    "now": {
+        "anyOf": [{"$ref": "#/components/schemas/NodeNow"}, {"type": "null"}],
+        "description": "What its worker said last; null if it was not heard since this control plane began.",
+    },
+}
 _EVENT: Final = {"what": {"type": "string", "description": "What happened, in a sentence."}}
 
 
@@ -114,10 +133,11 @@ def _page(row: dict[str, Any], cursor: str) -> dict[str, Any]:
 
 def schemas(more: tuple[type, ...] = ()) -> dict[str, Any]:
     """Return every form by its name, and those of some types, as OpenAPI's ``components.schemas``."""
-    _, found = msgspec.json.schema_components((*TYPES, *more), ref_template="#/components/schemas/{name}")
+    _, found = msgspec.json.schema_components((*TYPES, NodeNow, *more), ref_template="#/components/schemas/{name}")
     start = _row("restore_history", _ID_STATE)
     found["Life"]["properties"]["now"] = start
     found["Ids"] = _page(start, "string")
+    found["Nodes"] = _page(_row("nodes", _NODE_NOW), "string")
     found["events"] = _page(_row("events", _EVENT), "integer")
     for view in CONTRACT:
         if view != "events":

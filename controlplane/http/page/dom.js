@@ -57,9 +57,9 @@ export function ago(text) {
 
 export const when = (text) => h("time", { dateTime: text ?? "", title: text ? `${moment(text)} UTC` : "" }, ago(text));
 
-const GOOD = new Set(["running", "valid", "ready", "succeeded", "restore", "restored", "protected"]);
+const GOOD = new Set(["running", "valid", "ready", "succeeded", "restore", "restored", "protected", "passed"]);
 const BAD = new Set(["failed", "lost", "invalidated", "refused"]);
-const WARN = new Set(["waiting", "wait", "cold", "superseded", "dumping", "captured", "expired", "starting", "open"]);
+const WARN = new Set(["waiting", "wait", "cold", "superseded", "dumping", "captured", "expired", "starting", "open", "unregistered"]);
 
 export function badge(word) {
   if (!word) return NONE;

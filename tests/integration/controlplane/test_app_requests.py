@@ -15,6 +15,7 @@ from woodfrog.protocol import subjects, wire
 from woodfrog.protocol.commands import DumpCommand
 from woodfrog.protocol.events import Event
 from woodfrog.protocol.ids import CheckpointKey, CommandId, NodeName
+from woodfrog.protocol.node_status import DiskSpace, NodeStatus
 from woodfrog.protocol.requests import (
     CheckpointRequest,
     CommandAccepted,
@@ -216,3 +217,22 @@ async def test_every_event_is_published_once_in_order_under_its_subject_and_clou
     assert message.data is not None
     event: Event = wire.decode(message.data, Event)
     assert event.node == "node-1"  # type: ignore[union-attr]
+
+
+async def test_what_a_worker_says_of_itself_is_answered_to_whoever_asks_for_it_and_is_in_no_event(
+    worker: Worker,
+) -> None:
+    await worker.taken_in()
+    (before,) = await query(worker.client, "nodes", statuses=True)
+    assert before["now"] is None
+
+    async def known() -> dict[str, Any] | None:
+        await worker.heartbeat(NodeStatus(disk=DiskSpace(total_bytes=10, free_bytes=4)))
+        (row,) = await query(worker.client, "nodes", statuses=True)
+        now: dict[str, Any] | None = row["now"]
+        return now
+
+    now = await eventually(known, saying="it is heard")
+    assert (now["worker_id"], now["status"]["disk"]["free_bytes"]) == (worker.worker_id, 4)
+    assert all("now" not in row for row in await query(worker.client, "nodes"))
+    assert [row["type"] for row in await query(worker.client, "events")] == ["node.registered"]

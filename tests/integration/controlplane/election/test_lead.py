@@ -25,6 +25,7 @@ from support.worker import (
 
 from woodfrog.protocol import subjects, wire
 from woodfrog.protocol.commands import DumpCommand
+from woodfrog.protocol.node_status import DiskSpace, NodeStatus
 from woodfrog.protocol.requests import QueryRequest, Refusal, Rows
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
@@ -90,12 +91,15 @@ async def test_a_standby_answers_queries_while_its_leader_is_held_up(
     try:
         # Of two in the queue group, about every second question goes to the one that does not answer.
         async def answered() -> Rows | None:
-            reply = await client.request(subjects.QUERY, wire.encode(QueryRequest(view="nodes")), timeout=0.5)
+            question = QueryRequest(view="nodes", statuses=True)
+            reply = await client.request(subjects.QUERY, wire.encode(question), timeout=0.5)
             answer: Rows | Refusal = wire.decode(reply.data, Rows | Refusal)
             return answer if isinstance(answer, Rows) else None
 
+        await worker.heartbeat(NodeStatus(disk=DiskSpace(total_bytes=10, free_bytes=4)))
         answer = await eventually(answered, saying="the standby answers")
         assert [row["node"] for row in answer.rows] == [worker.node]
+        assert answer.rows[0]["now"]["status"] == {"disk": {"total_bytes": 10, "free_bytes": 4}}
         assert not standby.lines("leading")
     finally:
         leader.signal(signal.SIGCONT)

@@ -23,10 +23,12 @@ from controlplane.log.admin.migrate import upgrade
 from controlplane.log.records import LogUnavailableError
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import Epoch
+from woodfrog.protocol.node_status import DiskSpace, NodeStatus, SelfTest, Work
 from woodfrog.service.env import InvalidSettingError
 
 pytestmark = pytest.mark.timeout(60)
 
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LIFE = f"/api/v1/ids/{KEY.namespace}/{KEY.id}"
 
 
@@ -55,6 +57,7 @@ PATHS = [
     "/api/v1/ids",
     LIFE,
     f"{LIFE}/choices",
+    "/api/v1/nodes",
     "/api/v1/causes",
     "/api/v1/log",
     "/api/v1/log/tail",
@@ -92,7 +95,7 @@ async def test_a_viewer_of_one_namespace_sees_that_alone(shown: Log) -> None:
     assert (await get("/api/v1/causes?hours=8760", OTHER))[2]["items"] == []
     for path in (LIFE, f"{LIFE}/choices", "/api/v1/log/tail?namespace=default"):
         assert (await get(path, OTHER))[0] == 403
-    for path in ("/api/v1/views/nodes", "/api/v1/views/dead_letters", "/api/v1/log?node=node-a"):
+    for path in ("/api/v1/nodes", "/api/v1/views/nodes", "/api/v1/views/dead_letters", "/api/v1/log?node=node-a"):
         assert (await get(path, DEFAULT))[0] == 403
         assert (await get(path, EVERYTHING))[0] == 200
     streams = {row["stream"] for row in (await get("/api/v1/log?limit=500", DEFAULT))[2]["items"]}
@@ -179,6 +182,50 @@ async def test_a_life_says_why_and_what_each_node_would_be_told(shown: Log) -> N
     assert first["position"] == 2
     only = (await shown.api.get(f"{LIFE}/choices?node=node-b"))[2]["items"]
     assert [each["node"] for each in only] == ["node-b"]
+
+
+BROKEN = NodeStatus(self_test=SelfTest(NOON, "restore", Failure("criu-failed", "CRIU gave up", "Try another CRIU.")))
+BUSY = NodeStatus(
+    self_test=SelfTest(NOON),
+    disk=DiskSpace(total_bytes=100, free_bytes=4, waiting_captures=1, waiting_bytes=9),
+    work=(Work("dump", KEY, NOON, "waits for its turn"),),
+)
+
+
+async def test_a_node_is_shown_with_what_its_worker_said_last(shown: Log) -> None:
+    shown.api.hear("node-a", BROKEN)
+    shown.api.hear("node-a", BUSY)
+    page = (await shown.api.get("/api/v1/nodes"))[2]
+    first, second = page["items"]
+    assert (first["node"], first["status"], page["next"]) == ("node-a", "lost", None)
+    said = first["now"]["status"]
+    assert said["self_test"] == {"at": "2026-11-23T12:00:00Z"}
+    assert said["disk"] == {"total_bytes": 100, "free_bytes": 4, "waiting_captures": 1, "waiting_bytes": 9}
+    (work,) = said["work"]
+    assert (work["kind"], work["key"]["id"], work["doing"]) == ("dump", KEY.id, "waits for its turn")
+    assert (second["node"], second["now"]) == ("node-b", None), "nothing was heard of it"
+    shown.api.hear("node-b", None)
+    old = (await shown.api.get("/api/v1/nodes?node=node-b"))[2]["items"]
+    assert [(row["node"], row["now"]["status"]) for row in old] == [("node-b", None)], "its worker is of before"
+
+
+async def test_a_node_that_never_registered_since_its_self_test_failed_is_among_them_in_its_place(shown: Log) -> None:
+    for node in ("node-aa", "zebra", "0", "bad name"):
+        shown.api.hear(node, BROKEN, "another")
+    found: list[dict[str, Any]] = []
+    after = ""
+    while True:
+        page = (await shown.api.get(f"/api/v1/nodes?limit=2{after}"))[2]
+        found += page["items"]
+        if page["next"] is None:
+            break
+        after = f"&after={page['next']}"
+    assert [(row["node"], row["status"]) for row in found] == [
+        ("0", "unregistered"), ("node-a", "lost"), ("node-aa", "unregistered"), ("node-b", "ready"), ("zebra", "unregistered"),
+    ]  # fmt: skip
+    failed = found[0]["now"]["status"]["self_test"]
+    assert (failed["step"], failed["failure"]["advice"]) == ("restore", "Try another CRIU.")
+    assert (await shown.api.get("/api/v1/nodes?node=zebra"))[2]["items"] == found[-1:]
 
 
 async def test_the_pages_of_the_log_are_the_log(shown: Log) -> None:
@@ -377,4 +424,7 @@ async def test_the_openapi_document_names_everything_that_is_answered(shown: Log
             assert reference is None or reference.rpartition("/")[2] in forms, path
     columns = forms["nodes"]["properties"]["items"]["items"]["properties"]
     assert "JSON" in columns["gpus"]["description"]
+    now = forms["Nodes"]["properties"]["items"]["items"]["properties"]["now"]
+    assert {"$ref": "#/components/schemas/NodeNow"} in now["anyOf"]
+    assert {"self_test", "disk", "work"} <= forms["NodeStatus"]["properties"].keys()
     assert datetime.now(UTC).year >= 2026

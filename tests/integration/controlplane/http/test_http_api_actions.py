@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from nats.aio.client import Client
-from support.api import ACTING, ACTING_ELSEWHERE, DEFAULT, EVERYTHING, Deciding, Served, served
+from support.api import ACTING, ACTING_ELSEWHERE, DEFAULT, EVERYTHING, Deciding, Served, served, silent
 from support.databases import SqliteFile
 from support.kubeapi import Request, serving
 from support.logstory import KEY, story
@@ -22,6 +22,7 @@ from controlplane.http.api.settings import ApiSettings
 from controlplane.http.api.tokens import InvalidTokensError, read_tokens
 from controlplane.log import EventLog
 from controlplane.log.admin.migrate import upgrade
+from woodfrog.protocol.node_status import NodeStatus
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -207,7 +208,14 @@ async def test_what_is_asked_over_http_is_decided_by_the_control_plane_that_lead
     await eventually(lambda: stored(client), saying="the snapshot is stored")
     url = f"http://127.0.0.1:{process.wait_for('the API is served')['port']}"
     async with aiohttp.ClientSession() as session:
-        api = Served(url, session)
+        api = Served(url, session, silent())
+        await worker.heartbeat(NodeStatus(more_work=7))
+
+        async def heard() -> bool:
+            _, _, page = await api.get("/api/v1/nodes", ACTING)
+            return [row["now"] and row["now"]["status"] for row in page["items"]] == [{"more_work": 7}]
+
+        await eventually(heard, saying="what a worker says of itself comes over the broker")
         status, said = await api.act(f"/api/v1/snapshots/{WORKED.namespace}/{snapshot_name(1)}/pin", because="why not")
         assert (status, said["snapshot_id"]) == (200, snapshot_name(1))
         status, said = await api.act(f"/api/v1/ids/{WORKED.namespace}/{WORKED.id}/checkpoint", timeout_seconds=60)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection
+from support.api import silent
 from support.databases import SqliteFile
 
 from controlplane.domain import Policy
@@ -68,7 +69,7 @@ async def test_a_count_that_takes_long_is_made_once_for_all_who_ask_again(
     url = SqliteFile(tmp_path / "log.db").url
     await upgrade(url)
     reader = Reader(url)
-    questions = Questions(reader, "local", Policy(), Live())
+    questions = Questions(reader, "local", Policy(), Live(), silent())
     go_on, counted, count = threading.Event(), [], summary.overview
 
     def slow(connection: Connection, **asked: Any) -> summary.Overview:
@@ -94,7 +95,7 @@ async def test_a_count_that_failed_is_made_again(tmp_path: Path, monkeypatch: py
     url = SqliteFile(tmp_path / "log.db").url
     await upgrade(url)
     reader = Reader(url)
-    questions, count, fails = Questions(reader, "local", Policy(), Live()), summary.overview, [True]
+    questions, count, fails = Questions(reader, "local", Policy(), Live(), silent()), summary.overview, [True]
 
     def once(connection: Connection, **asked: Any) -> summary.Overview:
         if fails:

@@ -208,3 +208,19 @@ async def test_once_closed_only_stops_begin() -> None:
     await asyncio.gather(first, stop)
     assert bench.begun == ["a", "c"]
     scheduled.cancel()
+
+
+async def test_stops_that_wait_are_named_with_when_they_came_until_their_turn() -> None:
+    bench, began = Bench(1), datetime.now(UTC)
+    tasks = [bench.ask("a")]
+    await settled()
+    assert bench.turns.waiting_stops == []
+    tasks += [bench.ask("scheduled", final=False), bench.ask("b")]
+    await settled()
+    ((name, came),) = bench.turns.waiting_stops
+    assert (name, began <= came <= datetime.now(UTC)) == ("b", True)
+    for name in ("a", "b", "scheduled"):
+        await bench.end(name)
+    await asyncio.gather(*tasks)
+    assert bench.turns.waiting_stops == []
+    assert bench.turns._came == {}

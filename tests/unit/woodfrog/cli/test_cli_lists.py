@@ -139,6 +139,12 @@ def test_what_a_rehearsal_showed_is_listed_with_its_snapshot(form: str, monkeypa
 
 
 @pytest.mark.usefixtures("log")
+def test_a_wide_table_has_rows_that_lack_what_others_have() -> None:
+    said = {line.split()[1]: line for line in woodfrog("get", "ids", "-o", "wide").stdout.splitlines()[1:]}
+    assert ("s-count" in said["count"], "running" in said["train"], "s-archived" in said["archived"]) == (True,) * 3
+
+
+@pytest.mark.usefixtures("log")
 def test_lists_are_of_all_namespaces_of_one_or_of_an_id() -> None:
     assert woodfrog("get", "ids", "-o", "name").stdout.split() == ["archived", "count", "held", "new", "train"]
     assert woodfrog("get", "ids", "-A", "-o", "name").stdout.split() == ["archived", "count", "held", "new", "train"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from woodfrog.cli import get_commands, main
+from woodfrog.cli import get_commands, main, watch
 from woodfrog.cli.context import Reach
 from woodfrog.protocol.requests import View
 
@@ -25,6 +25,29 @@ WITH = {
     "gpus": [GPU, GPU | {"uuid": "GPU-2"}],
 }
 WITHOUT = {"node": "cpu-1", "status": "ready", "gpu_count": 0, "gpu_models": None, "gpus": None}
+NOW = {
+    "gpu-1": {
+        "heard_at": "2026-11-23T21:00:00Z",
+        "worker_id": "w",
+        "status": {
+            "self_test": {"at": "2026-11-23T20:00:00Z"},
+            "disk": {"total_bytes": 100 << 30, "free_bytes": 3 << 30, "waiting_captures": 2, "waiting_bytes": 1 << 30},
+            "work": [{"kind": "dump", "key": {"namespace": "team", "id": "train"}, "since": "2026-11-23T20:59:00Z"}],
+            "more_work": 3,
+        },
+    },
+    "cpu-1": {
+        "heard_at": "2026-11-23T21:00:00Z",
+        "worker_id": "v",
+        "status": {
+            "self_test": {
+                "at": "2026-11-23T20:00:00Z",
+                "step": "restore",
+                "failure": {"code": "criu-failed", "cause": "CRIU gave up", "advice": "Try another CRIU."},
+            }
+        },
+    },
+}
 FROM_AN_OLDER_CONTROL_PLANE = {"node": "old-1", "status": "lost"}
 
 
@@ -32,9 +55,9 @@ FROM_AN_OLDER_CONTROL_PLANE = {"node": "old-1", "status": "lost"}
 def rows(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     known = [WITH, WITHOUT, FROM_AN_OLDER_CONTROL_PLANE]
 
-    def view(_reach: Reach, name: View, _key: object, *, limit: int) -> list[dict[str, Any]]:
+    def view(_reach: Reach, name: View, *, limit: int, statuses: bool) -> list[dict[str, Any]]:
         assert name == "nodes"
-        return known
+        return [row | {"now": NOW.get(row["node"])} for row in known] if statuses else known
 
     monkeypatch.setattr(get_commands, "reach_of", lambda _: Reach("nats://nowhere", ""))
     monkeypatch.setattr(get_commands.client, "view", view)
@@ -57,3 +80,23 @@ def test_a_table_has_a_line_for_each_node_with_its_gpus() -> None:
 def test_json_has_every_gpu() -> None:
     found = json.loads(CliRunner().invoke(main.app, ["get", "nodes", "-o", "json"]).stdout)
     assert [gpu["uuid"] for gpu in found[0]["gpus"]] == ["GPU-1", "GPU-2"]
+
+
+def test_the_wide_table_says_how_the_self_test_ended_what_is_on_the_disk_and_what_the_worker_does() -> None:
+    heading, gpu, cpu, old = CliRunner().invoke(main.app, ["get", "nodes", "-o", "wide"]).stdout.splitlines()
+    assert [word.strip() for word in heading.split("   ") if word.strip()][-3:] == ["SELF TEST", "DISK", "WORK"]
+    assert "passed 2026-11-23 20:00:00" in gpu
+    assert "3.0 GiB free of 100.0 GiB, 2 captures wait for the store" in gpu
+    assert gpu.endswith("dump team/train, and 3 more")
+    assert "at the step restore: CRIU gave up (criu-failed). Try another CRIU." in cpu
+    assert old.split()[-3:] == ["-", "-", "-"]
+
+
+def test_json_has_what_the_workers_said_and_a_watched_list_does_not_for_it_never_rests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = json.loads(CliRunner().invoke(main.app, ["get", "nodes", "-o", "json"]).stdout)
+    assert found[0]["now"] == NOW["gpu-1"]
+    monkeypatch.setattr(watch, "_is_deaf", lambda: True)
+    watched = CliRunner().invoke(main.app, ["get", "nodes", "-o", "json", "--watch"]).stdout
+    assert "now" not in json.loads(watched.splitlines()[0])
