@@ -54,7 +54,10 @@ class StartQuestions:
             await asyncio.to_thread(self._end, msgspec.structs.replace(record, incarnation=answer.incarnation))
 
     def _end(self, given_up: ContainerRecord) -> None:
-        """Report that a start came to nothing, unless its container is still there, or again: it then asks itself, about the same start."""
-        known = self._journal.container(given_up.container_id)
-        if known is None or known.key != given_up.key:
-            self._lifecycle.end_given_up(given_up)
+        """Report that a start came to nothing; of a container that is still there, or again, only note the number, which is the same start's."""
+        with self._journal.transaction():
+            known = self._journal.container(given_up.container_id)
+            if known is None or known.key != given_up.key:
+                self._lifecycle.end_given_up(given_up)
+            elif not known.incarnation:
+                self._journal.save_container(msgspec.structs.replace(known, incarnation=given_up.incarnation))

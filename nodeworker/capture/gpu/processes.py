@@ -88,7 +88,9 @@ def mounts_runc_made(config: Mapping[str, Any]) -> frozenset[str]:
     """Destinations in libcontainer's configuration: mounts, and what is masked or made read-only below them."""
     destinations = {str(mount.get("destination")) for mount in config.get("mounts") or ()}
     devices = {str(device.get("path")) for device in config.get("devices") or ()}
-    return frozenset(destinations | devices | {*(config.get("mask_paths") or ()), *(config.get("readonly_paths") or ())})
+    return frozenset(
+        destinations | devices | {*(config.get("mask_paths") or ()), *(config.get("readonly_paths") or ())}
+    )
 
 
 def free_host_bytes(freezer: Freezer, memory_cgroup: Path | None) -> int | None:

@@ -501,6 +501,23 @@ async def test_a_start_that_is_made_again_while_its_question_is_heard_out_is_not
     await made.close()
 
 
+async def test_a_start_whose_time_is_up_has_its_number_when_its_engine_deletes_it_after_the_answer(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
+) -> None:
+    bus = MuteBus(COLD, heard=True)
+    made = restorer(bus)
+    answer = await made.create(ask)
+    assert isinstance(answer, Refused)
+    assert answer.failure.code == "start-timeout"
+    bus.let.set()
+    await soon(lambda: [record.incarnation for record in journal.containers()] == [ONE])
+    await made.ended(ask.container_id)
+    (told,) = events(journal)
+    assert isinstance(told, ContainerEnded)
+    assert (told.incarnation, told.never_ran) == (ONE, True)
+    await made.close()
+
+
 @pytest.mark.parametrize("heard", [False, True])
 async def test_a_question_that_nobody_heard_is_dropped_and_none_outlives_the_worker(
     restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest, heard: bool
