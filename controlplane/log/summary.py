@@ -13,7 +13,22 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, and_, case, distinct, exists, func, literal, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    case,
+    cast,
+    distinct,
+    exists,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    union_all,
+)
 from sqlalchemy.sql import Select
 
 from controlplane.log.pages import Scope, position_at
@@ -117,6 +132,23 @@ def _came_to_nothing(start: Any) -> ColumnElement[bool]:
     return and_(start.c.ended_at.is_not(None), start.c.started_at.is_(None), start.c.forgotten_at.is_(None))
 
 
+def _imported() -> Select[Any]:
+    """Of each id that no container was started of here, and that is known by an imported snapshot, a row as of a start.
+
+    It ran and ended elsewhere; here, all that is known is its newest number.
+    """
+    known = {name: _SNAPSHOTS.c[name] for name in _KEY} | {
+        name: func.max(_SNAPSHOTS.c[name]).label(name) for name in ("incarnation", "position")
+    }
+    columns = (known.get(column.name, cast(null(), column.type).label(column.name)) for column in _STARTS.c)
+    started = exists(select(literal(1)).where(*(_STARTS.c[part] == _SNAPSHOTS.c[part] for part in _KEY)))
+    return (
+        select(*columns, literal("ended").label("state"), true().label("protected"))
+        .where(_SNAPSHOTS.c.trigger == "import", _SNAPSHOTS.c.status == "valid", ~started)
+        .group_by(*(_SNAPSHOTS.c[part] for part in _KEY))
+    )
+
+
 def nodes(connection: Connection, *, only: str | None = None, after: str = "", limit: int) -> list[dict[str, Any]]:
     """Read nodes in the order of their names' code points, behind ``after``; ``only`` names one."""
     name = _NODES.c.node.collate("BINARY" if connection.dialect.name == "sqlite" else "C")
@@ -140,21 +172,28 @@ def ids(
 
     Those that were forgotten are among them only if they are asked for.
     """
-    statement = _newest_start().where(*scope.rows(_STARTS))
-    namespace, name = _STARTS.c.namespace, _STARTS.c.id
-    if only is not None:
-        statement = statement.where(namespace == only[0], name == only[1])
-    if after is not None:
-        statement = statement.where(or_(namespace > after[0], and_(namespace == after[0], name > after[1])))
-    if search:
-        statement = statement.where(name.icontains(search, autoescape=True))
+
+    def asked(table: Any) -> list[ColumnElement[bool]]:
+        namespace, name = table.c.namespace, table.c.id
+        clauses = scope.rows(table)
+        if only is not None:
+            clauses += [namespace == only[0], name == only[1]]
+        if after is not None:
+            clauses.append(or_(namespace > after[0], and_(namespace == after[0], name > after[1])))
+        if search:
+            clauses.append(name.icontains(search, autoescape=True))
+        return clauses
+
+    starts = _newest_start().where(*asked(_STARTS))
     if state == "protected":
-        statement = statement.where(_STATE.in_(["running"]), _PROTECTED)
+        starts = starts.where(_STATE.in_(["running"]), _PROTECTED)
     elif state is not None:
-        statement = statement.where(_STATE.in_([state]))
+        starts = starts.where(_STATE.in_([state]))
     elif only is None:
-        statement = statement.where(_STATE.not_in(["forgotten"]))
-    found = [plain(row) for row in connection.execute(statement.order_by(namespace, name).limit(limit)).mappings()]
+        starts = starts.where(_STATE.not_in(["forgotten"]))
+    imported = [_imported().where(*asked(_SNAPSHOTS))] if state in {None, "ended"} else []
+    statement = union_all(starts, *imported).order_by("namespace", "id").limit(limit)
+    found = [plain(row) for row in connection.execute(statement).mappings()]
     latest = _by_key(connection, select(_LATEST), _LATEST, found)
     # The newest of each by its position, which has an index: compared with one another they would be read over and over.
     places = select(*(_SNAPSHOTS.c[part] for part in _KEY), func.max(_SNAPSHOTS.c.position).label("position")).group_by(
@@ -193,13 +232,16 @@ def _by_key(
 
 
 def namespaces(connection: Connection, cluster: str) -> list[str]:
-    """List the namespaces of which containers were started."""
-    return list(connection.scalars(select(_STARTS.c.namespace).distinct().where(_STARTS.c.cluster == cluster)))
+    """List the namespaces of which containers were started, or snapshots imported."""
+    started = select(_STARTS.c.namespace).where(_STARTS.c.cluster == cluster)
+    imported = select(_SNAPSHOTS.c.namespace).where(_SNAPSHOTS.c.cluster == cluster, _SNAPSHOTS.c.trigger == "import")
+    return list(connection.scalars(started.union(imported)))
 
 
 def overview(connection: Connection, scope: Scope, now: datetime) -> Overview:
     """Count."""
-    newest = _newest_start().where(*scope.rows(_STARTS)).subquery()
+    imported = _imported().where(*scope.rows(_SNAPSHOTS))
+    newest = union_all(_newest_start().where(*scope.rows(_STARTS)), imported).subquery()
     counted = connection.execute(
         select(newest.c.state, newest.c.protected, func.count()).group_by(newest.c.state, newest.c.protected)
     ).all()

@@ -22,8 +22,9 @@ from woodfrog.protocol.events import (
     DumpStage,
     IncarnationOpened,
     PodTerminating,
+    SnapshotImported,
 )
-from woodfrog.protocol.facts import ContainerFacts
+from woodfrog.protocol.facts import ContainerFacts, NodeFacts
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId
 from woodfrog.protocol.node_status import DiskSpace, NodeStatus, SelfTest, Work
@@ -125,6 +126,30 @@ async def test_the_log_is_followed_paused_and_looked_through(shown: Any) -> None
     await page.get_by_label("Position").fill("")
     await page.get_by_role("button", name="Show").click()
     await expect(page.locator("ol.events li")).to_have_count(2)
+    assert page.wrong == []
+
+
+async def test_an_id_that_is_known_by_an_import_alone_is_listed_and_its_life_told(shown: Any) -> None:
+    key = CheckpointKey("local", "brought", "from-elsewhere")
+    imported = SnapshotImported(
+        key=key, incarnation=IncarnationNumber(1), snapshot_id=SnapshotId("20261123T210000Z-0000000f"),
+        origin="far/default/train/20261120T000000Z-00000001", manifest_digest="ab" * 32, raw_bytes=1, stored_bytes=2048,
+        taken_at=datetime.now(UTC), taken_on=NodeFacts(), taken_from=ContainerFacts(image="train:1"),
+    )  # fmt: skip
+    event = NewEvent(uuid4(), imported, Metadata("user/me", "import"), datetime.now(UTC))
+    await shown.log.append([event], epoch=shown.epoch)
+    page = await seen(shown, "ids")
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name=key.id))
+    await expect(row).to_contain_text("ended")
+    await expect(row).to_contain_text("2.0 KiB")
+    await expect(page.get_by_label("Namespace").get_by_role("option", name=key.namespace)).to_have_count(1)
+    await page.get_by_role("link", name=key.id).click()
+    await expect(page.get_by_role("heading", level=1)).to_contain_text(key.id)
+    await expect(page.locator("main")).to_contain_text(
+        "No container of it was started here: its snapshot was imported."
+    )
+    await expect(page.get_by_role("region", name="What would be chosen")).to_contain_text("20261123T210000Z-0000000f")
+    await expect(page.locator("ol.events li")).to_contain_text("was imported")
     assert page.wrong == []
 
 

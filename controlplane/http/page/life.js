@@ -95,7 +95,7 @@ export async function life({ place, words, signal, report, again }) {
     now.archived || page.next ? h("p", { className: "soft" }, "Older events are not shown here: woodfrog history shows them.") : null,
     h("h2", {}, "Why"),
     now.explanation ? h("div", { className: "box" }, now.explanation.sentences.map((sentence) => h("div", {}, sentence)),
-      now.explanation.advice.map((advice) => h("div", { className: "advice" }, `→ ${advice}`))) : h("p", { className: "soft" }, "Its last start is archived."),
+      now.explanation.advice.map((advice) => h("div", { className: "advice" }, `→ ${advice}`))) : h("p", { className: "soft" }, state.opened_at ? "Its last start is archived." : "No container of it was started here: its snapshot was imported."),
     h("h2", {}, "As of"), h("div", { className: "box" }, slider, at),
     h("h2", {}, "What a new container would start from"), chosen,
     h("h2", {}, "Timeline"), told,

@@ -14,12 +14,18 @@ from support.databases import Database
 from support.logstory import KEY, NODE_A, START, new, opened, story
 
 from controlplane.http.api.database import Reader as LookingThrough
-from controlplane.log import EventLog, read, summary
+from controlplane.log import EventLog, NewEvent, read, summary
 from controlplane.log import pages as listing
 from controlplane.log.pages import Scope
 from controlplane.log.schema import utc_text
 from controlplane.log.sql.database import Database as Reader
-from woodfrog.protocol.events import CheckpointForgotten, ContainerEnded, ContainerStarted, SnapshotImported
+from woodfrog.protocol.events import (
+    CheckpointForgotten,
+    ContainerEnded,
+    ContainerStarted,
+    SnapshotExpired,
+    SnapshotImported,
+)
 from woodfrog.protocol.facts import ContainerFacts, NodeFacts
 from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId
 
@@ -153,22 +159,11 @@ async def test_a_forgotten_id_is_listed_only_if_it_is_asked_for_and_until_it_is_
         for key in (gone, again, brought)
     ]
     forgotten = [CheckpointForgotten(key=key, incarnation=one, idle_seconds=0.0) for key in (gone, again, brought)]
-    imported = SnapshotImported(
-        key=brought,
-        incarnation=IncarnationNumber(2),
-        snapshot_id=SnapshotId("20261123T210000Z-00000001"),
-        origin="elsewhere",
-        manifest_digest="ab" * 32,
-        raw_bytes=1,
-        stored_bytes=1,
-        taken_at=START,
-        taken_on=NodeFacts(),
-        taken_from=ContainerFacts(image="train:1"),
-    )
     never_here = CheckpointForgotten(key=CheckpointKey("local", "default", "never"), incarnation=one, idle_seconds=0.0)
     told = [
         *map(opened, ("gone", "again", "brought")),
-        *map(new, (*ends, *forgotten, never_here, imported)),
+        *map(new, (*ends, *forgotten, never_here)),
+        imported("brought", 2),
         opened("again", 2),
     ]
     await log.append(told, epoch=await log.take_lead())
@@ -186,6 +181,62 @@ async def test_a_forgotten_id_is_listed_only_if_it_is_asked_for_and_until_it_is_
         assert counted == {"starting": 1, "ended": 1, "forgotten": 1}
 
     await reader.read(act)
+    await reader.close()
+
+
+def imported(name: str, number: int, namespace: str = "default") -> NewEvent:
+    event = SnapshotImported(
+        key=CheckpointKey("local", namespace, name), incarnation=IncarnationNumber(number),
+        snapshot_id=SnapshotId(f"20261123T210000Z-0000000{number}"), origin="elsewhere", manifest_digest="ab" * 32,
+        raw_bytes=1, stored_bytes=1, taken_at=START, taken_on=NodeFacts(), taken_from=ContainerFacts(image="train:1"),
+    )  # fmt: skip
+    return new(event)
+
+
+async def test_an_id_that_is_known_by_an_import_alone_is_listed_as_one_that_has_ended_until_it_is_started(
+    log: EventLog, database: Database
+) -> None:
+    epoch = await log.take_lead()
+    dropped = SnapshotExpired(
+        key=CheckpointKey("local", "default", "dropped"), incarnation=IncarnationNumber(1),
+        snapshot_id=SnapshotId("20261123T210000Z-00000001"), reason="nobody wants it", delete_after=START,
+    )  # fmt: skip
+    told = [
+        opened("a"), imported("b", 1), imported("b", 2), opened("c"), imported("dropped", 1), new(dropped), imported("far", 1, "other"),
+    ]  # fmt: skip
+    await log.append(told, epoch=epoch)
+    reader = Reader(database.url)
+
+    def names(connection: listing.Connection, **asked: Any) -> list[str]:
+        return [row["id"] for row in summary.ids(connection, ALL, **{"limit": 100, **asked})]
+
+    def act(connection: listing.Connection) -> None:
+        b = summary.ids(connection, ALL, only=("default", "b"), limit=1)[0]
+        assert (b["state"], b["protected"], b["incarnation"], b["node"], b["started_at"]) == (
+            "ended",
+            True,
+            2,
+            None,
+            None,
+        )
+        assert b["latest_snapshot"]["snapshot_id"] == "20261123T210000Z-00000002"
+        assert names(connection) == ["a", "b", "c", "far"]
+        assert names(connection, limit=2) == ["a", "b"]
+        assert names(connection, after=("default", "a")) == ["b", "c", "far"]
+        assert names(connection, search="B") == names(connection, state="ended", search="b") == ["b"]
+        assert [names(connection, state=state) for state in ("running", "protected", "forgotten")] == [[], [], []]
+        assert [row["id"] for row in summary.ids(connection, Scope("local", frozenset({"other"})), limit=9)] == ["far"]
+        assert set(summary.namespaces(connection, "local")) == {"default", "other"}
+        assert summary.overview(connection, ALL, datetime.now(UTC)).ids == {"starting": 2, "ended": 2}
+
+    await reader.read(act)
+    await log.append([opened("b", 3)], epoch=epoch)
+
+    def started(connection: listing.Connection) -> None:
+        (b,) = summary.ids(connection, ALL, search="b", limit=9)
+        assert (b["state"], b["incarnation"]) == ("starting", 3)
+
+    await reader.read(started)
     await reader.close()
 
 
