@@ -14,6 +14,7 @@ import msgspec
 from controlplane.core import state_cache
 from controlplane.log.archive.reader import Segment
 from controlplane.log.archive.writer import SEGMENT_POSITIONS, Archive, Due
+from controlplane.log.progress import Progress
 from controlplane.log.records import ArchiveError
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import Position
@@ -27,6 +28,7 @@ async def archive(
     before: datetime | None = None,
     segment_positions: int = SEGMENT_POSITIONS,
     dry_run: bool = False,
+    progress: Progress | None = None,
 ) -> list[Due] | list[Segment]:
     """Archive the whole segments up to position ``through`` that were recorded ``before``; answer them, oldest first.
 
@@ -46,7 +48,9 @@ async def archive(
         await _check_copy(opened)
         if dry_run:
             return due
-        return await opened.archive(last, form=state_cache.fingerprint(), segment_positions=segment_positions)
+        return await opened.archive(
+            last, form=state_cache.fingerprint(), segment_positions=segment_positions, progress=progress
+        )
     except OSError as problem:
         raise ArchiveError(
             Failure(

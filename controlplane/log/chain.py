@@ -15,6 +15,7 @@ import msgspec
 from blake3 import blake3
 from sqlalchemy import Connection, select
 
+from controlplane.log.progress import Progress
 from controlplane.log.schema import archived_heads, archived_segments, events, log_head, streams, utc_text
 from woodfrog.protocol.events import Event
 
@@ -116,8 +117,9 @@ class Verification(msgspec.Struct, frozen=True):
         return not self.problems
 
 
-def verify(connection: Connection) -> Verification:
+def verify(connection: Connection, progress: Progress | None = None) -> Verification:
     """Check every event, from the first to the newest. Reads the whole log; memory grows with the number of streams."""
+    progress = progress or Progress()
     head = connection.execute(select(log_head.c.position)).scalar_one()
     kept = {row.stream: (row.version, row.hash) for row in connection.execute(select(streams))}
     ends = {row.stream: (row.version, row.hash) for row in connection.execute(select(archived_heads))}
@@ -139,6 +141,7 @@ def verify(connection: Connection) -> Verification:
             ends[row["stream"]] = (row["version"], row["hash"])
             last = row["position"]
         count += len(rows)
+        progress.done += len(rows)
         if len(rows) < _BATCH:
             problems.extend(Problem(0, what) for what in _end_problems(last, head, ends, kept))
             break

@@ -22,6 +22,7 @@ from controlplane.log import append, cached_states, chain, heads, read
 from controlplane.log.append import Answer, Request
 from controlplane.log.archive.tiered import TieredLog
 from controlplane.log.pages import Page
+from controlplane.log.progress import Progress
 from controlplane.log.projections import fold
 from controlplane.log.projections import rebuild as generations
 from controlplane.log.projections import verify as comparison
@@ -331,23 +332,25 @@ class EventLog:
                 await self.head()
         return True
 
-    async def verify(self) -> chain.Verification:
+    async def verify(self, progress: Progress | None = None) -> chain.Verification:
         """Check that the log is as it was written: positions, versions and the hash chain of every stream."""
-        return await self._database.read(chain.verify)
+        return await self._database.read(lambda connection: chain.verify(connection, progress))
 
-    async def differences(self) -> tuple[chain.Problem, ...]:
+    async def differences(self, progress: Progress | None = None) -> tuple[chain.Problem, ...]:
         """Name every row behind the views that is not what follows from the events; none if all is well.
 
         Raises as :meth:`read` does.
         """
         folded, position = Rows(), Position(0)
+        counted = progress or Progress()
         await self._whole.learn()
         while page := await self._filed(position):
             for record in page:
                 fold.fold(folded, record)
             position = page[-1].position
+            counted.done += len(page)
         return await self._database.read(
-            lambda connection: comparison.differences(connection, self._upcasts, folded, position)
+            lambda connection: comparison.differences(connection, self._upcasts, folded, position, counted)
         )
 
     async def count_streams(self) -> int:
@@ -366,7 +369,7 @@ class EventLog:
             lambda rows: [read.plain(row) for row in rows],
         )
 
-    async def rebuild(self) -> None:
+    async def rebuild(self, progress: Progress | None = None) -> None:
         """Fold the projections anew from the first event, beside appends; views show the old rows until the end.
 
         Raises:
@@ -374,10 +377,13 @@ class EventLog:
             ArchivedRangeError: if events are archived and their files are not at hand; nothing was begun.
             ArchiveUnusableError: if these files are not what was archived; the rebuild goes on when they are.
         """
-        through = await self._whole.learn()
+        through, counted = await self._whole.learn(), progress or Progress()
         await self._database.write(lambda connection: generations.begin(connection, through))
-        while await self._build():
-            pass  # an append that waits has its turn between two slices
+        counted.begin(await self.head())
+        while await self._build():  # an append that waits has its turn between two slices
+            position = await self._database.read(generations.built)
+            counted.done = counted.total if position is None else position
+        counted.done = counted.total
         while await self._database.write(generations.sweep):
             pass
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from woodfrog.cli import progress
 from woodfrog.cli.log_commands import ArchiveDir, DatabaseUrl, directory_of, moment_of, url_of
 from woodfrog.cli.options import Output, StateDir, shown, telling
 from woodfrog.local.oci_bundle import BadInputError
@@ -46,6 +47,7 @@ def archive(
     Keep the files: the log is proved, and folded by new versions, with them.
     """
     from controlplane.archiving import archive as take  # noqa: PLC0415 - it takes most of a second to load
+    from controlplane.log.progress import Progress  # noqa: PLC0415
 
     with telling():
         moment, through = _bounds(before)
@@ -53,9 +55,13 @@ def archive(
         if archive is None:
             raise BadInputError("--archive", "it must name the directory where the files go")
         folder = directory_of(archive)
-        done = asyncio.run(
-            take(url, folder, through=through, before=moment, segment_positions=segment_events, dry_run=dry_run)
-        )
+        counted = Progress()
+        work = take(
+            url, folder, through=through, before=moment, segment_positions=segment_events, dry_run=dry_run,
+            progress=counted,
+        )  # fmt: skip
+        with progress.of_events("archiving", counted):
+            done = asyncio.run(work)
     columns = shown("first_position", "last_position", "first_recorded_at", "last_recorded_at", "file_bytes", "file")
     rows = [msgspec.to_builtins(each) for each in done]
     put(rows, columns, output, empty=f"no whole segment lies before {before}: nothing is to be archived")

@@ -21,6 +21,7 @@ import typer
 
 from controlplane import describe
 from woodfrog import client
+from woodfrog.cli import progress
 from woodfrog.cli.context import reach_of
 from woodfrog.cli.options import Id, Namespace, Output, StateDir, key_of, shown, telling
 from woodfrog.dev_state import Reach
@@ -37,6 +38,7 @@ from woodfrog.service.printable import printable
 if TYPE_CHECKING:
     from controlplane.log.chain import Problem
     from controlplane.log.eventlog import EventLog
+    from controlplane.log.progress import Progress
 
 T = TypeVar("T")
 DatabaseUrl = Annotated[
@@ -101,6 +103,15 @@ def directory_of(archive: Path) -> Path:
     if not archive.is_dir():
         raise BadInputError("--archive", f"{archive} is not a directory")
     return archive
+
+
+def _counted(what: str, url: str, archive: Path | None, work: Callable[[EventLog, Progress], Awaitable[T]]) -> T:
+    """Do something with the log that may take long, and say how far it is."""
+    from controlplane.log.progress import Progress  # noqa: PLC0415
+
+    counted = Progress()
+    with progress.of_events(what, counted):
+        return _with_log(url, archive, lambda log: work(log, counted))
 
 
 def _with_log(url: str, archive: Path | None, work: Callable[[EventLog], Awaitable[T]]) -> T:
@@ -178,7 +189,9 @@ def choose(
         key = _key(checkpoint_id, namespace, database_url, state_dir)
         name = NodeName(check_id(node, "--node"))
         url = url_of(database_url, state_dir)
-        answer = _with_log(url, archive, lambda log: replay.choose_at(log, key, name, moment))
+        answer = _counted(
+            "reading the log", url, archive, lambda log, counted: replay.choose_at(log, key, name, moment, counted)
+        )
         if isinstance(answer, Refusal):
             raise FailureError(answer.failure)
     if output is Form.JSON:
@@ -243,17 +256,17 @@ def verify(
     from controlplane.core import history as replay  # noqa: PLC0415
     from controlplane.log.archive.writer import Archive  # noqa: PLC0415
 
-    async def prove(log: EventLog) -> replay.Proof:
+    async def prove(log: EventLog, counted: Progress) -> replay.Proof:
         if archive is None:
-            return await replay.verify(log)
+            return await replay.verify(log, progress=counted)
         files = await Archive.open(url, archive)
         try:
-            return await replay.verify(log, files)
+            return await replay.verify(log, files, counted)
         finally:
             await files.close()
 
-    async def work(log: EventLog) -> tuple[replay.Proof, int]:
-        proof = await prove(log)
+    async def work(log: EventLog, counted: Progress) -> tuple[replay.Proof, int]:
+        proof = await prove(log, counted)
         count, wrong = await _check_heads(log, kept, public)
         problems = (*proof.problems, *wrong)
         return msgspec.structs.replace(proof, problems=problems, sound=proof.sound and not wrong), count
@@ -262,7 +275,7 @@ def verify(
         url = url_of(database_url, state_dir)
         kept = None if head is None else _signed_head(head)
         public = None if key is None else _public_key(key)
-        found, signed_heads = _with_log(url, archive, work)
+        found, signed_heads = _counted("verifying", url, archive, work)
     if output is Form.JSON:
         put_json(found)
     else:
@@ -284,13 +297,13 @@ def verify(
 def rebuild(database_url: DatabaseUrl = None, archive: ArchiveDir = None, state_dir: StateDir = None) -> None:
     """Rebuild the tables behind the views from the events. Readers and writers are not interrupted."""
 
-    async def work(log: EventLog) -> int:
-        await log.rebuild()
+    async def work(log: EventLog, counted: Progress) -> int:
+        await log.rebuild(counted)
         return await log.head()
 
     with telling():
         url = url_of(database_url, state_dir)
-        sys.stdout.write(f"rebuilt from {_with_log(url, archive, work)} events\n")
+        sys.stdout.write(f"rebuilt from {_counted('rebuilding', url, archive, work)} events\n")
 
 
 @log.command()
@@ -310,5 +323,6 @@ def export(
         sys.stdout.buffer.write(printable(msgspec.json.encode(row).decode()).encode() + b"\n")
 
     with telling():
-        _with_log(url_of(database_url, state_dir), archive, lambda log: replay.export(log, start, end, write))
+        url = url_of(database_url, state_dir)
+        _counted("exporting", url, archive, lambda log, counted: replay.export(log, start, end, write, counted))
         sys.stdout.buffer.flush()

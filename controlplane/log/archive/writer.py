@@ -33,6 +33,7 @@ from controlplane.log import cached_states, chain
 from controlplane.log.archive import reader
 from controlplane.log.archive.reader import FORMAT, MOMENTS, UNREADABLE, Segment, digest, rows_of
 from controlplane.log.file_permissions import PRIVATE_FILE, keep_files_private
+from controlplane.log.progress import Progress
 from controlplane.log.projections import rebuild
 from controlplane.log.read import record_of_row
 from controlplane.log.records import ArchiveError, Recorded
@@ -122,7 +123,12 @@ class Archive:
         return await self._database.read(lambda connection: cached_states.newest(connection, form))
 
     async def archive(
-        self, through: Position, *, form: str, segment_positions: int = SEGMENT_POSITIONS
+        self,
+        through: Position,
+        *,
+        form: str,
+        segment_positions: int = SEGMENT_POSITIONS,
+        progress: Progress | None = None,
     ) -> list[Segment]:
         """Archive every whole segment up to position ``through``; the newest event always stays.
 
@@ -138,18 +144,21 @@ class Archive:
         if not wanted:
             return []
         await self.check_allowed(Position(wanted[-1].last_position), form)
+        counted = progress or Progress()
+        counted.begin(wanted[-1].last_position - wanted[0].first_position + 1, passes=2)  # each is read back
         done: list[Segment] = []
         for one in wanted:
             known = await self.segments()
             previous = known[-1].hash if known else chain.FIRST
-            done.append(await self._archive_one(one.first_position, one.last_position, previous, form))
+            done.append(await self._archive_one(one.first_position, one.last_position, previous, form, counted))
         return done
 
-    async def verify(self) -> chain.Verification:
+    async def verify(self, progress: Progress | None = None) -> chain.Verification:
         """Check every archived file and then the table: together, every event from position 1 to the newest."""
         segments = await self.segments()
-        problems = await asyncio.to_thread(lambda: list(self._file_problems(segments)))
-        table = await self._database.read(chain.verify)
+        counted = progress or Progress()
+        problems = await asyncio.to_thread(lambda: list(self._file_problems(segments, counted)))
+        table = await self._database.read(lambda connection: chain.verify(connection, counted))
         return chain.Verification(
             events=table.events + table.archived, archived=table.archived, problems=(*problems, *table.problems)
         )
@@ -159,14 +168,14 @@ class Archive:
         for row in reader.verified_rows(self._folder, segment):
             yield record_of_row(row, upcasts)
 
-    async def _archive_one(self, first: int, last: int, previous: str, form: str) -> Segment:
+    async def _archive_one(self, first: int, last: int, previous: str, form: str, progress: Progress) -> Segment:
         before = await self._database.read(_heads)
         unfinished = self._folder / f"events-{first:012d}-{last:012d}.{os.getpid()}-{secrets.token_hex(4)}.unfinished"
         try:
             after, moments = await self._database.read(
-                lambda connection: _write(connection, unfinished, first, last, before)
+                lambda connection: _write(connection, unfinished, first, last, before, progress)
             )
-            values = await asyncio.to_thread(_place, unfinished, first, last, before, after)
+            values = await asyncio.to_thread(_place, unfinished, first, last, before, after, progress)
         except FileNotFoundError as problem:
             if str(problem.filename) == str(unfinished) and self._folder.is_dir():  # swept away by whoever was quicker
                 raise _overtaken() from problem
@@ -185,7 +194,7 @@ class Archive:
         await asyncio.to_thread(_sweep, self._folder, first, last)
         return Segment(**values)
 
-    def _file_problems(self, segments: Iterable[Segment]) -> Iterator[chain.Problem]:
+    def _file_problems(self, segments: Iterable[Segment], progress: Progress) -> Iterator[chain.Problem]:
         heads: Heads = {}
         for segment in segments:
             try:
@@ -194,7 +203,8 @@ class Archive:
                         what = f"the file {segment.file} is not the one that was archived"
                         yield chain.Problem(segment.first_position, what)
                         return
-                    yield from _check(file, segment.file, segment.first_position, segment.last_position, heads)
+                    ends = segment.first_position, segment.last_position
+                    yield from _check(file, segment.file, *ends, heads, progress)
             except OSError as problem:
                 yield chain.Problem(segment.first_position, f"the file {segment.file} cannot be read: {problem}")
                 return
@@ -230,7 +240,12 @@ def _heads(connection: Connection) -> Heads:
 
 
 def _write(
-    connection: Connection, unfinished: Path, first: int, last: int, before: Mapping[str, tuple[int, str]]
+    connection: Connection,
+    unfinished: Path,
+    first: int,
+    last: int,
+    before: Mapping[str, tuple[int, str]],
+    progress: Progress,
 ) -> tuple[Heads, tuple[datetime, datetime]]:
     """Write the file and make it durable; answer where the chains end, and the first and the last moment."""
     heads = dict(before)
@@ -251,19 +266,20 @@ def _write(
                     position = row["position"]
                     out.write(_encode({**row, **{name: utc_text(row[name]) for name in MOMENTS}}) + b"\n")
                 moments += [rows[0]["recorded_at"], rows[-1]["recorded_at"]]
+                progress.done += len(rows)
         raw.flush()
         faultpoints.reach("log.archive.before-sync")
         os.fsync(raw.fileno())
     return heads, (moments[0], moments[-1])
 
 
-def _place(unfinished: Path, first: int, last: int, before: Heads, after: Heads) -> dict[str, Any]:
+def _place(unfinished: Path, first: int, last: int, before: Heads, after: Heads, progress: Progress) -> dict[str, Any]:
     """Read the file back, and give it its name if it is what it should be; answer what is to be recorded of it."""
     heads = dict(before)
     with unfinished.open("rb") as file:
         found = digest(file)
         name = f"events-{first:012d}-{last:012d}-{found[:_NAME_DIGITS]}.jsonl.zst"
-        for problem in _check(file, name, first, last, heads):
+        for problem in _check(file, name, first, last, heads, progress):
             raise _refusal(problem)
     if heads != after:
         raise _refusal(chain.Problem(last, f"{name} was not written as it was read"))
@@ -290,7 +306,9 @@ def _sweep(folder: Path, first: int, last: int) -> None:
         left.unlink(missing_ok=True)
 
 
-def _check(file: BinaryIO, name: str, first: int, last: int, heads: Heads) -> Iterator[chain.Problem]:
+def _check(
+    file: BinaryIO, name: str, first: int, last: int, heads: Heads, progress: Progress
+) -> Iterator[chain.Problem]:
     """Read a file back and follow its chains on from ``heads``, which are moved to the file's end."""
     position = first - 1
     file.seek(0)
@@ -300,6 +318,7 @@ def _check(file: BinaryIO, name: str, first: int, last: int, heads: Heads) -> It
                 yield chain.Problem(row["position"], f"{name}: {what}")
             heads[row["stream"]] = (row["version"], row["hash"])
             position = row["position"]
+            progress.done += 1
     except UNREADABLE as problem:
         yield chain.Problem(position + 1, f"{name} cannot be read: {problem}")
         return

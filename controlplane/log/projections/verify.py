@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Table, select
 
 from controlplane.log import read
 from controlplane.log.chain import Problem
+from controlplane.log.progress import Progress
 from controlplane.log.projections import fold
 from controlplane.log.projections.fold import Rows
 from controlplane.log.schema import PROJECTIONS, projection_state
@@ -22,7 +23,9 @@ _PAGE: Final = 1000
 _MOST_PROBLEMS: Final = 100
 
 
-def differences(connection: Connection, upcasts: Upcasts, folded: Rows, position: Position) -> tuple[Problem, ...]:
+def differences(
+    connection: Connection, upcasts: Upcasts, folded: Rows, position: Position, progress: Progress
+) -> tuple[Problem, ...]:
     """Name every row that is not what a fold of the whole log gives; at most a hundred.
 
     ``folded`` is what a fold up to ``position`` gave, and is gone on with.
@@ -39,6 +42,7 @@ def differences(connection: Connection, upcasts: Upcasts, folded: Rows, position
         for record in records:
             fold.fold(folded, record)
         position = records[-1].position
+        progress.done += len(records)
     problems = [problem for table in PROJECTIONS for problem in _of_table(connection, table, state.generation, folded)]
     return tuple(problems[:_MOST_PROBLEMS])
 

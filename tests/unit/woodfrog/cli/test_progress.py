@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from controlplane.log.progress import Progress
 from woodfrog.cli import dump_wait, progress
 from woodfrog.dev_state import Reach
 from woodfrog.protocol.failures import Failure, FailureError
@@ -19,6 +20,19 @@ def test_how_far_it_is_and_how_long_the_rest_takes() -> None:
     assert progress.line("exporting", 1 << 30, 4 << 30, 10) == "exporting: 1.0 GiB of 4.0 GiB (25%, about 30 s left)"
     assert progress.line("exporting", 0, 1 << 20, 10) == "exporting: 0 B of 1.0 MiB (0%)"
     assert progress.line("exporting", 0, 0, 10) == "exporting: 0 B of 0 B (100%)"
+
+
+def test_of_events_it_is_said_by_their_number_also_where_each_is_looked_at_twice() -> None:
+    counted = Progress()
+    assert progress.line_of_events("verifying", counted, 10) == "verifying: not begun yet"
+    counted.begin(1000)
+    counted.done = 250
+    assert progress.line_of_events("verifying", counted, 10) == "verifying: 250 of 1000 events (25%, about 30 s left)"
+    counted.begin(1000, passes=2)
+    counted.done = 1500
+    assert progress.line_of_events("archiving", counted, 30) == "archiving: 750 of 1000 events (75%, about 10 s left)"
+    counted.done = 2100
+    assert progress.line_of_events("rebuilding", counted, 30) == "rebuilding: 1000 of 1000 events (100%)"
 
 
 def test_it_is_said_while_the_work_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
