@@ -96,9 +96,9 @@ RULES: Final = (
     ),
     Rule(
         "in-flight-connection",
-        ("In-flight connection",),
-        "a client was connecting to a listening socket while the dump was taken",
-        "Take the checkpoint again; for TCP keep skip-in-flight in CRIU's configuration.",
+        ("In-flight connection", "on an in-flight socket"),
+        "a connection to a listening socket was not accepted yet while the dump was taken, and something was sent through it already",
+        "Take the checkpoint again once it is accepted; for TCP keep skip-in-flight in CRIU's configuration.",
     ),
     Rule(
         "link-remap",

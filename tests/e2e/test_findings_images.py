@@ -123,6 +123,69 @@ def test_periodic_timers_go_on_ticking_through_four_generations(stack: Stack, na
     run.stop()
 
 
+PEERS = textwrap.dedent("""
+    import os, socket, sys, time
+    kind = getattr(socket, sys.argv[1])
+    listens, told = os.pipe()
+    if os.fork() == 0:
+        server = socket.socket(socket.AF_UNIX, kind)
+        server.bind("/server")
+        if kind != socket.SOCK_DGRAM:
+            server.listen()
+        os.write(told, b"x")
+        while not os.path.exists("/go"):
+            time.sleep(0.05)
+        taken = server.accept()[0] if kind != socket.SOCK_DGRAM else server
+        while True:
+            with open("/heard", "ab") as file:
+                file.write(taken.recv(8) + b"\\n")
+    os.read(listens, 1)
+    client = socket.socket(socket.AF_UNIX, kind)
+    client.connect("/server")
+    if "early" in sys.argv:
+        client.send(b"before 1")
+    count = 0
+    while True:
+        count += 1
+        with open("/count", "a") as file:
+            print(count, file=file)
+        if os.path.exists("/go"):
+            client.send(b"after  %d" % ("early" in sys.argv))
+        time.sleep(0.05)
+""")
+
+
+@pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_SEQPACKET", "SOCK_DGRAM"])
+def test_a_socket_that_is_connected_to_a_childs_goes_on_with_what_was_sent(stack: Stack, kind: str) -> None:
+    early = ("early",) if kind == "SOCK_DGRAM" else ()
+    name, command = f"peer-{kind[5:].lower()}", (sys.executable, "-c", PEERS, kind, *early)
+    run = stack.run(name, *command)
+    run.until_lines("/count", 3)
+    counted = stopped(stack, run, name)
+    again = stack.run(name, *command)
+    goes_on(again, counted)
+    (again.root / "go").touch()
+    heard = again.until_lines("/heard", 3)
+    assert heard[:2] == (["before 1", "after  1"] if early else ["after  0", "after  0"])
+    again.stop()
+
+
+def test_what_was_sent_to_who_has_not_accepted_yet_is_named_and_the_next_checkpoint_succeeds(stack: Stack) -> None:
+    run = stack.run("early", sys.executable, "-c", PEERS, "SOCK_STREAM", "early")
+    run.until_lines("/count", 3)
+    said = stack.cli("checkpoint", "early", check=False).stderr
+    assert "(in-flight-connection)" in said
+    counted = len(run.lines("/count"))
+    run.until_lines("/count", counted + 3)
+    (run.root / "go").touch()
+    run.until_lines("/heard", 1)
+    assert stack.cli("checkpoint", "early").stdout.strip()
+    counted = stopped(stack, run, "early")
+    again = stack.run("early", sys.executable, "-c", PEERS, "SOCK_STREAM", "early")
+    goes_on(again, counted)
+    again.stop()
+
+
 FORKS = textwrap.dedent("""
     import os, time
     held = os.urandom(30 << 20)

@@ -13,11 +13,16 @@ does not matter what became of the old one.
 
 *A periodic timerfd that has expired and was not read yet.* Its remaining time is 0, and to set a timer to 0 disarms it, so that
 it never fires again. (CRIU, issue 3162.) It expires a nanosecond later instead.
+
+*A Unix socket that comes before the one that it is connected to.* CRIU connects it to what it has read before, and looks once more
+only where the other end is connected back (criu/sk-unix.c, ``try_resolve_unix_peer``). A connection that waits to be accepted is not,
+nor is a socket that sends datagrams to a named one: "FATAL: Peer unresolved". Both are put in order. PyTorch's DataLoader and
+Python's multiprocessing make such connections all the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from nodeworker.domain.criu_images import form
@@ -32,6 +37,10 @@ _EXTERNAL_KEY: Final = 18
 """images/mnt.proto, ``mnt_entry``."""
 _TIMER: Final = 12
 """images/fdinfo.proto, ``file_entry``."""
+_UNIX: Final = 16
+"""images/fdinfo.proto, ``file_entry``."""
+_INO, _PEER = 2, 8
+"""images/sk-unix.proto, ``unix_sk_entry``."""
 _TICKS, _SECONDS, _NANOSECONDS, _EVERY_SECONDS, _EVERY_NANOSECONDS = 5, 7, 8, 9, 10
 """images/timerfd.proto, ``timerfd_entry``."""
 
@@ -58,8 +67,9 @@ def repaired(images: Mapping[str, bytes]) -> dict[str, bytes]:
                 changed[name] = form.write_messages([_with_source(mount) for mount in mounts], form.MOUNTS)
     if _FILES in images:
         files = form.read_messages(images[_FILES], form.FILES, _FILES)
-        if any(_is_disarmed(file) for file in files):
-            changed[_FILES] = form.write_messages([_armed(file) for file in files], form.FILES)
+        ordered = _peers_first(files)
+        if ordered != files or any(_is_disarmed(file) for file in files):
+            changed[_FILES] = form.write_messages([_armed(file) for file in ordered], form.FILES)
     return changed
 
 
@@ -69,6 +79,28 @@ def _is_replaced(mount: Message) -> bool:
 
 def _with_source(mount: Message) -> bytes:
     return mount.rewritten({_DELETED: b""}) if _is_replaced(mount) else mount.raw
+
+
+def _peers_first(files: Sequence[Message]) -> list[Message]:
+    """Return the files with each Unix socket behind its peer; those that are connected to one another stay as they are."""
+    sockets = {
+        place: (socket.uint32(_INO), socket.optional_uint32(_PEER) or 0)
+        for place, file in enumerate(files)
+        if (socket := file.optional_message(_UNIX, "a Unix socket")) is not None
+    }
+    places = {ino: place for place, (ino, _) in sockets.items()}
+    ordered: dict[int, Message] = {}
+    for first in range(len(files)):
+        behind: dict[int, Message] = {}
+        place: int | None = first
+        while place is not None and place not in ordered and place not in behind:
+            behind[place] = files[place]
+            ino, peer = sockets.get(place, (0, 0))
+            place = places.get(peer)
+            if place is not None and sockets[place][1] == ino:
+                break
+        ordered |= dict(reversed(behind.items()))
+    return list(ordered.values())
 
 
 def _timer(file: Message) -> Message | None:

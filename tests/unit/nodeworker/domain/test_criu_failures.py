@@ -18,6 +18,7 @@ COMPLAINTS = {
     "Error (criu/files-ext.c:98): Can't dump file 5 of that type [600] (unknown anon_inode:[io_uring])": "io-uring",
     "Error (criu/sk-inet.c:200): inet: Connected TCP socket, consider using --tcp-established option.": "tcp-connection",
     "Error (criu/sk-inet.c:188): inet: In-flight connection (l) for 6f": "in-flight-connection",
+    "Error (criu/sk-unix.c:506): unix: Non-empty write queue on an in-flight socket 0x95688": "in-flight-connection",
     "Error (criu/files-reg.c:1): Can't create link remap for /x. Use link-remap option.": "link-remap",
     "Error (criu/files-reg.c:1): Can't dump ghost file /x of 9000000 size, increase limit": "ghost-file-too-large",
     "Error (criu/mount.c:1): mnt: No mapping for 612:/data mountpoint": "mount-missing",

@@ -30,6 +30,55 @@ def test_what_a_session_left_behind_gets_the_time_namespace_of_its_new_parent() 
     assert changed["ids-44.img"] == images["ids-1.img"]
 
 
+UNIX, ID, INO, PEER = 16, 2, 2, 8
+
+
+def unix_socket(number: int, peer: int) -> bytes:
+    """A Unix socket of ``files.img``, as far as its place depends on it."""
+    entry = number_field(INO, number) + number_field(PEER, peer)
+    return number_field(ID, number) + data_field(UNIX, entry)
+
+
+def order(sockets: list[tuple[int, int]]) -> list[int]:
+    """In which order these sockets, each with its peer, stand in the images once they are mended."""
+    images = load(PLAIN)
+    others = messages(images, "files.img")
+    put(images, "files.img", [*others[:1], *(unix_socket(*each) for each in sockets), *others[1:]])
+    mended = [Message(raw, "file") for raw in messages(images | repaired(images), "files.img")]
+    numbers = {number for number, _ in sockets}
+    assert [message.raw for message in mended if message.uint32(ID) not in numbers] == others
+    return [message.uint32(ID) for message in mended if message.uint32(ID) in numbers]
+
+
+@pytest.mark.parametrize(
+    ("sockets", "mended"),
+    [
+        ([(101, 102), (102, 0)], [102, 101]),
+        ([(101, 102), (103, 102), (102, 0)], [102, 101, 103]),
+        ([(101, 102), (102, 103), (103, 0)], [103, 102, 101]),
+        ([(101, 102), (102, 103), (103, 102)], [102, 101, 103]),
+        ([(102, 0), (101, 102)], [102, 101]),
+        ([(101, 102), (102, 101)], [101, 102]),
+        ([(101, 101), (102, 999)], [101, 102]),
+        ([(101, 102), (102, 103), (103, 101)], [103, 102, 101]),
+    ],
+    ids=[
+        "waiting",
+        "two clients",
+        "a chain",
+        "to one of a pair",
+        "in order",
+        "a pair",
+        "to itself and to nobody",
+        "a ring",
+    ],
+)
+def test_a_unix_socket_comes_behind_the_one_that_it_is_connected_to(
+    sockets: list[tuple[int, int]], mended: list[int]
+) -> None:
+    assert order(sockets) == mended
+
+
 def test_a_process_without_a_time_namespace_is_left_alone() -> None:
     images = load(PLAIN)
     images["ids-44.img"] = images["ids-1.img"]
