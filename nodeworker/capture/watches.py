@@ -3,13 +3,18 @@
 The kernel says of a watch which inode it is for (``fdinfo`` of the descriptor, proc_pid_fdinfo(5)). On overlay no handle opens it, so
 CRIU has to be given its path, and the path has to be looked for: in the working directories of the processes first, then in the whole
 root file system. Nothing is frozen meanwhile.
+
+What waits in a watch and was not read yet is in no image of CRIU's. So a container that was frozen at such a moment is let go on for
+as long as it takes to read it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import stat
+import termios
 import time
 from collections import deque
 from collections.abc import Collection, Iterator
@@ -19,10 +24,12 @@ from typing import Final
 
 from nodeworker.domain.criu_images.watches import Inode
 from nodeworker.errors import refusal
+from woodfrog.service import libc
 from woodfrog.service.procfs import descriptors, mounts, named
 
 _WATCHERS: Final = frozenset({"anon_inode:inotify", "anon_inode:[fanotify]"})
 _WATCH: Final = re.compile(r"^(?:inotify|fanotify) .*?ino:([0-9a-f]+) sdev:([0-9a-f]+)", re.MULTILINE)
+_PIDFD_GETFD: Final = 438
 _MINOR_BITS: Final = 20
 _SEARCH_SECONDS: Final = 10.0
 
@@ -52,8 +59,36 @@ def find(pids: Collection[int], first: int) -> dict[Inode, str]:
     return found
 
 
+def watchers(pids: Collection[int]) -> tuple[tuple[int, int], ...]:
+    """Return the descriptors by which processes watch files, each with its process."""
+    return tuple((pid, number) for pid in pids for number in _watchers(pid))
+
+
+def unread(watchers: Collection[tuple[int, int]]) -> tuple[int, ...]:
+    """Return the processes with events of watches that they have not read; CRIU drops those (criu/fsnotify.c)."""
+    found = []
+    for pid, number in watchers:
+        with suppress(OSError):  # it has ended, or closed it
+            process = os.pidfd_open(pid)
+            try:
+                descriptor = libc.call("syscall", _PIDFD_GETFD, process, number, 0)
+            finally:
+                os.close(process)
+            try:
+                waiting = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
+            finally:
+                os.close(descriptor)
+            if any(waiting):
+                found.append(pid)
+    return tuple(dict.fromkeys(found))
+
+
+def _watchers(pid: int) -> list[int]:
+    return [int(number) for number, held in descriptors(pid).items() if held in _WATCHERS]
+
+
 def _watched(pid: int) -> Iterator[Inode]:
-    watchers = [number for number, held in descriptors(pid).items() if held in _WATCHERS]
+    watchers = _watchers(pid)
     if not watchers:
         return
     overlays = {_number(mount.device) for mount in mounts(pid) if mount.kind == "overlay"}

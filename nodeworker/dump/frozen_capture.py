@@ -9,12 +9,13 @@ from __future__ import annotations
 import sqlite3
 import time
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 import structlog
 
 from nodeworker import reports
-from nodeworker.capture import projected_volumes, sqlite_files, thread_placement, volume_files
+from nodeworker.capture import projected_volumes, sqlite_files, thread_placement, volume_files, watches
 from nodeworker.capture.bounds import Bounds
 from nodeworker.capture.criu import interrupted
 from nodeworker.capture.criu.runc import Runc
@@ -27,9 +28,11 @@ from nodeworker.journal import ContainerRecord, ContainerState, DumpRecord, Dump
 from nodeworker.settings import Settings
 from woodfrog.protocol.failures import FailureError
 from woodfrog.protocol.ids import ContainerId
-from woodfrog.service import faultpoints
+from woodfrog.service import faultpoints, procfs
 
 _log = structlog.get_logger(component="dump")
+_READING_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""How long processes may go on to read what waits in their watches, one time after the other."""
 
 
 class _Freeze:
@@ -84,9 +87,11 @@ class FrozenCapture:
                 self._cuda.suspend(plan.gpus, freeze.note_gpus)
                 faultpoints.reach("dump.gpus-aside")
             plan.freezer.freeze()
+            unread = self._let_read(plan)
             faultpoints.reach("dump.frozen")
             # 3. CRIU writes the images, and waits while the files are copied: both show one moment.
             files, noticed = self._write(record, plan, spool, bounds)
+            noticed = (*noticed, *unread)
             # 4. A container that is to end is killed before it is thawed, and only once the list of its capture is written.
             if record.final:
                 record = self._note_complete(record, plan, spool, files, noticed)
@@ -113,6 +118,19 @@ class FrozenCapture:
         self._note_captured(record, container)
         faultpoints.reach("dump.captured")
         return record
+
+    def _let_read(self, plan: Plan) -> tuple[str, ...]:
+        """Let processes read what waits in their watches, which CRIU would drop, and freeze again; return what is lost nevertheless."""
+        for seconds in _READING_SECONDS:
+            if not watches.unread(plan.watchers):
+                return ()
+            plan.freezer.thaw()
+            time.sleep(seconds)
+            plan.freezer.freeze()
+        return tuple(
+            f"{procfs.named(pid)} had not read all events of the files that it watches, and does not get them after a restore"
+            for pid in watches.unread(plan.watchers)
+        )
 
     def _write(
         self, record: DumpRecord, plan: Plan, spool: Spool, bounds: Bounds

@@ -72,6 +72,8 @@ class Plan:
     gpus: GpuPlan | None
     watches: dict[Inode, str]
     """Inodes on overlay that processes watch, with their paths."""
+    watchers: tuple[tuple[int, int], ...]
+    """Processes that watch files, and the descriptors by which they do."""
     wished_freeze_seconds: float | None
     """What the container's owner says about it."""
     usual_freeze_seconds: float
@@ -197,6 +199,7 @@ class Preflight:
             held,
             gpus,
             watched,
+            watches.watchers(dumped),
             wished,
             usual,
             room,

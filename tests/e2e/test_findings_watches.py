@@ -12,6 +12,7 @@ from support.stack import Stack, until
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
 
 PROGRAM = Path(__file__).parent / "workloads/watches.py"
+UNREAD = Path(__file__).parent / "workloads/unread.py"
 PLACES = 7
 
 
@@ -39,3 +40,26 @@ def test_a_watch_of_a_deleted_file_is_refused_by_name_and_the_program_runs_on(st
     run.until_lines("/count", len(run.lines("/count")) + 3)
     os.kill(run.init_pid(), 9)
     run.wait()
+
+
+def test_what_waits_to_be_read_in_a_watch_is_read_before_the_snapshot_is_taken(stack: Stack) -> None:
+    run = stack.run("unread", sys.executable, UNREAD, "0.2")
+    for turn in range(1, 7):
+        run.until_lines("/seen", 3 * turn)
+        until(lambda: len(run.lines("/made")) > len(run.lines("/seen")), saying="something waits to be read")  # noqa: B023
+        run.stop()
+        stack.until_stored("unread", turn)
+        run = stack.run("unread", sys.executable, UNREAD, "0.2")
+        assert run.container["restored_from"] is not None
+    seen = run.until_lines("/seen", 25)
+    assert seen == [str(number) for number in range(1, len(seen) + 1)]
+    run.stop()
+
+
+def test_what_a_program_never_reads_of_its_watch_is_told_with_the_snapshot(stack: Stack) -> None:
+    run = stack.run("never", sys.executable, UNREAD, "never")
+    run.until_lines("/made", 3)
+    run.stop()
+    stack.until_stored("never")
+    stored = next(event for event in stack.history("never") if event["type"] == "snapshot.stored")
+    assert any("had not read all events of the files that it watches" in said for said in stored["data"]["warnings"])

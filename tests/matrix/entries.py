@@ -20,9 +20,4 @@ ENTRIES: Final[dict[str, Entry]] = {
         fault="CRIU's: any private code of the process would do.",
         needed="CRIU that looks for private code; until then opcache.jit_buffer_size=0, as in the next row.",
     ),
-    "tail": Entry(
-        cause="Not known. It continued on one machine; on a cluster, once, its output was not an unbroken sequence after the move. Events of a watch that nobody has read at the dump are lost.",
-        fault="Not known.",
-        needed="The move repeated with the line of the output at which the sequence breaks.",
-    ),
 }

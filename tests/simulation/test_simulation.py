@@ -72,7 +72,7 @@ MUTANTS = {
     "a late dump is not superseded": ("snapshot.missed_by <= self.latest_start", "False"),
     "only a start that was reported is a start": ("each.number < newest and each.choice is not None", "False"),
     "what comes late is not noted as late": ("if later > taken_from and", "if False and"),
-    "a start that came to nothing holds back others": ("draft.incarnations[number].came_to_nothing", "False"),
+    "a start that came to nothing holds back others": ("return self.never_ran and not self.started", "return False"),
     "another node is told what it does not hold": ("and self.node == node", ""),
     "a capture is restored behind a start that left it": ("if not key.has_a_future(snapshot):", "if False:"),
     "a command's end is taken in again": ("return event.command_id not in state.commands", "return False"),
