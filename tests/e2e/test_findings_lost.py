@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.stack import Run, Stack, until
+from support.time_scale import scaled
 
 pytestmark = [pytest.mark.criu, pytest.mark.nats, pytest.mark.timeout(180)]
 
@@ -194,12 +195,13 @@ def test_a_capture_that_the_store_did_not_take_is_stored_when_somebody_retries_i
 def test_whoever_waits_for_a_snapshot_is_shown_that_the_store_does_not_take_it(stack: Stack) -> None:
     run = begin(stack, "awaited")
     with store_away(stack):
-        refused = stack.cli("checkpoint", "awaited", "--timeout", "5", check=False)
+        seconds = f"{scaled(5):g}"
+        refused = stack.cli("checkpoint", "awaited", "--timeout", seconds, check=False)
         assert refused.returncode == 1
-        first, last = refused.stderr.splitlines()[0], refused.stderr.splitlines()[-1]
-        assert "is captured and not stored, since" in first
-        assert "it can be restored there" in first
-        assert "not stored after 5 s: " in last
+        *shown, last = refused.stderr.splitlines()
+        (why,) = [line for line in shown if "is captured and not stored, since" in line]
+        assert "it can be restored there" in why
+        assert f"not stored after {seconds} s: " in last
         assert "The node tries until the capture is stored" in last
     stack.until_stored("awaited")
     kill(stack, run)
