@@ -263,6 +263,15 @@ snapshots = Table(
     Column("rehearsal_seconds", Float),
     Index(None, "generation", "position"),
     Index(None, "generation", "command_id"),
+    Index(
+        None,
+        "generation",
+        "cluster",
+        "namespace",
+        "id",
+        sqlite_where=text("\"trigger\" = 'import'"),
+        postgresql_where=text("\"trigger\" = 'import'"),
+    ),
 )
 
 incarnations = Table(

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     and_,
+    bindparam,
     case,
     cast,
     distinct,
@@ -47,6 +48,8 @@ _KEY: Final = ("cluster", "namespace", "id")
 _SNAPSHOT_NAME: Final = re.compile(r"\b\d{8}T\d{6}Z-[0-9a-f]{8}\b")
 _MOST_ROWS: Final = 20_000
 _MOST_REASONS: Final = 10
+_IS_IMPORT: Final = _SNAPSHOTS.c.trigger == bindparam("trigger", "import", literal_execute=True)
+"""A constant of the statement: only so can an index of those alone serve it."""
 _PROTECTED: Final = exists(
     select(literal(1)).where(*(_SNAPSHOTS.c[part] == _STARTS.c[part] for part in _KEY), _SNAPSHOTS.c.status == "valid")
 )
@@ -144,7 +147,7 @@ def _imported() -> Select[Any]:
     started = exists(select(literal(1)).where(*(_STARTS.c[part] == _SNAPSHOTS.c[part] for part in _KEY)))
     return (
         select(*columns, literal("ended").label("state"), true().label("protected"))
-        .where(_SNAPSHOTS.c.trigger == "import", _SNAPSHOTS.c.status == "valid", ~started)
+        .where(_IS_IMPORT, _SNAPSHOTS.c.status == "valid", ~started)
         .group_by(*(_SNAPSHOTS.c[part] for part in _KEY))
     )
 
@@ -234,7 +237,7 @@ def _by_key(
 def namespaces(connection: Connection, cluster: str) -> list[str]:
     """List the namespaces of which containers were started, or snapshots imported."""
     started = select(_STARTS.c.namespace).where(_STARTS.c.cluster == cluster)
-    imported = select(_SNAPSHOTS.c.namespace).where(_SNAPSHOTS.c.cluster == cluster, _SNAPSHOTS.c.trigger == "import")
+    imported = select(_SNAPSHOTS.c.namespace).where(_SNAPSHOTS.c.cluster == cluster, _IS_IMPORT)
     return list(connection.scalars(started.union(imported)))
 
 
