@@ -57,7 +57,7 @@ class Program:
             refuse_lost=lambda *_: None, refuse_traced=lambda *_: None, refuse_io_uring=lambda *_: None,
             refuse_unreadable_limits=lambda *_: None, refuse_adopted=lambda *_: None, stopped_pids=lambda *_: (),
             descendants=lambda *_: (7,), held=lambda *_: None, flush=lambda *_: self.did.append("flush"),
-            find=self._look, read=lambda _folder: self.live,
+            find=self._look, watchers=lambda _: (), read=lambda _folder: self.live,
         )  # fmt: skip
         for name in (
             "bundle",
