@@ -195,7 +195,7 @@ def test_a_capture_that_the_store_did_not_take_is_stored_when_somebody_retries_i
 def test_whoever_waits_for_a_snapshot_is_shown_that_the_store_does_not_take_it(stack: Stack) -> None:
     run = begin(stack, "awaited")
     with store_away(stack):
-        seconds = f"{scaled(5):g}"
+        seconds = f"{scaled(10):g}"
         refused = stack.cli("checkpoint", "awaited", "--timeout", seconds, check=False)
         assert refused.returncode == 1
         *shown, last = refused.stderr.splitlines()
