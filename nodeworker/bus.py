@@ -162,12 +162,14 @@ class Bus:
                         headers=headers,
                     )
                 except (nats.errors.Error, OSError) as problem:
+                    _heed_cancellation()
                     await _log.awarning("a report waits", report_id=str(report.report_id), error=problem)
                     self.reports_refused = isinstance(problem, APIError) and problem.err_code in NO_ROOM
                     await backoff.sleep()
                     self._doubt = True
                     self._written.set()
                     break
+                _heed_cancellation()
                 backoff.reset()
                 self.reports_refused = False
                 await asyncio.to_thread(self._journal.confirm, place, confirmation.seq)
@@ -206,10 +208,12 @@ class Bus:
                 )
                 vouched: Vouched = wire.decode(reply.data, Vouched)
             except (nats.errors.Error, OSError, wire.MalformedMessageError) as problem:
+                _heed_cancellation()
                 # Nobody is there, and new reports wait in the stream for whoever comes; or whoever is there has no time.
                 self._doubt = self._doubt and isinstance(problem, nats.errors.NoRespondersError)
                 await _log.adebug("no control plane confirmed reports", error=problem)
                 return False
+            _heed_cancellation()
             self._doubt = False
             self._plane_clock.hear(vouched.at, time.monotonic())
             kept = await asyncio.to_thread(self._remove_forgotten, vouched.forgotten) if vouched.forgotten else set()
@@ -356,6 +360,7 @@ class Bus:
                     )
                     answer: Resolution = wire.decode(reply.data, Resolution)
                 except (nats.errors.Error, OSError, wire.MalformedMessageError) as problem:
+                    _heed_cancellation()
                     if isinstance(problem, nats.errors.NoRespondersError) and not asked_before:
                         may_be_heard.clear()
                     await _log.awarning("no control plane answered how to start a container", error=problem)
@@ -375,3 +380,14 @@ class Bus:
             asks_all_the_same=not concerned,
         )
         return not concerned
+
+
+def _heed_cancellation() -> None:
+    """End a task that was cancelled while the NATS client waited: asyncio.wait_for of Python 3.11 forgets it if the answer comes at that moment.
+
+    Raises:
+        asyncio.CancelledError: the task was cancelled, and goes on all the same.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
