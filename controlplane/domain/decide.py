@@ -224,11 +224,11 @@ def _start(
     assert newest is not None
     bounded = policy.privileges.bounds(request.key)
     if number < newest.number:
-        return refuse(
-            "superseded",
-            f"Incarnation {number} of {request.key} was superseded by incarnation {newest.number} on node {newest.node}",
-            "Two containers use one id at once. Give each its own id, or end the one that is not wanted.",
+        cause = (
+            f"Incarnation {number} of {request.key} was superseded by incarnation {newest.number} on node {newest.node}"
         )
+        advice = "Two containers use one id at once. Give each its own id, or end the one that is not wanted."
+        return Decision(answer=Refusal(failure=Failure("superseded", cause, advice), incarnation=number))
     if newest.choice is not None and _stands(course.key, newest.choice, request.node):
         return course.decision(_told(course.key, number, newest.choice, bounded=bounded))
     asker = Asker(request.node, request.facts, container, number, bounded, policy.ownership.same(request.key))

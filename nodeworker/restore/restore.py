@@ -340,9 +340,9 @@ class Restorer:
     async def _numbered(self, record: ContainerRecord, resolution: Resolution) -> ContainerRecord:
         """Note what the answer says of the start; its number also while it waits, as it may be given up."""
         match resolution:
-            case Refusal():
+            case Refusal(incarnation=0):
                 return record
-            case WaitFor():
+            case WaitFor() | Refusal():
                 numbered = msgspec.structs.replace(record, incarnation=resolution.incarnation)
             case _:
                 told = {"incarnation": resolution.incarnation, "reason": resolution.reason, "left": resolution.left}

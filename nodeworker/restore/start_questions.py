@@ -15,7 +15,7 @@ import msgspec
 from nodeworker.bus import Bus
 from nodeworker.journal import ContainerRecord, Journal
 from nodeworker.restore.container_lifecycle import ContainerLifecycle
-from woodfrog.protocol.requests import Refusal, Resolution, ResolveRequest
+from woodfrog.protocol.requests import Resolution, ResolveRequest
 
 
 class StartQuestions:
@@ -50,7 +50,7 @@ class StartQuestions:
 
     async def _hear_out(self, record: ContainerRecord, asking: asyncio.Task[Resolution]) -> None:
         answer = await asking
-        if not isinstance(answer, Refusal):
+        if answer.incarnation:
             await asyncio.to_thread(self._end, msgspec.structs.replace(record, incarnation=answer.incarnation))
 
     def _end(self, given_up: ContainerRecord) -> None:

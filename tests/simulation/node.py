@@ -275,7 +275,8 @@ class Node:
                 entry.incarnation = answer.incarnation
             case Refusal():
                 container.phase = "dead"
-                del self.journal.containers[name]
+                entry.incarnation = answer.incarnation
+                self._ended(name, entry)
             case StartCold():
                 entry.incarnation = answer.incarnation
                 self._created(container, entry, None, told_at)
@@ -374,7 +375,7 @@ class Node:
     def _came_to_nothing(self, name: str, entry: Entry, answer: Resolution) -> None:
         """Say so of the start that the log has opened; unless the container is created again, as the same start."""
         again = self.journal.containers.get(name)
-        if isinstance(answer, Refusal) or (again is not None and again.key == entry.key):
+        if not answer.incarnation or (again is not None and again.key == entry.key):
             return
         about = {"key": entry.key, "incarnation": answer.incarnation, "node": self.name}
         self.report(ContainerEnded(**about, container_id=ContainerId(name), never_ran=True))

@@ -103,6 +103,8 @@ class Refusal(_Answer, frozen=True, tag="refused"):
     """The question cannot be answered; nothing was changed."""
 
     failure: Failure
+    incarnation: IncarnationNumber = IncarnationNumber(0)
+    """Of the start, if an earlier question has opened it."""
 
 
 Resolution = RestoreFrom | StartCold | WaitFor | Refusal

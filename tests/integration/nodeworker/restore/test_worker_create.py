@@ -470,7 +470,19 @@ async def given_up(made: Restorer, bus: MuteBus, ask: CreateRequest) -> None:
     assert create.done()
 
 
-@pytest.mark.parametrize("answer", [WAITS, COLD], ids=["wait", "cold"])
+SUPERSEDED = Refusal(failure=Failure("superseded", "a newer one runs", "Stop this one."), incarnation=ONE)
+
+
+async def test_a_start_that_is_refused_after_it_was_opened_came_to_nothing(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
+) -> None:
+    assert isinstance(await restorer(SayingBus(SUPERSEDED)).create(ask), Refused)
+    (told,) = events(journal)
+    assert isinstance(told, ContainerEnded)
+    assert (told.incarnation, told.never_ran, journal.containers()) == (ONE, True, [])
+
+
+@pytest.mark.parametrize("answer", [WAITS, COLD, SUPERSEDED], ids=["wait", "cold", "superseded"])
 async def test_a_question_that_may_have_been_heard_is_heard_out_and_its_start_said_to_have_come_to_nothing(
     restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest, answer: Resolution
 ) -> None:

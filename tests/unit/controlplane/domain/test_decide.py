@@ -290,7 +290,9 @@ class TestSuperseding:
         world.run("c1")
         assert isinstance(world.ask("c2", "b").answer, WaitFor)
         assert isinstance(world.ask("c3", "b").answer, WaitFor)
-        assert isinstance(world.ask("c2", "b").answer, Refusal)
+        refused = world.ask("c2", "b").answer
+        assert isinstance(refused, Refusal)
+        assert refused.incarnation == 2, "so that its worker can say that it came to nothing"
         world.ended(3, exit_code=None, never_ran=True)
         answer = world.ask("c2", "b").answer
         assert isinstance(answer, WaitFor)
