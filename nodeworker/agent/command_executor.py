@@ -56,34 +56,29 @@ class CommandExecutor:
         self._copies = copies
         self._gate = gate or FetchGate(_PREFETCHES)
         self._deletions = asyncio.Semaphore(_DELETIONS)
-        self._running: dict[CommandId, asyncio.Task[None]] = {}
-        self._taken: dict[CommandId, tuple[Command, datetime]] = {}
+        self._running: dict[CommandId, tuple[asyncio.Task[None], Command, datetime]] = {}
+        """The commands that were taken and have not ended, each with when it came."""
 
     @property
     def under_way(self) -> list[tuple[Command, datetime]]:
         """The commands that were taken and have not ended, each with when it came."""
-        return list(self._taken.values())
+        return [(command, came) for _, command, came in self._running.values()]
 
     async def close(self) -> None:
         """Stop waiting for the ends of commands; their dumps are the dumper's."""
-        tasks = list(self._running.values())
+        tasks = [task for task, _, _ in self._running.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def obey(self, command: Command) -> None:
         """Carry out a command, once; returns when its end is in the journal. Given again, reports its end again."""
-        running = self._running.get(command.command_id)
-        if running is None:
-            running = asyncio.create_task(self._obey(command))
-            self._running[command.command_id] = running
-            self._taken[command.command_id] = command, datetime.now(UTC)
-            running.add_done_callback(lambda _: self._ended(command.command_id))
-        await asyncio.shield(running)
-
-    def _ended(self, command_id: CommandId) -> None:
-        self._running.pop(command_id, None)
-        self._taken.pop(command_id, None)
+        name = command.command_id
+        if name not in self._running:
+            task = asyncio.create_task(self._obey(command))
+            self._running[name] = task, command, datetime.now(UTC)
+            task.add_done_callback(lambda _: self._running.pop(name, None))
+        await asyncio.shield(self._running[name][0])
 
     async def _obey(self, command: Command) -> None:
         with logs.about(command_id=command.command_id, key=command.key):

@@ -17,8 +17,10 @@ import stat
 import termios
 import time
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -34,16 +36,18 @@ _MINOR_BITS: Final = 20
 _SEARCH_SECONDS: Final = 10.0
 
 
-def find(pids: Collection[int], first: int) -> dict[Inode, str]:
-    """Return what processes watch on overlay, with the path of each as the container sees it.
+def find(watchers: Collection[tuple[int, int]], pids: Collection[int], first: int) -> dict[Inode, str]:
+    """Return what is watched on overlay by these :func:`watchers`, with the path of each as the container sees it.
+
+    ``pids`` are all processes of the container, ``first`` is its first one.
 
     Raises:
         FailureError: ``watch-not-found``, naming the process that watches what no name leads to.
     """
     watched: dict[Inode, int] = {}
-    for pid in pids:
+    for pid, numbers in groupby(watchers, itemgetter(0)):
         with suppress(OSError):  # it has ended
-            watched |= dict.fromkeys(_watched(pid), pid)
+            watched |= dict.fromkeys(_watched(pid, [number for _, number in numbers]), pid)
     if not watched:
         return {}
     found = _found(watched, pids, first) if _numbers_are_unique(first) else {}
@@ -61,7 +65,7 @@ def find(pids: Collection[int], first: int) -> dict[Inode, str]:
 
 def watchers(pids: Collection[int]) -> tuple[tuple[int, int], ...]:
     """Return the descriptors by which processes watch files, each with its process."""
-    return tuple((pid, number) for pid in pids for number in _watchers(pid))
+    return tuple((pid, int(number)) for pid in pids for number, held in descriptors(pid).items() if held in _WATCHERS)
 
 
 def unread(watchers: Collection[tuple[int, int]]) -> tuple[int, ...]:
@@ -83,16 +87,9 @@ def unread(watchers: Collection[tuple[int, int]]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _watchers(pid: int) -> list[int]:
-    return [int(number) for number, held in descriptors(pid).items() if held in _WATCHERS]
-
-
-def _watched(pid: int) -> Iterator[Inode]:
-    watchers = _watchers(pid)
-    if not watchers:
-        return
+def _watched(pid: int, numbers: Iterable[int]) -> Iterator[Inode]:
     overlays = {_number(mount.device) for mount in mounts(pid) if mount.kind == "overlay"}
-    for number in watchers:
+    for number in numbers:
         with suppress(OSError):
             for inode, device in _WATCH.findall(Path(f"/proc/{pid}/fdinfo/{number}").read_text()):
                 if int(device, 16) in overlays:

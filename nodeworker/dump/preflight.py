@@ -159,7 +159,7 @@ class Preflight:
         handles.refuse(dumped)
         message_queues.refuse(state.pid)
         executable_memory.refuse_shared(dumped)
-        watched = watches.find(dumped, state.pid)
+        watched = watches.find(watchers := watches.watchers(dumped), dumped, state.pid)
         criu.refuse_unreadable_limits(dumped)
         criu.refuse_adopted(pids, state.pid)
         file_locks.refuse_lost(dumped)
@@ -199,7 +199,7 @@ class Preflight:
             held,
             gpus,
             watched,
-            watches.watchers(dumped),
+            watchers,
             wished,
             usual,
             room,

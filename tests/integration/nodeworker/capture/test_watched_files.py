@@ -53,7 +53,7 @@ def watcher(request: pytest.FixtureRequest) -> Iterator[tuple[int, bool]]:
 def test_a_watch_is_found_or_refused_but_never_taken_for_another(watcher: tuple[int, bool]) -> None:
     pid, alone = watcher
     if alone:
-        assert list(watches.find([pid], pid).values()) == ["/work/file"]
+        assert list(watches.find(watches.watchers([pid]), [pid], pid).values()) == ["/work/file"]
     else:
         with pytest.raises(FailureError, match="watch-not-found"):
-            watches.find([pid], pid)
+            watches.find(watches.watchers([pid]), [pid], pid)

@@ -160,4 +160,5 @@ def test_the_list_of_watched_paths_is_written_as_criu_reads_it() -> None:
 
 
 def test_who_watches_nothing_needs_nothing_to_be_looked_for() -> None:
-    assert watches.find([os.getpid(), 4_000_000], os.getpid()) == {}
+    pids = [os.getpid(), 4_000_000]
+    assert watches.find(watches.watchers(pids), pids, os.getpid()) == {}
