@@ -83,6 +83,8 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     facts: ContainerFacts
     asked_at: datetime
     state: ContainerState = ContainerState.CREATING
+    create_id: str = ""
+    """Names this create in every question about it; empty if an older worker began it."""
     incarnation: IncarnationNumber = IncarnationNumber(0)
     """0 until the control plane gave a number."""
     restored_from: SnapshotId | None = None
@@ -104,6 +106,8 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How often its processes have been restored."""
     gpu_sources: tuple[str, ...] = ()
     """GPUs of the snapshot that is being restored, which ``runc restore`` brings back without their content."""
+    given_up: bool = False
+    """Whether it is no container any more: it was given up before its number was known, and the log may have opened its start."""
 
 
 class FrozenRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,7 +252,11 @@ class Journal:
 
     def containers(self) -> list[ContainerRecord]:
         """List every container, in the order in which they were first asked for."""
-        return self._all("containers", ContainerRecord)
+        return [record for record in self._all("containers", ContainerRecord) if not record.given_up]
+
+    def given_up(self) -> list[ContainerRecord]:
+        """List those that were given up before their number was known."""
+        return [record for record in self._all("containers", ContainerRecord) if record.given_up]
 
     def save_container(self, record: ContainerRecord, *events: ReportedEvent) -> None:
         """Write a container's record, with the reports that tell of its change."""

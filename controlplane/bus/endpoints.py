@@ -216,7 +216,7 @@ class Decisions(Responder):
         Raises:
             FailureError: ``kubernetes-unreachable``.
         """
-        if self._pods is None or request.node in self._outside:
+        if self._pods is None or request.node in self._outside or request.given_up:
             return None
         pod = await self._pods.look(request)
         answered = pod is not None and not pod.static_uid and misplaced(request, pod) is None

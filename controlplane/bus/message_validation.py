@@ -32,6 +32,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _ORIGIN: Final = re.compile(r"[A-Za-z0-9._-]{1,253}(/[A-Za-z0-9._-]{1,253}){3}", re.ASCII)
 _CODE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _POD: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
+_CREATE: Final = re.compile(r"[0-9a-f]{0,32}", re.ASCII)
 
 _LONGEST_NAME: Final = 253
 _LONGEST_REASON: Final = 4000
@@ -80,6 +81,8 @@ def resolve_request(data: bytes) -> ResolveRequest:
     for field, name in (("pod", asked.container.pod), ("pod_uid", asked.container.pod_uid)):
         if name is not None and not _POD.fullmatch(name):
             raise wire.MalformedMessageError(f"{name[:60]!r} is not a name of a pod - at `$.container.{field}`")
+    if not _CREATE.fullmatch(asked.create_id):
+        raise wire.MalformedMessageError(f"{asked.create_id[:60]!r} does not name a create - at `$.create_id`")
     if len(asked.container.fresh) > FRESH_CHARS:
         raise wire.MalformedMessageError("it is too long - at `$.container.fresh`")
     return asked

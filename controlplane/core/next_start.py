@@ -47,7 +47,7 @@ def next_start(
     """
     state = what_if.fold(sorted(map(_as_in_the_log, (*own, *of_node)), key=lambda row: row["position"]))
     history = state.keys.get(key)
-    last = None if history is None else history.current
+    last = None if history is None else history.running or history.current
     if history is None or last is None or last.node is None:
         return None
     for choice in what_if.choices(state, key, [last.node], now, Policy()):

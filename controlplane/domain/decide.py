@@ -10,6 +10,7 @@ and whether a report is believed is asked in :mod:`controlplane.domain.report_va
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 from controlplane.domain.choose import choose
 from controlplane.domain.clock_skew import is_news
@@ -69,6 +70,12 @@ from woodfrog.protocol.failures import CONDEMNING_CODES, Failure
 from woodfrog.protocol.ids import CheckpointKey, CommandId, IncarnationNumber, InvalidIdError, NodeName, event_id
 from woodfrog.protocol.reports import Report
 from woodfrog.protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
+
+_OVER: Final = Failure(
+    "start-given-up",
+    "this start is over: it was given up, or its container has started or ended",
+    "Create the container again.",
+)
 
 
 def decide(state: State, given: Input, now: datetime, policy: Policy) -> Decision:
@@ -185,6 +192,11 @@ def _resolve(state: State, asked: ResolveAsked, now: datetime, policy: Policy) -
     except InvalidIdError as problem:
         return refuse("invalid-id", str(problem), "Correct it where the container is declared and create it again.")
     key = state.keys.get(request.key, KeyState())
+    start = _start_of(key, request)
+    is_over = start is not None and (start.started or start.ended)
+    if request.given_up or is_over:
+        open_number = IncarnationNumber(0) if start is None or is_over else start.number
+        return Decision(answer=Refusal(failure=_OVER, incarnation=open_number))
     if asked.placement is None:
         return _start(state, asked, request.container, DecisionBuilder(key, now), policy)
     pod = asked.placement.pod
@@ -216,6 +228,7 @@ def _start(
                 node=request.node,
                 container_id=request.container_id,
                 container=container,
+                create_id=request.create_id,
             )
         )
     else:
@@ -277,17 +290,18 @@ def _refused(request: ResolveRequest, container: ContainerFacts, failure: Failur
 def _start_of(key: KeyState, request: ResolveRequest) -> Incarnation | None:
     """Find the start that the request belongs to, or ``None`` if it begins a new one.
 
-    A container that has started or ended is not created again: the same id then names a new container, for engines let
-    people choose container ids and use them again.
+    Engines let people choose container ids and use them again, so it goes by the create. Where an older worker does not name it, a
+    container that has started or ended is not created again: the same id then names a new container.
     """
-    asking = (
-        incarnation
-        for incarnation in key.incarnations.values()
-        if (incarnation.node, incarnation.container_id) == (request.node, request.container_id)
-        and not incarnation.started
-        and not incarnation.ended
-    )
-    return max(asking, key=lambda incarnation: incarnation.number, default=None)
+
+    def is_its_own(start: Incarnation) -> bool:
+        if (start.node, start.container_id) != (request.node, request.container_id):
+            return False
+        if request.create_id and start.create_id:
+            return start.create_id == request.create_id
+        return not start.started and not start.ended
+
+    return max(filter(is_its_own, key.incarnations.values()), key=lambda start: start.number, default=None)
 
 
 def _stands(key: KeyState, choice: Restore | Cold, node: NodeName) -> bool:

@@ -39,8 +39,8 @@ def to_be_dumped(
             free[command.node] -= 1
     waiting: list[tuple[datetime, CheckpointKey, Incarnation, NodeName]] = []
     for name, key in share:
-        start = key.current
-        if start is None or start.node not in ending or not start.running or start.dump_command is not None:
+        start = key.running
+        if start is None or start.node not in ending or start.dump_command is not None:
             continue
         since = state.nodes[start.node].ending_since
         assert since is not None

@@ -76,7 +76,7 @@ def _of_key(
     yield from _deletions(state, name, key, source, now, policy)
     due = due_at(name, key, state.nodes, policy.schedule)
     if due is not None and now >= due and over_bytes(state, name, policy.quotas) is None:
-        start = key.current
+        start = key.running
         assert start is not None
         assert start.node is not None
         assert start.container_id is not None

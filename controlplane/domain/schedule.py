@@ -52,8 +52,8 @@ def due_at(
     name: CheckpointKey, key: KeyState, nodes: Mapping[NodeName, NodeState], schedule: Schedule
 ) -> datetime | None:
     """Say when the key's container is to be dumped next, ``None`` if it is not. Pure and total."""
-    start = key.current
-    if start is None or start.node is None or start.container_id is None or not start.running:
+    start = key.running
+    if start is None or start.node is None or start.container_id is None:
         return None
     interval_seconds = schedule.interval_seconds(name, start)
     if interval_seconds <= 0 or start.opened_at is None or start.dump_command is not None:

@@ -156,6 +156,8 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     node: NodeName | None = None
     container_id: ContainerId | None = None
     container: ContainerFacts = ContainerFacts()
+    create_id: str = ""
+    """Of the create that its worker asks about; empty from older workers."""
     opened_at: datetime | None = None
     wait_until: datetime | None = None
     """The end of its hand-over wait; set once, so that asking again does not prolong the wait."""
@@ -253,6 +255,15 @@ class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
             key=lambda start: start.number,
             default=None,
         )
+
+    @property
+    def running(self) -> Incarnation | None:
+        """The container whose work is the id's: that of the newest start that ran, while it runs. ``None`` if there is none.
+
+        A newer start that was opened may wait, or never come about; until it runs, this one is dumped, drained and stopped.
+        """
+        start = self.incarnations.get(self.latest_start)
+        return start if start is not None and start.running else None
 
     def newest_first(self) -> list[Snapshot]:
         """Snapshots in the order of the selection law: newest incarnation first, then newest dump."""

@@ -165,9 +165,9 @@ def checkpoint(state: State, asked: CheckpointAsked, now: datetime, policy: Poli
     quota = over_bytes(state, request.key, policy.quotas)
     if quota is not None:
         return Decision(answer=Refusal(failure=quota))
-    incarnation = key.current
-    if incarnation is None or incarnation.node is None or incarnation.container_id is None or not incarnation.running:
-        return refuse("not-running", _why_not_running(request.key, incarnation), "Ask again while its container runs.")
+    incarnation = key.running
+    if incarnation is None or incarnation.node is None or incarnation.container_id is None:
+        return refuse("not-running", _why_not_running(request.key, key.current), "Ask again while its container runs.")
     node = state.nodes.get(incarnation.node)
     if node is not None and node.lost:
         return refuse(

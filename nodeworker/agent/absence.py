@@ -1,4 +1,4 @@
-"""What the runtime noted while no worker was there: stop signals that took no snapshot, and the ends of containers.
+"""What the runtime noted while no worker was there: stop signals that took no snapshot, and the ends of containers, also of those that never ran.
 
 Every verb but ``create`` goes on without the worker. What it cannot be told then, the runtime leaves in a file for each container,
 a line for each word with its time (``Verb.note``), so that the history says when it happened, and why a snapshot is missing.
@@ -17,6 +17,9 @@ from woodfrog.protocol.ids import ContainerId
 
 STOP: Final = "stop"
 DELETED: Final = "deleted"
+NEVER_RAN: Final = "never-ran"
+"""Deleted before any of its processes went on."""
+ENDS: Final = frozenset({DELETED, NEVER_RAN})
 
 
 def noted(settings: Settings) -> list[tuple[ContainerId, list[tuple[str, datetime]]]]:

@@ -272,6 +272,7 @@ class Worker:
         )
         for record in whole:
             self._uploader.store(record)
+        await self._restorer.hear_out()
 
     async def _rehearsals(self, config: CriuConfig | None) -> Rehearsals:
         rehearsals = Rehearsals(self._settings, self._journal, self._runc, facts=self._facts, criu_config=config)
@@ -360,8 +361,7 @@ class Worker:
                 await self._restorer.started(ask.container_id)
                 return Done()
             case StopRequest():
-                # Told by a pipe, and this may have overtaken it; a stop waits for no hook.
-                await self._restorer.started(ask.container_id, at_once=True)
+                await self._note_overtaken_start(ask.container_id)
                 await self._restorer.stopped(ask.container_id)
                 try:
                     return Stopped(await self._dumper.stop(ask.container_id))
@@ -375,6 +375,14 @@ class Worker:
             case ListContainersRequest():
                 records = await asyncio.to_thread(self._journal.containers)
                 return Containers(tuple(self._status(record) for record in records))
+
+    async def _note_overtaken_start(self, container_id: ContainerId) -> None:
+        """Note a start that was told by a pipe, which a stop has overtaken; and if the container runs: a stop waits for no hook."""
+        record = await asyncio.to_thread(self._journal.container, container_id)
+        if record is not None and record.state in {ContainerState.CREATING, ContainerState.CREATED}:
+            _, runs = await asyncio.to_thread(self._look, record)
+            if runs:
+                await self._restorer.started(container_id, at_once=True)
 
     async def _void(self, container_id: ContainerId) -> None:
         """Forget a container whose create nobody waits for any more, unless somebody asks for it again."""
@@ -427,7 +435,7 @@ class Worker:
         for container_id, words in await asyncio.to_thread(absence.noted, self._settings):
             for word, at in words:
                 record = await asyncio.to_thread(self._journal.container, container_id)
-                if record is None or not record.incarnation:
+                if record is None or not (record.incarnation or word in absence.ENDS):
                     continue
                 await _log.awarning("noted while no worker was there", what=word, at=str(at), key=str(record.key))
                 if word == absence.STOP:
@@ -435,8 +443,8 @@ class Worker:
                 if word == absence.STOP and record.final_snapshot is None:
                     failed = reports.stop_missed(self._settings.node, record, at)
                     await asyncio.to_thread(partial(self._journal.report, failed, at=at))
-                elif word == absence.DELETED:
-                    await self._restorer.ended(container_id, None, at)
+                elif word in absence.ENDS:
+                    await self._restorer.ended(container_id, None, at, never_ran=word == absence.NEVER_RAN)
                     self._dumper.forget(container_id)
             await asyncio.to_thread(absence.forget, self._settings, container_id)
 
@@ -451,5 +459,8 @@ class Worker:
         except FailureError:
             return False, False
         marker = Marker.read(str(self._settings.container_dir(record.container_id)))
-        made = marker is None or marker.phase in {"created", "started"}
-        return True, made and state.status == "running" and len(criu.stopped_pids(pids)) < len(pids)
+        if marker is not None and marker.phase in {"asking", "creating"}:
+            return True, False
+        # Once it is started, what stands still was stopped by somebody else.
+        started = marker is not None and marker.phase == "started"
+        return True, state.status == "running" and (started or len(criu.stopped_pids(pids)) < len(pids))

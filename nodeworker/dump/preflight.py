@@ -139,7 +139,7 @@ class Preflight:
         freezer = state.freezer
         pids = freezer.pids()
         stopped = criu.stopped_pids(pids)
-        not_started = container.state is ContainerState.CREATED and len(stopped) == len(pids)
+        not_started = container.state in {ContainerState.CREATING, ContainerState.CREATED}
         if state.status != "running" or not pids or not_started:
             known = "created" if not_started else state.status if pids else "no process is in its cgroup"
             cause = f"the container is not running (state: {known})"

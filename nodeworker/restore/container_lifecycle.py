@@ -112,9 +112,9 @@ class ContainerLifecycle:
             await asyncio.wait([removal])
 
     def was_started(self, container_id: ContainerId) -> bool:
-        """Say whether the runtime has started a container, although it may be that nobody noted that yet."""
+        """Say whether the runtime has let a container's processes go on, or may have, although it may be that nobody noted that yet."""
         marker = Marker.read(str(self._settings.container_dir(container_id)))
-        return marker is not None and marker.phase == "started"
+        return marker is not None and marker.let_go
 
     def undo_unstarted(self, container_id: ContainerId) -> None:
         """Take out what was put into a container that never started: its engine may keep its files, and start it again."""
@@ -123,15 +123,15 @@ class ContainerLifecycle:
             with suppress(FailureError, OSError):
                 restore_files.rollback(bundle.read(record.bundle), self.fetched(record))
 
-    async def ended(self, container_id: ContainerId, exit_code: int | None = None, at: datetime | None = None) -> None:
-        """Report that a container is gone and forget it; one that is not known needs nothing."""
-        record = await asyncio.to_thread(self._journal.container, container_id)
-        if record is not None:
-            await asyncio.to_thread(self.end, record, exit_code, at)
+    def end(
+        self, record: ContainerRecord, exit_code: int | None, at: datetime | None = None, *, never_ran: bool = False
+    ) -> None:
+        """Report it of a container that is known, now or ``at`` an earlier time, and remove what was kept for it. Blocks.
 
-    def end(self, record: ContainerRecord, exit_code: int | None, at: datetime | None = None) -> None:
-        """Report it of a container that is known, now or ``at`` an earlier time, and remove what was kept for it. Blocks."""
-        ended = reports.container_ended(self._settings.node, record, exit_code, never_ran=self._never_ran(record))
+        ``never_ran`` says that the runtime is sure of that; else it may yet be seen.
+        """
+        never_ran = never_ran or self._never_ran(record)
+        ended = reports.container_ended(self._settings.node, record, exit_code, never_ran=never_ran)
         self._journal.forget_container(record.container_id, *((ended,) if record.incarnation else ()), at=at)
         shutil.rmtree(self.fetched(record), ignore_errors=True)
         folder = self._settings.container_dir(record.container_id)
@@ -140,12 +140,13 @@ class ContainerLifecycle:
             folder.rmdir()
 
     def end_given_up(self, record: ContainerRecord) -> None:
-        """Report that a start came to nothing whose container is forgotten already. Blocks."""
-        self._journal.report(reports.container_ended(self._settings.node, record, None, never_ran=True))
+        """Report that a start came to nothing whose container is forgotten already, if it was opened. Blocks."""
+        if record.incarnation:
+            self._journal.report(reports.container_ended(self._settings.node, record, None, never_ran=True))
 
     def _never_ran(self, record: ContainerRecord) -> bool:
-        """Whether it is certain that a container's processes never ran: nobody was answered how to create it, or runc was still at it."""
+        """Whether it is certain that a container's processes never ran: nobody was answered how to create it, or it was not started."""
         if record.state is not ContainerState.CREATED:
             return record.state is ContainerState.CREATING
         marker = Marker.read(str(self._settings.container_dir(record.container_id)))
-        return marker is not None and marker.phase in {"asking", "creating"}
+        return marker is not None and not marker.let_go

@@ -11,9 +11,11 @@ import asyncio
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -172,19 +174,40 @@ class Restorer:
         """Note that a container was sent a stop signal."""
         await self._lifecycle.stopped(container_id)
 
-    async def ended(self, container_id: ContainerId, exit_code: int | None = None, at: datetime | None = None) -> None:
-        """Report that a container is gone, and if not now since when, and forget it; an unknown one needs nothing."""
+    async def ended(
+        self,
+        container_id: ContainerId,
+        exit_code: int | None = None,
+        at: datetime | None = None,
+        *,
+        never_ran: bool = False,
+    ) -> None:
+        """Report that a container is gone, and if not now since when, and forget it; an unknown one needs nothing.
+
+        ``never_ran`` says that the runtime was sure of that when it told.
+        """
         # Before its start is noted, a hook may run; and of an end that nobody was told of, nor was anybody of the start.
         ran = at is not None or await asyncio.to_thread(self._lifecycle.was_started, container_id)
         await self.creates.cancel(container_id)
         await self._lifecycle.removed(container_id)
         if not ran:
             await to_the_end(self._lifecycle.undo_unstarted, container_id)
-        self._began.pop(container_id, None)
+        of_earlier_life = self._began.pop(container_id, None) is None
         self._proofs.forget(container_id)
         self._gpus.settler.forget(container_id)
         self._kept.pop(container_id, None)
-        await self._lifecycle.ended(container_id, exit_code, at)
+        record = await to_the_end(self._journal.container, container_id)
+        if record is None:
+            return
+        if not record.incarnation and (of_earlier_life or self._questions.is_hearing(container_id)):
+            await self._questions.give_up(record, self._question(record))
+        else:
+            await to_the_end(partial(self._lifecycle.end, record, exit_code, at, never_ran=never_ran))
+
+    async def hear_out(self) -> None:
+        """Ask on about the starts that an earlier life of the worker knew to be given up, and had no number of."""
+        for record in await asyncio.to_thread(self._journal.given_up):
+            self._questions.hear_out(record, self._question(record))
 
     def leave_fetches(self) -> None:
         """Wait for no fetch of a create that is cancelled from now on: the process ends."""
@@ -227,6 +250,7 @@ class Restorer:
                 runc_root=ask.runc_root,
                 facts=facts,
                 asked_at=datetime.now(UTC),
+                create_id=uuid.uuid4().hex,
             )
         elif known.applied is not None:
             restore_files.rollback(live, self._lifecycle.fetched(known))
@@ -234,6 +258,7 @@ class Restorer:
         known = msgspec.structs.replace(
             known,
             state=ContainerState.CREATING,
+            given_up=False,
             bundle=ask.bundle,
             runc_root=ask.runc_root,
             facts=facts,
@@ -331,6 +356,7 @@ class Restorer:
                 facts=msgspec.structs.replace(self._facts, store=self._fetcher.store),
                 container=record.facts,
                 reports_sequence=reports_sequence,
+                create_id=record.create_id,
                 wrapped_key=wrapped_key,
                 version=FRESH_VERSION if record.facts.fresh else REQUEST_VERSION,
             )

@@ -2,7 +2,8 @@
 
 The marker is a file that ``create`` writes and ``delete`` removes; the fast path only asks whether it is there. It tells
 how far creation came, so that a call that follows a killed one knows what to clean up. Beside it, ``resume`` tells the fast path
-whom to continue at ``start`` (runc's root, the first process and its birth, all pids; a line each), which leaves ``started``.
+whom to continue at ``start`` (runc's root, the first process and its birth, all pids; a line each), which leaves ``starting`` before
+it continues anybody, and ``started`` when all go on.
 """
 # Paths here are text: importing pathlib would double the start-up time.
 
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
 
 class Marker:
-    """The marker of one container. ``phase``: ``asking``, ``creating``, ``created``, ``started``."""
+    """The marker of one container. ``phase``: ``asking``, ``creating``, ``created``, ``starting``, ``started``.
+
+    Until ``created`` none of its processes has gone on; from ``starting`` on they may have.
+    """
 
     __slots__ = ("data", "folder", "path")
 
@@ -76,7 +80,7 @@ class Marker:
                 file.write(f"{root}\n{first}\n{' '.join(map(str, pids))}\n")
 
     def _others(self) -> tuple[str, ...]:
-        return tuple(os.path.join(self.folder, name) for name in ("resume", "started"))
+        return tuple(os.path.join(self.folder, name) for name in ("resume", "starting", "started"))
 
     def text(self, name: str) -> str:
         """A field as text."""
@@ -86,9 +90,15 @@ class Marker:
     def phase(self) -> str:
         """How far the container came."""
         phase = self.text("phase")
-        if phase == "created" and os.path.exists(os.path.join(self.folder, "started")):
-            return "started"
-        return phase
+        if phase != "created":
+            return phase
+        told = (name for name in ("started", "starting") if os.path.exists(os.path.join(self.folder, name)))
+        return next(told, phase)
+
+    @property
+    def let_go(self) -> bool:
+        """Whether its processes may have gone on, beyond what creating it takes."""
+        return self.phase not in {"asking", "creating", "created"}
 
     @property
     def stopped_pids(self) -> frozenset[int]:

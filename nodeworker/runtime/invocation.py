@@ -77,14 +77,14 @@ class Verb:
             sys.stderr.write(f"{message}\n")
             sys.stderr.flush()
 
-    def tell(self, what: str) -> None:
-        """Tell the worker, if it is there; it finds out by itself otherwise."""
+    def tell(self, what: str, *, noted: str = "") -> None:
+        """Tell the worker. If it is not there, ``noted`` is left for it; without that, it finds out by itself."""
         request: worker_client.Answer = {"ask": what, "container_id": self.id}
         try:
             worker_client.ask(self.settings.socket, request, connect_seconds=0.0, answer_seconds=_TELL_SECONDS)
         except worker_client.AbsentError:
-            if what == "deleted":  # that something runs, it sees
-                self.note(what)
+            if noted:
+                self.note(noted)
         except worker_client.BrokenError:
             pass
 

@@ -235,7 +235,7 @@ class Create(Verb):
             self._remove_container(os.path.join(self.folder, "undo.log"))
             if interrupted:
                 restore_process.remove_leftovers(self.state().folder, _cgroup(spec))
-        self.tell("deleted")
+        self.tell("deleted", noted="never-ran")
         _remove_logs(self.folder)
         marker.remove()
 
@@ -246,23 +246,24 @@ class Start(Verb):
     def run(self) -> int:
         """Return the exit code."""
         marker = _own_marker(self)
-        if marker is None or marker.phase != "created":
+        if marker is None or marker.phase not in {"created", "starting"}:
             return self.runc_instead()
         if marker.text("restored"):
             state = self.state()
             if not state.alive:
                 self.say("error", "cannot start a container that has stopped")
                 return 1
-            marker.update(phase="started")
+            marker.update(phase="starting")
             stopped = state.resume(marker.stopped_pids, _RESUME_SECONDS)
             if stopped:
                 self.say("error", f"processes {_listed(stopped)} of the restored container do not continue")
                 return 1
         else:
+            marker.update(phase="starting")
             code = self.runc(self.call.arguments)
             if code != 0:
                 return code
-            marker.update(phase="started")
+        marker.update(phase="started")
         self.tell("started")
         return 0
 
@@ -274,7 +275,7 @@ class Kill(Verb):
         """Return the exit code."""
         marker = _own_marker(self)
         state = self.state()
-        if marker is None or marker.phase != "started" or not state.alive:
+        if marker is None or not marker.let_go or not state.alive:
             return self.runc_instead()
         number = stop_signal.number(self.call.positional[1] if len(self.call.positional) > 1 else "TERM")
         if not stop_signal.is_meant(number, marker.text("bundle"), self.id):
@@ -313,7 +314,7 @@ class Delete(Verb):
             self.state().detach_leftovers()
         code = self.runc(self.call.arguments)
         if code == 0 or not self.state().exists:
-            self.tell("deleted")
+            self.tell("deleted", noted="deleted" if marker.let_go else "never-ran")
             _remove_logs(self.folder)
             marker.remove()
         return code

@@ -58,14 +58,14 @@ def wish(chance: Random, known: list[tuple[str, CheckpointKey]]) -> SnapshotRequ
         cluster=key.cluster,
         namespace=key.namespace,
         snapshot_id=SnapshotId(name),
-        wish=chance.choice(("pin", "pin", "unpin", "unpin", "invalidate", "delete", "delete")),
+        wish=chance.choice(("pin", "pin", "pin", "unpin", "unpin", "invalidate", "delete")),
         force=chance.random() < 0.3,
     )
 
 
 def _keep(chance: Random) -> Keep:
-    last = chance.choice((None, None, 1, 2, 3))
-    seconds = chance.choice((None, None, 5.0, 20.0))
+    last = chance.choice((None, 1, 2, 2, 3))
+    seconds = chance.choice((None, None, None, 5.0, 20.0))
     ceiling_bytes = chance.choice((None, None, 3, 6))
     return Keep(last, seconds, ceiling_bytes) if chance.random() < 0.7 else Keep()
 

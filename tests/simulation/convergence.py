@@ -95,6 +95,7 @@ def _heal(world: World, node: Node) -> None:  # noqa: C901 -- one line for each 
         elif container.phase == "created":
             node.start(container)
             world.check_start(container)
+    node.ask_on(world.seconds)
     for dump in list(node.journal.dumps.values()):
         node.go_on(dump)
     for command in list(world.broker.commands.get(node.name, ())):
@@ -117,7 +118,7 @@ def _not_dumped(world: World, wanted: int) -> list[str]:
     return [
         f"a dump of {container}"
         for _, container in world.live_ones("running")
-        if container.incarnation == keeping.of(container.key).newest
+        if container.incarnation == keeping.of(container.key).running
         and keeping.interval_seconds(container.key, container.incarnation) > 0
         and keeping.scheduled[container.key, container.incarnation] < wanted
     ]
@@ -138,6 +139,7 @@ def _under_way(world: World) -> list[str]:
     waiting = [f"command {command}" for command in world.plane.state.commands]
     waiting += [f"dump {dump}" for node in here for dump in node.journal.dumps]
     waiting += _starting(world)
+    waiting += [f"the number of {name}, which was given up" for node in here for name in node.journal.given_up]
     waiting += [f"{len(node.journal.outbox)} words of {node.name}" for node in here if node.journal.outbox]
     known = world.plane.state.nodes
     waiting += [
@@ -163,9 +165,18 @@ def _check_end(world: World) -> None:
     if world.truth.tainted:
         return
     gone = {node.name for node in world.nodes if node.gone}
+    _check_starts(world, gone)
     for name, snapshot in world.truth.snapshots.items():
         if snapshot.told and snapshot.node not in gone and name not in world.laws.stored_at:
             raise LawBrokenError(f"{name} was stored and the log does not know")
+
+
+def _check_starts(world: World, gone: set[NodeName]) -> None:
+    """Every start that did not come about has an end, unless its node is gone: nothing is on its way any more."""
+    for key, state in world.plane.state.keys.items():
+        for start in state.incarnations.values():
+            if not start.started and not start.ended and start.node not in gone:
+                raise LawBrokenError(f"a start of {key} stays open that nobody makes: {start}")
 
 
 class _NoHarm(Random):

@@ -45,7 +45,7 @@ from woodfrog.protocol.facts import ContainerFacts, NodeFacts, misfit
 from woodfrog.protocol.failures import CONDEMNING_CODES, PASSING_CODES, SNAPSHOT_MISSING
 from woodfrog.protocol.ids import CheckpointKey, IncarnationNumber, NodeName
 from woodfrog.protocol.reports import Report
-from woodfrog.protocol.requests import Noted, Refusal, RestoreFrom, StartCold, WaitFor
+from woodfrog.protocol.requests import Noted, Refusal, ResolveRequest, RestoreFrom, StartCold, WaitFor
 
 from .config import HANDOVER_SECONDS
 from .network import LawBrokenError
@@ -340,6 +340,13 @@ class Laws:
             raise LawBrokenError(f"a wish was not answered: {given}: {decision.answer}")
         if isinstance(given, ResolveAsked):
             lie = given.request.container_id in self.truth.lies
+            if given.request.given_up:
+                self._named(given.request, decision)
+                return
+            if isinstance(decision.answer, Refusal) and self._is_over(given.request):
+                if decision.events:
+                    raise LawBrokenError(f"a start that is over is begun again: {decision}")
+                return
             self._answered(given.request.key, decision.answer, now, lie=lie)
 
     def _too_late(self, given: Input, why: str) -> bool:
@@ -482,6 +489,25 @@ class Laws:
                 raise LawBrokenError(f"command {command} is said to have removed what is still there")
         elif command not in self.truth.stored_for:
             raise LawBrokenError(f"command {command} is said to have succeeded and stored nothing")
+
+    def _of_create(self, request: ResolveRequest) -> list[int]:
+        return [
+            number
+            for (key, number), (start, _) in self.opened.items()
+            if (key, start.node, start.create_id) == (request.key, request.node, request.create_id)
+        ]
+
+    def _is_over(self, request: ResolveRequest) -> bool:
+        """Whether the create that is asked about has its start, and that began to run or ended."""
+        return any(number in self.keeping.of(request.key).begun for number in self._of_create(request))
+
+    def _named(self, request: ResolveRequest, decision: Decision) -> None:
+        """Who has given a start up learns its number if it is open, and begins nothing."""
+        if decision.events or not isinstance(decision.answer, Refusal):
+            raise LawBrokenError(f"more than its number is told of a start that was given up: {decision}")
+        own = [number for number in self._of_create(request) if number not in self.keeping.of(request.key).begun]
+        if decision.answer.incarnation != max(own, default=0):
+            raise LawBrokenError(f"{decision.answer} is told of a start that was given up, of which {own} are open")
 
     def _answered(self, key: CheckpointKey, answer: Any, now: datetime, *, lie: bool) -> None:
         match answer:

@@ -63,6 +63,8 @@ _BROKEN = Failure("spool-lost", "the capture is broken", "Take a new one.")
 _NOT_MOUNTED = Failure("store-not-mounted", "the store has no mark", "Mount it.")
 _STORE_REFUSED = Failure("store-refused", "the store did not remove it", "It is tried again.")
 _PORT_TAKEN = Failure("address-taken", "the port is taken", "Free it.")
+PATIENCE_SECONDS = 12.0
+"""After which a worker asks once more."""
 _ENDS_KNOWN = 0.3
 """How often anybody knows how a container ended."""
 
@@ -90,6 +92,7 @@ class Entry:
     key: CheckpointKey
     incarnation: int = 0
     phase: str = "creating"
+    create_id: str = ""
 
 
 @dataclass
@@ -113,6 +116,8 @@ class Journal:
     """What survives everything but the loss of the node."""
 
     containers: dict[str, Entry] = field(default_factory=dict)
+    given_up: dict[str, Entry] = field(default_factory=dict)
+    """Starts that nobody wants any more, of which the log may have opened one."""
     dumps: dict[str, Dump] = field(default_factory=dict)
     commands: dict[str, Outcome | None] = field(default_factory=dict)
     outbox: deque[Report] = field(default_factory=deque)
@@ -152,11 +157,11 @@ class Node:
         self.containers: dict[str, Container] = {}
         self.journal = Journal()
         self.asks: deque[Ask] = deque()
-        self.answers: list[tuple[str, int, Resolution, int]] = []
+        self.answers: list[tuple[Ask, Resolution, int]] = []
         self.asked: dict[str, int] = {}
         """The number of the question that each container's start waits for; lost with the worker."""
-        self.given_up: dict[int, Entry] = {}
-        """Starts that were given up while their question was on its way, by its number; lost with the worker."""
+        self.hearing: dict[int, tuple[Entry, float]] = {}
+        """The starts that were given up whose question is on its way, by its number, and since when; lost with the worker."""
         self.restoring: dict[str, tuple[RestoreFrom, int]] = {}
         """Containers whose restore has begun, and what they were told; lost with the worker."""
         self.number = 0
@@ -207,7 +212,7 @@ class Node:
     def kill_worker(self) -> None:
         self.alive = False
         self.asked.clear()
-        self.given_up.clear()
+        self.hearing.clear()
         self.restoring.clear()
 
     def reboot(self) -> None:
@@ -240,7 +245,10 @@ class Node:
         container = self.containers[name]
         if not self.works or container.phase != "creating" or self.journal.outbox or name in self.restoring:
             return
-        entry = self.journal.containers.setdefault(name, Entry(container.key))
+        given_up = self.journal.given_up.pop(name, None)
+        entry = self.journal.containers.setdefault(
+            name, given_up or Entry(container.key, create_id=f"{self.chance.getrandbits(64):x}")
+        )
         if entry.key != container.key:
             self._ended(name, entry)
             return
@@ -250,19 +258,36 @@ class Node:
         entry.phase = "creating"
         if not self.linked:
             return
-        self.number += 1
-        self.asked[name] = self.number
         self.asked_at = moment
+        self.asked[name] = self._put(name, entry, container.facts, moment)
+
+    def _put(self, name: str, entry: Entry, facts: ContainerFacts, moment: float, *, given_up: bool = False) -> int:
+        self.number += 1
         request = ResolveRequest(
-            container.key, ContainerId(name), self.name, self.worker_id, self.facts, container.facts,
-            self.journal.sequence,
+            entry.key, ContainerId(name), self.name, self.worker_id, self.facts, facts, self.journal.sequence,
+            create_id=entry.create_id, given_up=given_up,
         )  # fmt: skip
         self.asks.append(Ask(request, self.number, moment))
+        return self.number
 
-    def answered(self, name: str, number: int, answer: Resolution, told_at: int) -> None:
+    def ask_on(self, moment: float) -> bool:
+        """Ask which start the log has opened for a container that was given up, unless the answer is awaited; say whether it did."""
+        if not self.works or not self.linked or self.journal.outbox:
+            return False
+        awaited = [entry for entry, since in self.hearing.values() if moment - since < PATIENCE_SECONDS]
+        for name, entry in self.journal.given_up.items():
+            if entry not in awaited:
+                self.hearing[self._put(name, entry, ContainerFacts(), moment, given_up=True)] = entry, moment
+                return True
+        return False
+
+    def answered(self, ask: Ask, answer: Resolution, told_at: int) -> None:
         """Act on an answer, if anybody still waits for it; a start that was given up meanwhile has come to nothing."""
-        if self.works and number in self.given_up:
-            self._came_to_nothing(name, self.given_up.pop(number), answer)
+        name, number = str(ask.request.container_id), ask.number
+        if self.works and number in self.hearing:
+            entry, _ = self.hearing.pop(number)
+            if answer.incarnation or ask.request.given_up:
+                self._came_to_nothing(name, entry, answer)
             return
         container, entry = self.containers.get(name), self.journal.containers.get(name)
         if not self.works or self.asked.get(name) != number or container is None or entry is None:
@@ -369,13 +394,20 @@ class Node:
             exit_code, stopped = how if self.chance.random() < _ENDS_KNOWN and not never_ran else (None, None)
             ended = {"container_id": ContainerId(name), "exit_code": exit_code, "stopped": stopped}
             self.report(ContainerEnded(**about, **ended, never_ran=never_ran))
-        elif number is not None:
-            self.given_up[number] = entry
+        else:
+            self.journal.given_up[name] = entry
+            if number is not None:
+                self.hearing[number] = entry, self.asked_at
 
     def _came_to_nothing(self, name: str, entry: Entry, answer: Resolution) -> None:
         """Say so of the start that the log has opened; unless the container is created again, as the same start."""
         again = self.journal.containers.get(name)
-        if not answer.incarnation or (again is not None and again.key == entry.key):
+        if self.journal.given_up.get(name) is entry:
+            del self.journal.given_up[name]
+        if again is not None and again.key == entry.key:
+            again.incarnation = again.incarnation or answer.incarnation
+            return
+        if not answer.incarnation:
             return
         about = {"key": entry.key, "incarnation": answer.incarnation, "node": self.name}
         self.report(ContainerEnded(**about, container_id=ContainerId(name), never_ran=True))

@@ -58,6 +58,8 @@ class Stored:
     """Whether nothing was said that rules it out for ever."""
     expired: bool = False
     delete_after: datetime | None = None
+    grace_seconds: float = 0.0
+    """Of the policy by which it expired: a later one does not undo that."""
     deleted: bool = False
     unusable_since: datetime | None = None
 
@@ -82,6 +84,10 @@ class Kept:
     """From which containers went on."""
     begun: set[int] = field(default_factory=set)
     """Starts that have begun to run, or have ended."""
+    started: set[int] = field(default_factory=set)
+    """Those of them that were seen to run."""
+    overtaken: set[int] = field(default_factory=set)
+    """Starts that were told how when a newer one was opened."""
     came_to_nothing: set[int] = field(default_factory=set)
     """Those of them that never ran."""
     dumps_asked_at: dict[int, datetime] = field(default_factory=dict)
@@ -94,6 +100,11 @@ class Kept:
     def newest(self) -> int:
         """The newest start that did not come to nothing; 0 if there is none."""
         return max(set(self.opened_at) - self.came_to_nothing, default=0)
+
+    @property
+    def running(self) -> int:
+        """The newest start that ran, or that may have: it was told how when a newer one was opened. It need not run any more."""
+        return max((self.started | self.overtaken) - self.came_to_nothing, default=0)
 
     def note_delayed(self, event: SnapshotStoreDelayed) -> None:
         if event.manifest_digest:
@@ -125,6 +136,8 @@ class Kept:
     def begin(self, event: ContainerStarted | ContainerEnded) -> None:
         """Note that a start has begun to run, and that what it resumed from restores."""
         self.begun.add(event.incarnation)
+        if isinstance(event, ContainerStarted):
+            self.started.add(event.incarnation)
         restored_from = getattr(event, "restored_from", None) or ""
         self.proved.add(restored_from)
         proved = self.snapshots.get(restored_from)
@@ -176,6 +189,7 @@ class Keeping:
         key = self.of(event.key)
         match event:
             case IncarnationOpened():
+                key.overtaken |= set(key.told)
                 key.opened_at[event.incarnation] = at
                 key.nodes[event.incarnation] = event.node
                 key.containers[event.incarnation] = event.container
@@ -195,6 +209,7 @@ class Keeping:
             case DumpStarted() | SnapshotCaptured():
                 if isinstance(event, DumpStarted):
                     key.begun.add(event.incarnation)
+                    key.started.add(event.incarnation)
                 key.first_mention.setdefault(event.snapshot_id, (event.incarnation, position))
                 key.in_flight.setdefault(event.snapshot_id, event.incarnation)
             case DumpFailed():
@@ -289,6 +304,7 @@ class Keeping:
         if name not in self.wanted_gone:
             self._expired_by_policy(key, event, stored, at)
         stored.expired, stored.usable = True, False
+        stored.grace_seconds = self.policy.retention.grace_seconds
         stored.delete_after = min(stored.delete_after or event.delete_after, event.delete_after)
 
     def _expired_by_policy(self, key: Kept, event: SnapshotExpired, stored: Stored, at: datetime) -> None:
@@ -322,7 +338,7 @@ class Keeping:
             raise LawBrokenError(f"what is not to go is to be deleted: {command}")
         if stored.delete_after is None or at < stored.delete_after:
             raise LawBrokenError(f"it is to be deleted before its time, {stored.delete_after}: {command}")
-        reading = key.in_use(at, self.policy.retention.grace_seconds)
+        reading = key.in_use(at, stored.grace_seconds)
         if command.snapshot_id in reading and command.snapshot_id not in self.wanted_gone:
             raise LawBrokenError(f"what a container is being restored from is to be deleted: {command}")
         if any(command.snapshot_id == other.snapshot_id for other in self.deletes.values()):
@@ -335,7 +351,7 @@ class Keeping:
             under_way = {of for one, of in key.in_flight.items() if one not in key.delayed}
             if number in key.open_dumps.values() or number in under_way:
                 raise LawBrokenError(f"a second dump of one container at a time: {command}")
-            if number != key.newest or number not in key.begun:
+            if number != key.running or number not in key.started:
                 raise LawBrokenError(f"a schedule asks for a dump of what does not run: {command}")
             interval = timedelta(seconds=self.interval_seconds(command.key, number))
             before = key.dumps_asked_at.get(number)

@@ -355,12 +355,13 @@ class World:
             and (name not in node.asked or self.seconds - node.asked_at > REPLY_SECONDS)
         ]
         if not starting:
-            return False
+            return node.ask_on(self.seconds)
         node.ask(self.chance.choice(starting), self.seconds)
         return True
 
     def pending_ask(self, node: Node, ask: Ask) -> Pending:
-        asked = ResolveAsked(ask.request, self.source("resolve"), placement(self.truth, ask.request))
+        where = None if ask.request.given_up else placement(self.truth, ask.request)
+        asked = ResolveAsked(ask.request, self.source("resolve"), where)
         return Pending(asked, partial(self.answer, node, ask))
 
     def take_question(self) -> bool:
@@ -382,7 +383,7 @@ class World:
     def answer(self, node: Node, ask: Ask, decision: Decision) -> None:
         if node.linked and self.chance.random() > 0.03:
             told = self.laws.choices.get((ask.request.key, getattr(decision.answer, "incarnation", 0)), (None, -1))
-            node.answers.append((ask.request.container_id, ask.number, decision.answer, told[1]))  # type: ignore[arg-type]
+            node.answers.append((ask, decision.answer, told[1]))  # type: ignore[arg-type]
 
     def hear_answer(self) -> bool:
         node = self.chance.choice(self.nodes)

@@ -110,9 +110,14 @@ class World:
         facts: NodeFacts = ANY_NODE,
         container: ContainerFacts = ANY_CONTAINER,
         key: CheckpointKey = KEY,
+        create: str = "",
+        given_up: bool = False,
     ) -> Decision:
         worker_id = WorkerId(f"worker-{node}")
-        request = ResolveRequest(key, ContainerId(container_id), NodeName(node), worker_id, facts, container, 0)
+        name = ContainerId(container_id)
+        request = ResolveRequest(
+            key, name, NodeName(node), worker_id, facts, container, 0, create_id=create, given_up=given_up
+        )
         return self.give(ResolveAsked(request, self.source()))
 
     def run(self, container_id: str, node: str = "a", **how: Any) -> int:

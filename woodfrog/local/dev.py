@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -42,11 +43,6 @@ _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 _SETTLED_SECONDS = 10.0
 _LAST_BYTES = 16 << 10
-
-
-def _end_with_parent() -> None:
-    """Ask the kernel to end this child when ``woodfrog dev`` itself is killed (prctl(2))."""
-    libc.process_option(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -103,7 +99,7 @@ class Part:
                 stderr=log,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=partial(libc.end_with_parent, os.getpid(), signal.SIGTERM),
             )
         self._on_start(self.name, process.pid)
         try:

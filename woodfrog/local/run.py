@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,9 +222,15 @@ class SupervisedContainer:
         command = self._runtime.command(
             "create", "--bundle", bundle, "--pid-file", pid_file, self.container_id, log=log
         )
-        # In a session of its own, so that a Ctrl-C reaches it through us only.
+        # In a session of its own, so that a Ctrl-C reaches it through us only. It may take minutes, and must not outlive us: nobody
+        # would start what it creates, and its start would stand in the way of others.
         self._creating = await asyncio.create_subprocess_exec(
-            *command, stdin=output.stdin, stdout=output.stdout, stderr=output.stderr, start_new_session=True
+            *command,
+            stdin=output.stdin,
+            stdout=output.stdout,
+            stderr=output.stderr,
+            start_new_session=True,
+            preexec_fn=partial(libc.end_with_parent, os.getpid(), signal.SIGTERM),
         )
         output.handed_over()
         progress = asyncio.create_task(self._tell_progress())

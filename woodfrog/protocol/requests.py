@@ -35,7 +35,9 @@ CHECK_VERSION: Final = 3
 """What a request is written as that asks for a look in place of a dump."""
 FILTER_VERSION: Final = 4
 """What a query is written as that wants some events only."""
-NEWEST_VERSION: Final = FILTER_VERSION
+GIVEN_UP_VERSION: Final = 5
+"""What a question is written as whose start was given up: who does not know it must not open one."""
+NEWEST_VERSION: Final = GIVEN_UP_VERSION
 """The newest that is understood."""
 
 
@@ -56,6 +58,12 @@ class ResolveRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int = REQUEST_VERSION
     wrapped_key: str = ""
     """What lies beside the snapshot that was chosen before, if that is sealed with a key of its own: see ``woodfrog/service/data_keys.py``."""
+    create_id: str = ""
+    """Names the create that it is about, whenever it comes: a question about one that is over opens no other start, though engines use
+    container ids again. Older workers do not say it."""
+    given_up: bool = False
+    """Of version :data:`GIVEN_UP_VERSION`: nobody starts the container any more, and its worker wants to know which start the log has opened
+    for it, to say that it came to nothing. The answer is a :class:`Refusal` with that number, or 0."""
 
 
 class _Answer(msgspec.Struct, frozen=True, tag_field="answer", kw_only=True):

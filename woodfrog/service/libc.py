@@ -98,3 +98,16 @@ def process_option(option: int, value: int) -> None:
         OSError: as prctl(2).
     """
     call("prctl", option, value, 0, 0, 0)
+
+
+def end_with_parent(parent: int, number: int) -> None:
+    """Have this process sent a signal when the thread ends that made it; for a process that was just made, by ``parent``.
+
+    It holds for what the process becomes by execve(2), and not for its children (PR_SET_PDEATHSIG in prctl(2)).
+
+    Raises:
+        OSError: as prctl(2).
+    """
+    process_option(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it ended before that
+        os.kill(os.getpid(), number)

@@ -34,6 +34,7 @@ def _opened(draft: Draft, event: IncarnationOpened, at: datetime) -> None:
         node=event.node,
         container_id=event.container_id,
         container=with_shared_privileges(event.container),
+        create_id=event.create_id,
         opened_at=at,
     )
 

@@ -43,6 +43,8 @@ class IncarnationOpened(AboutKey, frozen=True, tag="incarnation.opened"):
     node: NodeName
     container_id: ContainerId
     container: ContainerFacts
+    create_id: str = ""
+    """Names the create, in every question of its worker about it; empty from older workers."""
 
     def __str__(self) -> str:
         return f"container {self.container_id} is to be created on node {self.node}"

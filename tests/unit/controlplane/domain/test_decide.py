@@ -116,6 +116,44 @@ class TestStarting:
         world.ended(1)
         assert world.run("same") == 2
 
+    def test_a_question_that_comes_after_its_start_was_given_up_opens_no_other(self) -> None:
+        world = World("a")
+        world.ask("same", create="first")
+        world.ended(1, exit_code=None, never_ran=True)
+        late = world.ask("same", create="first")
+        assert (refused(late).code, late.events) == ("start-given-up", ())
+        assert getattr(world.ask("same", create="second").answer, "incarnation", None) == 2
+
+    @pytest.mark.parametrize("exit_code", [None, 0, 1])
+    def test_nor_does_one_that_comes_after_its_container_ran(self, exit_code: int | None) -> None:
+        world = World("a")
+        world.run("same", create="first")
+        assert refused(world.ask("same", create="first")).code == "start-given-up"
+        world.ended(1, exit_code=exit_code)
+        assert refused(world.ask("same", create="first")).code == "start-given-up"
+        assert world.run("same", create="second") == 2
+
+    def test_a_create_of_an_older_worker_is_found_by_its_container(self) -> None:
+        world = World("a")
+        world.ask("same")
+        assert getattr(world.ask("same", create="named-since").answer, "incarnation", None) == 1
+
+    def test_who_has_given_a_start_up_learns_its_number_and_opens_none(self) -> None:
+        world = World("a", "b")
+
+        def named(**asked: str) -> int:
+            decision = world.ask("c1", **asked, given_up=True)
+            assert decision.events == ()
+            assert isinstance(decision.answer, Refusal)
+            return decision.answer.incarnation
+
+        assert named(create="one") == 0
+        world.ask("c1", create="one")
+        assert named(create="one") == 1
+        assert (named(create="another"), named(create="one", node="b")) == (0, 0)
+        world.ended(1, exit_code=None, never_ran=True)
+        assert named(create="one") == 0
+
     def test_the_same_container_id_on_two_nodes_names_two_containers(self) -> None:
         world = World("a", "b")
         assert (world.run("same", "a"), world.run("same", "b")) == (1, 2)

@@ -15,7 +15,7 @@ from woodfrog.protocol.commands import DumpCommand
 from woodfrog.protocol.events import CommandIssued
 from woodfrog.protocol.facts import ContainerFacts
 from woodfrog.protocol.ids import CheckpointKey, CommandId
-from woodfrog.protocol.requests import CommandAccepted
+from woodfrog.protocol.requests import CommandAccepted, StartCold
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -73,6 +73,20 @@ def test_a_start_that_came_to_nothing_ends_no_schedule_drain_or_checkpoint() -> 
     answer = world.checkpoint("by-hand").answer
     assert isinstance(answer, CommandAccepted)
     assert asked(world)[-1].incarnation == 1
+
+
+def test_a_container_is_dumped_when_somebody_wants_it_until_a_newer_start_runs() -> None:
+    world = running(Policy(handover_seconds=1.0))
+    world.ask("c2")  # waits for a dump that does not come, and is given a cold start after that
+    world.later(2)
+    assert isinstance(world.ask("c2").answer, StartCold)
+    answer = world.checkpoint("beside-a-start").answer
+    assert isinstance(answer, CommandAccepted)
+    assert asked(world)[-1].incarnation == 1
+    world.started(2)
+    answer = world.checkpoint("once-it-runs").answer
+    assert isinstance(answer, CommandAccepted)
+    assert asked(world)[-1].incarnation == 2
 
 
 def test_two_ids_that_start_together_are_dumped_at_different_times() -> None:

@@ -25,10 +25,11 @@ def test_what_the_runtime_notes_is_read_with_its_time_and_forgotten_once(tmp_pat
     verb = Verb(Settings([str(tmp_path), "/runc", "/criu", "ID", "1", "1"]), Call(["kill", "one", "TERM"]))
     before = datetime.now(UTC)
     verb.note("stop")
-    verb.tell("deleted")  # nobody listens
+    verb.tell("deleted", noted="never-ran")  # nobody listens
+    verb.tell("started")
     ((container, words),) = absence.noted(worker_settings(tmp_path))
     assert container == "one"
-    assert [word for word, _ in words] == ["stop", "deleted"]
+    assert [word for word, _ in words] == ["stop", absence.NEVER_RAN]
     assert all(before <= at <= datetime.now(UTC) for _, at in words)
     absence.forget(worker_settings(tmp_path), container)
     assert absence.noted(worker_settings(tmp_path)) == []

@@ -34,10 +34,10 @@ async def undone(run_dir: Path, phase: str | None, at: datetime | None) -> bool:
         was_started=ContainerLifecycle(settings, SimpleNamespace()).was_started,  # type: ignore[arg-type]
         removed=done,
         undo_unstarted=taken_out.append,
-        ended=done,
     )
     restorer: Any = SimpleNamespace(
         creates=PendingCreates(),
+        _journal=SimpleNamespace(container=lambda _container_id: None),
         _lifecycle=lifecycle,
         _began={},
         _kept={},
@@ -53,8 +53,11 @@ async def test_what_was_put_into_a_container_that_never_started_is_taken_out(tmp
     assert await undone(tmp_path, phase, None)
 
 
-async def test_one_that_was_started_keeps_its_files_although_its_hook_was_not_done_yet(tmp_path: Path) -> None:
-    assert not await undone(tmp_path, "started", None)
+@pytest.mark.parametrize("phase", ["starting", "started"])
+async def test_one_that_was_started_keeps_its_files_although_its_hook_was_not_done_yet(
+    tmp_path: Path, phase: str
+) -> None:
+    assert not await undone(tmp_path, phase, None)
 
 
 async def test_so_does_one_that_ended_while_no_worker_was_there(tmp_path: Path) -> None:
