@@ -1,7 +1,8 @@
 """What the runtime noted while no worker was there: stop signals that took no snapshot, and the ends of containers, also of those that never ran.
 
-Every verb but ``create`` goes on without the worker. What it cannot be told then, the runtime leaves in a file for each container,
-a line for each word with its time (``Verb.note``), so that the history says when it happened, and why a snapshot is missing.
+Every verb but ``create`` goes on without the worker. What it cannot be told then, or does not confirm, the runtime leaves in a file for
+each container, a line for each word with its time (``Verb.note``), so that the history says when it happened, and why a snapshot is
+missing.
 """
 
 from __future__ import annotations

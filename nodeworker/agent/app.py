@@ -144,6 +144,7 @@ class Worker:
         self._settings = settings
         self._worker_id = WorkerId(str(uuid.uuid4()))
         self._missing: set[ContainerId] = set()
+        self._serving_since: datetime | None = None
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     async def run(self) -> None:
@@ -293,6 +294,7 @@ class Worker:
 
     async def _keep_house(self, copies: SnapshotCache) -> None:
         """Look after what nobody asks for, until the node's GPU driver is another one: a new life registers with that."""
+        self._serving_since = datetime.now(UTC)
         while not await asyncio.to_thread(lambda: self._cuda.driver_changed):
             await asyncio.sleep(_SWEEP_SECONDS)
             await self._sweep()
@@ -437,6 +439,8 @@ class Worker:
                 record = await asyncio.to_thread(self._journal.container, container_id)
                 if record is None or not (record.incarnation or word in absence.ENDS):
                     continue
+                if word in absence.ENDS and self._serving_since is not None and at >= self._serving_since:
+                    continue  # it was told as well, if late; its name may be another container's by now
                 await _log.awarning("noted while no worker was there", what=word, at=str(at), key=str(record.key))
                 if word == absence.STOP:
                     await self._restorer.stopped(container_id)

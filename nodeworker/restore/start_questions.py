@@ -9,9 +9,11 @@ that is killed meanwhile asks again. It asks as somebody who has given up: that 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from typing import Final
 
+import structlog
 from msgspec.structs import replace
 
 from nodeworker.bus import Bus
@@ -21,10 +23,13 @@ from woodfrog.protocol.failures import REPEATED_CODES
 from woodfrog.protocol.ids import ContainerId, IncarnationNumber
 from woodfrog.protocol.requests import GIVEN_UP_VERSION, Refusal, Resolution, ResolveRequest
 
+_log = structlog.get_logger(component="restore")
+
 Question = Callable[[int], ResolveRequest]
 """Builds a question from the stream sequence of the last confirmed report."""
 
 _ASK_EVERY_SECONDS: Final = 0.5
+_NOTE_EVERY_SECONDS: Final = 5.0
 
 
 class StartQuestions:
@@ -84,7 +89,12 @@ class StartQuestions:
             if not (isinstance(answer, Refusal) and answer.failure.code in REPEATED_CODES):
                 break
             await asyncio.sleep(_ASK_EVERY_SECONDS)
-        await asyncio.to_thread(self._end, replace(record, incarnation=number))
+        while True:
+            try:
+                return await asyncio.to_thread(self._end, replace(record, incarnation=number))
+            except (OSError, sqlite3.Error) as problem:  # a full disk has room again some day
+                await _log.awarning("an end cannot be noted", container_id=record.container_id, error=problem)
+            await asyncio.sleep(_NOTE_EVERY_SECONDS)
 
     def _end(self, numbered: ContainerRecord) -> None:
         """Report that the start came to nothing; of a container that is created again, only note the number: it is the same start."""

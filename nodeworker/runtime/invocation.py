@@ -82,11 +82,9 @@ class Verb:
         request: worker_client.Answer = {"ask": what, "container_id": self.id}
         try:
             worker_client.ask(self.settings.socket, request, connect_seconds=0.0, answer_seconds=_TELL_SECONDS)
-        except worker_client.AbsentError:
+        except (worker_client.AbsentError, worker_client.BrokenError):  # it may have died before it took this in
             if noted:
                 self.note(noted)
-        except worker_client.BrokenError:
-            pass
 
     def note(self, what: str) -> None:
         """Leave word, with the time, for the worker that comes: nodeworker/agent/absence.py reads it."""

@@ -210,3 +210,103 @@ def test_a_run_that_is_killed_while_its_start_waits_leaves_no_ghost(stack: Stack
         run.communicate(timeout=30)
         # Killed before it asked, it is waited for as long as an announced create may take until it asks: half a minute.
         until(lambda: stack.containers() == [], 45, saying="nobody is waited for any more")
+
+
+def creates(stack: Stack, run: subprocess.Popen[str]) -> list[int]:
+    """The runtime's processes that create a container of the stack, other than ``run`` itself."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except OSError:  # it has ended
+            continue
+        if b"create" in words and str(stack.state).encode() in words and path.parent.name != str(run.pid):
+            found.append(int(path.parent.name))
+    return found
+
+
+def killed_while_it_waits(stack: Stack, name: str) -> None:
+    """Start the id, which nobody answers, and kill ``woodfrog run`` meanwhile: what creates its container ends with it."""
+    run = stack.popen_run(name, *COUNT)
+    until(lambda: len(creates(stack, run)) == 1, saying="the runtime waits")
+    until(lambda: any(each["state"] == "creating" for each in stack.containers()), saying="it is being created")
+    run.kill()
+    run.communicate(timeout=30)
+    until(lambda: creates(stack, run) == [], saying="nobody creates it any more")
+
+
+def until_nothing_came_of_a_start(stack: Stack, name: str) -> None:
+    until(
+        lambda: any(
+            each["type"] == "container.ended" and each["data"].get("never_ran") for each in stack.history(name)
+        ),
+        saying="the start that was given up came to nothing",
+    )
+
+
+def goes_on(stack: Stack, name: str, snapshot: str) -> None:
+    """Start the id once more: it resumes from that snapshot, and counts on from there without a gap."""
+    again = stack.run(name, *COUNT)
+    assert again.container["restored_from"] == snapshot
+    before = len(again.lines("/count"))
+    counted = again.until_lines("/count", before + 5)
+    again.stop()
+    assert counted == [str(number) for number in range(1, len(counted) + 1)]
+
+
+def test_a_start_ends_with_its_run_that_is_killed_and_the_next_one_resumes(stack: Stack) -> None:
+    snapshot = left(stack, "killed-run", COUNT)
+    with no_control_plane(stack):
+        killed_while_it_waits(stack, "killed-run")
+    until_nothing_came_of_a_start(stack, "killed-run")
+    assert stack.containers() == []
+    goes_on(stack, "killed-run", snapshot)
+
+
+def test_what_runs_beside_a_start_whose_run_is_killed_keeps_its_snapshots(stack: Stack) -> None:
+    first = stack.run("killed-beside", *COUNT)
+    first.until_lines("/count", 3)
+    with no_control_plane(stack):
+        killed_while_it_waits(stack, "killed-beside")
+    until_nothing_came_of_a_start(stack, "killed-beside")
+    stack.cli("checkpoint", "killed-beside")
+    (row,) = [each for each in stack.json("get", "ids") if each["id"] == "killed-beside"]
+    assert (row["state"], row["container_id"]) == ("running", first.container["container_id"])
+    first.stop()
+    goes_on(stack, "killed-beside", stack.until_stored("killed-beside", 2)[-1])
+
+
+def test_a_start_that_is_given_up_while_its_worker_is_killed_came_to_nothing(stack: Stack) -> None:
+    first = stack.run("killed-worker", *COUNT)
+    first.until_lines("/count", 3)
+    with no_control_plane(stack):
+        second = stack.popen_run("killed-worker", *COUNT)
+        until(lambda: any(each["state"] == "creating" for each in stack.containers()), saying="it is being created")
+        time.sleep(1)  # so that the question is with NATS, which keeps it for the control plane
+        worker = stack.child("nodeworker")
+        os.kill(worker, signal.SIGKILL)
+        second.send_signal(signal.SIGTERM)
+        second.communicate(timeout=30)
+        until(lambda: stack.child("nodeworker") != worker, saying="there is another worker")
+        until(lambda: len(stack.containers(missing_worker_is_fine=True)) == 1, saying="it lists what runs")
+    until_nothing_came_of_a_start(stack, "killed-worker")
+    first.stop()
+    goes_on(stack, "killed-worker", stack.until_stored("killed-worker")[-1])
+
+
+def test_a_container_that_was_created_and_never_started_is_not_captured(stack: Stack) -> None:
+    snapshot = left(stack, "unstarted", COUNT)
+    with no_control_plane(stack):
+        run = stack.popen_run("unstarted", *COUNT)
+        until(lambda: any(each["state"] == "creating" for each in stack.containers()), saying="it is being created")
+        os.kill(run.pid, signal.SIGSTOP)
+    (container,) = until(
+        lambda: [each for each in stack.containers() if each["state"] == "created"], saying="it waits for its start"
+    )
+    assert container["restored_from"] == snapshot
+    run.kill()
+    run.communicate(timeout=30)
+    answer = stack.ask(ask="stop", container_id=container["container_id"])
+    assert answer["failure"]["code"] == "not-running"
+    goes_on(stack, "unstarted", snapshot)
+    until_nothing_came_of_a_start(stack, "unstarted")

@@ -26,6 +26,7 @@ from nodeworker.journal import ContainerState, Journal
 from nodeworker.restore.fetch import Fetcher
 from nodeworker.restore.gpu_restore import GpuRestore
 from nodeworker.restore.restore import Restorer
+from nodeworker.runtime.container import Marker
 from nodeworker.settings import Settings, from_environment
 from nodeworker.store.encryption import SealedObjects
 from nodeworker.store.encryption_keys import KeyRing, StoreKey
@@ -35,7 +36,15 @@ from woodfrog.protocol.facts import ContainerFacts, NodeFacts
 from woodfrog.protocol.failures import DATA_KEY_MISSING, KUBERNETES_UNREACHABLE, PASSING_CODES, Failure
 from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId, WorkerId
 from woodfrog.protocol.manifest import EnvironmentMarks, TreeName
-from woodfrog.protocol.requests import Refusal, Resolution, ResolveRequest, RestoreFrom, StartCold, WaitFor
+from woodfrog.protocol.requests import (
+    GIVEN_UP_VERSION,
+    Refusal,
+    Resolution,
+    ResolveRequest,
+    RestoreFrom,
+    StartCold,
+    WaitFor,
+)
 from woodfrog.protocol.runtime_api import (
     CreateCold,
     CreateRequest,
@@ -451,8 +460,7 @@ class MuteBus(SayingBus):
     async def resolve(
         self, ask: Callable[[int], ResolveRequest], may_be_heard: asyncio.Event | None = None
     ) -> Resolution:
-        assert may_be_heard is not None
-        if self.heard:
+        if self.heard and may_be_heard is not None:
             may_be_heard.set()
         try:
             answer = await super().resolve(ask)
@@ -480,6 +488,98 @@ async def test_a_start_that_is_refused_after_it_was_opened_came_to_nothing(
     (told,) = events(journal)
     assert isinstance(told, ContainerEnded)
     assert (told.incarnation, told.never_ran, journal.containers()) == (ONE, True, [])
+
+
+OVER = Refusal(failure=Failure("start-given-up", "this start is over", "Create it again."))
+BUSY = Refusal(failure=Failure("node-busy", "too many questions", "Ask again."))
+
+
+async def test_the_next_life_of_a_worker_finds_out_which_start_was_given_up_before_its_number_was_known(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
+) -> None:
+    mute = MuteBus(COLD, heard=True)
+    killed = restorer(mute)
+    await given_up(killed, mute, ask)
+    await killed.close()
+    assert (events(journal), journal.containers(), len(journal.given_up())) == ([], [], 1)
+    bus = SayingBus(BUSY, msgspec.structs.replace(OVER, incarnation=ONE))
+    made = restorer(bus)
+    await made.hear_out()
+    await soon(lambda: events(journal))
+    (told,) = events(journal)
+    assert isinstance(told, ContainerEnded)
+    assert (told.incarnation, told.never_ran) == (ONE, True)
+    assert all(asked.given_up and asked.version == GIVEN_UP_VERSION for asked in bus.asked)
+    assert len({asked.create_id for asked in bus.asked}) == 1
+    assert journal.given_up() == []
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "noted while no worker was there"])
+async def test_so_it_does_of_one_that_is_given_up_only_then(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest, told: bool
+) -> None:
+    killed = restorer(MuteBus(COLD, heard=True))
+    create = asyncio.create_task(killed.create(ask))
+    await soon(journal.containers)
+    create.cancel()
+    await asyncio.wait([create])
+    await killed.close()
+    bus = SayingBus(msgspec.structs.replace(OVER, incarnation=ONE))
+    made = restorer(bus)
+    await made.ended(ask.container_id, None, None if told else datetime.now(UTC), never_ran=not told)
+    await soon(lambda: events(journal))
+    (said,) = events(journal)
+    assert isinstance(said, ContainerEnded)
+    assert (said.incarnation, said.never_ran) == (ONE, True)
+
+
+async def test_of_a_start_that_was_never_opened_nothing_is_said(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
+) -> None:
+    mute = MuteBus(COLD, heard=True)
+    killed = restorer(mute)
+    await given_up(killed, mute, ask)
+    await killed.close()
+    made = restorer(SayingBus(OVER))
+    await made.hear_out()
+    await soon(lambda: not journal.given_up())
+    assert events(journal) == []
+
+
+async def test_a_refusal_without_a_number_leads_to_the_question_which_start_it_was(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
+) -> None:
+    gone = Refusal(failure=Failure("pod-not-here", "there is no such pod", "Nothing to do."))
+    bus = MuteBus(gone, msgspec.structs.replace(OVER, incarnation=ONE), heard=True)
+    made = restorer(bus)
+    await given_up(made, bus, ask)
+    bus.let.set()
+    await soon(lambda: events(journal))
+    assert [asked.given_up for asked in bus.asked] == [False, True]
+    (told,) = events(journal)
+    assert isinstance(told, ContainerEnded)
+    assert (told.incarnation, told.never_ran) == (ONE, True)
+    await made.close()
+
+
+@pytest.mark.parametrize(
+    ("phase", "never_ran"), [("creating", True), ("created", True), ("starting", False), ("started", False)]
+)
+async def test_of_a_container_that_was_created_its_marker_says_whether_it_may_have_run(
+    restorer: Callable[[SayingBus], Restorer],
+    journal: Journal,
+    settings: Settings,
+    ask: CreateRequest,
+    phase: str,
+    never_ran: bool,
+) -> None:
+    made = restorer(SayingBus(COLD))
+    await made.create(ask)
+    Marker(str(settings.container_dir(ask.container_id)), {}).update(phase=phase)
+    await made.ended(ask.container_id, 3)
+    (told,) = events(journal)
+    assert isinstance(told, ContainerEnded)
+    assert (told.never_ran, told.exit_code) == (never_ran, None if never_ran else 3)
 
 
 @pytest.mark.parametrize("answer", [WAITS, COLD, SUPERSEDED], ids=["wait", "cold", "superseded"])
