@@ -308,7 +308,7 @@ class Restorer:
             if self._bus.reports_refused:
                 reason = "NATS has no room for what this node has to report about it"
             cause = f"no start was possible within {self._settings.create_limit_seconds:g} s: {reason}"
-            advice = "The container engine will try again; look at the control plane and at NATS if this persists."
+            advice = "Start it again if its engine does not; look at the control plane and at NATS if this persists."
             return Refused(Failure("start-timeout", cause, advice))
         except FailureError as problem:
             return Refused(problem.failure)

@@ -274,10 +274,17 @@ class SupervisedContainer:
         said = ""
         while True:
             await asyncio.sleep(_PROGRESS_SECONDS)
-            status = await asyncio.to_thread(self._status)
-            if status is not None and status.doing not in {"", said}:
-                said = status.doing
+            doing = await asyncio.to_thread(self._doing)
+            if doing not in {"", said}:
+                said = doing
                 self._say("creating", said)
+
+    def _doing(self) -> str:
+        try:
+            found = client.containers(self._described.socket, seconds=_TELL_SECONDS)
+        except FailureError as problem:
+            return f"{problem.failure.cause}. {problem.failure.advice}"
+        return next((each.doing for each in found if each.container_id == self.container_id), "")
 
     def _begin_stop(self, number: int) -> None:
         self._stopping.add(asyncio.get_running_loop().create_task(self._stop(number)))

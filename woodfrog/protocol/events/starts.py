@@ -169,7 +169,7 @@ class ContainerEnded(AboutKey, frozen=True, tag="container.ended"):
     stopped: bool | None = None
     """Whether it was sent a stop signal before; unknown of workers that did not report it."""
     never_ran: bool = False
-    """Whether its processes certainly never ran: its start was given up before it was decided. What ran beside it lost nothing to it."""
+    """Whether its processes certainly never ran: it was given up before it was started. What ran beside it lost nothing to it."""
 
     def __str__(self) -> str:
         if self.never_ran:
