@@ -100,7 +100,7 @@ class StartQuestions:
         """Report that the start came to nothing; of a container that is created again, only note the number: it is the same start."""
         with self._journal.transaction():
             known = self._journal.container(numbered.container_id)
-            if known is None or known.key != numbered.key:
+            if known is None or (known.key, known.create_id) != (numbered.key, numbered.create_id):
                 self._lifecycle.end_given_up(numbered)
             elif known.given_up:
                 self._lifecycle.end(replace(known, incarnation=known.incarnation or numbered.incarnation), None)

@@ -114,6 +114,8 @@ def question(**changes: Any) -> bytes:
         {"worker_id": WorkerId("a/b")},
         {"facts": {"pod": "../../secrets/x"}},
         {"facts": {"pod_uid": "\x1b]0;owned"}},
+        {"create_id": "\x1b]0;owned"},
+        {"create_id": "a" * 33},
     ],
 )
 def test_a_question_with_names_that_are_none_is_refused(bad: dict[str, Any]) -> None:

@@ -613,6 +613,23 @@ async def test_a_start_that_is_made_again_while_its_question_is_heard_out_is_not
     await made.close()
 
 
+async def test_the_number_of_a_create_that_was_given_up_is_not_taken_for_that_of_the_next_one(
+    restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
+) -> None:
+    bus = MuteBus(COLD, heard=True)
+    made = restorer(bus)
+    await given_up(made, bus, ask)
+    (record,) = journal.given_up()
+    journal.save_container(msgspec.structs.replace(record, create_id="another", given_up=False))
+    bus.let.set()
+    await soon(lambda: events(journal))
+    (told,) = events(journal)
+    assert isinstance(told, ContainerEnded)
+    assert (told.incarnation, told.never_ran) == (ONE, True)
+    assert [known.incarnation for known in journal.containers()] == [0]
+    await made.close()
+
+
 async def test_a_start_whose_time_is_up_has_its_number_when_its_engine_deletes_it_after_the_answer(
     restorer: Callable[[SayingBus], Restorer], journal: Journal, ask: CreateRequest
 ) -> None:
