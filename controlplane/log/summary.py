@@ -118,21 +118,55 @@ class Cause(msgspec.Struct, frozen=True):
 
 
 def _newest_start() -> Select[Any]:
-    """Of each id the newest start; one that ended and was not seen to run only if there is no other."""
-    other = _STARTS.alias("other")
+    """Of each id the start whose container is its own: the newest, but for those beside which the one before still runs.
+
+    One that ended and was not seen to run counts only if there is no other. One that is being created counts once it runs, if an
+    earlier one does until then; one that waits for that is shown, for somebody may wonder why.
+    """
+    other, between = _STARTS.alias("other"), _STARTS.alias("between")
     same = [other.c[part] == _STARTS.c[part] for part in _KEY]
     newer = other.c.incarnation > _STARTS.c.incarnation
-    is_newest = ~exists(select(literal(1)).where(*same, newer))
-    is_newest_that_ran = ~exists(select(literal(1)).where(*same, newer, ~_came_to_nothing(other)))
-    is_the_only_kind = ~exists(select(literal(1)).where(*same, ~_came_to_nothing(other)))
+
+    def none(*clauses: ColumnElement[bool]) -> ColumnElement[bool]:
+        return ~exists(select(literal(1)).where(*same, *clauses))
+
+    takes_its_place = exists(
+        select(literal(1)).where(
+            *(between.c[part] == other.c[part] for part in _KEY),
+            between.c.incarnation > other.c.incarnation,
+            ~_came_to_nothing(between),
+            ~_is_starting(between),
+        )
+    )
     return select(_STARTS, _STATE.label("state"), _PROTECTED.label("protected")).where(
-        case((_came_to_nothing(_STARTS), and_(is_newest, is_the_only_kind)), else_=is_newest_that_ran)
+        case(
+            (_came_to_nothing(_STARTS), and_(none(newer), none(~_came_to_nothing(other)))),
+            (_runs(_STARTS), none(newer, ~_came_to_nothing(other), ~_is_starting(other))),
+            (
+                _is_starting(_STARTS),
+                and_(
+                    none(newer, ~_came_to_nothing(other)),
+                    none(other.c.incarnation < _STARTS.c.incarnation, _runs(other), ~takes_its_place),
+                ),
+            ),
+            else_=none(newer, ~_came_to_nothing(other)),
+        )
     )
 
 
 def _came_to_nothing(start: Any) -> ColumnElement[bool]:
     """The row that says that its id was forgotten counts in any case."""
     return and_(start.c.ended_at.is_not(None), start.c.started_at.is_(None), start.c.forgotten_at.is_(None))
+
+
+def _runs(start: Any) -> ColumnElement[bool]:
+    return and_(start.c.started_at.is_not(None), start.c.ended_at.is_(None), start.c.forgotten_at.is_(None))
+
+
+def _is_starting(start: Any) -> ColumnElement[bool]:
+    waits = and_(start.c.choice.is_(None), start.c.waited_for.is_not(None))
+    open_since = (start.c[name].is_(None) for name in ("started_at", "ended_at", "forgotten_at"))
+    return and_(*open_since, ~waits)
 
 
 def _imported() -> Select[Any]:

@@ -19,7 +19,10 @@ def joined(starts: Iterable[Row], latest: Iterable[Row], *, forgotten: bool = Fa
     """
     found: dict[tuple[str, str], Row] = {}
     for start in starts:
-        if _came_to_nothing(start) and (start["namespace"], start["id"]) in found:
+        before = found.get((start["namespace"], start["id"]))
+        if before is not None and (
+            _came_to_nothing(start) or (before["state"] == "running" and state_of(start) == "starting")
+        ):
             continue  # the id's container is the one before
         found[start["namespace"], start["id"]] = {
             "namespace": start["namespace"],

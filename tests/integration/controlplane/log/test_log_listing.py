@@ -25,6 +25,7 @@ from woodfrog.protocol.events import (
     ContainerStarted,
     SnapshotExpired,
     SnapshotImported,
+    StartDeferred,
 )
 from woodfrog.protocol.facts import ContainerFacts, NodeFacts
 from woodfrog.protocol.ids import CheckpointKey, ContainerId, IncarnationNumber, SnapshotId
@@ -267,6 +268,43 @@ async def test_the_container_of_an_id_is_the_newest_that_did_not_come_to_nothing
             ("runs", 1, "running"),
         ]
         assert summary.overview(connection, ALL, datetime.now(UTC)).ids == {"ended": 1, "running": 1, "forgotten": 1}
+
+    await reader.read(act)
+    await reader.close()
+
+
+async def test_a_container_that_runs_is_its_ids_until_a_newer_one_does_or_waits_for_it(
+    log: EventLog, database: Database
+) -> None:
+    """As ``woodfrog get ids`` says: what of the starts that are named there each is, in turn."""
+    beside = {
+        "rs": 1, "rss": 1, "rw": 2, "rws": 3, "rsw": 3, "rse": 3, "res": 3, "rrs": 2, "es": 2, "rn": 1, "rsn": 1, "s": 1, "nn": 2,
+    }  # fmt: skip
+
+    def of(name: str, number: int) -> dict[str, Any]:
+        key = CheckpointKey("local", "default", name)
+        return {"key": key, "incarnation": IncarnationNumber(number), "node": NODE_A, "container_id": ContainerId("c")}
+
+    told: list[NewEvent] = []
+    for name in beside:
+        for number, how in enumerate(name, 1):
+            told.append(opened(name, number))
+            if how == "w":
+                key, incarnation = CheckpointKey("local", "default", name), IncarnationNumber(number)
+                told.append(
+                    new(StartDeferred(key=key, incarnation=incarnation, waiting_for="a dump", until=datetime.now(UTC)))
+                )
+            if how in "re":
+                told.append(new(ContainerStarted(**of(name, number), restored_from=None)))
+            if how in "en":
+                told.append(new(ContainerEnded(**of(name, number), never_ran=how == "n")))
+    await log.append(told, epoch=await log.take_lead())
+    reader = Reader(database.url)
+
+    def act(connection: listing.Connection) -> None:
+        rows = summary.ids(connection, ALL, limit=100)
+        assert {row["id"]: row["incarnation"] for row in rows} == beside
+        assert len(rows) == len(beside)
 
     await reader.read(act)
     await reader.close()

@@ -94,6 +94,30 @@ def test_a_start_that_came_to_nothing_hides_no_container_that_runs() -> None:
     assert rows["count"]["incarnation"] == 1
 
 
+STARTING = {"started_at": None}
+WAITING = {"started_at": None, "choice": None, "waited_for": "a dump of incarnation 1"}
+ENDED = {"ended_at": "2026-11-30T11:02:00Z"}
+BESIDE = {
+    "one that is being created": ([{}, STARTING], 1),
+    "two": ([{}, STARTING, STARTING], 1),
+    "one that waits": ([{}, WAITING], 2),
+    "one that is being created behind one that waits": ([{}, WAITING, STARTING], 3),
+    "one that waits behind one that is being created": ([{}, STARTING, WAITING], 3),
+    "one that has run since": ([{}, STARTING, ENDED], 3),
+    "one that is being created behind one that has run since": ([{}, ENDED, STARTING], 3),
+    "another that runs": ([{}, {}, STARTING], 2),
+    "one that is being created, while it has ended": ([ENDED, STARTING], 2),
+}
+"""The starts of an id, the oldest first, and the number of that which is its own."""
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_container_that_runs_is_its_ids_until_a_newer_one_does_or_waits_for_it(name: str) -> None:
+    starts, own = BESIDE[name]
+    (row,) = joined([start("count", number, **how) for number, how in enumerate(starts, 1)], [])
+    assert row["incarnation"] == own
+
+
 def test_a_forgotten_id_is_listed_only_where_it_is_wanted_until_something_is_there_of_it_again() -> None:
     gone = {"ended_at": "2026-11-30T11:01:00Z", "forgotten_at": "2026-11-30T11:30:00Z"}
     starts = [start("gone", 1, **gone), start("again", 1, **gone), start("again", 2), start("brought", 1, **gone)]
