@@ -74,7 +74,7 @@ MUTANTS = {
     "what comes late is not noted as late": ("if later > taken_from and", "if False and"),
     "a start that came to nothing holds back others": ("return self.never_ran and not self.started", "return False"),
     "a question that comes late opens another start": ("if request.create_id and start.create_id:", "if False:"),
-    "who has given a start up opens it": ("if request.given_up:", "if False:"),
+    "who has given a start up opens it": ("if request.given_up or is_over:", "if is_over:"),
     "another node is told what it does not hold": ("and self.node == node", ""),
     "a capture is restored behind a start that left it": ("if not key.has_a_future(snapshot):", "if False:"),
     "a command's end is taken in again": ("return event.command_id not in state.commands", "return False"),
