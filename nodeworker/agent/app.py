@@ -85,6 +85,8 @@ _log = structlog.get_logger(component="worker")
 _SWEEP_SECONDS: Final = 5.0
 _CREATE_GRACE: Final = timedelta(minutes=10)
 """How long a container may be on its way to runc before nobody is believed to create it any more."""
+_ASK_GRACE: Final = timedelta(minutes=1)
+"""How long nobody may ask how to create a container until nobody is believed to do it any more."""
 _LAST_WORDS_SECONDS: Final = 2.0
 
 
@@ -363,12 +365,7 @@ class Worker:
                 await self._restorer.started(ask.container_id)
                 return Done()
             case StopRequest():
-                await self._note_overtaken_start(ask.container_id)
-                await self._restorer.stopped(ask.container_id)
-                try:
-                    return Stopped(await self._dumper.stop(ask.container_id))
-                except FailureError as problem:
-                    return NotDumped(problem.failure)
+                return await self._stop(ask.container_id)
             case DeletedNotification():
                 await self._ahead.cancel(ask.container_id)
                 await self._restorer.ended(ask.container_id, ask.exit_code)
@@ -377,6 +374,17 @@ class Worker:
             case ListContainersRequest():
                 records = await asyncio.to_thread(self._journal.containers)
                 return Containers(tuple(self._status(record) for record in records))
+
+    async def _stop(self, container_id: ContainerId) -> LocalAnswer:
+        await self._note_overtaken_start(container_id)
+        await self._restorer.stopped(container_id)
+        if await asyncio.to_thread(self._is_unstarted, container_id):
+            cause = f"container {container_id} has not started yet"
+            return NotDumped(Failure("not-running", cause, "Ask again when it runs."))
+        try:
+            return Stopped(await self._dumper.stop(container_id))
+        except FailureError as problem:
+            return NotDumped(problem.failure)
 
     async def _note_overtaken_start(self, container_id: ContainerId) -> None:
         """Note a start that was told by a pipe, which a stop has overtaken; and if the container runs: a stop waits for no hook."""
@@ -388,10 +396,13 @@ class Worker:
 
     async def _void(self, container_id: ContainerId) -> None:
         """Forget a container whose create nobody waits for any more, unless somebody asks for it again."""
-        record = await asyncio.to_thread(self._journal.container, container_id)
-        unstarted = record is not None and record.state in {ContainerState.CREATING, ContainerState.CREATED}
+        unstarted = await asyncio.to_thread(self._is_unstarted, container_id)
         if unstarted and not self._restorer.creates.is_under_way(container_id):
             await self._restorer.ended(container_id)
+
+    def _is_unstarted(self, container_id: ContainerId) -> bool:
+        record = self._journal.container(container_id)
+        return record is not None and record.state in {ContainerState.CREATING, ContainerState.CREATED}
 
     def _status(self, record: ContainerRecord) -> ContainerStatus:
         state = "dumping" if self._dumper.is_dumping(record.container_id) else record.state.value
@@ -420,8 +431,7 @@ class Worker:
             if self._dumper.is_dumping(record.container_id):
                 continue
             exists, runs = await asyncio.to_thread(self._look, record)
-            young = datetime.now(UTC) - record.asked_at < _CREATE_GRACE
-            if not exists and not (young and record.state in {ContainerState.CREATING, ContainerState.CREATED}):
+            if not exists and not self._may_be_created(record):
                 if record.container_id not in self._missing:
                     missing.add(record.container_id)  # the runtime may be about to tell, and knows the exit code
                     continue
@@ -432,13 +442,24 @@ class Worker:
                 await self._restorer.started(record.container_id)
         self._missing = missing
 
+    def _may_be_created(self, record: ContainerRecord) -> bool:
+        """Whether somebody may be about to create a container that runc does not know."""
+        if record.state not in {ContainerState.CREATING, ContainerState.CREATED}:
+            return False
+        if self._restorer.creates.is_under_way(record.container_id):
+            return True
+        asks = (
+            record.state is ContainerState.CREATING
+        )  # what is asked again, by a runtime that a worker died over, is under way soon
+        return datetime.now(UTC) - record.asked_at < (_ASK_GRACE if asks else _CREATE_GRACE)
+
     async def _report_missed(self) -> None:
         """Report what happened while no worker was there, each with its time."""
         for container_id, words in await asyncio.to_thread(absence.noted, self._settings):
             for word, at in words:
                 record = await asyncio.to_thread(self._journal.container, container_id)
-                if record is None or not (record.incarnation or word in absence.ENDS):
-                    continue
+                if record is None or at < record.asked_at or not (record.incarnation or word in absence.ENDS):
+                    continue  # nothing is to be said of it, or it is an earlier container of this name that was meant
                 if word in absence.ENDS and self._serving_since is not None and at >= self._serving_since:
                     continue  # it was told as well, if late; its name may be another container's by now
                 await _log.awarning("noted while no worker was there", what=word, at=str(at), key=str(record.key))

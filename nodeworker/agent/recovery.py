@@ -7,7 +7,6 @@ dumps that came to nothing are told, whole captures are handed on to be stored, 
 from __future__ import annotations
 
 import asyncio
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import structlog
 
 from nodeworker import reports
 from nodeworker.capture import exec_gate
+from nodeworker.capture.criu import work_folders
 from nodeworker.capture.criu.freezer import Freezer
 from nodeworker.capture.criu.runc import Runc
 from nodeworker.capture.criu.spool import Spool
@@ -89,7 +89,7 @@ def settle_dumps(
     wanted = {record.snapshot_id for record in whole}
     for folder in settings.spool.iterdir() if settings.spool.is_dir() else ():
         if folder.name not in wanted:
-            shutil.rmtree(folder, ignore_errors=True)
+            work_folders.remove(folder)
     return whole
 
 

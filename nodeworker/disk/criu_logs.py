@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from nodeworker.capture.criu import work_folders
 from nodeworker.settings import Settings
 from woodfrog.protocol.ids import SnapshotId
 
@@ -26,6 +26,6 @@ def drop_old_logs(settings: Settings) -> None:
     with suppress(OSError):
         for old in sorted(settings.logs.iterdir(), key=lambda path: path.stat().st_mtime)[:-_LOGS_KEPT]:
             if old.is_dir():
-                shutil.rmtree(old, ignore_errors=True)
+                work_folders.remove(old)
             else:
                 old.unlink()

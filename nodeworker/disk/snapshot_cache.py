@@ -26,6 +26,7 @@ from typing import Final
 import structlog
 from blake3 import blake3
 
+from nodeworker.capture.criu import work_folders
 from nodeworker.capture.criu.spool import Spool
 from nodeworker.capture.trees import CapturedTree, ReadInto
 from nodeworker.disk.reservations import Disk
@@ -134,7 +135,7 @@ class SnapshotCache:
         try:
             if self.wanted and _occupied(spool.folder) <= self._limit_bytes:
                 (spool.folder / MANIFEST_NAME).write_bytes(manifest())
-                shutil.rmtree(spool.work, ignore_errors=True)
+                work_folders.remove(spool.work)
                 self._enter(spool.folder, folder)
         except Exception as problem:  # noqa: BLE001 -- the snapshot is stored; nothing here may make that look otherwise
             _log.info("no local copy is kept", snapshot_id=snapshot_id, error=problem)

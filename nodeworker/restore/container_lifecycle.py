@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from nodeworker import bundle, reports
+from nodeworker.capture.criu import work_folders
 from nodeworker.disk.criu_logs import drop_old_logs
 from nodeworker.errors import refusal
 from nodeworker.journal import ContainerRecord, ContainerState, Journal
@@ -103,7 +104,7 @@ class ContainerLifecycle:
         restore_files.commit(self.fetched(record))
         shutil.rmtree(self.fetched(record), ignore_errors=True)
         if record.restored_from is not None:
-            shutil.rmtree(self.work(record, record.restored_from), ignore_errors=True)
+            work_folders.remove(self.work(record, record.restored_from))
 
     async def removed(self, container_id: ContainerId) -> None:
         """Wait until what an earlier start of the container had fetched is gone: the folder's name is the container's."""

@@ -258,6 +258,7 @@ class Restorer:
         known = msgspec.structs.replace(
             known,
             state=ContainerState.CREATING,
+            asked_at=datetime.now(UTC),
             given_up=False,
             bundle=ask.bundle,
             runc_root=ask.runc_root,

@@ -63,7 +63,10 @@ class Verb:
         return State(self.call.root, self.id)
 
     def say(self, level: str, message: str) -> None:
-        """Write to runc's log file in the form that the engine asked for, and an error to standard error as well."""
+        """Write to runc's log file in the form that the engine asked for, and an error to standard error as well.
+
+        Nothing comes of it where nobody reads that any more: whoever speaks has more to do, such as to undo what was begun.
+        """
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         if self.call.flag("log-format") == "json":
             line = json.dumps({"level": level, "msg": message, "time": now})
@@ -74,8 +77,9 @@ class Verb:
             with suppress(OSError), open(log, "a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
         if level == "error":
-            sys.stderr.write(f"{message}\n")
-            sys.stderr.flush()
+            with suppress(OSError):
+                sys.stderr.write(f"{message}\n")
+                sys.stderr.flush()
 
     def tell(self, what: str, *, noted: str = "") -> None:
         """Tell the worker. If it is not there, ``noted`` is left for it; without that, it finds out by itself."""

@@ -18,6 +18,7 @@ LOCK_SECONDS = 10.0
 """A predecessor that is ending lets go of its locks within a moment."""
 _LOOK_SECONDS = 0.5
 _DEATH_SECONDS = 5.0
+_MNT_DETACH = 2
 _CGROUPS = "/sys/fs/cgroup"
 
 
@@ -111,8 +112,9 @@ def kill(pid: int) -> None:
         time.sleep(0.01)
 
 
-def remove_leftovers(state_folder: str, cgroup: str) -> None:
+def remove_leftovers(state_folder: str, cgroup: str, work_path: str = "") -> None:
     """Remove what ``runc delete`` does not know because the restore had not come to write its state: it would bar the name."""
+    detach_mounts(work_path)
     mounted = any(os.path.ismount(folder) for folder, _, _ in os.walk(state_folder))
     if not mounted and not os.path.exists(os.path.join(state_folder, "state.json")):
         for folder, _, names in os.walk(state_folder, topdown=False):
@@ -122,6 +124,18 @@ def remove_leftovers(state_folder: str, cgroup: str) -> None:
             with suppress(OSError):
                 os.rmdir(folder)
     remove_cgroups(cgroup)
+
+
+def detach_mounts(work_path: str) -> None:
+    """Detach what a killed CRIU left mounted where it worked: every hierarchy of cgroup v1 (``cgyard`` in criu/cgroup.c)."""
+    with suppress(OSError):
+        for name in os.listdir(work_path) if work_path else ():
+            place = os.path.join(work_path, name)
+            if os.path.ismount(place):
+                import ctypes  # noqa: PLC0415  # slow to import and rarely needed
+
+                ctypes.CDLL(None).umount2(os.fsencode(place), _MNT_DETACH)  # with all that is mounted below it
+                os.rmdir(place)
 
 
 def remove_cgroups(path: str) -> None:

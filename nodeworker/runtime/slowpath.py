@@ -46,6 +46,8 @@ class StoppedError(Exception):
 class Create(Verb):
     """``create``: restored, cold, or refused, as the worker says."""
 
+    work_path = ""
+    """Where CRIU restores, once it does."""
     prepared = False
     """Whether nvidia-container-runtime has changed the bundle for a restore; it must not find its own work again."""
 
@@ -59,6 +61,13 @@ class Create(Verb):
         checkpoint_id = containers.variable(spec, self.settings.variable)
         if checkpoint_id is None or not self.id or "/" in self.id or self.id in {".", ".."} or self.state().exists:
             return self.runc_instead()
+        other = Marker.read(self.folder)
+        if other is not None and self._is_alive_elsewhere(other):
+            self.say(
+                "error",
+                f"container {self.id} runs under runc's root {other.text('root')}; protected containers share their names",
+            )
+            return 1
         marker = Marker(self.folder, {"root": self.call.root, "bundle": bundle, "restored": ""})
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, _stop)
@@ -78,6 +87,11 @@ class Create(Verb):
             _ignore_signals()
             self._undo(marker, spec)
         return code
+
+    def _is_alive_elsewhere(self, other: Marker) -> bool:
+        """Whether the marker is of another root's container, which runs: what is known of it here would be lost."""
+        root = other.text("root")
+        return os.path.realpath(root) != os.path.realpath(self.call.root) and containers.State(root, self.id).alive
 
     def _create(self, marker: Marker, bundle: str, spec: containers.Json, checkpoint_id: str) -> int:
         answer = self._insist(
@@ -144,7 +158,8 @@ class Create(Verb):
         marker.update(
             phase="creating", restored=str(answer["snapshot_id"]), stopped_pids=answer.get("stopped_pids") or []
         )
-        log = os.path.join(self.folder, "restore.log")
+        log, self.work_path = os.path.join(self.folder, "restore.log"), str(answer["work_path"])
+        marker.update(work_path=self.work_path)
         arguments = self.call.restore(
             bundle=bundle,
             image_path=str(answer["image_path"]),
@@ -183,7 +198,7 @@ class Create(Verb):
         problem = killed or _last_error(log) or f"runc restore ended with exit code {code}"
         self._remove_container(log)
         if killed:
-            restore_process.remove_leftovers(self.state().folder, _cgroup(spec))
+            restore_process.remove_leftovers(self.state().folder, _cgroup(spec), self.work_path)
         return problem
 
     def _reset(self, bundle: str, spec: containers.Json) -> None:
@@ -234,7 +249,7 @@ class Create(Verb):
         if marker.phase != "asking":
             self._remove_container(os.path.join(self.folder, "undo.log"))
             if interrupted:
-                restore_process.remove_leftovers(self.state().folder, _cgroup(spec))
+                restore_process.remove_leftovers(self.state().folder, _cgroup(spec), self.work_path)
         self.tell("deleted", noted="never-ran")
         _remove_logs(self.folder)
         marker.remove()
@@ -312,6 +327,7 @@ class Delete(Verb):
         if marker.phase in {"asking", "creating"}:
             self._wait_for_orphan(marker)
             self.state().detach_leftovers()
+            restore_process.detach_mounts(marker.text("work_path"))
         code = self.runc(self.call.arguments)
         if code == 0 or not self.state().exists:
             self.tell("deleted", noted="deleted" if marker.let_go else "never-ran")
@@ -404,5 +420,6 @@ def run() -> None:
     try:
         code = main()
     finally:
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
     os._exit(code)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from support.lone_runtime import COUNTER, Container, LoneRuntime, eventually, ru
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import SnapshotId
 from woodfrog.protocol.runtime_api import NotDumped, Refused, Stopped
+from woodfrog.service import procfs
 
 pytestmark = [pytest.mark.criu, pytest.mark.timeout(60)]
 
@@ -359,6 +361,53 @@ def test_an_interrupted_create_leaves_nothing_behind(runtime: LoneRuntime) -> No
     assert "interrupted by signal 15" in container.said()
     assert not container.marker.parent.exists()
     assert not container.exists()
+
+
+def test_so_does_one_whose_caller_is_gone_with_what_it_would_have_read(runtime: LoneRuntime) -> None:
+    container = runtime.container()
+    runtime.write(worker_wait_seconds=30)
+    reading, writing = os.pipe()
+    creating = container.start_create(writing)
+    os.close(writing)
+    eventually(container.marker.exists, "create waits for the worker")
+    os.close(reading)
+    creating.send_signal(signal.SIGTERM)
+    assert creating.wait(20) == 128 + signal.SIGTERM
+    assert not container.marker.parent.exists()
+    assert not container.exists()
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.02, 0.04, 0.08])
+def test_an_interrupted_restore_leaves_no_mount_behind(runtime: LoneRuntime, delay: float) -> None:
+    first, images = dumped(runtime)
+    second = runtime.container(on=first)
+    runtime.worker(create=lambda _: second.restored(images))
+    creating = second.start_create()
+    eventually(second.exists, "runc restore is under way")
+    time.sleep(delay)
+    creating.send_signal(signal.SIGTERM)
+    creating.wait(20)
+    second.call("delete", "--force", second.id)
+    assert not second.exists()
+    places = (mount.place for mount in procfs.mounts())
+    assert [place for place in places if "cgyard" in place and place.startswith(str(runtime.folder))] == []
+
+
+def test_a_name_under_two_roots_is_refused_while_the_first_runs_which_goes_on_protected(
+    runtime: LoneRuntime, tmp_path: Path
+) -> None:
+    container = runtime.container()
+    worker = runtime.worker(create=container.cold)
+    container.run()
+    words = ["--root", str(tmp_path / "other"), "create", "--bundle", str(container.bundle), container.id]
+    other = subprocess.run([str(runtime.path), *words], capture_output=True, text=True, timeout=20, check=False)
+    assert other.returncode == 1
+    assert f"container {container.id} runs under runc's root {runtime.root}" in other.stderr
+    assert container.marker.exists()
+    assert worker.tags() == ["create", "started"]
+    assert container.call("delete", "--force", container.id).returncode == 0
+    again = runtime.container()
+    assert again.create() == 0
 
 
 def test_a_killed_create_is_cleaned_up_by_the_delete_that_follows(runtime: LoneRuntime) -> None:

@@ -235,13 +235,13 @@ class Container:
             )
         return subprocess.CompletedProcess(done.args, done.returncode, "", said.read_text())
 
-    def start_create(self) -> subprocess.Popen[bytes]:
+    def start_create(self, stderr: int | None = None) -> subprocess.Popen[bytes]:
         words = ("create", "--bundle", str(self.bundle), "--pid-file", str(self.pid_file), self.id)
         return subprocess.Popen(
             self.arguments(*words),
             stdin=subprocess.DEVNULL,
             stdout=self._outputs[0][1],
-            stderr=self._outputs[1][1],
+            stderr=self._outputs[1][1] if stderr is None else stderr,
         )
 
     def create(self) -> int:

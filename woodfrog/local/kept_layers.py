@@ -155,7 +155,7 @@ def offer(layers: list[Layer]) -> str:
     more = f" (and {len(layers) - 1} older)" if len(layers) > 1 else ""
     return (
         f"warning: the files of container {newest.layer} are kept{more}, which ended at {newest.kept_at:%Y-%m-%d %H:%M:%S} without "
-        f"a snapshot: {newest.why}; `woodfrog run --from-layer {newest.layer}` starts from them"
+        f"a snapshot: {newest.why}; `woodfrog run --id {newest.id} --from-layer {newest.layer}` starts from them"
     )
 
 

@@ -17,8 +17,10 @@ def is_settled(captured_as: str, history: Sequence[Row]) -> bool:
     return any(row["snapshot_id"] == captured_as and row["status"] not in {"dumping", "captured"} for row in history)
 
 
-def after_capture(checkpoint_id: str, captured_as: str, history: Sequence[Row], latest: Sequence[Row]) -> str:
-    """Say it after a final snapshot; ``latest`` is the id's row of ``latest_snapshots``, if it has one."""
+def after_capture(
+    checkpoint_id: str, captured_as: str, history: Sequence[Row], latest: Sequence[Row], starts: Sequence[Row] = ()
+) -> str:
+    """Say it after a final snapshot; ``latest`` is the id's row of ``latest_snapshots``, if it has one, and ``starts`` its ``restore_history``."""
     captured = f"captured as {captured_as}"
     own = next((row for row in history if row["snapshot_id"] == captured_as), None)
     status = None if own is None else own["status"]
@@ -30,10 +32,22 @@ def after_capture(checkpoint_id: str, captured_as: str, history: Sequence[Row], 
         return f"{captured}, and lost: {cause}{_then(checkpoint_id, latest)}"
     if pinned is not None and pinned != captured_as:
         return f"{captured}; but {checkpoint_id} resumes from {pinned}, which is pinned (`woodfrog unpin {pinned}`)"
+    rival = None if own is None else next((start for start in starts if _is_told_without(start, own)), None)
+    if rival is not None:
+        return (
+            f"{captured}; but incarnation {rival['incarnation']} of {checkpoint_id} is being created without it on node "
+            f"{rival['node']}, and {checkpoint_id} goes on from there unless that is given up"
+        )
     if status != "valid":
         where = "on this node, or anywhere once it is stored,"
         return f"{captured}, not stored yet; run {checkpoint_id} again {where} and it resumes from there"
     return f"{captured}; run {checkpoint_id} again and it resumes from there"
+
+
+def _is_told_without(start: Row, snapshot: Row) -> bool:
+    """Whether a later start that does not run yet was told how to start before this snapshot was there."""
+    later = start["incarnation"] > snapshot["incarnation"] and start["snapshot_id"] != snapshot["snapshot_id"]
+    return later and start["choice"] is not None and start["started_at"] is None and start["ended_at"] is None
 
 
 def after_start(

@@ -37,6 +37,7 @@ from woodfrog.local.stopping import uncaptured
 from woodfrog.output import Form
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CheckpointKey, ContainerId, SnapshotId
+from woodfrog.protocol.requests import View
 from woodfrog.protocol.runtime_api import ContainerStatus, DeletedNotification
 from woodfrog.service import libc
 
@@ -364,7 +365,7 @@ class SupervisedContainer:
             while not next_start.is_settled(snapshot_id, history) and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS if history else 0.0)
                 history = client.view(self._described.reach, "checkpoint_history", self._key, seconds=_TELL_SECONDS)
-        words = next_start.after_capture(self._key.id, snapshot_id, history, self._latest())
+        words = next_start.after_capture(self._key.id, snapshot_id, history, self._latest(), self._starts())
         self._say("captured", words, snapshot_id=snapshot_id)
 
     def _tell_refusal(self, failure: Failure) -> None:
@@ -375,8 +376,14 @@ class SupervisedContainer:
         self._say("not-captured", f"{words}{then}")
 
     def _latest(self) -> list[dict[str, Any]]:
+        return self._view("latest_snapshots")
+
+    def _starts(self) -> list[dict[str, Any]]:
+        return self._view("restore_history")
+
+    def _view(self, name: View) -> list[dict[str, Any]]:
         with suppress(FailureError):
-            return client.view(self._described.reach, "latest_snapshots", self._key, seconds=_TELL_SECONDS)
+            return client.view(self._described.reach, name, self._key, seconds=_TELL_SECONDS)
         return []
 
     def _say(self, event: str, words: str, snapshot_id: SnapshotId | None = None) -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from nodeworker.capture import filesystem
 from nodeworker.capture.bounds import Bounds, Tally
+from nodeworker.capture.criu import work_folders
 from nodeworker.capture.trees import CapturedTree, copy_tree, list_tree
 from nodeworker.capture.trees.entry_list import EntryFile, NumberedFiles
 from nodeworker.domain.common_failures import spool_corrupt, spool_lost
@@ -168,7 +169,7 @@ class Spool:
 
     def remove(self) -> None:
         """Remove it with all that it holds."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        work_folders.remove(self.folder)
 
 
 def raw_bytes(trees: Iterable[CapturedTree]) -> int:

@@ -37,6 +37,42 @@ def test_what_is_valid_and_the_latest_is_promised() -> None:
     assert said == "captured as s2; run t again and it resumes from there"
 
 
+BEING_CREATED = {
+    "incarnation": 3,
+    "node": "n1",
+    "choice": "restored",
+    "snapshot_id": "s1",
+    "started_at": None,
+    "ended_at": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "promised"),
+    [
+        ({}, False),
+        ({"choice": "cold", "snapshot_id": None}, False),
+        ({"choice": None}, True),
+        ({"snapshot_id": "s2"}, True),
+        ({"ended_at": "2026-12-01T12:00:00Z"}, True),
+        ({"incarnation": 1}, True),
+    ],
+)
+def test_what_a_start_that_is_being_created_does_without_is_not_promised(
+    otherwise: dict[str, Any], promised: bool
+) -> None:
+    starts = [{**BEING_CREATED, "incarnation": 2, "snapshot_id": "s0", "started_at": "2026-12-01T11:00:00Z"}]
+    starts.append(BEING_CREATED | otherwise)
+    said = after_capture("t", "s2", [row("valid", incarnation=2)], LATEST, starts)
+    if promised:
+        assert said == "captured as s2; run t again and it resumes from there"
+    else:
+        assert said == (
+            "captured as s2; but incarnation 3 of t is being created without it on node n1, and t goes on from there "
+            "unless that is given up"
+        )
+
+
 def test_another_that_is_pinned_comes_first() -> None:
     said = after_capture("t", "s2", [row("valid")], [{"snapshot_id": "s1", "pinned": True}])
     assert said == "captured as s2; but t resumes from s1, which is pinned (`woodfrog unpin s1`)"
