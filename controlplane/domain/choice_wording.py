@@ -82,7 +82,7 @@ def fate(snapshot: Snapshot) -> str:
         case SnapshotStatus.INVALIDATED:
             return f"it was invalidated: {snapshot.note}"
         case SnapshotStatus.SUPERSEDED:
-            return f"it came after incarnation {snapshot.missed_by} had started without it"
+            return f"it came after the start of incarnation {snapshot.missed_by} was decided without it"
         case SnapshotStatus.DELETED:
             return f"it was deleted: {snapshot.note}"
         case _:

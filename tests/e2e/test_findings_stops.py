@@ -36,7 +36,7 @@ def test_one_that_came_too_late_is_not_promised(stack: Stack) -> None:
     first = begin(stack, "twice")
     second = stack.run("twice", *COUNT)
     _, _, said = first.stop()
-    assert "too late: incarnation 2 of twice started without it" in said
+    assert "too late: the start of incarnation 2 of twice was decided without it" in said
     assert "resumes from there" not in said
     second.stop()
 

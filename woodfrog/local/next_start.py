@@ -26,7 +26,7 @@ def after_capture(
     status = None if own is None else own["status"]
     pinned = next((row["snapshot_id"] for row in latest if row["pinned"]), None)
     if own is not None and status == "superseded":
-        return f"{captured}, too late: incarnation {own['superseded_by']} of {checkpoint_id} started without it{_then(checkpoint_id, latest)}"
+        return f"{captured}, too late: the start of incarnation {own['superseded_by']} of {checkpoint_id} was decided without it{_then(checkpoint_id, latest)}"
     if own is not None and status == "failed":
         cause = f"{own['failure_cause']} ({own['failure_code']}). {own['failure_advice']}"
         return f"{captured}, and lost: {cause}{_then(checkpoint_id, latest)}"
@@ -36,7 +36,7 @@ def after_capture(
     if rival is not None:
         return (
             f"{captured}; but incarnation {rival['incarnation']} of {checkpoint_id} is being created without it on node "
-            f"{rival['node']}, and {checkpoint_id} goes on from there unless that is given up"
+            f"{rival['node']}: this snapshot is passed over once that one runs, or another start comes after it"
         )
     if status != "valid":
         where = "on this node, or anywhere once it is stored,"

@@ -26,8 +26,8 @@ _KEY: Final[list[ColumnDoc]] = [
     ("id", TEXT, "What the user wrote in the variable."),
 ]
 _STATUSES: Final = (
-    "`dumping`; `captured` (on the node, not yet durable); `valid` (stored and verified); `superseded` (too late: a later "
-    "container had started without it); `failed`; `invalidated` (proved unusable, or a user said so); `expired` (by a policy or "
+    "`dumping`; `captured` (on the node, not yet durable); `valid` (stored and verified); `superseded` (too late: the "
+    "start of a later container was decided without it); `failed`; `invalidated` (proved unusable, or a user said so); `expired` (by a policy or "
     "a user); `deleted` (the store holds nothing of it any more)."
 )
 _FAILING: Final = (

@@ -22,12 +22,12 @@ __all__ = [
 
 
 class SnapshotSuperseded(AboutSnapshot, frozen=True, tag="snapshot.superseded"):
-    """The snapshot came too late: incarnation ``by`` had started without it. It never becomes the latest."""
+    """The snapshot came too late: the start of incarnation ``by`` was decided without it. It never becomes the latest."""
 
     by: IncarnationNumber
 
     def __str__(self) -> str:
-        return f"snapshot {self.snapshot_id} came too late: incarnation {self.by} had started without it"
+        return f"snapshot {self.snapshot_id} came too late: the start of incarnation {self.by} was decided without it"
 
 
 class SnapshotInvalidated(AboutSnapshot, frozen=True, tag="snapshot.invalidated"):

@@ -70,7 +70,7 @@ def test_within_an_incarnation_the_newest_dump_wins_whatever_its_name_says_of_th
     [
         ("failed", "its dump failed: disk full"),
         ("invalidated", "it was invalidated: disk full"),
-        ("superseded", "it came after incarnation 3 had started without it"),
+        ("superseded", "it came after the start of incarnation 3 was decided without it"),
     ],
 )
 def test_what_is_not_valid_is_skipped_and_the_reason_tells_why(status: str, why: str) -> None:

@@ -68,8 +68,8 @@ def test_what_a_start_that_is_being_created_does_without_is_not_promised(
         assert said == "captured as s2; run t again and it resumes from there"
     else:
         assert said == (
-            "captured as s2; but incarnation 3 of t is being created without it on node n1, and t goes on from there "
-            "unless that is given up"
+            "captured as s2; but incarnation 3 of t is being created without it on node n1: this snapshot is passed over "
+            "once that one runs, or another start comes after it"
         )
 
 
@@ -81,7 +81,8 @@ def test_another_that_is_pinned_comes_first() -> None:
 def test_what_came_too_late_is_named_with_what_counts() -> None:
     said = after_capture("t", "s2", [row("superseded", superseded_by=4)], [{"snapshot_id": "s9", "pinned": False}])
     assert (
-        said == "captured as s2, too late: incarnation 4 of t started without it; the next start of t resumes from s9"
+        said
+        == "captured as s2, too late: the start of incarnation 4 of t was decided without it; the next start of t resumes from s9"
     )
 
 
