@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
 
 import pytest
@@ -70,6 +72,41 @@ def test_stop_says_so_too_and_kills_whoever_does_not_end(stack: Stack) -> None:
     assert killed.returncode == 1
     code, _, _ = run.wait()
     assert code == 137
+
+
+def test_stop_says_what_the_next_start_resumes_from(stack: Stack) -> None:
+    first, second = begin(stack, "two"), stack.run("two", *COUNT)
+    second.until_lines("/count", 1)
+    done = stack.cli("stop", "two", "-o", "json")
+    older, newer = (
+        next(
+            each["captured_as"]
+            for each in json.loads(done.stdout)
+            if each["container_id"] == run.container["container_id"]
+        )
+        for run in (first, second)
+    )
+    assert f"captured as {older}, too late: the start of incarnation 2 of two was decided without it" in done.stderr
+    assert f"captured as {newer}; run two again and it resumes from there" in done.stderr
+    first.wait()
+    second.wait()
+    again = begin(stack, "two")
+    assert again.container["restored_from"] == newer
+    again.stop()
+
+
+def test_stop_names_the_snapshot_also_while_the_control_plane_is_away(stack: Stack) -> None:
+    run = begin(stack, "away")
+    plane = stack.child("controlplane")
+    os.kill(plane, signal.SIGSTOP)
+    try:
+        done = stack.cli("stop", "away", "-o", "json")
+    finally:
+        os.kill(plane, signal.SIGCONT)
+    (stopped,) = json.loads(done.stdout)
+    run.wait()
+    assert stopped["captured_as"] == stack.until_stored("away")[-1]
+    assert f"captured as {stopped['captured_as']}, not stored yet" in done.stderr
 
 
 def test_stop_names_the_snapshot_of_what_it_captured(stack: Stack) -> None:

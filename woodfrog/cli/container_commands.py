@@ -34,6 +34,9 @@ def stop(
         described = state_of(state_dir).described()
         key = key_of(described.reach, checkpoint_id, namespace)
         stopped = stopping.stop(described, key, timeout_seconds=timeout_seconds, kill=kill)
+        for each in stopped:
+            if each.captured_as is not None:
+                typer.echo(f"woodfrog: {stopping.after_capture(described, key, each.captured_as)}", err=True)
     put(
         [msgspec.to_builtins(each) for each in stopped],
         shown("container_id", "captured_as", "ended", "why_not"),

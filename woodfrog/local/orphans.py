@@ -12,8 +12,8 @@ from woodfrog.local.kept_layers import LAYERS, Layers, read_owner
 from woodfrog.local.oci_runtime import Runtime
 from woodfrog.local.overlay import ContainerDirectory
 from woodfrog.local.overlay import orphans as ownerless
-from woodfrog.local.stopping import uncaptured
-from woodfrog.protocol.failures import FailureError
+from woodfrog.local.stopping import capture
+from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import ContainerId
 
 NOTHING_TO_CAPTURE: Final = frozenset({"container-unknown", "not-running"})
@@ -26,7 +26,8 @@ def clear(described: Description) -> None:
     """
     for directory in ownerless(Path(described.containers)):
         container_id = ContainerId(directory.path.name)
-        failure = uncaptured(described, container_id)
+        outcome = capture(described, container_id)
+        failure = outcome if isinstance(outcome, Failure) else None
         if failure is None or failure.code in NOTHING_TO_CAPTURE:
             Runtime(described, container_id).delete()
             if failure is not None:

@@ -24,7 +24,7 @@ from nodeworker.runtime.install import DEFAULT_VARIABLE
 from nodeworker.threads import in_daemon_thread
 from woodfrog import client
 from woodfrog.dev_state import Description
-from woodfrog.local import next_start, orphans
+from woodfrog.local import next_start, orphans, stopping
 from woodfrog.local.command_errors import command_error
 from woodfrog.local.console import Console
 from woodfrog.local.interrupts import deferred, interruptible, uninterrupted
@@ -33,11 +33,9 @@ from woodfrog.local.oci_bundle import ContainerSpec, oci_config, write_config
 from woodfrog.local.oci_runtime import STOP_SECONDS, VERB_SECONDS, Runtime, logged, runtime_failed
 from woodfrog.local.overlay import ContainerDirectory
 from woodfrog.local.pipes import Output
-from woodfrog.local.stopping import uncaptured
 from woodfrog.output import Form
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import CheckpointKey, ContainerId, SnapshotId
-from woodfrog.protocol.requests import View
 from woodfrog.protocol.runtime_api import ContainerStatus, DeletedNotification
 from woodfrog.service import libc
 
@@ -185,7 +183,6 @@ class SupervisedContainer:
     async def _live(self, bundle: Path) -> int:
         loop = asyncio.get_running_loop()
         output = Output(self._console.stdout, self._console.stderr)
-        stopping = self._stopping
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin_stop, number)
         try:
@@ -207,9 +204,9 @@ class SupervisedContainer:
                 loop.remove_reader(watched)
                 os.close(watched)
             if self._signals > 1:
-                for task in stopping:  # killed: whoever still takes a dump takes it in vain
+                for task in self._stopping:  # killed: whoever still takes a dump takes it in vain
                     task.cancel()
-            await asyncio.gather(*stopping, return_exceptions=True)
+            await asyncio.gather(*self._stopping, return_exceptions=True)
             _, status = os.waitpid(init, 0)  # noqa: ASYNC222 -- it has ended, so this does not wait
         finally:
             await asyncio.to_thread(output.finish)
@@ -302,8 +299,8 @@ class SupervisedContainer:
         if self._signals == 1:
             self._say("stopping", "stopping; the final snapshot is being taken (once more to kill)")
             # A daemon thread: a worker that does not answer must not keep us when the container is killed.
-            failure = await in_daemon_thread(lambda: uncaptured(self._described, self.container_id))
-            if failure is None or self._signals > 1:
+            failure = await in_daemon_thread(lambda: stopping.capture(self._described, self.container_id))
+            if not isinstance(failure, Failure) or self._signals > 1:
                 return
             if failure.code == "worker-away":
                 # The runtime asks once more, and may find it.
@@ -359,13 +356,7 @@ class SupervisedContainer:
             return
         snapshot_id = status.captured_as
         self._captured = True
-        history: list[dict[str, Any]] = []
-        deadline = time.monotonic() + _TELL_SECONDS
-        with suppress(FailureError):
-            while not next_start.is_settled(snapshot_id, history) and time.monotonic() < deadline:
-                time.sleep(_POLL_SECONDS if history else 0.0)
-                history = client.view(self._described.reach, "checkpoint_history", self._key, seconds=_TELL_SECONDS)
-        words = next_start.after_capture(self._key.id, snapshot_id, history, self._latest(), self._starts())
+        words = stopping.after_capture(self._described, self._key, snapshot_id)
         self._say("captured", words, snapshot_id=snapshot_id)
 
     def _tell_refusal(self, failure: Failure) -> None:
@@ -376,14 +367,8 @@ class SupervisedContainer:
         self._say("not-captured", f"{words}{then}")
 
     def _latest(self) -> list[dict[str, Any]]:
-        return self._view("latest_snapshots")
-
-    def _starts(self) -> list[dict[str, Any]]:
-        return self._view("restore_history")
-
-    def _view(self, name: View) -> list[dict[str, Any]]:
         with suppress(FailureError):
-            return client.view(self._described.reach, name, self._key, seconds=_TELL_SECONDS)
+            return client.view(self._described.reach, "latest_snapshots", self._key, seconds=_TELL_SECONDS)
         return []
 
     def _say(self, event: str, words: str, snapshot_id: SnapshotId | None = None) -> None:

@@ -4,35 +4,55 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
 from woodfrog import client
 from woodfrog.dev_state import Description
+from woodfrog.local import next_start
 from woodfrog.local.oci_runtime import STOP_SECONDS, Runtime
 from woodfrog.protocol.failures import Failure, FailureError
-from woodfrog.protocol.ids import CheckpointKey, ContainerId
-from woodfrog.protocol.runtime_api import ContainerStatus, NotDumped, StopRequest
+from woodfrog.protocol.ids import CheckpointKey, ContainerId, SnapshotId
+from woodfrog.protocol.requests import View
+from woodfrog.protocol.runtime_api import ContainerStatus, NotDumped, Stopped, StopRequest
 
 _TELL_SECONDS = 3.0
 _POLL_SECONDS = 0.1
 
 
-def uncaptured(described: Description, container_id: ContainerId) -> Failure | None:
-    """Take a container's final dump, which ends it; return why there is none. Takes as long as the dump."""
+def capture(described: Description, container_id: ContainerId) -> SnapshotId | Failure:
+    """Take a container's final dump, which ends it; return its name, or why there is none. Takes as long as the dump."""
     try:
         answer = client.worker(described.socket, StopRequest(container_id=container_id), seconds=STOP_SECONDS)
     except FailureError as problem:
         return problem.failure
-    return answer.failure if isinstance(answer, NotDumped) else None
+    assert isinstance(answer, NotDumped | Stopped)
+    return answer.failure if isinstance(answer, NotDumped) else answer.snapshot_id
+
+
+def after_capture(described: Description, key: CheckpointKey, snapshot_id: SnapshotId) -> str:
+    """Say what the next start of a key resumes from, now that a final dump is captured; wait a moment for it to be stored."""
+
+    def read(name: View) -> list[dict[str, Any]]:
+        with suppress(FailureError):
+            return client.view(described.reach, name, key, seconds=_TELL_SECONDS)
+        return []
+
+    history: list[dict[str, Any]] = []
+    deadline = time.monotonic() + _TELL_SECONDS
+    while not next_start.is_settled(snapshot_id, history) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS if history else 0.0)
+        history = read("checkpoint_history") or history
+    return next_start.after_capture(key.id, snapshot_id, history, read("latest_snapshots"), read("restore_history"))
 
 
 class StoppedContainer(msgspec.Struct, frozen=True):
     """What became of a container that was stopped."""
 
     container_id: ContainerId
-    captured_as: str | None
-    """Its final snapshot; None where there is none, or none was heard of in time."""
+    captured_as: SnapshotId | None
+    """Its final snapshot; None where there is none."""
     ended: bool = True
     why_not: str = ""
     """Why there is no final snapshot."""
@@ -53,8 +73,8 @@ def stop(
         raise FailureError(
             Failure("not-running", f"no container of {key.id} runs on this node", "`woodfrog ps` shows what runs.")
         )
-    failures = {each.container_id: uncaptured(described, each.container_id) for each in running}
-    without = {container_id for container_id, failure in failures.items() if failure is not None}
+    outcomes = {each.container_id: capture(described, each.container_id) for each in running}
+    without = {container_id for container_id, outcome in outcomes.items() if isinstance(outcome, Failure)}
     for container_id in without:
         Runtime(described, container_id).kill("TERM")
     left = _await_ends(described, key, without, timeout_seconds)
@@ -62,15 +82,12 @@ def stop(
         for container_id in left:
             Runtime(described, container_id).kill("KILL")
         left = _await_ends(described, key, left, timeout_seconds)
-    stopped = []
-    for container in running:
-        failure = failures[container.container_id]
-        captured_as = _final_snapshot(described, container) if failure is None else None
-        why_not = "" if failure is None else str(failure)
-        stopped.append(
-            StoppedContainer(container.container_id, captured_as, container.container_id not in left, why_not)
-        )
-    return stopped
+    return [
+        StoppedContainer(container_id, None, container_id not in left, str(outcome))
+        if isinstance(outcome, Failure)
+        else StoppedContainer(container_id, outcome)
+        for container_id, outcome in outcomes.items()
+    ]
 
 
 def _running(described: Description, key: CheckpointKey) -> list[ContainerStatus]:
@@ -88,15 +105,3 @@ def _await_ends(
             break
         time.sleep(_POLL_SECONDS)
     return waiting
-
-
-def _final_snapshot(described: Description, container: ContainerStatus) -> str | None:
-    """Look the final dump up in the log: whoever ran the container in the foreground may have removed it already."""
-    deadline = time.monotonic() + _TELL_SECONDS
-    with suppress(FailureError):
-        while time.monotonic() < deadline:
-            for row in client.view(described.reach, "checkpoint_history", container.key, seconds=_TELL_SECONDS):
-                if row["incarnation"] == container.incarnation and row["final"] and row["captured_at"]:
-                    return str(row["snapshot_id"])
-            time.sleep(0.1)
-    return None
