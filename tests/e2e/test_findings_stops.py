@@ -74,6 +74,19 @@ def test_stop_says_so_too_and_kills_whoever_does_not_end(stack: Stack) -> None:
     assert code == 137
 
 
+@pytest.mark.parametrize("closed", ["stderr", "both"])
+def test_one_whose_words_nobody_reads_any_more_is_captured_all_the_same(stack: Stack, closed: str) -> None:
+    run = begin(stack, f"unread-{closed}")
+    for stream in (run.process.stderr, run.process.stdout if closed == "both" else None):
+        if stream is not None:
+            stream.close()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.process.wait(60) == 128 + signal.SIGKILL, "the exit code is that of a container that was captured"
+    again = begin(stack, f"unread-{closed}")
+    assert again.container["restored_from"] == stack.until_stored(f"unread-{closed}")[-1]
+    again.stop()
+
+
 def test_stop_says_what_the_next_start_resumes_from(stack: Stack) -> None:
     first, second = begin(stack, "two"), stack.run("two", *COUNT)
     second.until_lines("/count", 1)

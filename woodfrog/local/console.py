@@ -6,9 +6,11 @@ why it did not start, and from then on to the log of the id.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, TextIO
 
 
 class Console(Protocol):
@@ -30,25 +32,40 @@ class Console(Protocol):
         """The container runs, and how it started has been said."""
 
 
+def write(stream: TextIO | None, data: bytes) -> None:
+    """Write to a standard stream, and never raise: whoever writes has more to do, such as to take a last snapshot.
+
+    Of one that nobody reads any more, and of a terminal that is gone, the rest is left out, so that the exit code is not Python's own.
+    """
+    if stream is None:  # it was closed when we began
+        return
+    try:
+        stream.buffer.write(data)
+        stream.buffer.flush()
+    except ValueError:  # it is closed
+        return
+    except OSError as problem:
+        if problem.errno in {errno.EPIPE, errno.EIO}:
+            with suppress(OSError):
+                nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+
+
 class Terminal:
     """The standard streams."""
 
     def stdout(self, data: bytes) -> None:
         """Take what the container writes to its standard output."""
-        with suppress(BrokenPipeError, ValueError):  # nobody reads us any more
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+        write(sys.stdout, data)
 
     def stderr(self, data: bytes) -> None:
         """Take what the container writes to its standard error."""
-        with suppress(BrokenPipeError, ValueError):
-            sys.stderr.buffer.write(data)
-            sys.stderr.buffer.flush()
+        write(sys.stderr, data)
 
     def say(self, line: str) -> None:
         """Take a line of ``woodfrog run`` itself."""
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+        write(sys.stderr, f"{line}\n".encode(errors="backslashreplace"))
 
     def created(self) -> None:
         """Nothing changes."""

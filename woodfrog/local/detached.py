@@ -64,7 +64,7 @@ class Background:
         for number in _STREAMS:
             os.dup2(nothing, number)
         os.close(nothing)
-        with suppress(BrokenPipeError):
+        with suppress(OSError):
             os.write(self._ready, msgspec.json.encode(Started(self._container_id)))
         os.close(self._ready)
 

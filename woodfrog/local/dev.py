@@ -26,6 +26,7 @@ from woodfrog import client
 from woodfrog.dev_state import Description, StateDirectory
 from woodfrog.local import page
 from woodfrog.local.broker import STREAMS_BYTES, Broker
+from woodfrog.local.console import write
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import NodeName
 from woodfrog.service import libc
@@ -251,8 +252,7 @@ class Stack:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"woodfrog dev: {text}\n")
-    sys.stderr.flush()
+    write(sys.stderr, f"woodfrog dev: {text}\n".encode(errors="backslashreplace"))
 
 
 def serve(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from woodfrog.dev_state import Description
+from woodfrog.local.console import write
 from woodfrog.local.kept_layers import LAYERS, Layers, read_owner
 from woodfrog.local.oci_runtime import Runtime
 from woodfrog.local.overlay import ContainerDirectory
@@ -35,10 +36,11 @@ def clear(described: Description) -> None:
             directory.remove()
         else:
             directory.unlock()
-            sys.stderr.write(
+            words = (
                 f"woodfrog: the `woodfrog run` of container {container_id} was killed, and it cannot be captured: {failure}\n"
                 f"woodfrog: {container_id} runs on; `woodfrog stop` ends it\n"
             )
+            write(sys.stderr, words.encode())
 
 
 def _keep_layer(described: Description, directory: ContainerDirectory) -> None:
