@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -118,3 +121,24 @@ def test_at_level_debug_every_event_has_a_line_with_its_position(capsys: pytest.
     assert [line[name] for name in about] == [
         "recorded", "snapshot.stored", 7, str(KEY), "node-a", "s1", "c1", "worker/node-a", "report-1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("gone", ["reader", "room"])
+def test_what_is_logged_where_nobody_takes_it_ends_no_work(gone: str) -> None:
+    """With a pipe that nobody reads, and on a full disk (full(4)); in a process of its own, whose standard error it is."""
+    code = (
+        "import structlog, sys\nfrom woodfrog.service import logs\nlogs.configure()\nlog = structlog.get_logger(component='c')\n"
+        "sys.stdin.read()\n"
+        "for number in range(2000):\n    log.warning('said', number=number)\n"
+        "sys.stdout.write('done')\nsys.stdout.flush()\n__import__('os')._exit(0)"
+    )
+    reading, writing = (
+        os.pipe() if gone == "reader" else (os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY))
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=writing
+    ) as process:
+        os.close(writing)
+        os.close(reading)
+        out, _ = process.communicate(timeout=30)
+    assert out == b"done"
