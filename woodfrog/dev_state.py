@@ -7,7 +7,9 @@ nothing runs takes everything along.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -70,6 +72,10 @@ class Description(msgspec.Struct, frozen=True):
         return (self.state_dir,) if inside else (self.state_dir, self.store)
 
 
+_FIT: Final = re.compile(r"[\w./+@=~-]")
+"""What CRIU's configuration takes in a path (``Env.path``), without what separates the directories of an overlay."""
+
+
 class StateDirectory:
     """The paths below one state directory."""
 
@@ -94,8 +100,9 @@ class StateDirectory:
         socket = self.run / "worker.sock"
         if len(os.fsencode(socket)) > _SOCKET_PATH_BYTES:
             raise _unfit(f"{socket} is too long a path for a unix socket")
-        if any(character.isspace() or character in "\"'#:," for character in str(self.path)):
-            raise _unfit(f"{self.path} holds a blank or one of \" ' # : ,")
+        found = next((each for each in str(self.path) if not _FIT.match(each)), None)
+        if found is not None:
+            raise _unfit(f"{self.path} holds {found!r}; it may hold letters, digits and . / _ + @ = ~ -")
         try:
             for directory in (self.path, self.logs, self.nats, self.run, self.worker, self.store):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)

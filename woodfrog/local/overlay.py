@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from woodfrog.protocol.failures import Failure, FailureError
-from woodfrog.service import libc
+from woodfrog.service import libc, procfs
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _IFF_UP = 1
@@ -154,9 +154,9 @@ class ContainerDirectory:
 
     def unmount(self) -> None:
         """Unmount the overlay and the network namespace; what the container wrote is in :attr:`upper`."""
-        mounted = Path("/proc/self/mounts").read_text()
+        mounted = [mount.place for mount in procfs.mounts()]
         for place in (self.root, self.network):
-            for _ in range(mounted.count(f" {place} ")):
+            for _ in range(mounted.count(str(place))):
                 libc.unmount(place, libc.MNT_DETACH | libc.UMOUNT_NOFOLLOW)
 
     def remove(self) -> None:
