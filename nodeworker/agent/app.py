@@ -448,10 +448,9 @@ class Worker:
             return False
         if self._restorer.creates.is_under_way(record.container_id):
             return True
-        asks = (
-            record.state is ContainerState.CREATING
-        )  # what is asked again, by a runtime that a worker died over, is under way soon
-        return datetime.now(UTC) - record.asked_at < (_ASK_GRACE if asks else _CREATE_GRACE)
+        # A runtime that a worker died over asks the next one at once.
+        grace = _ASK_GRACE if record.state is ContainerState.CREATING else _CREATE_GRACE
+        return datetime.now(UTC) - record.asked_at < grace
 
     async def _report_missed(self) -> None:
         """Report what happened while no worker was there, each with its time."""
@@ -486,6 +485,6 @@ class Worker:
         marker = Marker.read(str(self._settings.container_dir(record.container_id)))
         if marker is not None and marker.phase in {"asking", "creating"}:
             return True, False
-        # Once it is started, what stands still was stopped by somebody else.
-        started = marker is not None and marker.phase == "started"
-        return True, state.status == "running" and (started or len(criu.stopped_pids(pids)) < len(pids))
+        if marker is not None and marker.phase == "started":  # what stands still was stopped by somebody else
+            return True, state.status in {"running", "paused"}
+        return True, state.status == "running" and len(criu.stopped_pids(pids)) < len(pids)

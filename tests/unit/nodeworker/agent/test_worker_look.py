@@ -20,12 +20,12 @@ from woodfrog.protocol.ids import CheckpointKey, ContainerId
 pytestmark = pytest.mark.timeout(5)
 
 
-def look(run_dir: Path, phase: str | None) -> tuple[bool, bool]:
+def look(run_dir: Path, phase: str | None, status: str = "running") -> tuple[bool, bool]:
     """Look at a container whose one process runs, as this test does; ``phase`` is what the runtime's marker says."""
     folder = run_dir / "c1"
     if phase is not None:
         Marker(str(folder), {}).update(phase=phase)
-    state = SimpleNamespace(status="running", freezer=SimpleNamespace(pids=lambda: [os.getpid()]))
+    state = SimpleNamespace(status=status, freezer=SimpleNamespace(pids=lambda: [os.getpid()]))
     worker: Any = SimpleNamespace(
         _runc=SimpleNamespace(state=lambda root, container_id: state),
         _settings=SimpleNamespace(container_dir=lambda container_id: run_dir / container_id),
@@ -49,6 +49,11 @@ def test_a_container_that_is_being_created_has_not_started(tmp_path: Path, phase
 @pytest.mark.parametrize("phase", ["created", "starting", "started", None])
 def test_one_that_is_created_and_runs_has_started(tmp_path: Path, phase: str | None) -> None:
     assert look(tmp_path, phase) == (True, True)
+
+
+@pytest.mark.parametrize(("phase", "started"), [("created", False), ("starting", False), ("started", True)])
+def test_one_that_was_paused_right_after_its_start_has_started(tmp_path: Path, phase: str, started: bool) -> None:
+    assert look(tmp_path, phase, "paused") == (True, started)
 
 
 def known(**changes: Any) -> ContainerRecord:
