@@ -109,6 +109,11 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     given_up: bool = False
     """Whether it is no container any more: it was given up before its number was known, and the log may have opened its start."""
 
+    @property
+    def is_unstarted(self) -> bool:
+        """Whether its start was not noted yet."""
+        return self.state in {ContainerState.CREATING, ContainerState.CREATED}
+
 
 class FrozenRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A container that the worker is about to freeze, or has frozen."""

@@ -130,6 +130,7 @@ def _newest_start() -> Select[Any]:
     def none(*clauses: ColumnElement[bool]) -> ColumnElement[bool]:
         return ~exists(select(literal(1)).where(*same, *clauses))
 
+    is_newest_that_counts = none(newer, ~_came_to_nothing(other))
     takes_its_place = exists(
         select(literal(1)).where(
             *(between.c[part] == other.c[part] for part in _KEY),
@@ -145,11 +146,11 @@ def _newest_start() -> Select[Any]:
             (
                 _is_starting(_STARTS),
                 and_(
-                    none(newer, ~_came_to_nothing(other)),
+                    is_newest_that_counts,
                     none(other.c.incarnation < _STARTS.c.incarnation, _runs(other), ~takes_its_place),
                 ),
             ),
-            else_=none(newer, ~_came_to_nothing(other)),
+            else_=is_newest_that_counts,
         )
     )
 

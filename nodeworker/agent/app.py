@@ -389,7 +389,7 @@ class Worker:
     async def _note_overtaken_start(self, container_id: ContainerId) -> None:
         """Note a start that was told by a pipe, which a stop has overtaken; and if the container runs: a stop waits for no hook."""
         record = await asyncio.to_thread(self._journal.container, container_id)
-        if record is not None and record.state in {ContainerState.CREATING, ContainerState.CREATED}:
+        if record is not None and record.is_unstarted:
             _, runs = await asyncio.to_thread(self._look, record)
             if runs:
                 await self._restorer.started(container_id, at_once=True)
@@ -402,7 +402,7 @@ class Worker:
 
     def _is_unstarted(self, container_id: ContainerId) -> bool:
         record = self._journal.container(container_id)
-        return record is not None and record.state in {ContainerState.CREATING, ContainerState.CREATED}
+        return record is not None and record.is_unstarted
 
     def _status(self, record: ContainerRecord) -> ContainerStatus:
         state = "dumping" if self._dumper.is_dumping(record.container_id) else record.state.value
@@ -444,7 +444,7 @@ class Worker:
 
     def _may_be_created(self, record: ContainerRecord) -> bool:
         """Whether somebody may be about to create a container that runc does not know."""
-        if record.state not in {ContainerState.CREATING, ContainerState.CREATED}:
+        if not record.is_unstarted:
             return False
         if self._restorer.creates.is_under_way(record.container_id):
             return True

@@ -38,7 +38,7 @@ from nodeworker.domain import checkpoint_options
 from nodeworker.domain.criu_images.watches import Inode
 from nodeworker.domain.criu_options import CriuConfig
 from nodeworker.errors import refusal
-from nodeworker.journal import ContainerRecord, ContainerState
+from nodeworker.journal import ContainerRecord
 from nodeworker.settings import Settings
 from woodfrog.protocol.events import Trigger
 from woodfrog.protocol.failures import Failure, FailureError
@@ -139,9 +139,8 @@ class Preflight:
         freezer = state.freezer
         pids = freezer.pids()
         stopped = criu.stopped_pids(pids)
-        not_started = container.state in {ContainerState.CREATING, ContainerState.CREATED}
-        if state.status != "running" or not pids or not_started:
-            known = "created" if not_started else state.status if pids else "no process is in its cgroup"
+        if state.status != "running" or not pids or container.is_unstarted:
+            known = "created" if container.is_unstarted else state.status if pids else "no process is in its cgroup"
             cause = f"the container is not running (state: {known})"
             raise refusal("not-running", cause, "Only a running container can be dumped.")
         config = self._settings.container_dir(container.container_id) / "criu.conf"

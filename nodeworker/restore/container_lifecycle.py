@@ -78,7 +78,7 @@ class ContainerLifecycle:
         """Note and report that a container's processes run; False if that is known, or the container is not."""
         async with self._starting:
             record = await asyncio.to_thread(self._journal.container, container_id)
-            if record is None or record.state not in {ContainerState.CREATING, ContainerState.CREATED}:
+            if record is None or not record.is_unstarted:
                 return False
             await asyncio.to_thread(self._start, record)
         removal = asyncio.create_task(asyncio.to_thread(self._remove_fetched, record))

@@ -12,12 +12,11 @@ from __future__ import annotations
 import os
 import time
 
-from nodeworker.runtime import children
+from nodeworker.runtime import children, restore_process
 from nodeworker.runtime.minimal_stdlib import json, signal, suppress
 
 CRIU_CONFIG_ANNOTATION = "org.criu.config"
 _CLONE_NEWUTS = 0x04000000
-_MNT_DETACH = 2
 _POLL_SECONDS = 0.02
 
 Json = dict[str, object]
@@ -327,9 +326,7 @@ class State:
         """Unmount what a killed ``runc restore`` left under its state, before ``runc delete`` removes files through it."""
         root = os.path.join(self.folder, "criu-root")
         if os.path.ismount(root):
-            import ctypes  # noqa: PLC0415  # slow to import and rarely needed
-
-            ctypes.CDLL(None).umount2(os.fsencode(root), _MNT_DETACH)
+            restore_process.detach(root)
 
 
 def uts_namespace(spec: Json) -> tuple[bool, str]:

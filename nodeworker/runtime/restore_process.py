@@ -132,10 +132,15 @@ def detach_mounts(work_path: str) -> None:
         for name in os.listdir(work_path) if work_path else ():
             place = os.path.join(work_path, name)
             if os.path.ismount(place):
-                import ctypes  # noqa: PLC0415  # slow to import and rarely needed
-
-                ctypes.CDLL(None).umount2(os.fsencode(place), _MNT_DETACH)  # with all that is mounted below it
+                detach(place)
                 os.rmdir(place)
+
+
+def detach(place: str) -> None:
+    """Unmount lazily, with all that is mounted below."""
+    import ctypes  # noqa: PLC0415  # slow to import and rarely needed
+
+    ctypes.CDLL(None).umount2(os.fsencode(place), _MNT_DETACH)
 
 
 def remove_cgroups(path: str) -> None:

@@ -65,7 +65,7 @@ class Create(Verb):
         if other is not None and self._is_alive_elsewhere(other):
             self.say(
                 "error",
-                f"container {self.id} runs under runc's root {other.text('root')}; protected containers share their names",
+                f"container {self.id} runs under runc's root {other.text('root')}; the id of a protected container must be unique on its node",
             )
             return 1
         marker = Marker(self.folder, {"root": self.call.root, "bundle": bundle, "restored": ""})
@@ -155,15 +155,17 @@ class Create(Verb):
             return problem
         containers.adapt(bundle, str(answer["criu_config"]))
         joined, names = ("", {}) if answer.get("names_set") else containers.names_to_set(spec)
-        marker.update(
-            phase="creating", restored=str(answer["snapshot_id"]), stopped_pids=answer.get("stopped_pids") or []
-        )
         log, self.work_path = os.path.join(self.folder, "restore.log"), str(answer["work_path"])
-        marker.update(work_path=self.work_path)
+        marker.update(
+            phase="creating",
+            restored=str(answer["snapshot_id"]),
+            stopped_pids=answer.get("stopped_pids") or [],
+            work_path=self.work_path,
+        )
         arguments = self.call.restore(
             bundle=bundle,
             image_path=str(answer["image_path"]),
-            work_path=str(answer["work_path"]),
+            work_path=self.work_path,
             log=log,
             lsm_profile=str(answer.get("lsm_profile") or ""),
         )

@@ -52,6 +52,11 @@ def write(stream: TextIO | None, data: bytes) -> None:
                 os.close(nowhere)
 
 
+def say(line: str) -> None:
+    """Write a line to standard error, as :func:`write` does."""
+    write(sys.stderr, f"{line}\n".encode(errors="backslashreplace"))
+
+
 class Terminal:
     """The standard streams."""
 
@@ -65,7 +70,7 @@ class Terminal:
 
     def say(self, line: str) -> None:
         """Take a line of ``woodfrog run`` itself."""
-        write(sys.stderr, f"{line}\n".encode(errors="backslashreplace"))
+        say(line)
 
     def created(self) -> None:
         """Nothing changes."""

@@ -26,7 +26,7 @@ from woodfrog import client
 from woodfrog.dev_state import Description, StateDirectory
 from woodfrog.local import page
 from woodfrog.local.broker import STREAMS_BYTES, Broker
-from woodfrog.local.console import write
+from woodfrog.local.console import say
 from woodfrog.protocol.failures import Failure, FailureError
 from woodfrog.protocol.ids import NodeName
 from woodfrog.service import libc
@@ -252,7 +252,7 @@ class Stack:
 
 
 def _say(text: str) -> None:
-    write(sys.stderr, f"woodfrog dev: {text}\n".encode(errors="backslashreplace"))
+    say(f"woodfrog dev: {text}")
 
 
 def serve(

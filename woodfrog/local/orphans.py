@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from woodfrog.dev_state import Description
-from woodfrog.local.console import write
+from woodfrog.local.console import say
 from woodfrog.local.kept_layers import LAYERS, Layers, read_owner
 from woodfrog.local.oci_runtime import Runtime
 from woodfrog.local.overlay import ContainerDirectory
@@ -36,11 +35,10 @@ def clear(described: Description) -> None:
             directory.remove()
         else:
             directory.unlock()
-            words = (
-                f"woodfrog: the `woodfrog run` of container {container_id} was killed, and it cannot be captured: {failure}\n"
-                f"woodfrog: {container_id} runs on; `woodfrog stop` ends it\n"
+            say(
+                f"woodfrog: the `woodfrog run` of container {container_id} was killed, and it cannot be captured: {failure}"
             )
-            write(sys.stderr, words.encode())
+            say(f"woodfrog: {container_id} runs on; `woodfrog stop` ends it")
 
 
 def _keep_layer(described: Description, directory: ContainerDirectory) -> None:

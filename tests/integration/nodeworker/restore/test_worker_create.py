@@ -431,6 +431,13 @@ async def soon(what: Callable[[], object]) -> None:
     pytest.fail("it did not come to that")
 
 
+def assert_it_came_to_nothing(journal: Journal) -> None:
+    """One thing was reported: that the start with the number 1 never ran."""
+    (told,) = events(journal)
+    assert isinstance(told, ContainerEnded)
+    assert (told.incarnation, told.never_ran) == (ONE, True)
+
+
 WAITS = WaitFor(incarnation=ONE, waiting_for="a dump", until=datetime(2100, 1, 1, tzinfo=UTC))
 
 
@@ -506,9 +513,7 @@ async def test_the_next_life_of_a_worker_finds_out_which_start_was_given_up_befo
     made = restorer(bus)
     await made.hear_out()
     await soon(lambda: events(journal))
-    (told,) = events(journal)
-    assert isinstance(told, ContainerEnded)
-    assert (told.incarnation, told.never_ran) == (ONE, True)
+    assert_it_came_to_nothing(journal)
     assert all(asked.given_up and asked.version == GIVEN_UP_VERSION for asked in bus.asked)
     assert len({asked.create_id for asked in bus.asked}) == 1
     assert journal.given_up() == []
@@ -528,9 +533,7 @@ async def test_so_it_does_of_one_that_is_given_up_only_then(
     made = restorer(bus)
     await made.ended(ask.container_id, None, None if told else datetime.now(UTC), never_ran=not told)
     await soon(lambda: events(journal))
-    (said,) = events(journal)
-    assert isinstance(said, ContainerEnded)
-    assert (said.incarnation, said.never_ran) == (ONE, True)
+    assert_it_came_to_nothing(journal)
 
 
 async def test_of_a_start_that_was_never_opened_nothing_is_said(
@@ -556,9 +559,7 @@ async def test_a_refusal_without_a_number_leads_to_the_question_which_start_it_w
     bus.let.set()
     await soon(lambda: events(journal))
     assert [asked.given_up for asked in bus.asked] == [False, True]
-    (told,) = events(journal)
-    assert isinstance(told, ContainerEnded)
-    assert (told.incarnation, told.never_ran) == (ONE, True)
+    assert_it_came_to_nothing(journal)
     await made.close()
 
 
@@ -592,9 +593,7 @@ async def test_a_question_that_may_have_been_heard_is_heard_out_and_its_start_sa
     assert (events(journal), journal.containers()) == ([], [])
     bus.let.set()
     await soon(lambda: events(journal))
-    (told,) = events(journal)
-    assert isinstance(told, ContainerEnded)
-    assert (told.incarnation, told.never_ran) == (ONE, True)
+    assert_it_came_to_nothing(journal)
     await made.close()
 
 
@@ -623,9 +622,7 @@ async def test_the_number_of_a_create_that_was_given_up_is_not_taken_for_that_of
     journal.save_container(msgspec.structs.replace(record, create_id="another", given_up=False))
     bus.let.set()
     await soon(lambda: events(journal))
-    (told,) = events(journal)
-    assert isinstance(told, ContainerEnded)
-    assert (told.incarnation, told.never_ran) == (ONE, True)
+    assert_it_came_to_nothing(journal)
     assert [known.incarnation for known in journal.containers()] == [0]
     await made.close()
 
@@ -641,9 +638,7 @@ async def test_a_start_whose_time_is_up_has_its_number_when_its_engine_deletes_i
     bus.let.set()
     await soon(lambda: [record.incarnation for record in journal.containers()] == [ONE])
     await made.ended(ask.container_id)
-    (told,) = events(journal)
-    assert isinstance(told, ContainerEnded)
-    assert (told.incarnation, told.never_ran) == (ONE, True)
+    assert_it_came_to_nothing(journal)
     await made.close()
 
 
