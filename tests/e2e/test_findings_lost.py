@@ -343,7 +343,7 @@ def test_the_files_of_a_container_that_was_not_captured_are_kept_offered_started
     assert plain.until_lines("/data", 1) == ["row"]
     said = kill(stack, plain)
     assert f"woodfrog: warning: the files of container {kept['layer']} are kept" in said
-    assert f"`woodfrog run --from-layer {kept['layer']}` starts from them" in said
+    assert f"`woodfrog run --id layer --from-layer {kept['layer']}` starts from them" in said
     again = stack.run("layer", *DATABASE, options=("--from-layer", kept["layer"]))
     again.until_lines("/count", 6)
     assert again.lines("/data") == ["row", "row"]

@@ -235,11 +235,16 @@ def killed_while_it_waits(stack: Stack, name: str) -> None:
     until(lambda: creates(stack, run) == [], saying="nobody creates it any more")
 
 
+GIVEN_UP_SECONDS = 90
+"""Of a start whose runtime ended before it asked, or over whose question its worker died, the worker is sure after a minute."""
+
+
 def until_nothing_came_of_a_start(stack: Stack, name: str) -> None:
     until(
         lambda: any(
             each["type"] == "container.ended" and each["data"].get("never_ran") for each in stack.history(name)
         ),
+        GIVEN_UP_SECONDS,
         saying="the start that was given up came to nothing",
     )
 
@@ -288,7 +293,9 @@ def test_a_start_that_is_given_up_while_its_worker_is_killed_came_to_nothing(sta
         second.send_signal(signal.SIGTERM)
         second.communicate(timeout=30)
         until(lambda: stack.child("nodeworker") != worker, saying="there is another worker")
-        until(lambda: len(stack.containers(missing_worker_is_fine=True)) == 1, saying="it lists what runs")
+        until(
+            lambda: len(stack.containers(missing_worker_is_fine=True)) == 1, GIVEN_UP_SECONDS, saying="it lists what runs"
+        )
     until_nothing_came_of_a_start(stack, "killed-worker")
     first.stop()
     goes_on(stack, "killed-worker", stack.until_stored("killed-worker")[-1])
@@ -301,7 +308,7 @@ def test_a_container_that_was_created_and_never_started_is_not_captured(stack: S
         until(lambda: any(each["state"] == "creating" for each in stack.containers()), saying="it is being created")
         os.kill(run.pid, signal.SIGSTOP)
     (container,) = until(
-        lambda: [each for each in stack.containers() if each["state"] == "created"], saying="it waits for its start"
+        lambda: [each for each in stack.containers() if each["state"] == "created"], 60, saying="it waits for its start"
     )
     assert container["restored_from"] == snapshot
     run.kill()
