@@ -19,7 +19,7 @@ help:
 	@echo "make vm      one test of each kind on a stock Debian 13 (vm-all: the demo from nothing and all tests there, and Debian 12 and forky)"
 	@echo "make support docs/reference/support.md, from what make test, vm and vm-all saw"
 	@echo "make page-test  the page in a real browser, and the HTTP API under schemathesis (screenshots: build/page-shots)"
-	@echo "make page-images  new pictures of the page for docs, from the recorded chaos runs"
+	@echo "make page-images  new pictures of the page for docs"
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make lint    ruff, mypy and the import contracts only"
 	@echo "make unit    the quick tests only: no root, no servers"
@@ -183,7 +183,7 @@ page-test: setup
 # What docs/how-to/use-the-page.md shows.
 page-images: setup
 	@setup/page.sh
-	PYTHONPATH=build/page $(bin)/pytest tests/page/test_reasons.py -k docs
+	PYTHONPATH=build/page $(bin)/pytest tests/page -k "docs or self_test"
 	cp build/page-shots/docs/*.png docs/how-to/images/
 
 gpu: setup

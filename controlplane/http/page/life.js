@@ -49,9 +49,10 @@ const snapshots = (rows, allowed, newest, done) => table("Snapshots", [
 
 const starts = (rows) => table("Starts", [
   ["Incarnation", (row) => String(row.incarnation)], ["Node", (row) => row.node], ["How", (row) => badge(row.choice)],
-  ["From", (row) => row.restored_from], ["Waited for", (row) => row.waited_for, true], ["Failed restores", (row) => String(row.failed_restores)],
-  ["Took", (row) => seconds(row.create_seconds)], ["Started", (row) => when(row.started_at)], ["Ended", (row) => row.ended_at ? when(row.ended_at) : null],
-  ["Exit code", (row) => row.exit_code === null ? null : String(row.exit_code)], ["Reason", (row) => row.reason, true],
+  ["From", (row) => row.restored_from], ["Waited for", (row) => row.waited_for],
+  ["Started", (row) => row.started_at ? [when(row.started_at), row.create_seconds === null ? "" : `, took ${seconds(row.create_seconds)}`] : null],
+  ["Ended", (row) => row.ended_at ? [when(row.ended_at), row.exit_code === null ? "" : `, exit code ${row.exit_code}`] : null],
+  ["Reason", (row) => [row.reason, row.failed_restores ? h("div", {}, `failed restores: ${row.failed_restores}`) : null], true],
 ], rows, "No container was ever started.");
 
 const choices = (found) => table("What would be chosen", [

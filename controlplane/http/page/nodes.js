@@ -6,7 +6,7 @@ import { badge, bytes, h, idLink, renew, show, table, when } from "./dom.js";
 
 const SILENT_SECONDS = 15, CLOCK_SECONDS = 5, LITTLE_SHARE = 0.05;
 
-const gpus = (row) => row.gpu_count ? `${row.gpu_count} × ${row.gpu_models ?? "?"}, ${bytes(row.gpu_memory_bytes)}, driver ${row.gpu_driver ?? "?"}` : null;
+const lines = (found) => found.length ? found.map((line) => h("div", {}, line)) : null;
 const status = (row) => row.now?.status ?? {};
 const little = (disk) => disk && disk.free_bytes < LITTLE_SHARE * disk.total_bytes;
 
@@ -18,7 +18,7 @@ function health(row) {
   if (Math.abs(row.clock_offset_seconds ?? 0) >= CLOCK_SECONDS) why.push(`its clock is ${Math.round(row.clock_offset_seconds)} s off`);
   if (little(disk)) why.push(`its disk is nearly full: ${bytes(disk.free_bytes)} free`);
   if (disk?.waiting_captures) why.push(`its store does not take ${disk.waiting_captures} ${disk.waiting_captures > 1 ? "captures" : "capture"}`);
-  return why.length ? why.map((reason) => h("div", {}, reason)) : null;
+  return lines(why);
 }
 
 function selfTest(row) {
@@ -32,16 +32,31 @@ function selfTest(row) {
 function disk(row) {
   const space = status(row).disk;
   if (!space) return null;
-  return [h("div", {}, `${bytes(space.free_bytes)} free of ${bytes(space.total_bytes)}`),
-    space.reserved_bytes ? h("div", {}, `${bytes(space.reserved_bytes)} of it reserved`) : null,
-    space.waiting_captures ? h("div", {}, `${bytes(space.waiting_bytes)} wait for the store`) : null];
+  const used = [`${bytes(space.free_bytes)} free of ${bytes(space.total_bytes)}`];
+  if (space.reserved_bytes) used.push(`${bytes(space.reserved_bytes)} of it reserved`);
+  if (space.waiting_captures) used.push(`${bytes(space.waiting_bytes)} wait for the store`);
+  return lines(used);
 }
 
-function work(row) {
-  const { work: items, more_work: more } = status(row);
-  if (!items?.length) return null;
-  return [items.map((each) => h("div", {}, `${each.kind} `, idLink(each.key), " ", h("span", { className: "soft" }, `${each.key.namespace}, since `, when(each.since)),
-    each.doing ? `: ${each.doing}` : "")), more ? h("div", { className: "soft" }, `and ${more} more`) : null];
+function work(row, open) {
+  const { work: items = [], more_work: more } = status(row);
+  const doing = items.map((each) => [`${each.kind} `, idLink(each.key), " ", h("span", { className: "soft" }, `${each.key.namespace}, since `, when(each.since)),
+    each.doing ? `: ${each.doing}` : ""]);
+  if (more) doing.push(h("span", { className: "soft" }, `and ${more} more`));
+  if (open) doing.push(`open commands: ${open.join(", ")}`);
+  return lines(doing);
+}
+
+function machine(row) {
+  const found = [];
+  if (row.kernel_release) found.push(`Linux ${row.kernel_release}`);
+  if (row.runc_version) found.push(`runc ${row.runc_version}, cgroup v${row.cgroup_version ?? "?"}`);
+  if (row.criu_version) found.push(`CRIU ${row.criu_version}`);
+  if (row.cpu_model) found.push(row.cpu_model);
+  if (row.gpu_count) found.push(`${row.gpu_count} × ${row.gpu_models ?? "?"}, ${bytes(row.gpu_memory_bytes)}, driver ${row.gpu_driver ?? "?"}`);
+  if (row.store) found.push(`store ${row.store}`);
+  if (row.registered_at) found.push(h("span", { className: "soft" }, "registered ", when(row.registered_at)));
+  return lines(found);
 }
 
 export async function nodes({ place, me, search, signal, go }) {
@@ -54,12 +69,8 @@ export async function nodes({ place, me, search, signal, go }) {
     const waiting = new Map();
     for (const command of open.items) waiting.set(command.node, [...(waiting.get(command.node) ?? []), command.kind]);
     renew(body, table("Nodes", [
-      ["Node", (row) => h("a", { href: `#/log?node=${encodeURIComponent(row.node)}` }, row.node)],
-      ["Status", (row) => badge(row.status)], ["Health", health, true], ["Self-test", selfTest, true], ["Disk", disk, true], ["Does now", work, true],
-      ["Open commands", (row) => waiting.get(row.node)?.join(", ")], ["Registered", (row) => row.registered_at ? when(row.registered_at) : null],
-      ["Kernel", (row) => row.kernel_release], ["CRIU", (row) => row.criu_version], ["runc", (row) => row.runc_version],
-      ["cgroup", (row) => row.cgroup_version ? `v${row.cgroup_version}` : null], ["CPU", (row) => row.cpu_model],
-      ["GPUs", gpus], ["Store", (row) => row.store],
+      ["Node", (row) => [h("a", { href: `#/log?node=${encodeURIComponent(row.node)}` }, row.node), " ", badge(row.status)]], ["Health", health, true],
+      ["Self-test", selfTest, true], ["Disk", disk], ["Does now", (row) => work(row, waiting.get(row.node)), true], ["Machine", machine, true],
     ], page.items, "No worker has registered."),
     h("p", { className: "pages" },
       after ? h("button", { type: "button", onclick: () => go("nodes", {}) }, "First page") : null,
