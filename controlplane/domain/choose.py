@@ -16,7 +16,8 @@ may be gone. Valid means that every byte is stored and was read back.
 its manifest. There, and nowhere else, it counts as if it were valid.
 
 *Never what was superseded.* Once a later incarnation has started without a snapshot, the two are branches of which only
-the later one has been seen by the world since. Going over to the other would be a step back.
+the later one has been seen by the world since. Going over to the other would be a step back: people may decide on it, by a retry
+or a pin, and nobody else.
 
 *Not what failed here before.* The same node, the same image and the same bytes fail in the same way; trying again would
 put the same pod into a loop. Another node, or a repaired image, deserves its own try. What this start has tried in vain

@@ -22,8 +22,6 @@ from controlplane.domain.state import Incarnation, KeyState, Restore, Snapshot, 
 from woodfrog.protocol.events import SnapshotExpired
 from woodfrog.protocol.ids import CheckpointKey, NodeName, SnapshotId
 
-_UNUSABLE = {SnapshotStatus.SUPERSEDED, SnapshotStatus.INVALIDATED}
-
 
 class Keep(msgspec.Struct, frozen=True):
     """One policy. ``None`` says nothing; a policy that says nothing keeps everything."""
@@ -86,7 +84,7 @@ def expiries(key: KeyState, retention: Retention, keep: Keep, now: datetime) -> 
     needed = latest_valid(key), latest_proved(key)
     for snapshot in key.newest_first():
         spared = snapshot.pinned or snapshot.snapshot_id in used
-        if snapshot.status in _UNUSABLE:
+        if snapshot.status.is_ruled_out:
             reason = _unusable(snapshot, retention.unusable_seconds, now)
             if reason is not None and not spared:
                 over.append(Expiry(snapshot, reason))

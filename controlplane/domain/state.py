@@ -38,7 +38,7 @@ REMEMBERED_STORED = 64
 
 
 class SnapshotStatus(StrEnum):
-    """How far a snapshot has come; it only ever moves down this list. Only ``VALID`` may be chosen."""
+    """How far a snapshot has come; it only ever moves down this list, unless it is retried. Only ``VALID`` may be chosen."""
 
     DUMPING = "dumping"
     CAPTURED = "captured"
@@ -53,6 +53,11 @@ class SnapshotStatus(StrEnum):
     def in_flight(self) -> bool:
         """Whether the snapshot may yet become valid."""
         return self in {SnapshotStatus.DUMPING, SnapshotStatus.CAPTURED}
+
+    @property
+    def is_ruled_out(self) -> bool:
+        """Whether the snapshot is stored and no start resumes from it, until somebody has it retried."""
+        return self in {SnapshotStatus.SUPERSEDED, SnapshotStatus.INVALIDATED}
 
     @property
     def was_stored(self) -> bool:
@@ -164,9 +169,9 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     choice: Restore | Cold | None = None
     """What it was told; ``None`` before, and again after a restore that failed."""
     set_aside: frozenset[SnapshotId] = frozenset()
-    """Snapshots that this start tried in vain."""
+    """Snapshots that this start tried in vain, or was told and is to try no more."""
     too_much: Mapping[SnapshotId, str] = {}
-    """Why, of each."""
+    """Why, of each whose failure was reported."""
     overtaken: bool = False
     """Whether a newer one was opened when it had its answer: it may run by now, and nobody can tell it to choose again."""
     started: bool = False
@@ -276,10 +281,15 @@ class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     def has_a_future(self, snapshot: Snapshot) -> bool:
         """Whether the snapshot is valid, or may become so and still be chosen."""
         if snapshot.status.in_flight:
-            return snapshot.incarnation >= self.latest_start or self.descends(self.latest_start, snapshot)
+            return not self.misses(self.latest_start, snapshot)
         return snapshot.status is SnapshotStatus.VALID
 
-    def descends(self, number: IncarnationNumber, snapshot: Snapshot) -> bool:
+    def misses(self, number: IncarnationNumber, snapshot: Snapshot) -> bool:
+        """Whether a snapshot that is not valid yet comes too late for a start, and nobody has had it retried since."""
+        is_later = number > max(snapshot.incarnation, snapshot.retried_at)
+        return is_later and not self._descends(number, snapshot)
+
+    def _descends(self, number: IncarnationNumber, snapshot: Snapshot) -> bool:
         """Whether a start resumes from the snapshot, or from one that was captured after another start had resumed from it."""
         while (start := self.incarnations.get(number)) is not None and isinstance(start.choice, Restore):
             if start.choice.snapshot_id == snapshot.snapshot_id:

@@ -5,7 +5,8 @@ one stores from then on is superseded. A start counts from the moment when it ru
 while it had its answer: it may run by then, and nobody can tell it to choose again.
 
 A start that was given up before its processes ran holds nobody back: an engine gave it up, a person pressed Ctrl-C, its pod was
-deleted while it waited. Its worker is sure of that and says so. What was superseded before that word came stays superseded.
+deleted while it waited. Its worker is sure of that and says so. What was superseded before that word came stays superseded until
+somebody has it retried or pins it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from controlplane.domain.draft import Draft
+from controlplane.domain.state import Snapshot
 from woodfrog.protocol.ids import IncarnationNumber, SnapshotId
 
 
@@ -45,11 +47,11 @@ def note_ended(draft: Draft, number: IncarnationNumber) -> None:
 
 def missed_by(draft: Draft, name: SnapshotId, taken_from: IncarnationNumber) -> IncarnationNumber | None:
     """Name the later start whose answer could not take a snapshot into account that becomes valid only now."""
-    known = draft.snapshots.get(name)
+    snapshot = draft.snapshots.get(name, Snapshot(name, taken_from))
     key = draft.ended()
     newest = key.current
     answered: tuple[IncarnationNumber, ...] = () if newest is None or newest.choice is None else (newest.number,)
     for later in (draft.latest_start, *answered):
-        if later > taken_from and not (known is not None and key.descends(later, known)):
+        if key.misses(later, snapshot):
             return later
     return None

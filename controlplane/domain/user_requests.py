@@ -58,56 +58,59 @@ def _find(state: State, wish: SnapshotRequest) -> tuple[CheckpointKey, KeyState,
     return None
 
 
-def _noted(name: CheckpointKey, snapshot: Snapshot, event: Event | None) -> Decision:
-    events = () if event is None else (event,)
+def _noted(name: CheckpointKey, snapshot: Snapshot, *events: Event) -> Decision:
     return Decision(events=events, answer=Noted(key=name, snapshot_id=snapshot.snapshot_id))
 
 
 def _recorded(
-    kind: type[SnapshotPinned | SnapshotUnpinned | SnapshotInvalidated | SnapshotRetried],
+    kinds: tuple[type[SnapshotPinned | SnapshotUnpinned | SnapshotInvalidated | SnapshotRetried], ...],
     name: CheckpointKey,
     snapshot: Snapshot,
     reason: str,
 ) -> Decision:
-    event = kind(key=name, incarnation=snapshot.incarnation, snapshot_id=snapshot.snapshot_id, reason=reason)
-    return _noted(name, snapshot, event)
+    number, snapshot_id = snapshot.incarnation, snapshot.snapshot_id
+    events = (kind(key=name, incarnation=number, snapshot_id=snapshot_id, reason=reason) for kind in kinds)
+    return _noted(name, snapshot, *events)
 
 
 def _pin(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) -> Decision:
+    if snapshot.status is SnapshotStatus.SUPERSEDED and snapshot.takes_room:
+        return _recorded((SnapshotRetried, SnapshotPinned), name, snapshot, wish.because)
     if snapshot.pinned:
-        return _noted(name, snapshot, None)
+        return _noted(name, snapshot)
     if snapshot.status is not SnapshotStatus.VALID:
         return _not_valid(snapshot)
-    return _recorded(SnapshotPinned, name, snapshot, wish.because)
+    return _recorded((SnapshotPinned,), name, snapshot, wish.because)
 
 
 def _unpin(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) -> Decision:
     if not snapshot.pinned:
-        return _noted(name, snapshot, None)
-    return _recorded(SnapshotUnpinned, name, snapshot, wish.because)
+        return _noted(name, snapshot)
+    return _recorded((SnapshotUnpinned,), name, snapshot, wish.because)
 
 
 def _invalidate(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) -> Decision:
     if snapshot.status is SnapshotStatus.INVALIDATED:
-        return _noted(name, snapshot, None)
+        return _noted(name, snapshot)
     if snapshot.status is not SnapshotStatus.VALID:
         return _not_valid(snapshot)
-    return _recorded(SnapshotInvalidated, name, snapshot, wish.because or "it was requested")
+    return _recorded((SnapshotInvalidated,), name, snapshot, wish.because or "it was requested")
 
 
 def _retry(state: State, name: CheckpointKey, snapshot: Snapshot, asked: SnapshotAsked, now: datetime) -> Decision:
     if snapshot.status is SnapshotStatus.CAPTURED:
         return store_now(state, name, snapshot, asked, now)
-    if snapshot.status not in {SnapshotStatus.VALID, SnapshotStatus.INVALIDATED} or not snapshot.takes_room:
+    is_there = snapshot.status is SnapshotStatus.VALID or snapshot.status.is_ruled_out
+    if not is_there or not snapshot.takes_room:
         return _not_valid(snapshot)
-    return _recorded(SnapshotRetried, name, snapshot, asked.request.because)
+    return _recorded((SnapshotRetried,), name, snapshot, asked.request.because)
 
 
 def _not_valid(snapshot: Snapshot) -> Decision:
     return refuse(
         "snapshot-not-valid",
         f"Snapshot {snapshot.snapshot_id} is {snapshot.status}, not valid",
-        "Only a snapshot that is stored and verified, and may still be chosen, can be pinned or invalidated; one that was invalidated and is still stored, or was captured and is not stored yet, can be retried.",
+        "Only a snapshot that is stored and verified, and may still be chosen, can be invalidated; one that was superseded can be pinned as well, and retried, as can one that was invalidated or is not stored yet.",
     )
 
 
@@ -123,7 +126,7 @@ def _delete(
     """Have a snapshot deleted at once: without the grace that an expiry by policy gives."""
     wish, status = asked.request, snapshot.status
     if status is SnapshotStatus.DELETED or snapshot.is_due(now):
-        return _noted(name, snapshot, None)
+        return _noted(name, snapshot)
     if status.in_flight or not snapshot.takes_room:
         return refuse(
             "snapshot-not-stored",

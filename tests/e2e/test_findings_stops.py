@@ -41,6 +41,12 @@ def test_one_that_came_too_late_is_not_promised(stack: Stack) -> None:
     assert "too late: the start of incarnation 2 of twice was decided without it" in said
     assert "resumes from there" not in said
     second.stop()
+    late = said.rpartition("captured as ")[2].partition(",")[0]
+    assert f"`woodfrog pin {late}` goes back to this one" in said
+    stack.cli("pin", late)
+    again = begin(stack, "twice")
+    assert again.container["restored_from"] == late
+    again.stop()
 
 
 def test_one_that_is_passed_over_for_a_pin_is_not_promised(stack: Stack) -> None:

@@ -294,7 +294,9 @@ def test_a_start_that_is_given_up_while_its_worker_is_killed_came_to_nothing(sta
         second.communicate(timeout=30)
         until(lambda: stack.child("nodeworker") != worker, saying="there is another worker")
         until(
-            lambda: len(stack.containers(missing_worker_is_fine=True)) == 1, GIVEN_UP_SECONDS, saying="it lists what runs"
+            lambda: len(stack.containers(missing_worker_is_fine=True)) == 1,
+            GIVEN_UP_SECONDS,
+            saying="it lists what runs",
         )
     until_nothing_came_of_a_start(stack, "killed-worker")
     first.stop()

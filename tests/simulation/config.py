@@ -58,7 +58,7 @@ def wish(chance: Random, known: list[tuple[str, CheckpointKey]]) -> SnapshotRequ
         cluster=key.cluster,
         namespace=key.namespace,
         snapshot_id=SnapshotId(name),
-        wish=chance.choice(("pin", "pin", "pin", "unpin", "unpin", "invalidate", "delete")),
+        wish=chance.choice(("pin", "pin", "pin", "unpin", "unpin", "invalidate", "retry", "delete")),
         force=chance.random() < 0.3,
     )
 

@@ -61,7 +61,8 @@ def _play_until(world: World, waiting: Callable[[], list[str]]) -> None:
     began = world.seconds
     for _ in range(ROUNDS):
         world.step += 1
-        world.seconds += ROUND_SECONDS if _under_way(world) else IDLE_ROUND_SECONDS
+        happening = set(_under_way(world)) - set(_expiring(world))
+        world.seconds += ROUND_SECONDS if happening else IDLE_ROUND_SECONDS
         for node in world.nodes:
             _heal(world, node)
         while world.plane.feed(256) or world.plane.queue:
@@ -131,6 +132,12 @@ def _left_over(world: World) -> list[str]:
     over = world.laws.keeping.left_over(world.plane_now)
     known = world.truth.snapshots
     return [name for name in over if name not in known or facts[NodeName(known[name].node)].store in stores]
+
+
+def _expiring(world: World) -> list[str]:
+    """Name the commands of nodes that are gone for ever: nothing but their time ends them."""
+    gone = {node.name for node in world.nodes if node.gone}
+    return [f"command {name}" for name, command in world.plane.state.commands.items() if command.node in gone]
 
 
 def _under_way(world: World) -> list[str]:

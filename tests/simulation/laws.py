@@ -6,6 +6,7 @@ order dumps were really taken. The laws compare the log, the state and every ans
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ from woodfrog.protocol.events import (
     SnapshotExpired,
     SnapshotInvalidated,
     SnapshotPinned,
+    SnapshotRetried,
     SnapshotStored,
     SnapshotStoreDelayed,
     SnapshotSuperseded,
@@ -142,14 +144,21 @@ def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be re
     over, tried, written = set[str](), set[str](), dict[str, SnapshotStored]()
     vouched, chosen = dict[str, SnapshotStoreDelayed](), dict[int, str]()
     failed_here, done = set[str](), 0
-    pinned = set[str]()
+    pinned, retried, newest = set[str](), Counter[str](), 0
     for e, position in log:
         if isinstance(e, DumpStarted | SnapshotCaptured | SnapshotStoreDelayed | SnapshotStored | DumpFailed):
             order.setdefault(e.snapshot_id, (e.incarnation, position))
             begun.setdefault(e.snapshot_id, e)
+        if isinstance(e, RestoreChosen | ColdStartChosen):
+            before = chosen.pop(e.incarnation, None)
+            if e.incarnation == number and before is not None:
+                tried.add(before)  # it may be at it
+        otherwise = (
+            isinstance(e, RestoreFailed) and e.incarnation in answered and chosen.get(e.incarnation) != e.snapshot_id
+        )
         if isinstance(e, RestoreChosen):
             chosen[e.incarnation] = e.snapshot_id
-        elif isinstance(e, ColdStartChosen | RestoreFailed):
+        elif isinstance(e, RestoreFailed) and not otherwise:
             chosen.pop(e.incarnation, None)
         if isinstance(e, SnapshotStoreDelayed) and e.manifest_digest:
             vouched[e.snapshot_id] = e
@@ -159,6 +168,10 @@ def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be re
             over.add(e.snapshot_id)
         elif isinstance(e, SnapshotPinned):
             pinned.add(e.snapshot_id)
+        elif isinstance(e, SnapshotRetried):
+            over.discard(e.snapshot_id)
+            failed_here.discard(e.snapshot_id)
+            retried[e.snapshot_id] = newest
         elif isinstance(e, SnapshotUnpinned):
             pinned.discard(e.snapshot_id)
         elif isinstance(e, RestoreChosen | ColdStartChosen):
@@ -166,13 +179,15 @@ def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be re
         elif isinstance(e, ContainerStarted | DumpStarted):
             ran.add(e.incarnation)
         elif isinstance(e, IncarnationOpened):
+            newest = e.incarnation
             overtaken |= {n for n in answered if n < e.incarnation}
         elif isinstance(e, ContainerEnded) and e.never_ran:
             never_ran.add(e.incarnation)
         elif isinstance(e, StartDeferred) and e.incarnation == number:
             until = e.until
         elif isinstance(e, RestoreFailed):
-            answered.discard(e.incarnation)
+            if not otherwise:
+                answered.discard(e.incarnation)
             if _proves(e, written.get(e.snapshot_id), facts):
                 over.add(e.snapshot_id)
             here = (e.node, opened[e.incarnation].container.image) == (me.node, me.container.image)
@@ -194,7 +209,11 @@ def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be re
         event = written.get(snapshot)
         if snapshot in over | tried or (
             snapshot not in pinned
-            and (snapshot in failed_here or order[snapshot][0] <= done or order[snapshot][0] < since)
+            and (
+                snapshot in failed_here
+                or order[snapshot][0] <= done > retried[snapshot]
+                or order[snapshot][0] < since > retried[snapshot]
+            )
         ):
             continue
         where, origin = begun[snapshot].node, opened[begun[snapshot].incarnation].container
@@ -204,7 +223,7 @@ def best(  # noqa: C901, PLR0912, PLR0915 -- a model is believed if it can be re
             continue
         if event:
             return snapshot
-        if order[snapshot][0] < ahead and snapshot not in _line(chosen, order, ahead):
+        if max(order[snapshot][0], retried[snapshot]) < ahead and snapshot not in _line(chosen, order, ahead):
             continue
         if here:
             return snapshot
@@ -412,7 +431,8 @@ class Laws:
         gone |= {
             one.snapshot_id
             for one in told
-            if isinstance(one, RestoreFailed) and (one.incarnation == event.incarnation or one.node == start.node)
+            if isinstance(one, SnapshotRetried)  # of these the model of the law knows more
+            or (isinstance(one, RestoreFailed) and (one.incarnation == event.incarnation or one.node == start.node))
         }
         if chosen in self.keeping.of(event.key).pinned or (isinstance(event, ColdStartChosen) and event.fresh):
             return  # somebody wants to go back, or to start fresh
@@ -438,6 +458,8 @@ class Laws:
     def _not_too_late(self, key: CheckpointKey, number: int, chosen: str) -> None:
         origin = self.truth.snapshots[chosen].incarnation
         known_at = min(at[chosen] for at in (self.stored_at, self.vouched) if chosen in at)
+        if any(isinstance(told, SnapshotRetried) and told.snapshot_id == chosen for told, _ in self.of_key[key]):
+            return  # somebody wants to go back
         line = self.keeping.of(key).line
         for ran, answered in self.truth.ran.get(key, ()):
             if origin < ran < number and answered < known_at and chosen not in line(ran):
@@ -487,7 +509,7 @@ class Laws:
         if isinstance(asked, DeleteCommand):
             if self.truth.snapshots[asked.snapshot_id].content != "deleted":
                 raise LawBrokenError(f"command {command} is said to have removed what is still there")
-        elif command not in self.truth.stored_for:
+        elif isinstance(asked, DumpCommand) and command not in self.truth.stored_for:
             raise LawBrokenError(f"command {command} is said to have succeeded and stored nothing")
 
     def _of_create(self, request: ResolveRequest) -> list[int]:

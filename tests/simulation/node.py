@@ -16,7 +16,7 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from woodfrog.protocol.commands import Command, DeleteCommand, DumpCommand
+from woodfrog.protocol.commands import Command, DeleteCommand, DumpCommand, StoreCommand
 from woodfrog.protocol.events import (
     CommandFinished,
     ContainerEnded,
@@ -526,6 +526,8 @@ class Node:
             return False
         if isinstance(command, DeleteCommand):
             return self._delete(command, clock)
+        if isinstance(command, StoreCommand):
+            return self._store_now(command, clock)
         assert isinstance(command, DumpCommand)
         container = self.containers.get(command.container_id)
         entry = self.journal.containers.get(command.container_id)
@@ -562,6 +564,19 @@ class Node:
         self._close(command.command_id, Outcome.SUCCEEDED)
         about = {"key": command.key, "incarnation": command.incarnation, "snapshot_id": command.snapshot_id}
         self.report(SnapshotDeleted(**about, node=self.name, command_id=command.command_id))
+        return True
+
+    def _store_now(self, command: StoreCommand, clock: datetime) -> bool:
+        """Try once more to store a capture that waits for it."""
+        dump = self.journal.dumps.get(command.snapshot_id)
+        failure: Failure | None = _REFUSED
+        if clock > command.deadline:
+            failure = _EXPIRED
+        elif dump is not None and dump.step == "captured":
+            self.go_on(dump)
+            failure = _STORE_AWAY if command.snapshot_id in self.journal.dumps else None
+        self._close(command.command_id, Outcome.FAILED if failure else Outcome.SUCCEEDED)
+        self.report(self._finished(command, failure))
         return True
 
     def _close(self, command: str, outcome: Outcome) -> None:

@@ -30,6 +30,7 @@ from woodfrog.protocol.events import (
     SnapshotExpired,
     SnapshotInvalidated,
     SnapshotPinned,
+    SnapshotRetried,
     SnapshotStored,
     SnapshotStoreDelayed,
     SnapshotSuperseded,
@@ -73,6 +74,8 @@ class Kept:
     """Of every dump: its incarnation, and where the log first mentions it."""
     in_flight: dict[str, int] = field(default_factory=dict)
     pinned: set[str] = field(default_factory=set)
+    retried: Counter[str] = field(default_factory=Counter)
+    """The newest start when somebody had a snapshot retried: what was decided without it until then does not count."""
     opened_at: dict[int, datetime] = field(default_factory=dict)
     nodes: dict[int, str] = field(default_factory=dict)
     containers: dict[int, ContainerFacts] = field(default_factory=dict)
@@ -198,7 +201,7 @@ class Keeping:
                 key.told[event.incarnation] = event.snapshot_id
             case ColdStartChosen():
                 key.told[event.incarnation] = None
-            case RestoreFailed():
+            case RestoreFailed(snapshot_id=name) if key.told.get(event.incarnation, name) == name:
                 key.turn_back(event.incarnation)
             case ContainerEnded(never_ran=True) if event.incarnation not in key.begun:
                 key.begun.add(event.incarnation)
@@ -222,6 +225,8 @@ class Keeping:
             case SnapshotSuperseded() | SnapshotInvalidated():
                 stored = self._settled(key, event.snapshot_id)
                 stored.usable, stored.unusable_since = False, at
+            case SnapshotRetried():
+                self._retried(key, event)
             case SnapshotPinned():
                 if not (stored := self._settled(key, event.snapshot_id)).usable or stored.expired:
                     raise LawBrokenError(f"pinned although it can never be chosen: {event}")
@@ -280,12 +285,21 @@ class Keeping:
     def _stored(self, key: Kept, event: SnapshotStored, at: datetime, position: int) -> None:
         key.in_flight.pop(event.snapshot_id, None)
         _, order = key.first_mention.setdefault(event.snapshot_id, (event.incarnation, position))
-        missed = {
-            number for number in key.told if number > event.incarnation and event.snapshot_id not in key.line(number)
-        }
+        since = max(event.incarnation, key.retried[event.snapshot_id])
+        missed = {number for number in key.told if number > since and event.snapshot_id not in key.line(number)}
         stored = Stored(event.incarnation, order, at, event.stored_bytes, missed)
         stored.proved = event.snapshot_id in key.proved
         key.snapshots[event.snapshot_id] = stored
+
+    def _retried(self, key: Kept, event: SnapshotRetried) -> None:
+        key.retried[event.snapshot_id] = max(key.opened_at)
+        stored = key.snapshots.get(event.snapshot_id)
+        if stored is None:
+            return
+        if stored.expired:
+            raise LawBrokenError(f"taken back although it is to go: {event}")
+        stored.usable, stored.unusable_since = True, None
+        stored.missed.clear()
 
     def _expired(self, key: Kept, event: SnapshotExpired, at: datetime) -> None:
         """What expires is neither pinned nor in use, nor the latest unless somebody insists; and a policy says so, or a person."""

@@ -115,7 +115,7 @@ def retry(
     state_dir: StateDir = None,
     output: Output = Form.TABLE,
 ) -> None:
-    """Have a snapshot chosen again although restoring it has failed, or its container soon ended, or it was invalidated; or stored, if it is not yet."""
+    """Have a snapshot chosen again although restoring it has failed, or its container soon ended, or it was invalidated or superseded; or stored, if it is not yet."""
     with telling():
         reach, noted = _decide("retry", snapshot, namespace, state_dir, because)
         line = f"{noted.snapshot_id} is tried again at the next start of {noted.key.id}, if none is newer"

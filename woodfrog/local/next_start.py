@@ -26,7 +26,7 @@ def after_capture(
     status = None if own is None else own["status"]
     pinned = next((row["snapshot_id"] for row in latest if row["pinned"]), None)
     if own is not None and status == "superseded":
-        return f"{captured}, too late: the start of incarnation {own['superseded_by']} of {checkpoint_id} was decided without it{_then(checkpoint_id, latest)}"
+        return f"{captured}, too late: the start of incarnation {own['superseded_by']} of {checkpoint_id} was decided without it{_then(checkpoint_id, latest)}; `woodfrog pin {captured_as}` goes back to this one"
     if own is not None and status == "failed":
         cause = f"{own['failure_cause']} ({own['failure_code']}). {own['failure_advice']}"
         return f"{captured}, and lost: {cause}{_then(checkpoint_id, latest)}"

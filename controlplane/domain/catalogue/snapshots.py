@@ -86,18 +86,20 @@ def _unpinned_row(_row: Row, _event: SnapshotUnpinned, _at: datetime) -> Row:
 
 
 def _retried(draft: Draft, event: SnapshotRetried, _at: datetime) -> None:
-    """Take an invalidated snapshot back: the one way in which a snapshot's status moves back."""
+    """Take a snapshot back that was passed over: the one way in which a snapshot's status moves back."""
     known = draft.snapshots.get(event.snapshot_id)
     if known is not None:
-        status = SnapshotStatus.VALID if known.status is SnapshotStatus.INVALIDATED else known.status
+        status = SnapshotStatus.VALID if known.status.is_ruled_out else known.status
         newest = max(draft.incarnations, default=event.incarnation)
-        draft.snapshots[event.snapshot_id] = replace(known, status=status, failed_on=frozenset(), retried_at=newest)
+        draft.snapshots[event.snapshot_id] = replace(
+            known, status=status, failed_on=frozenset(), missed_by=None, retried_at=newest
+        )
 
 
 def _retried_row(row: Row, _event: SnapshotRetried, _at: datetime) -> Row:
-    if row["status"] != SnapshotStatus.INVALIDATED:
+    if not SnapshotStatus(row["status"]).is_ruled_out:
         return {}
-    return {"status": SnapshotStatus.VALID.value, "invalidated_reason": None}
+    return {"status": SnapshotStatus.VALID.value, "invalidated_reason": None, "superseded_by": None}
 
 
 ENTRIES: Final[tuple[SnapshotEntry[Any], ...]] = (

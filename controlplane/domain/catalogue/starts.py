@@ -25,6 +25,7 @@ from woodfrog.protocol.events.starts import (
     StartRefused,
 )
 from woodfrog.protocol.failures import PASSING_CODES, QUOTA
+from woodfrog.protocol.ids import IncarnationNumber
 
 
 def _opened(draft: Draft, event: IncarnationOpened, at: datetime) -> None:
@@ -65,7 +66,16 @@ def _deferred_row(row: Row, event: StartDeferred, at: datetime) -> Row:
 
 
 def _restore_chosen(draft: Draft, event: RestoreChosen, _at: datetime) -> None:
-    draft.start(event.incarnation, choice=Restore(event.snapshot_id, event.reason, event.left))
+    _answer(draft, event.incarnation, Restore(event.snapshot_id, event.reason, event.left))
+
+
+def _answer(draft: Draft, number: IncarnationNumber, choice: Restore | Cold) -> None:
+    """Take in what a start is told. What it was told before, and was invalidated meanwhile, it may have tried."""
+    known = draft.incarnations.get(number, Incarnation(number=number))
+    before, set_aside = known.choice, known.set_aside
+    if isinstance(before, Restore) and not (isinstance(choice, Restore) and choice.snapshot_id == before.snapshot_id):
+        set_aside |= {before.snapshot_id}
+    draft.start(number, choice=choice, set_aside=set_aside)
 
 
 def _restore_chosen_row(_row: Row, event: RestoreChosen, at: datetime) -> Row:
@@ -73,7 +83,7 @@ def _restore_chosen_row(_row: Row, event: RestoreChosen, at: datetime) -> Row:
 
 
 def _cold_start_chosen(draft: Draft, event: ColdStartChosen, _at: datetime) -> None:
-    draft.start(event.incarnation, choice=Cold(event.reason, event.fresh, event.left or 0))
+    _answer(draft, event.incarnation, Cold(event.reason, event.fresh, event.left or 0))
 
 
 def _cold_start_chosen_row(_row: Row, event: ColdStartChosen, at: datetime) -> Row:
@@ -93,15 +103,15 @@ def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
     a file that was not mounted. It is set aside for this start and no longer, or a bad hour would cost every id its newest snapshot.
     """
     number = event.incarnation
-    known = draft.incarnations.get(number)
+    known = draft.incarnations.get(number, Incarnation(number=number))
     draft.start(
         number,
-        choice=None,
-        set_aside=frozenset({event.snapshot_id}) | (frozenset() if known is None else known.set_aside),
+        set_aside=known.set_aside | {event.snapshot_id},
+        too_much={**known.too_much, event.snapshot_id: choice_wording.not_in_this_start(event.failure)},
     )
-    told = draft.incarnations[number].too_much
-    draft.start(number, too_much={**told, event.snapshot_id: choice_wording.not_in_this_start(event.failure)})
-    supersession.note_turned_back(draft, number)
+    if not _has_another_answer(known, event):
+        draft.start(number, choice=None)
+        supersession.note_turned_back(draft, number)
     tried = draft.snapshots.get(event.snapshot_id)
     if tried is not None and event.stage is not RestoreStage.FETCH and event.failure.code not in PASSING_CODES:
         tried_in = image_of(draft.incarnations[number].container)
@@ -109,8 +119,16 @@ def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
         draft.snapshots[event.snapshot_id] = replace(tried, failed_on=failed_on)
 
 
-def _restore_failed_row(row: Row, _event: RestoreFailed, _at: datetime) -> Row:
+def _has_another_answer(start: Incarnation, event: RestoreFailed) -> bool:
+    """Whether a start was told otherwise, because the snapshot was invalidated, before its failure was heard of."""
+    tried = isinstance(start.choice, Restore) and start.choice.snapshot_id == event.snapshot_id
+    return start.choice is not None and not tried
+
+
+def _restore_failed_row(row: Row, event: RestoreFailed, _at: datetime) -> Row:
     failed = row["failed_restores"] + 1
+    if row["choice"] is not None and row["snapshot_id"] != event.snapshot_id:
+        return {"failed_restores": failed}
     return {"failed_restores": failed, "choice": None, "snapshot_id": None, "reason": None, "chosen_at": None}
 
 
@@ -120,7 +138,7 @@ def _restore_failed_note(event: RestoreFailed, _known: Known) -> Note:
 
 
 def _restore_failure_shown(incarnation: Incarnation, event: RestoreFailed) -> bool:
-    return event.snapshot_id in incarnation.set_aside
+    return event.snapshot_id in incarnation.too_much
 
 
 def _started(draft: Draft, event: ContainerStarted, at: datetime) -> None:

@@ -7,7 +7,7 @@ const MEANS = {
   checkpoint: ["Checkpoint now", "A snapshot is taken of the running container, which stands still for a moment and then runs on."],
   pin: ["Pin", "It is kept, and every start resumes from it, until it is unpinned."],
   unpin: ["Unpin", "The next start resumes from the newest snapshot again, and retention may delete this one."],
-  retry: ["Retry", "It may be chosen again: failed restores and short lives until now do not count, nor that it was invalidated. A capture that waits for its store is stored now."],
+  retry: ["Retry", "It may be chosen again: failed restores and short lives until now do not count, nor that it was invalidated or superseded. A capture that waits for its store is stored now."],
   invalidate: ["Invalidate", "It is never chosen again. The next start resumes from an older one, or starts cold."],
   delete: ["Delete", "It is removed from the store, and nothing brings it back."],
   forget: ["Forget", "Every snapshot of the id is removed from the store, and nothing brings them back; then the id is known no more. Its history stays in the log."],
@@ -16,9 +16,9 @@ const DESTROYING = new Set(["invalidate", "delete", "forget"]);
 
 // Which of the actions make sense for a snapshot as it is.
 const fits = {
-  pin: (row) => row.status === "valid" && !row.pinned,
+  pin: (row) => row.status === "superseded" || (row.status === "valid" && !row.pinned),
   unpin: (row) => row.pinned,
-  retry: (row) => ["captured", "invalidated", "valid"].includes(row.status),
+  retry: (row) => ["captured", "invalidated", "superseded", "valid"].includes(row.status),
   invalidate: (row) => row.status === "valid",
   delete: (row) => ["valid", "superseded", "invalidated", "expired"].includes(row.status) && !row.pinned,
 };

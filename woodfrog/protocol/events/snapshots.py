@@ -22,7 +22,7 @@ __all__ = [
 
 
 class SnapshotSuperseded(AboutSnapshot, frozen=True, tag="snapshot.superseded"):
-    """The snapshot came too late: the start of incarnation ``by`` was decided without it. It never becomes the latest."""
+    """The snapshot came too late: the start of incarnation ``by`` was decided without it. It is not chosen unless it is retried or pinned."""
 
     by: IncarnationNumber
 
@@ -79,7 +79,7 @@ class SnapshotUnpinned(AboutSnapshot, frozen=True, tag="snapshot.unpinned"):
 
 
 class SnapshotRetried(AboutSnapshot, frozen=True, tag="snapshot.retried"):
-    """Somebody wants the snapshot chosen again: failed restores and short lives until now do not count, nor that it was invalidated."""
+    """Somebody wants the snapshot chosen again: failed restores and short lives until now do not count, nor that it was invalidated or superseded."""
 
     reason: str = ""
 

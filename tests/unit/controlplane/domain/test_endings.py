@@ -10,7 +10,7 @@ from woodfrog.protocol.events import PodContainerEnded
 from woodfrog.protocol.failures import Failure
 from woodfrog.protocol.ids import IncarnationNumber, SnapshotId
 from woodfrog.protocol.pods import EndedBecause
-from woodfrog.protocol.requests import RestoreFrom, SnapshotRequest, StartCold
+from woodfrog.protocol.requests import RestoreFrom, SnapshotRequest, StartCold, WaitFor
 
 pytestmark = pytest.mark.timeout(5)
 
@@ -181,6 +181,26 @@ class TestFailedRestores:
         wish(world, "retry", "new")
         assert goes_on_from(world, "d") == "new"
 
+    def test_one_that_is_heard_of_after_the_start_was_told_otherwise_is_believed_and_changes_no_answer(self) -> None:
+        world = with_snapshots()
+        assert goes_on_from(world, "c") == "new"
+        wish(world, "invalidate", "new")
+        assert goes_on_from(world, "c") == "old"
+        late = world.restore_failed(3, "new")
+        assert late.rejected is None
+        assert world.types()[-1] == "incarnation.restore-failed"
+        assert goes_on_from(world, "c") == "old"
+
+    @pytest.mark.parametrize("code", ["snapshot-corrupt"])
+    def test_a_proof_counts_again_after_it(self, code: str) -> None:
+        world = with_snapshots()
+        goes_on_from(world, "c")
+        world.restore_failed(3, "new", Failure(code, "it was so", "Change it."))
+        wish(world, "retry", "new")
+        assert goes_on_from(world, "d") == "new"
+        world.restore_failed(4, "new", Failure(code, "it was so", "Change it."))
+        assert goes_on_from(world, "e") == "old"
+
     def test_what_failed_for_good_cannot_be_retried(self) -> None:
         world = World("a")
         number = world.run("c")
@@ -190,3 +210,80 @@ class TestFailedRestores:
             SnapshotAsked(SnapshotRequest(KEY.cluster, KEY.namespace, SnapshotId("s"), "retry"), world.source())
         ).answer
         assert getattr(answer, "failure").code == "snapshot-not-valid"  # noqa: B009
+
+
+def with_branches() -> World:
+    """Return a world in which incarnation 2 ran beside 1 and left ``newer``, while what 1 left is superseded."""
+    world = World("a", "b")
+    first, second = world.run("one"), world.run("two", "b")
+    world.snapshot(second, "newer")
+    world.ended(second, exit_code=None)
+    world.snapshot(first, "late")
+    world.ended(first, exit_code=None)
+    assert world.key.snapshots[SnapshotId("late")].status == "superseded"
+    return world
+
+
+class TestSuperseded:
+    """What another start went on without is passed over until people want it back."""
+
+    def test_a_pin_goes_back_to_it(self) -> None:
+        world = with_branches()
+        assert goes_on_from(world, "c") == "newer"
+        wish(world, "pin", "late")
+        assert goes_on_from(world, "d") == "late"
+
+    def test_a_pin_from_before_is_set_once_more(self) -> None:
+        world = World("a", "b")
+        first = world.run("one")
+        assert isinstance(world.ask("two", "b").answer, WaitFor | StartCold)
+        world.later(121)
+        assert goes_on_from(world, "two", "b") is None
+        world.snapshot(first, "late")
+        wish(world, "pin", "late")
+        world.started(2)
+        assert world.key.snapshots[SnapshotId("late")].status == "superseded"
+        wish(world, "pin", "late")
+        assert goes_on_from(world, "d") == "late"
+
+    def test_a_retry_makes_it_one_of_the_others_by_its_age(self) -> None:
+        world = with_branches()
+        wish(world, "retry", "late")
+        assert goes_on_from(world, "c") == "newer"
+        wish(world, "invalidate", "newer")
+        assert goes_on_from(world, "d") == "late"
+
+    def test_the_start_of_a_lost_node_that_never_ran_costs_nothing_that_people_want_back(self) -> None:
+        world = World("a", "b")
+        first = world.run("one")
+        world.ask("two", "b")
+        world.later(121)
+        assert goes_on_from(world, "two", "b") is None
+        world.silent("b")
+        world.snapshot(first, "late")
+        world.ended(first, exit_code=None)
+        assert goes_on_from(world, "three") is None
+        wish(world, "retry", "late")
+        assert goes_on_from(world, "four") == "late"
+
+    @pytest.mark.parametrize("when", ["before its start", "before it is stored"])
+    def test_what_is_retried_is_not_superseded_by_a_start_from_before(self, when: str) -> None:
+        world = World("a", "b")
+        first = world.run("one")
+        world.ask("two", "b")
+        world.later(121)
+        assert goes_on_from(world, "two", "b") is None
+        if when == "before its start":
+            world.snapshot(first, "late")
+            wish(world, "retry", "late")
+            world.started(2)
+        else:
+            world.dump(first, "late")
+            world.captured(first, "late")
+            world.delayed(first, "late")
+            world.started(2)
+            wish(world, "retry", "late")
+            world.stored(first, "late")
+        assert world.key.snapshots[SnapshotId("late")].status == "valid"
+        world.ended(2, exit_code=None)
+        assert goes_on_from(world, "three") == "late"

@@ -82,7 +82,7 @@ def test_what_came_too_late_is_named_with_what_counts() -> None:
     said = after_capture("t", "s2", [row("superseded", superseded_by=4)], [{"snapshot_id": "s9", "pinned": False}])
     assert (
         said
-        == "captured as s2, too late: the start of incarnation 4 of t was decided without it; the next start of t resumes from s9"
+        == "captured as s2, too late: the start of incarnation 4 of t was decided without it; the next start of t resumes from s9; `woodfrog pin s2` goes back to this one"
     )
 
 
