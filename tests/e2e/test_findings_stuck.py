@@ -145,10 +145,24 @@ def no_control_plane(stack: Stack) -> Iterator[None]:
 COUNT = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >> /count; sleep 0.05; done")
 
 
+def unanswered(stack: Stack) -> int:
+    """How many questions about starts the worker sent in vain."""
+    said = (stack.state / "logs/nodeworker.log").read_text()
+    return said.count("no control plane answered how to start a container")
+
+
+def start_that_nobody_answers(stack: Stack, name: str) -> subprocess.Popen[str]:
+    """Start the id, and wait until NATS has the question for the control plane, which is stopped: only then the log will open the start."""
+    before = unanswered(stack)
+    run = stack.popen_run(name, *COUNT)
+    until(lambda: any(each["state"] == "creating" for each in stack.containers()), saying="it is being created")
+    until(lambda: unanswered(stack) > before, 60, saying="it has asked")
+    return run
+
+
 def given_up_while_it_waits(stack: Stack, name: str, first: Run) -> None:
     """Start the id a second time, which nobody answers, and end that by a signal."""
-    second = stack.popen_run(name, *COUNT)
-    until(lambda: any(each["state"] == "creating" for each in stack.containers()), saying="it is being created")
+    second = start_that_nobody_answers(stack, name)
     began = time.monotonic()
     second.send_signal(signal.SIGTERM)
     second.communicate(timeout=30)
@@ -177,12 +191,7 @@ def test_what_ran_on_beside_a_start_that_was_given_up_is_not_passed_over(stack: 
     with no_control_plane(stack):
         given_up_while_it_waits(stack, "runs-on", first)
     try:
-        until(
-            lambda: any(
-                each["type"] == "container.ended" and each["data"].get("never_ran") for each in stack.history("runs-on")
-            ),
-            saying="the start that was given up came to nothing",
-        )
+        until_nothing_came_of_a_start(stack, "runs-on")
     finally:
         _, _, said = first.stop()
     again = stack.run("runs-on", *COUNT)
@@ -227,9 +236,8 @@ def creates(stack: Stack, run: subprocess.Popen[str]) -> list[int]:
 
 def killed_while_it_waits(stack: Stack, name: str) -> None:
     """Start the id, which nobody answers, and kill ``woodfrog run`` meanwhile: what creates its container ends with it."""
-    run = stack.popen_run(name, *COUNT)
+    run = start_that_nobody_answers(stack, name)
     until(lambda: len(creates(stack, run)) == 1, saying="the runtime waits")
-    until(lambda: any(each["state"] == "creating" for each in stack.containers()), saying="it is being created")
     run.kill()
     run.communicate(timeout=30)
     until(lambda: creates(stack, run) == [], saying="nobody creates it any more")
@@ -285,9 +293,7 @@ def test_a_start_that_is_given_up_while_its_worker_is_killed_came_to_nothing(sta
     first = stack.run("killed-worker", *COUNT)
     first.until_lines("/count", 3)
     with no_control_plane(stack):
-        second = stack.popen_run("killed-worker", *COUNT)
-        until(lambda: any(each["state"] == "creating" for each in stack.containers()), saying="it is being created")
-        time.sleep(1)  # so that the question is with NATS, which keeps it for the control plane
+        second = start_that_nobody_answers(stack, "killed-worker")
         worker = stack.child("nodeworker")
         os.kill(worker, signal.SIGKILL)
         second.send_signal(signal.SIGTERM)

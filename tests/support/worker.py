@@ -97,10 +97,15 @@ async def query(client: Client, view: View, **restriction: Any) -> list[dict[str
 
 
 async def checkpoint(client: Client, key: CheckpointKey = KEY) -> CommandId:
-    """Ask for a dump."""
-    answer: CommandAccepted | Refusal = await ask(
-        client, subjects.CHECKPOINT, CheckpointRequest(key=key), CommandAccepted | Refusal
-    )
+    """Ask for a dump, once the log has heard that the container runs."""
+
+    async def answered() -> CommandAccepted | Refusal | None:
+        said: CommandAccepted | Refusal = await ask(
+            client, subjects.CHECKPOINT, CheckpointRequest(key=key), CommandAccepted | Refusal
+        )
+        return None if isinstance(said, Refusal) and said.failure.code == "not-running" else said
+
+    answer = await eventually(answered, saying="the container runs")
     assert isinstance(answer, CommandAccepted), answer
     return answer.command_id
 
