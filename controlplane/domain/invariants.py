@@ -15,7 +15,7 @@ from typing import NamedTuple
 from controlplane.domain import evolve
 from controlplane.domain.fresh_starts import left_behind
 from controlplane.domain.pods import pod_of
-from controlplane.domain.state import Incarnation, KeyState, NodeState, Restore, State
+from controlplane.domain.state import Incarnation, KeyState, NodeState, State
 from woodfrog.protocol.events import (
     AnyEvent,
     ColdStartChosen,
@@ -95,8 +95,7 @@ def _runs_elsewhere(event: ContainerStarted, key: KeyState, nodes: Mapping[NodeN
         and not _is_ending(key, one)
     )
     return any(
-        isinstance(other.choice, Restore)
-        and other.choice.snapshot_id == event.restored_from
+        other.resumes_from == event.restored_from
         and other.node is not None
         and other.node in nodes
         and not nodes[other.node].lost

@@ -15,7 +15,6 @@ from controlplane.domain.state import (
     Incarnation,
     KeyState,
     NodeState,
-    Restore,
     Snapshot,
     SnapshotStatus,
     State,
@@ -117,9 +116,8 @@ def _contradiction_about_incarnation(incarnation: Incarnation, event: ReportedSt
     if not isinstance(event, RestoreFailed):
         same = incarnation.container_id in {None, event.container_id}
         return None if same else f"{name} is container {incarnation.container_id}, not {event.container_id}"
-    chosen = incarnation.choice.snapshot_id if isinstance(incarnation.choice, Restore) else None
-    told = event.snapshot_id == chosen or event.snapshot_id in incarnation.set_aside
-    return None if told else f"{name} was not asked to restore snapshot {event.snapshot_id}"
+    asked = event.snapshot_id == incarnation.resumes_from or event.snapshot_id in incarnation.set_aside
+    return None if asked else f"{name} was not asked to restore snapshot {event.snapshot_id}"
 
 
 def _contradiction_about_snapshot(snapshot: Snapshot, event: ReportedDumpEvent) -> str | None:

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from controlplane.domain.state import Incarnation, KeyState, Restore, Snapshot, SnapshotStatus
+from controlplane.domain.state import RULED_OUT, Incarnation, KeyState, Snapshot, SnapshotStatus
 from woodfrog.protocol.events import SnapshotExpired
 from woodfrog.protocol.ids import CheckpointKey, NodeName, SnapshotId
 
@@ -84,7 +84,7 @@ def expiries(key: KeyState, retention: Retention, keep: Keep, now: datetime) -> 
     needed = latest_valid(key), latest_proved(key)
     for snapshot in key.newest_first():
         spared = snapshot.pinned or snapshot.snapshot_id in used
-        if snapshot.status.is_ruled_out:
+        if snapshot.status in RULED_OUT:
             reason = _unusable(snapshot, retention.unusable_seconds, now)
             if reason is not None and not spared:
                 over.append(Expiry(snapshot, reason))
@@ -133,9 +133,9 @@ def in_use(
     on a node that will never be heard of again.
     """
     return frozenset(
-        start.choice.snapshot_id
+        start.resumes_from
         for start in key.incarnations.values()
-        if isinstance(start.choice, Restore)
+        if start.resumes_from is not None
         and not start.started
         and not start.ended
         and start.node not in lost

@@ -16,7 +16,7 @@ from typing import Final
 
 from controlplane.domain.draft import Draft
 from controlplane.domain.pods import pod_of
-from controlplane.domain.state import Incarnation, KeyState, Restore, Snapshot
+from controlplane.domain.state import Incarnation, KeyState, Snapshot
 from woodfrog.protocol.ids import IncarnationNumber
 
 RESTORE_TRIES: Final = 2
@@ -45,7 +45,7 @@ def short_lives(key: KeyState, snapshot: Snapshot) -> list[Incarnation]:
     for start in sorted(key.incarnations.values(), key=lambda start: start.number, reverse=True):
         if start.number <= snapshot.retried_at:
             break
-        if not start.ended or not isinstance(start.choice, Restore) or start.choice.snapshot_id != snapshot.snapshot_id:
+        if not start.ended or start.resumes_from != snapshot.snapshot_id:
             continue
         if _failed_by_itself(key, start):
             if not _lived_shortly(start):

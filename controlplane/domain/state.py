@@ -55,16 +55,13 @@ class SnapshotStatus(StrEnum):
         return self in {SnapshotStatus.DUMPING, SnapshotStatus.CAPTURED}
 
     @property
-    def is_ruled_out(self) -> bool:
-        """Whether the snapshot is stored and no start resumes from it, until somebody has it retried."""
-        return self in {SnapshotStatus.SUPERSEDED, SnapshotStatus.INVALIDATED}
-
-    @property
     def was_stored(self) -> bool:
         """Whether a snapshot comes to it only after it was stored."""
         return not self.in_flight and self is not SnapshotStatus.FAILED
 
 
+RULED_OUT: Final = frozenset({SnapshotStatus.SUPERSEDED, SnapshotStatus.INVALIDATED})
+"""Of snapshots that are stored and from which no start resumes, until somebody has them retried."""
 _RANK: Final[Mapping[str, int]] = {status: rank for rank, status in enumerate(SnapshotStatus)}
 
 
@@ -169,7 +166,7 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     choice: Restore | Cold | None = None
     """What it was told; ``None`` before, and again after a restore that failed."""
     set_aside: frozenset[SnapshotId] = frozenset()
-    """Snapshots that this start tried in vain, or was told and is to try no more."""
+    """Snapshots that this start tried in vain, or had as its answer before the present one."""
     too_much: Mapping[SnapshotId, str] = {}
     """Why, of each whose failure was reported."""
     overtaken: bool = False
@@ -194,6 +191,11 @@ class Incarnation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Which incarnation was the newest then: a successor's wish, if it is not this one itself."""
     dumps_failed: int = 0
     """How many commands to dump it have failed one after the other."""
+
+    @property
+    def resumes_from(self) -> SnapshotId | None:
+        """The snapshot in its answer; ``None`` if it has none, or starts from its image."""
+        return self.choice.snapshot_id if isinstance(self.choice, Restore) else None
 
     @property
     def running(self) -> bool:
@@ -291,10 +293,10 @@ class KeyState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     def _descends(self, number: IncarnationNumber, snapshot: Snapshot) -> bool:
         """Whether a start resumes from the snapshot, or from one that was captured after another start had resumed from it."""
-        while (start := self.incarnations.get(number)) is not None and isinstance(start.choice, Restore):
-            if start.choice.snapshot_id == snapshot.snapshot_id:
+        while (start := self.incarnations.get(number)) is not None and start.resumes_from is not None:
+            if start.resumes_from == snapshot.snapshot_id:
                 return True
-            origin = self.snapshots.get(start.choice.snapshot_id)
+            origin = self.snapshots.get(start.resumes_from)
             if origin is None or not snapshot.incarnation < origin.incarnation < number:
                 return False
             number = origin.incarnation

@@ -11,7 +11,7 @@ from controlplane.domain.decision_builder import refuse
 from controlplane.domain.inputs import CheckpointAsked, Decision, Policy, SnapshotAsked
 from controlplane.domain.quotas import over_bytes
 from controlplane.domain.retention import Expiry, expired, in_use, latest_valid
-from controlplane.domain.state import Incarnation, KeyState, Snapshot, SnapshotStatus, State
+from controlplane.domain.state import RULED_OUT, Incarnation, KeyState, Snapshot, SnapshotStatus, State
 from controlplane.domain.store_requests import store_now
 from controlplane.domain.under_way import lost_nodes
 from woodfrog.protocol.commands import CheckCommand, DumpCommand
@@ -63,10 +63,10 @@ def _noted(name: CheckpointKey, snapshot: Snapshot, *events: Event) -> Decision:
 
 
 def _recorded(
-    kinds: tuple[type[SnapshotPinned | SnapshotUnpinned | SnapshotInvalidated | SnapshotRetried], ...],
     name: CheckpointKey,
     snapshot: Snapshot,
     reason: str,
+    *kinds: type[SnapshotPinned | SnapshotUnpinned | SnapshotInvalidated | SnapshotRetried],
 ) -> Decision:
     number, snapshot_id = snapshot.incarnation, snapshot.snapshot_id
     events = (kind(key=name, incarnation=number, snapshot_id=snapshot_id, reason=reason) for kind in kinds)
@@ -75,18 +75,18 @@ def _recorded(
 
 def _pin(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) -> Decision:
     if snapshot.status is SnapshotStatus.SUPERSEDED and snapshot.takes_room:
-        return _recorded((SnapshotRetried, SnapshotPinned), name, snapshot, wish.because)
+        return _recorded(name, snapshot, wish.because, SnapshotRetried, SnapshotPinned)
     if snapshot.pinned:
         return _noted(name, snapshot)
     if snapshot.status is not SnapshotStatus.VALID:
         return _not_valid(snapshot)
-    return _recorded((SnapshotPinned,), name, snapshot, wish.because)
+    return _recorded(name, snapshot, wish.because, SnapshotPinned)
 
 
 def _unpin(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) -> Decision:
     if not snapshot.pinned:
         return _noted(name, snapshot)
-    return _recorded((SnapshotUnpinned,), name, snapshot, wish.because)
+    return _recorded(name, snapshot, wish.because, SnapshotUnpinned)
 
 
 def _invalidate(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) -> Decision:
@@ -94,23 +94,23 @@ def _invalidate(name: CheckpointKey, snapshot: Snapshot, wish: SnapshotRequest) 
         return _noted(name, snapshot)
     if snapshot.status is not SnapshotStatus.VALID:
         return _not_valid(snapshot)
-    return _recorded((SnapshotInvalidated,), name, snapshot, wish.because or "it was requested")
+    return _recorded(name, snapshot, wish.because or "it was requested", SnapshotInvalidated)
 
 
 def _retry(state: State, name: CheckpointKey, snapshot: Snapshot, asked: SnapshotAsked, now: datetime) -> Decision:
     if snapshot.status is SnapshotStatus.CAPTURED:
         return store_now(state, name, snapshot, asked, now)
-    is_there = snapshot.status is SnapshotStatus.VALID or snapshot.status.is_ruled_out
+    is_there = snapshot.status is SnapshotStatus.VALID or snapshot.status in RULED_OUT
     if not is_there or not snapshot.takes_room:
         return _not_valid(snapshot)
-    return _recorded((SnapshotRetried,), name, snapshot, asked.request.because)
+    return _recorded(name, snapshot, asked.request.because, SnapshotRetried)
 
 
 def _not_valid(snapshot: Snapshot) -> Decision:
     return refuse(
         "snapshot-not-valid",
         f"Snapshot {snapshot.snapshot_id} is {snapshot.status}, not valid",
-        "Only a snapshot that is stored and verified, and may still be chosen, can be invalidated; one that was superseded can be pinned as well, and retried, as can one that was invalidated or is not stored yet.",
+        "A valid snapshot can be pinned, retried and invalidated; a superseded one pinned and retried; one that was invalidated and is still stored, or was captured and is not stored yet, retried.",
     )
 
 

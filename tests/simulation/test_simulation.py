@@ -76,7 +76,7 @@ MUTANTS = {
         "max(snapshot.incarnation, snapshot.retried_at)",
         "snapshot.incarnation",
     ),
-    "what is retried stays ruled out": ("if known.status.is_ruled_out else", "if False else"),
+    "what is retried stays ruled out": ("if known.status in RULED_OUT else", "if False else"),
     "what is late when it is retried stays late": ("failed_on=frozenset(), missed_by=None,", "failed_on=frozenset(),"),
     "a start that came to nothing holds back others": ("return self.never_ran and not self.started", "return False"),
     "a question that comes late opens another start": ("if request.create_id and start.create_id:", "if False:"),
@@ -119,7 +119,7 @@ MUTANTS = {
     "what is pinned is deleted": ("if snapshot.pinned:\n        return refuse(", "if False:\n        return refuse("),
     "the latest expires": ("needed = latest_valid(key),", "needed = None,"),
     "the latest is deleted though nobody insists": ("snapshot is latest_valid(key) and not wish.force", "False"),
-    "what is being restored expires": ("if isinstance(start.choice, Restore)", "if False"),
+    "what is being restored expires": ("if start.resumes_from is not None", "if False"),
     "what is being restored is deleted": ("if snapshot.snapshot_id in in_use(", "if False and in_use("),
     "what may yet be the latest expires": (
         "snapshot.status is not SnapshotStatus.VALID or snapshot.missed_by is not None",

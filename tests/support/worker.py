@@ -56,16 +56,18 @@ REQUEST_SECONDS = 20.0
 
 async def eventually(what: Callable[[], Awaitable[Any]], *, saying: str, seconds: float = 20.0) -> Any:
     """Await ``what()`` again and again until it is true, and return it."""
-    async with asyncio.timeout(scaled(seconds)):
-        while True:
-            try:
-                value = await what()
-            except (nats.errors.Error, nats.js.errors.Error):
-                value = None
-            if value:
-                return value
-            await asyncio.sleep(0.05)
-    raise AssertionError(saying)
+    try:
+        async with asyncio.timeout(scaled(seconds)):
+            while True:
+                try:
+                    value = await what()
+                except (nats.errors.Error, nats.js.errors.Error):
+                    value = None
+                if value:
+                    return value
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(saying) from None
 
 
 async def ask(

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from controlplane.domain.catalogue.entry import Row, SnapshotEntry
 from controlplane.domain.draft import Draft
-from controlplane.domain.state import Snapshot, SnapshotStatus
+from controlplane.domain.state import RULED_OUT, Snapshot, SnapshotStatus
 from woodfrog.protocol.events.snapshots import (
     SnapshotDeleted,
     SnapshotExpired,
@@ -89,7 +89,7 @@ def _retried(draft: Draft, event: SnapshotRetried, _at: datetime) -> None:
     """Take a snapshot back that was passed over: the one way in which a snapshot's status moves back."""
     known = draft.snapshots.get(event.snapshot_id)
     if known is not None:
-        status = SnapshotStatus.VALID if known.status.is_ruled_out else known.status
+        status = SnapshotStatus.VALID if known.status in RULED_OUT else known.status
         newest = max(draft.incarnations, default=event.incarnation)
         draft.snapshots[event.snapshot_id] = replace(
             known, status=status, failed_on=frozenset(), missed_by=None, retried_at=newest
@@ -97,7 +97,7 @@ def _retried(draft: Draft, event: SnapshotRetried, _at: datetime) -> None:
 
 
 def _retried_row(row: Row, _event: SnapshotRetried, _at: datetime) -> Row:
-    if not SnapshotStatus(row["status"]).is_ruled_out:
+    if row["status"] not in RULED_OUT:
         return {}
     return {"status": SnapshotStatus.VALID.value, "invalidated_reason": None, "superseded_by": None}
 

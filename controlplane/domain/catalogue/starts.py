@@ -70,12 +70,12 @@ def _restore_chosen(draft: Draft, event: RestoreChosen, _at: datetime) -> None:
 
 
 def _answer(draft: Draft, number: IncarnationNumber, choice: Restore | Cold) -> None:
-    """Take in what a start is told. What it was told before, and was invalidated meanwhile, it may have tried."""
-    known = draft.incarnations.get(number, Incarnation(number=number))
-    before, set_aside = known.choice, known.set_aside
-    if isinstance(before, Restore) and not (isinstance(choice, Restore) and choice.snapshot_id == before.snapshot_id):
-        set_aside |= {before.snapshot_id}
-    draft.start(number, choice=choice, set_aside=set_aside)
+    """Take in the answer of a start. The snapshot of an earlier answer, which was invalidated meanwhile, it may have tried."""
+    before = draft.incarnations.get(number, Incarnation(number=number)).resumes_from
+    draft.start(number, choice=choice)
+    now = draft.incarnations[number]
+    if before not in {None, now.resumes_from}:
+        draft.start(number, set_aside=now.set_aside | {before})
 
 
 def _restore_chosen_row(_row: Row, event: RestoreChosen, at: datetime) -> Row:
@@ -109,7 +109,7 @@ def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
         set_aside=known.set_aside | {event.snapshot_id},
         too_much={**known.too_much, event.snapshot_id: choice_wording.not_in_this_start(event.failure)},
     )
-    if not _has_another_answer(known, event):
+    if known.choice is None or known.resumes_from == event.snapshot_id:  # else it has another answer by now
         draft.start(number, choice=None)
         supersession.note_turned_back(draft, number)
     tried = draft.snapshots.get(event.snapshot_id)
@@ -117,12 +117,6 @@ def _restore_failed(draft: Draft, event: RestoreFailed, _at: datetime) -> None:
         tried_in = image_of(draft.incarnations[number].container)
         failed_on = tried.failed_on | {(event.node, tried_in)}
         draft.snapshots[event.snapshot_id] = replace(tried, failed_on=failed_on)
-
-
-def _has_another_answer(start: Incarnation, event: RestoreFailed) -> bool:
-    """Whether a start was told otherwise, because the snapshot was invalidated, before its failure was heard of."""
-    tried = isinstance(start.choice, Restore) and start.choice.snapshot_id == event.snapshot_id
-    return start.choice is not None and not tried
 
 
 def _restore_failed_row(row: Row, event: RestoreFailed, _at: datetime) -> Row:

@@ -52,7 +52,7 @@ const starts = (rows) => table("Starts", [
   ["From", (row) => row.restored_from], ["Waited for", (row) => row.waited_for],
   ["Started", (row) => row.started_at ? [when(row.started_at), row.create_seconds === null ? "" : `, took ${seconds(row.create_seconds)}`] : null],
   ["Ended", (row) => row.ended_at ? [when(row.ended_at), row.exit_code === null ? "" : `, exit code ${row.exit_code}`] : null],
-  ["Reason", (row) => [row.reason, row.failed_restores ? h("div", {}, `failed restores: ${row.failed_restores}`) : null], true],
+  ["Reason", (row) => row.failed_restores ? [row.reason, h("div", {}, `failed restores: ${row.failed_restores}`)] : row.reason, true],
 ], rows, "No container was ever started.");
 
 const choices = (found) => table("What would be chosen", [

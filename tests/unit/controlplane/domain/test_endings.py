@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.world import KEY, World
+from support.world import CORRUPT, KEY, World
 
 from controlplane.domain.inputs import SnapshotAsked
 from woodfrog.protocol.events import PodContainerEnded
@@ -181,7 +181,9 @@ class TestFailedRestores:
         wish(world, "retry", "new")
         assert goes_on_from(world, "d") == "new"
 
-    def test_one_that_is_heard_of_after_the_start_was_told_otherwise_is_believed_and_changes_no_answer(self) -> None:
+    def test_one_that_is_heard_of_after_the_start_has_another_answer_is_believed_and_changes_nothing_of_it(
+        self,
+    ) -> None:
         world = with_snapshots()
         assert goes_on_from(world, "c") == "new"
         wish(world, "invalidate", "new")
@@ -191,14 +193,13 @@ class TestFailedRestores:
         assert world.types()[-1] == "incarnation.restore-failed"
         assert goes_on_from(world, "c") == "old"
 
-    @pytest.mark.parametrize("code", ["snapshot-corrupt"])
-    def test_a_proof_counts_again_after_it(self, code: str) -> None:
+    def test_a_proof_counts_again_after_a_retry(self) -> None:
         world = with_snapshots()
         goes_on_from(world, "c")
-        world.restore_failed(3, "new", Failure(code, "it was so", "Change it."))
+        world.restore_failed(3, "new", CORRUPT)
         wish(world, "retry", "new")
         assert goes_on_from(world, "d") == "new"
-        world.restore_failed(4, "new", Failure(code, "it was so", "Change it."))
+        world.restore_failed(4, "new", CORRUPT)
         assert goes_on_from(world, "e") == "old"
 
     def test_what_failed_for_good_cannot_be_retried(self) -> None:
@@ -224,6 +225,16 @@ def with_branches() -> World:
     return world
 
 
+def with_a_cold_start_beside() -> World:
+    """Return a world in which incarnation 1 runs, and 2 was answered to start cold without having waited for more of it."""
+    world = World("a", "b")
+    world.run("one")
+    assert isinstance(world.ask("two", "b").answer, WaitFor)
+    world.later(121)
+    assert goes_on_from(world, "two", "b") is None
+    return world
+
+
 class TestSuperseded:
     """What another start went on without is passed over until people want it back."""
 
@@ -234,12 +245,8 @@ class TestSuperseded:
         assert goes_on_from(world, "d") == "late"
 
     def test_a_pin_from_before_is_set_once_more(self) -> None:
-        world = World("a", "b")
-        first = world.run("one")
-        assert isinstance(world.ask("two", "b").answer, WaitFor | StartCold)
-        world.later(121)
-        assert goes_on_from(world, "two", "b") is None
-        world.snapshot(first, "late")
+        world = with_a_cold_start_beside()
+        world.snapshot(1, "late")
         wish(world, "pin", "late")
         world.started(2)
         assert world.key.snapshots[SnapshotId("late")].status == "superseded"
@@ -254,36 +261,28 @@ class TestSuperseded:
         assert goes_on_from(world, "d") == "late"
 
     def test_the_start_of_a_lost_node_that_never_ran_costs_nothing_that_people_want_back(self) -> None:
-        world = World("a", "b")
-        first = world.run("one")
-        world.ask("two", "b")
-        world.later(121)
-        assert goes_on_from(world, "two", "b") is None
+        world = with_a_cold_start_beside()
         world.silent("b")
-        world.snapshot(first, "late")
-        world.ended(first, exit_code=None)
+        world.snapshot(1, "late")
+        world.ended(1, exit_code=None)
         assert goes_on_from(world, "three") is None
         wish(world, "retry", "late")
         assert goes_on_from(world, "four") == "late"
 
     @pytest.mark.parametrize("when", ["before its start", "before it is stored"])
     def test_what_is_retried_is_not_superseded_by_a_start_from_before(self, when: str) -> None:
-        world = World("a", "b")
-        first = world.run("one")
-        world.ask("two", "b")
-        world.later(121)
-        assert goes_on_from(world, "two", "b") is None
+        world = with_a_cold_start_beside()
         if when == "before its start":
-            world.snapshot(first, "late")
+            world.snapshot(1, "late")
             wish(world, "retry", "late")
             world.started(2)
         else:
-            world.dump(first, "late")
-            world.captured(first, "late")
-            world.delayed(first, "late")
+            world.dump(1, "late")
+            world.captured(1, "late")
+            world.delayed(1, "late")
             world.started(2)
             wish(world, "retry", "late")
-            world.stored(first, "late")
+            world.stored(1, "late")
         assert world.key.snapshots[SnapshotId("late")].status == "valid"
         world.ended(2, exit_code=None)
         assert goes_on_from(world, "three") == "late"
